@@ -1,0 +1,96 @@
+"""What use cases are given: the ports of the system, in one frozen value. Composition: `server/compose.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from tidemill.domain.model import Scope
+
+if TYPE_CHECKING:
+    from tidemill.catalog.sizes import SizeCatalog
+    from tidemill.catalog.curated import CuratedCatalog
+    from tidemill.data.blobstore import BlobStore
+    from tidemill.engines.base import Engine
+    from tidemill.environments.builder import EnvironmentBuilder
+    from tidemill.identity.secrets import SecretBox
+    from tidemill.identity.tokens import TokenIssuer
+    from tidemill.store.api import Store
+    from tidemill.store.tracking import TrackingStore
+
+
+class Clock(Protocol):
+    def now(self) -> int:
+        """Wall clock, microseconds since the epoch."""
+        ...
+
+    def boottime(self) -> int:
+        """CLOCK_BOOTTIME, microseconds."""
+        ...
+
+
+class Ids(Protocol):
+    def uid(self) -> str:
+        """32 hex digits, time-ordered (UUIDv7), never reused."""
+        ...
+
+    def short(self) -> str:
+        """6 random hex digits, for names."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks. `oid` is the principal; `job` is set for a job's own token (its name)."""
+
+    oid: str
+    name: str
+    kind: str  # "owner" | "job" | "client"
+    scope: Scope | None = None  # a job's token reaches only its workspace
+    job: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """Where this server is reached. Always `localhost`: the SDK's storage addressing works only there."""
+
+    https: str  # "https://localhost:8443"
+    http: str  # "http://127.0.0.1:8440"
+    data: str  # "https://localhost:8445"
+
+    @property
+    def data_netloc(self) -> str:
+        return self.data.split("://", 1)[1]
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    home: Path
+    subscription: str
+    tenant: str
+    region: str
+    capacity: str = "elastic"  # "elastic" | "strict"
+    strict_python: bool = False  # refuse another Python than the environment asks for
+    cancel_grace_s: float = 10.0  # TERM -> KILL
+    close_grace_s: float = 20.0  # KILL -> the node is closed
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    settings: Settings
+    addresses: Addresses
+    clock: Clock
+    ids: Ids
+    store: Store
+    tracking: TrackingStore
+    blobs: BlobStore
+    sizes: SizeCatalog
+    curated: CuratedCatalog
+    environments: EnvironmentBuilder
+    engine: Engine
+    tokens: TokenIssuer
+    secrets: SecretBox
+    incarnation: str
+    subscribe: Callable[[str], Awaitable[object]] | None = None

@@ -1,0 +1,159 @@
+"""What an engine is: something that opens nodes and runs tasks on them.
+
+Every call returns at once (a few milliseconds); progress comes through `events()`. All verbs are
+idempotent. Things that are absent close silently. tests/contract/engine holds every engine to this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from tidemill.domain.model import Vector
+
+
+class EngineError(Exception):
+    """Base; `str()` is a sentence for the user."""
+
+
+class NoCapacity(EngineError): ...
+
+
+class InvalidTask(EngineError): ...
+
+
+class Unreachable(EngineError):
+    """The node's agent does not answer. Nothing is known about its tasks until it is closed."""
+
+
+@dataclass(frozen=True, slots=True)
+class HostCapacity:
+    total: Vector
+    gpu_ids: tuple[str, ...] = ()
+    hostname: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSpec:
+    node_id: str
+    granted: Vector
+    gpu_ids: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class LimitReport:
+    """One line of a node's report: {"cpu": LimitReport(True, "cgroup v1 cpu.cfs_quota_us", "")}."""
+
+    enforced: bool
+    by: str = ""
+    why_not: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class HeldNode:
+    """A node the engine holds, whether the store knows it or not."""
+
+    node_id: str
+    alive: bool  # its agent answers
+    granted: Vector
+    limits: dict[str, LimitReport] = field(default_factory=dict)
+    handle: bytes = b"{}"
+
+
+@dataclass(frozen=True, slots=True)
+class TaskSpec:
+    """One process tree on one node. `(attempt_id, rank)` names it; a start of a lower epoch is refused."""
+
+    attempt_id: str
+    epoch: int
+    rank: int
+    argv: tuple[str, ...]
+    env: dict[str, str]
+    cwd: str
+    log_path: str  # stdout and stderr are appended here, by the kernel, live
+    term_grace_s: float = 10.0  # TERM -> KILL when stopped
+    timeout_s: float | None = None  # wall-clock limit; then TERM -> KILL with reason "timeout"
+    gpu_ids: tuple[str, ...] = ()
+    kind: str = "batch"  # "batch" | "service" (later)
+
+
+@dataclass(frozen=True, slots=True)
+class TaskKey:
+    attempt_id: str
+    rank: int
+
+
+@dataclass(frozen=True, slots=True)
+class EngineEvent:
+    """kind: "node_ready" | "node_lost" | "node_closed" | "task_started" | "task_exited".
+
+    "task_exited" is sent only when the exit record is on disk and every process of the task is proved gone.
+    "node_closed" is sent only when every process of the node is proved gone.
+    Events of tasks are repeated after a reconnect until `forget` was called for them.
+    """
+
+    kind: str
+    node_id: str
+    task: TaskKey | None = None
+    epoch: int = 0
+    at: int = 0  # microseconds, wall clock of the node
+    mono: int = 0  # CLOCK_BOOTTIME, microseconds
+    pid: int = 0
+    exit_code: int | None = None
+    signal: int | None = None
+    reason: str = ""  # "", "oom", "timeout", "stopped", "spawn_failed", "lost"
+    message: str = ""
+    peak_memory: int | None = None
+    limits: dict[str, LimitReport] = field(default_factory=dict)
+    handle: bytes = b"{}"
+
+
+class Engine(Protocol):
+    name: str
+
+    async def capacity(self) -> HostCapacity: ...
+    async def open_node(self, spec: NodeSpec) -> None:
+        """node_ready or node_lost follows. Opening a node that is open repeats node_ready."""
+        ...
+
+    async def close_node(self, node_id: str) -> None:
+        """Kills everything on it, proves it gone, removes its cgroup and directory; node_closed follows."""
+        ...
+
+    async def held(self) -> Sequence[HeldNode]:
+        """Everything this engine holds now, orphans included. Reconnects to agents that live."""
+        ...
+
+    async def resize(self, node_id: str, granted: Vector) -> None: ...
+    async def start(self, node_id: str, task: TaskSpec) -> None:
+        """Intent is on disk when this returns. Raises InvalidTask or Unreachable."""
+        ...
+
+    async def stop(self, node_id: str, task: TaskKey, epoch: int, reason: str) -> None:
+        """TERM now, KILL after the task's term_grace_s: the agent does both, whether or not we live.
+        A task that was never started is recorded as exited with reason "stopped"."""
+        ...
+
+    async def forget(self, node_id: str, task: TaskKey) -> None: ...
+    def work_dir(self, node_id: str, attempt_id: str) -> str:
+        """Directory of an attempt on that node, readable and writable by the job; made by prepare_dir."""
+        ...
+
+    async def prepare_dir(self, node_id: str, attempt_id: str) -> str:
+        """Makes work_dir (owned by the node's job uid)."""
+        ...
+
+    async def settle_dir(self, node_id: str, attempt_id: str) -> None:
+        """After staging: hands what was copied into work_dir to the job's uid."""
+        ...
+
+    async def remove_dir(self, node_id: str, attempt_id: str) -> None: ...
+    async def read_log(self, node_id: str, path: str, offset: int, limit: int) -> bytes:
+        """Bytes of a log file below the attempt's work_dir."""
+        ...
+
+    def events(self) -> AsyncIterator[EngineEvent]: ...
+    async def detach(self) -> None:
+        """Lets go of every agent without touching what they run (server shutdown)."""
+        ...

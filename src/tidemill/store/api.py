@@ -1,0 +1,151 @@
+"""The one seam to durable state.
+
+`write(fn)` runs `fn(tx)` inside a transaction: synchronous, re-runnable, no I/O, no clock, no randomness of
+its own. Its result is returned only after the commit is on disk. Many closures share one fsynced commit;
+each has its own savepoint, so an exception rolls back only that closure and is raised to its caller.
+`read(fn)` sees a consistent snapshot and never waits for the writer.
+
+Every method is implemented by `store.sql` (SQLite and PostgreSQL) and by `store.memory`, and is held to
+the same meaning by tests/contract/store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from tidemill.domain.model import Attempt, Event, Interval, Key, Node, Resource, Scope, Touched
+
+T = TypeVar("T")
+
+
+class StaleRevision(Exception):
+    """Compare-and-set failed: the row changed since it was read. Read again and decide again."""
+
+
+class AlreadyExists(Exception):
+    """An insert met a row of the same key. `args[0]` is the key or id."""
+
+
+@dataclass(frozen=True, slots=True)
+class ResourceQuery:
+    """Which resources: None means any. Ordered by creation, newest first unless `ascending`."""
+
+    type: str
+    scope: Scope | None = None
+    parent: str | None = None
+    states: tuple[str, ...] | None = None
+    exclude_states: tuple[str, ...] | None = None
+    archived: bool | None = None  # None: both
+    ref: str | None = None
+    digest: str | None = None
+    ascending: bool = False
+    limit: int = 0  # 0: no limit
+    after: str | None = None  # uid of the last row of the page before
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to act outside the store on one thing until `expires_at`. `token` is new with each grant;
+    `owner` is the incarnation of the server that holds it."""
+
+    name: str  # "attempt/…", "node/…", "environment/…"
+    owner: str
+    token: int
+    expires_at: int
+
+
+class Read(Protocol):
+    """Queries. Lists come back as tuples; absent things as None."""
+
+    def get(self, key: Key) -> Resource | None: ...
+    def by_uid(self, uid: str) -> Resource | None: ...
+    def find(self, query: ResourceQuery) -> Sequence[Resource]: ...
+    def count(self, query: ResourceQuery) -> int: ...
+    def due(self, type: str, now: int, limit: int = 100) -> Sequence[Resource]:
+        """Resources of a type whose next_at <= now, oldest first."""
+        ...
+
+    def attempt(self, id: str) -> Attempt | None: ...
+    def attempts_of(self, job_uid: str) -> Sequence[Attempt]: ...
+    def live_attempts(self) -> Sequence[Attempt]:
+        """Every attempt that is not ENDED, oldest first."""
+        ...
+
+    def node(self, id: str) -> Node | None: ...
+    def nodes_of(self, compute_uid: str, *, closed: bool = False) -> Sequence[Node]: ...
+    def live_nodes(self) -> Sequence[Node]:
+        """Every node that is not CLOSED, oldest first."""
+        ...
+
+    def events(self, subject: str, after_seq: int = 0, limit: int = 0) -> Sequence[Event]:
+        """Oldest first."""
+        ...
+
+    def events_of_kind(self, kind: str, after_seq: int = 0, limit: int = 0) -> Sequence[Event]: ...
+    def intervals(
+        self,
+        *,
+        job_uid: str | None = None,
+        node_id: str | None = None,
+        kind: str | None = None,
+        compute_uid: str | None = None,
+        workspace: Scope | None = None,
+        open_only: bool = False,
+    ) -> Sequence[Interval]: ...
+    def lease(self, name: str) -> Lease | None: ...
+    def meta(self, key: str) -> bytes | None: ...
+
+
+class Tx(Read, Protocol):
+    """A transaction. Updates compare-and-set on `revision` of the value passed in, store revision + 1 and
+    return the stored value; StaleRevision otherwise."""
+
+    def insert(self, row: Resource) -> Resource: ...
+    def update(self, row: Resource) -> Resource: ...
+    def delete(self, row: Resource) -> None: ...
+
+    def insert_attempt(self, attempt: Attempt) -> Attempt: ...
+    def update_attempt(self, attempt: Attempt) -> Attempt: ...
+
+    def insert_node(self, node: Node) -> Node: ...
+    def update_node(self, node: Node) -> Node: ...
+
+    def add_event(self, event: Event) -> Event:
+        """Appends; `seq` is given here."""
+        ...
+
+    def open_interval(self, interval: Interval) -> None:
+        """Idempotent by id: opening one that exists (open or ended) changes nothing."""
+        ...
+
+    def heartbeat_intervals(self, ids: Iterable[str], at: int) -> None:
+        """Moves last_seen_at forward, never back, of open intervals."""
+        ...
+
+    def close_interval(self, id: str, at: int, mono: int | None, reason: str) -> None:
+        """Ends an open interval (never before it started); a closed or absent one is left alone."""
+        ...
+
+    def take_lease(self, name: str, owner: str, now: int, ttl_us: int) -> Lease | None:
+        """Grants when free, expired, or held by another incarnation (there is one server per home);
+        None when this owner already holds it live."""
+        ...
+
+    def holds(self, lease: Lease) -> bool:
+        """True while the token is still the one in the row: results are applied only then."""
+        ...
+
+    def drop_lease(self, lease: Lease) -> None: ...
+    def set_meta(self, key: str, value: bytes) -> None: ...
+
+
+class Store(Protocol):
+    async def write(self, fn: Callable[[Tx], T]) -> T: ...
+    async def read(self, fn: Callable[[Read], T]) -> T: ...
+    def on_commit(self, listener: Callable[[frozenset[Touched]], None]) -> None:
+        """Called on the event loop once per commit, before the writers of that commit resume."""
+        ...
+
+    async def close(self) -> None: ...

@@ -1,0 +1,206 @@
+"""The HTTP shell every dialect shares: declared routes, a path trie, a small request and its context.
+
+A route declares its method, its path, the action it needs and the scope it acts on. There is no way to add
+one without: `Route` has no default for `action`. Static segments match without regard to case, as in ARM;
+`{name}` takes one segment; a last `{rest:path}` takes the remainder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import parse_qsl, unquote
+
+import msgspec
+from starlette.responses import Response
+
+from tidemill.app.services import Caller, Services
+from tidemill.domain.errors import InvalidRequest
+from tidemill.domain.model import Scope
+
+PUBLIC = "public"  # no token: metadata, discovery, token endpoints, signed URLs
+SIGNED_IN = "signed-in"  # any valid token of this server
+
+MAX_BODY = 16 * 1024 * 1024
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder().decode
+
+
+class Request:
+    """The parts of an ASGI request that handlers use. Bodies are JSON of at most MAX_BODY bytes."""
+
+    __slots__ = ("_receive", "_body", "_query", "headers_raw", "method", "path", "scope")
+
+    def __init__(self, scope: dict[str, Any], receive: Callable[[], Awaitable[dict[str, Any]]]) -> None:
+        self.scope = scope
+        self.method: str = scope["method"]
+        self.path: str = scope["path"]
+        self.headers_raw: list[tuple[bytes, bytes]] = scope["headers"]
+        self._receive = receive
+        self._body: bytes | None = None
+        self._query: dict[str, str] | None = None
+
+    def header(self, name: str, default: str = "") -> str:
+        wanted = name.lower().encode()
+        for key, value in self.headers_raw:
+            if key == wanted:
+                return value.decode("latin-1")
+        return default
+
+    @property
+    def query(self) -> dict[str, str]:
+        if self._query is None:
+            raw = self.scope["query_string"].decode("latin-1")
+            self._query = dict(parse_qsl(raw, keep_blank_values=True)) if raw else {}
+        return self._query
+
+    @property
+    def api_version(self) -> str:
+        return self.query.get("api-version", "")
+
+    async def body(self, limit: int = MAX_BODY) -> bytes:
+        if self._body is None:
+            chunks: list[bytes] = []
+            size = 0
+            while True:
+                message = await self._receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientGone
+                chunk = message.get("body", b"")
+                size += len(chunk)
+                if size > limit:
+                    raise InvalidRequest(
+                        f"The body is larger than {limit} bytes.", "RequestEntityTooLarge", status=413
+                    )
+                chunks.append(chunk)
+                if not message.get("more_body", False):
+                    break
+            self._body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        return self._body
+
+    async def json(self) -> dict[str, Any]:
+        """The body as a JSON object; {} when empty. Raises InvalidRequest with the decoder's place."""
+        raw = await self.body()
+        if not raw:
+            return {}
+        try:
+            value = _decode(raw)
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise InvalidRequest(f"The body is not JSON: {error}.", "InvalidRequestContent") from error
+        if not isinstance(value, dict):
+            raise InvalidRequest("The body must be a JSON object.", "InvalidRequestContent")
+        return value
+
+    async def form(self) -> dict[str, str]:
+        return dict(parse_qsl((await self.body()).decode("utf-8", "replace"), keep_blank_values=True))
+
+
+class ClientGone(Exception):
+    """The client closed the connection before its body was whole."""
+
+
+@dataclass(slots=True)
+class Context:
+    """One authorised request. `params` holds the path's variables, unquoted."""
+
+    request: Request
+    services: Services
+    caller: Caller
+    params: dict[str, str]
+    scope: Scope
+
+
+Handler = Callable[[Context], Awaitable[Response]]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """`action` is ARM's (`Microsoft.…/read`), PUBLIC or SIGNED_IN. The scope is read from the path's
+    {sub}, {rg}, {ws}; routes without them act on the whole server (the default subscription)."""
+
+    method: str
+    path: str
+    action: str
+    handler: Handler
+    name: str = ""
+
+
+def json_response(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return bytes_response(_encode(value), status, headers)
+
+
+def bytes_response(body: bytes, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """A JSON body that is already encoded."""
+    return Response(body, status, headers, media_type="application/json")
+
+
+@dataclass(slots=True)
+class _Branch:
+    static: dict[str, _Branch] = field(default_factory=dict)
+    variable: _Branch | None = None
+    variable_routes: dict[str, tuple[Route, tuple[str, ...]]] = field(default_factory=dict)  # {rest:path}
+    routes: dict[str, tuple[Route, tuple[str, ...]]] = field(default_factory=dict)
+
+
+class Router:
+    """Finds a route by walking the path once: cost by its depth, not by the number of routes."""
+
+    def __init__(self, routes: Iterable[Route] = ()) -> None:
+        self._root = _Branch()
+        self.routes: list[Route] = []
+        for route in routes:
+            self.add(route)
+
+    def add(self, route: Route) -> None:
+        branch, names, rest = self._root, [], False
+        for segment in route.path.strip("/").split("/"):
+            if segment.startswith("{") and segment.endswith(":path}"):
+                names.append(segment[1:-6])
+                rest = True
+            elif segment.startswith("{"):
+                names.append(segment[1:-1])
+                branch.variable = branch.variable or _Branch()
+                branch = branch.variable
+            else:
+                branch = branch.static.setdefault(segment.lower(), _Branch())
+        table = branch.variable_routes if rest else branch.routes
+        if route.method in table:
+            raise ValueError(f"two routes for {route.method} {route.path}")
+        table[route.method] = (route, tuple(names))
+        self.routes.append(route)
+
+    def match(self, method: str, raw_path: str) -> tuple[Route | None, dict[str, str], tuple[str, ...]]:
+        """-> (route, params, methods that exist on this path). `raw_path` is still percent-encoded, so an
+        encoded slash stays inside its segment."""
+        segments = [s for s in raw_path.split("/") if s]
+        found = self._walk(self._root, segments, 0, [])
+        if found is None:
+            return None, {}, ()
+        table, values = found
+        entry = table.get(method) or (table.get("GET") if method == "HEAD" else None)
+        if entry is None:
+            return None, {}, tuple(table)
+        route, names = entry
+        return route, dict(zip(names, map(unquote, values), strict=True)), tuple(table)
+
+    def _walk(
+        self, branch: _Branch, segments: list[str], at: int, values: list[str]
+    ) -> tuple[dict[str, tuple[Route, tuple[str, ...]]], list[str]] | None:
+        if at == len(segments):
+            if branch.routes:
+                return branch.routes, values
+            return (branch.variable_routes, [*values, ""]) if branch.variable_routes else None
+        following = branch.static.get(segments[at].lower())
+        if following is not None:
+            found = self._walk(following, segments, at + 1, values)
+            if found is not None:
+                return found
+        if branch.variable is not None:
+            found = self._walk(branch.variable, segments, at + 1, [*values, segments[at]])
+            if found is not None:
+                return found
+        if branch.variable_routes:
+            return branch.variable_routes, [*values, "/".join(segments[at:])]
+        return None
