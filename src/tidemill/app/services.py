@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from tidemill.domain.model import Scope
+from tidemill.domain.model import Caller as Caller  # identity makes it, the use cases take it
 
 if TYPE_CHECKING:
     from tidemill.catalog.sizes import SizeCatalog
@@ -39,17 +39,6 @@ class Ids(Protocol):
     def short(self) -> str:
         """6 random hex digits, for names."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """Who asks. `oid` is the principal; `job` is set for a job's own token (its name)."""
-
-    oid: str
-    name: str
-    kind: str  # "owner" | "job" | "client"
-    scope: Scope | None = None  # a job's token reaches only its workspace
-    job: str = ""
 
 
 @dataclass(frozen=True, slots=True)

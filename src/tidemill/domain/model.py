@@ -29,6 +29,17 @@ class Scope:
 
 
 @dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks. `oid` is the principal; `job` is set for a job's own token (its name)."""
+
+    oid: str
+    name: str
+    kind: str  # "owner" | "job" | "client"
+    scope: Scope | None = None  # a job's token reaches only its workspace
+    job: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Key:
     """What names one resource: unique over (scope, type, parent, name), case-insensitively like ARM."""
 
