@@ -1,0 +1,268 @@
+"""Bearer tokens (JWT, ES256) and signed links.
+
+One algorithm, one issuer per home: whatever else a token's header asks for is refused, so there is nothing
+to confuse. The issuer has no port in it: a running job's token outlives a restart on other ports.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+import re
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import parse_qsl, quote
+
+import msgspec
+
+from tidemill.domain.errors import InvalidRequest, Unauthenticated
+from tidemill.domain.model import Caller, Scope
+
+ML_AUDIENCE = "https://ml.azure.localhost"  # what the SDK derives from our portal address
+KNOWN_AUDIENCES = (
+    ML_AUDIENCE,
+    "https://ml.azure.com",
+    "https://management.azure.com",
+    "https://management.core.windows.net",
+    "https://storage.azure.com",
+)
+OWNER_TTL_S = 24 * 3600
+CACHED_TOKENS = 4096
+_CLOCK_SKEW_S = 60
+_JWT = re.compile(r"^[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+$")
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(dict[str, Any]).decode
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """The owner of this home and the two secrets that prove to be the owner."""
+
+    oid: str
+    client_id: str
+    name: str
+    identity_header: str
+    client_secret: str
+
+
+class TokenIssuer:
+    """Signs and verifies the tokens of one home.
+
+    `now` gives microseconds. `audiences` are accepted beside KNOWN_AUDIENCES (this server's own addresses).
+    """
+
+    def __init__(
+        self,
+        *,
+        signing_pem: bytes,
+        links_key: bytes,
+        tenant: str,
+        principal: Principal,
+        audiences: Iterable[str],
+        now: Callable[[], int],
+    ) -> None:
+        from cryptography.hazmat.primitives import hashes, serialization
+        from cryptography.hazmat.primitives.asymmetric import ec
+
+        key = serialization.load_pem_private_key(signing_pem, None)
+        assert isinstance(key, ec.EllipticCurvePrivateKey)
+        self._key = key
+        self._public = key.public_key()
+        self._ecdsa = ec.ECDSA(hashes.SHA256())
+        self._links_key = links_key
+        self._now = now
+        self._accepted = frozenset(a.rstrip("/") for a in (*KNOWN_AUDIENCES, *audiences))
+        self._verified: dict[str, tuple[int, Caller]] = {}
+        self.tenant = tenant
+        self.principal = principal
+        self.issuer = f"https://localhost/{tenant}/"
+        self.key_id = _thumbprint(self._public.public_numbers())
+        self._header = _b64(_encode({"alg": "ES256", "typ": "JWT", "kid": self.key_id}))
+
+    def issue(
+        self,
+        *,
+        oid: str,
+        name: str,
+        kind: str,
+        audience: str,
+        ttl_s: float,
+        scope: Scope | None = None,
+        job: str = "",
+    ) -> str:
+        """A JWT for `audience`, valid for `ttl_s` seconds from now. Raises InvalidRequest for an audience
+        that this server would not accept back."""
+        self.check_audience(audience)
+        now = self._now() // 1_000_000
+        claims: dict[str, Any] = {
+            "aud": audience,
+            "iss": self.issuer,
+            "iat": now,
+            "nbf": now,
+            "exp": now + int(ttl_s),
+            "oid": oid,
+            "sub": oid,
+            "tid": self.tenant,
+            "appid": self.principal.client_id,
+            "idtyp": "user" if kind == "owner" else "app",
+            "name": name,
+            "upn": name,
+            "uti": uuid.uuid4().hex,
+            "ver": "1.0",
+            "tm_kind": kind,
+        }
+        if scope is not None:
+            claims["tm_scope"] = [scope.subscription, scope.group, scope.workspace]
+        if job:
+            claims["tm_job"] = job
+        return self._sign(claims)
+
+    def issue_owner(self, audience: str, ttl_s: float = OWNER_TTL_S) -> str:
+        who = self.principal
+        return self.issue(oid=who.oid, name=who.name, kind="owner", audience=audience, ttl_s=ttl_s)
+
+    def check_audience(self, audience: str) -> None:
+        if audience.rstrip("/") not in self._accepted:
+            known = ", ".join(sorted(self._accepted))
+            raise InvalidRequest(
+                f"This server gives no tokens for the resource {audience!r}. It has: {known}.",
+                "invalid_resource",
+                "resource",
+            )
+
+    def verify(self, token: str) -> Caller:
+        """Who the token speaks for. Raises Unauthenticated saying which check failed."""
+        now = self._now()
+        cached = self._verified.get(token)
+        if cached is not None and now < cached[0]:
+            return cached[1]
+        claims = self._claims(token)
+        expires = _seconds(claims, "exp")
+        if now >= expires:
+            self._verified.pop(token, None)
+            raise Unauthenticated(
+                "The access token has expired. Get a new one.", "ExpiredAuthenticationToken"
+            )
+        if now < _seconds(claims, "nbf") - _CLOCK_SKEW_S * 1_000_000:
+            raise Unauthenticated("The access token is not valid yet.", "InvalidAuthenticationToken")
+        if claims.get("iss") != self.issuer:
+            raise Unauthenticated(
+                f"The access token's issuer is {claims.get('iss')!r}, the wrong issuer; it must be {self.issuer!r}.",
+                "InvalidAuthenticationTokenTenant",
+            )
+        audience = claims.get("aud")
+        if not isinstance(audience, str) or audience.rstrip("/") not in self._accepted:
+            raise Unauthenticated(
+                f"The access token is for the audience {audience!r}, not for this server.",
+                "InvalidAuthenticationTokenAudience",
+            )
+        caller = _caller(claims)
+        if len(self._verified) >= CACHED_TOKENS:
+            self._verified.clear()
+        self._verified[token] = (expires, caller)
+        return caller
+
+    def jwks(self) -> dict[str, Any]:
+        """The public key as a JSON Web Key Set."""
+        return {
+            "keys": [
+                {**_jwk(self._public.public_numbers()), "kid": self.key_id, "use": "sig", "alg": "ES256"}
+            ]
+        }
+
+    def is_identity_header(self, value: str) -> bool:
+        """Compared in constant time."""
+        return hmac.compare_digest(value.encode(), self.principal.identity_header.encode())
+
+    def is_client(self, client_id: str, secret: str) -> bool:
+        same_id = hmac.compare_digest(client_id.lower().encode(), self.principal.client_id.lower().encode())
+        return hmac.compare_digest(secret.encode(), self.principal.client_secret.encode()) and same_id
+
+    def sign_path(self, path: str, expires_at: int) -> str:
+        """A query string that lets whoever has it read `path` until `expires_at` (microseconds)."""
+        seconds = expires_at // 1_000_000
+        return f"se={seconds}&sig={quote(self._link_signature(path, str(seconds)))}"
+
+    def check_path(self, path: str, query: Mapping[str, str] | str) -> None:
+        """Raises Unauthenticated unless `query` carries a signature of `path` that has not expired."""
+        values = dict(parse_qsl(query)) if isinstance(query, str) else query
+        seconds, signature = values.get("se", ""), values.get("sig", "")
+        if not hmac.compare_digest(signature.encode(), self._link_signature(path, seconds).encode()):
+            raise Unauthenticated("The link is not signed by this server, or it was changed.")
+        if self._now() >= int(seconds) * 1_000_000:
+            raise Unauthenticated("The link has expired. Open the page again for a new one.")
+
+    def _link_signature(self, path: str, seconds: str) -> str:
+        return _b64(hmac.digest(self._links_key, f"{path}\n{seconds}".encode(), hashlib.sha256))
+
+    def _sign(self, claims: dict[str, Any]) -> str:
+        from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
+
+        signed = f"{self._header}.{_b64(_encode(claims))}"
+        r, s = decode_dss_signature(self._key.sign(signed.encode(), self._ecdsa))
+        return f"{signed}.{_b64(r.to_bytes(32, 'big') + s.to_bytes(32, 'big'))}"
+
+    def _claims(self, token: str) -> dict[str, Any]:
+        """The claims of a token whose signature holds."""
+        from cryptography.exceptions import InvalidSignature
+        from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
+
+        if len(token) > 16_384 or not _JWT.match(token):
+            raise Unauthenticated("The access token is not a signed JWT.", "InvalidAuthenticationToken")
+        header_text, body_text, signature_text = token.split(".")
+        try:
+            header, signature = _decode(_unb64(header_text)), _unb64(signature_text)
+            if header.get("alg") != "ES256" or header.get("kid") != self.key_id or len(signature) != 64:
+                raise Unauthenticated(
+                    'The access token was not signed by this server. Run: eval "$(tidemill env)"',
+                    "InvalidAuthenticationToken",
+                )
+            r, s = int.from_bytes(signature[:32], "big"), int.from_bytes(signature[32:], "big")
+            signed = f"{header_text}.{body_text}".encode()
+            self._public.verify(encode_dss_signature(r, s), signed, self._ecdsa)
+            return _decode(_unb64(body_text))
+        except (binascii.Error, msgspec.MsgspecError, ValueError, InvalidSignature) as error:
+            raise Unauthenticated(
+                "The access token's signature does not hold.", "InvalidAuthenticationToken"
+            ) from error
+
+
+def _caller(claims: dict[str, Any]) -> Caller:
+    scope = claims.get("tm_scope")
+    return Caller(
+        oid=str(claims.get("oid", "")),
+        name=str(claims.get("name", "")),
+        kind=str(claims.get("tm_kind", "")),
+        scope=Scope(*scope) if scope else None,
+        job=str(claims.get("tm_job", "")),
+    )
+
+
+def _seconds(claims: dict[str, Any], name: str) -> int:
+    value = claims.get(name)
+    if not isinstance(value, int):
+        raise Unauthenticated(f"The access token has no {name!r} claim.", "InvalidAuthenticationToken")
+    return value * 1_000_000
+
+
+def _jwk(numbers: Any) -> dict[str, str]:
+    x, y = numbers.x.to_bytes(32, "big"), numbers.y.to_bytes(32, "big")
+    return {"crv": "P-256", "kty": "EC", "x": _b64(x), "y": _b64(y)}
+
+
+def _thumbprint(numbers: Any) -> str:
+    """RFC 7638: hash of the required members in lexical order."""
+    return _b64(hashlib.sha256(_encode(_jwk(numbers))).digest())
+
+
+def _b64(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+def _unb64(text: str) -> bytes:
+    return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
