@@ -13,8 +13,8 @@ from tidemill.identity.files import write_whole
 
 SIGNING = "signing.pem"  # EC P-256: signs tokens
 MASTER = "master.key"  # lines "<8 hex id> <base64 of 32 bytes>", the newest first: encrypts secrets at rest
-IDENTITY_HEADER = "identity-header"  # the user's secret for the managed-identity endpoint
-CLIENT_SECRET = "client-secret"  # for client credentials
+IDENTITY_HEADER = "identity.header"  # the user's secret for the managed-identity endpoint
+CLIENT_SECRET = "client.secret"  # for client credentials
 STORAGE = "storage.key"  # 64 bytes: account keys are derived from it
 LINKS = "links.key"  # 32 bytes: signs links that carry their own permission
 

@@ -152,7 +152,7 @@ class TokenIssuer:
             raise Unauthenticated("The access token is not valid yet.", "InvalidAuthenticationToken")
         if claims.get("iss") != self.issuer:
             raise Unauthenticated(
-                f"The access token's issuer is {claims.get('iss')!r}, the wrong issuer; it must be {self.issuer!r}.",
+                f"The access token is from the wrong issuer: {claims.get('iss')!r} is not {self.issuer!r}.",
                 "InvalidAuthenticationTokenTenant",
             )
         audience = claims.get("aud")
