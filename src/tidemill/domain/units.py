@@ -1,0 +1,103 @@
+"""Durations, sizes and money: ISO 8601 as Azure writes it, and the words used in sentences."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+SECOND = 1_000_000  # microseconds
+
+_DURATION = re.compile(
+    r"^P(?=[0-9T])(?:(?P<weeks>\d+(?:\.\d+)?)W)?(?:(?P<days>\d+(?:\.\d+)?)D)?"
+    r"(?:T(?=\d)(?:(?P<hours>\d+(?:\.\d+)?)H)?(?:(?P<minutes>\d+(?:\.\d+)?)M)?(?:(?P<seconds>\d+(?:\.\d+)?)S)?)?$",
+    re.IGNORECASE | re.ASCII,
+)
+_SECONDS = {"weeks": 604_800, "days": 86_400, "hours": 3_600, "minutes": 60, "seconds": 1}
+
+
+def parse_duration(text: str) -> float:
+    """`PT2M` -> 120.0 seconds. Weeks to (fractions of) seconds; years and months have no fixed length.
+    Raises ValueError with a sentence that names the text."""
+    match = _DURATION.match(text.strip())
+    if match is None:
+        raise ValueError(
+            f"{text!r} is not an ISO 8601 duration of days, hours, minutes and seconds: write PT90S, PT2M, PT1H30M or P1D."
+        )
+    return sum(float(value) * _SECONDS[unit] for unit, value in match.groupdict().items() if value)
+
+
+def format_duration(seconds: float) -> str:
+    """120 -> `PT2M`; 0 -> `PT0S`. Rounded to microseconds, never negative."""
+    micros = round(max(0.0, seconds) * SECOND)
+    days, micros = divmod(micros, 86_400 * SECOND)
+    hours, micros = divmod(micros, 3_600 * SECOND)
+    minutes, micros = divmod(micros, 60 * SECOND)
+    whole, fraction = divmod(micros, SECOND)
+    date = f"{days}D" if days else ""
+    time = (f"{hours}H" if hours else "") + (f"{minutes}M" if minutes else "")
+    if whole or fraction or not (date or time):
+        time += f"{whole}" + (f".{fraction:06d}".rstrip("0") if fraction else "") + "S"
+    return f"P{date}" + (f"T{time}" if time else "")
+
+
+def human_duration(micros: int) -> str:
+    """Microseconds in at most two units: `800 ms`, `1.5 s`, `2 min`, `1 h 30 min`, `3 d 4 h`."""
+    if micros < 0:
+        return f"-{human_duration(-micros)}"
+    if micros < 1_000:
+        return f"{micros} us" if micros else "0 s"
+    if micros < SECOND:
+        return f"{micros // 1_000} ms"
+    if micros < 60 * SECOND:
+        return f"{int(micros / 100_000) / 10:g} s"
+    seconds = micros // SECOND
+    for big, big_name, small, small_name in (
+        (86_400, "d", 3_600, "h"),
+        (3_600, "h", 60, "min"),
+        (60, "min", 1, "s"),
+    ):
+        if seconds >= big:
+            head, rest = divmod(seconds, big)
+            tail = rest // small
+            return f"{head} {big_name}" + (f" {tail} {small_name}" if tail else "")
+    raise AssertionError("unreachable: seconds >= 60")
+
+
+def human_bytes(count: int) -> str:
+    """Binary units with three significant digits: `512 B`, `1.5 KiB`, `14 GiB`."""
+    value = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if abs(value) < 1024:
+            return f"{value:.3g} {unit}" if unit != "B" else f"{count} B"
+        value /= 1024
+    return f"{value:.4g} PiB"
+
+
+def human_cpus(milli: int) -> str:
+    """Thousandths of a core: 2000 -> `2 vCPU`, 1500 -> `1.5 vCPU`."""
+    return f"{milli / 1000:.4g} vCPU"
+
+
+def human_usd(micro_usd: int) -> str:
+    """Millionths of a dollar: `$1.23`; below a cent with up to six digits, so that a short run is not free."""
+    if micro_usd < 0:
+        return f"-{human_usd(-micro_usd)}"
+    if micro_usd >= 10_000 or micro_usd == 0:
+        cents = (micro_usd + 5_000) // 10_000
+        return f"${cents // 100:,}.{cents % 100:02d}"
+    return "$0." + f"{micro_usd:06d}".rstrip("0")
+
+
+def plural(count: int, noun: str) -> str:
+    """`1 node`, `2 nodes`."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def join_words(words: Iterable[str], last: str = "and", most: int = 6) -> str:
+    """`a, b and c`; beyond `most` the rest is counted."""
+    items = list(words)
+    if len(items) > most:
+        items = [*items[:most], f"{len(items) - most} more"]
+    if len(items) < 2:
+        return "".join(items)
+    return f"{', '.join(items[:-1])} {last} {items[-1]}"
