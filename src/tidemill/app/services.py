@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from tidemill.engines.base import Engine
     from tidemill.environments.builder import EnvironmentBuilder
     from tidemill.identity.secrets import SecretBox
+    from tidemill.identity.storage_keys import StorageKeys
     from tidemill.identity.tokens import TokenIssuer
     from tidemill.store.api import Store
     from tidemill.store.tracking import TrackingStore
@@ -81,5 +82,6 @@ class Services:
     engine: Engine
     tokens: TokenIssuer
     secrets: SecretBox
+    storage_keys: StorageKeys
     incarnation: str
     subscribe: Callable[[str], Awaitable[object]] | None = None
