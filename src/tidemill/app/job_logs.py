@@ -1,0 +1,90 @@
+"""A job's log files: read where they are now, on the node while it runs, in storage afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tidemill.app.codec import job_status
+from tidemill.app.services import Services
+from tidemill.domain.errors import NotFound
+from tidemill.domain.launch import log_names
+from tidemill.domain.model import Attempt, JobState, Resource
+from tidemill.engines.base import EngineError
+
+CHUNK = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class LogFile:
+    path: str  # "user_logs/std_log.txt"
+    size: int  # bytes
+
+
+async def list_logs(s: Services, row: Resource) -> Sequence[LogFile]:
+    """The log files that hold something, by name."""
+    status = job_status(row.status)
+    if JobState(row.state).final:
+        return [LogFile(path, size) for path, size in status.progress.logs]
+    attempt = await live_attempt(s, row)
+    if attempt is None:
+        return []
+    found: list[LogFile] = []
+    for path, node_index in log_names(status.plan.job):
+        size = await live_size(s, attempt, node_index, path)
+        if size:
+            found.append(LogFile(path, size))
+    return sorted(found, key=lambda f: f.path)
+
+
+async def live_attempt(s: Services, row: Resource) -> Attempt | None:
+    attempts = await s.store.read(lambda r: r.attempts_of(row.uid))
+    return attempts[-1] if attempts and attempts[-1].ended_at is None else None
+
+
+async def live_size(s: Services, attempt: Attempt, node_index: int, path: str) -> int:
+    try:
+        return await s.engine.log_size(attempt.nodes[node_index], attempt.id, f"logs/{path}")
+    except EngineError:
+        return 0
+
+
+async def read_log(s: Services, row: Resource, path: str, offset: int, limit: int = CHUNK) -> bytes:
+    """Bytes from `offset`. Raises NotFound for a file that the job does not have."""
+    status = job_status(row.status)
+    if not JobState(row.state).final:
+        attempt = await live_attempt(s, row)
+        places = dict(log_names(status.plan.job))
+        if path not in places:
+            raise NotFound(f"Job {row.key.name!r} has no log {path!r}. It has: {', '.join(places)}.", target=path)
+        if attempt is None:
+            return b""
+        try:
+            return await s.engine.read_log(attempt.nodes[places[path]], attempt.id, f"logs/{path}", offset, limit)
+        except EngineError:
+            row = await _row_now(s, row)
+            if not JobState(row.state).final:
+                return b""
+            status = job_status(row.status)
+    if path not in dict(status.progress.logs):
+        known = ", ".join(p for p, _ in status.progress.logs) or "none"
+        if path in dict(log_names(status.plan.job)):
+            return b""
+        raise NotFound(f"Job {row.key.name!r} has no log {path!r}. It has: {known}.", target=path)
+    return await asyncio.to_thread(_read_stored, s, row, path, offset, limit)
+
+
+async def _row_now(s: Services, row: Resource) -> Resource:
+    return await s.store.read(lambda r: r.by_uid(row.uid)) or row
+
+
+def _read_stored(s: Services, row: Resource, path: str, offset: int, limit: int) -> bytes:
+    place = job_status(row.status).plan.artifacts
+    assert place is not None
+    info = s.blobs.get(place.account, place.container, place.path + path)
+    if info is None:
+        return b""
+    with open(s.blobs.path_of(info), "rb") as file:
+        file.seek(offset)
+        return file.read(limit)

@@ -1,0 +1,197 @@
+"""The transitions of attempts and their jobs, each one unit of work: row, event and ledger in one commit.
+
+All are safe to run twice: they look at the row first and do nothing when it has moved on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from tidemill.app.codec import encode, job_status
+from tidemill.domain.model import (
+    Attempt,
+    AttemptState,
+    Event,
+    Interval,
+    JobState,
+    Node,
+    NodeState,
+    Outcome,
+    Resource,
+)
+from tidemill.domain.outcome import AttemptEnd
+from tidemill.domain.plan import JobError, JobProgress, JobStatus
+from tidemill.domain.states import Retry, after_attempt
+from tidemill.store.api import Tx
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """One reading of both clocks."""
+
+    at: int
+    mono: int
+    boot_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """What was stored after an attempt: log files with their sizes, and asset rows to register."""
+
+    logs: tuple[tuple[str, int], ...] = ()
+    notes: tuple[str, ...] = ()
+    error: str = ""  # outputs could not be stored: the job fails with this
+
+
+def with_progress(row: Resource, status: JobStatus, state: JobState, now: int, progress: JobProgress) -> Resource:
+    return replace(
+        row, state=state, status=encode(replace(status, progress=progress)), modified_at=now
+    )
+
+
+def job_event(row: Resource, at: int, code: str, message: str, actor: str = "system") -> Event:
+    return Event(row.uid, "job", at, code, message, actor)
+
+
+def assign(
+    tx: Tx, job_uid: str, nodes: Sequence[str], gpu_ids: Sequence[Sequence[str]], when: Moment, region: str, message: str
+) -> Attempt | None:
+    """Gives a waiting job its nodes: attempt, allocations, states. None if the job or a node has moved on."""
+    row = tx.by_uid(job_uid)
+    if row is None or row.state not in (JobState.QUEUED, JobState.PROVISIONING):
+        return None
+    held = [tx.node(node) for node in nodes]
+    if any(node is None or node.state is not NodeState.IDLE for node in held):
+        return None
+    status = job_status(row.status)
+    number = status.progress.attempt + 1
+    attempt = Attempt(
+        id=f"{job_uid}.{number}", job_uid=job_uid, number=number, compute_uid=status.plan.compute_uid,
+        nodes=tuple(nodes), gpu_ids=tuple(tuple(ids) for ids in gpu_ids), created_at=when.at,
+    )
+    tx.insert_attempt(attempt)
+    for node in held:
+        assert node is not None
+        tx.update_node(replace(node, state=NodeState.RUNNING, attempt_id=attempt.id, idle_since=None))
+        tx.open_interval(allocation(attempt, node, row, when, region))
+    progress = replace(status.progress, attempt=number, waiting="", waiting_code="")
+    tx.update(with_progress(row, status, JobState.STARTING, when.at, progress))
+    tx.add_event(job_event(row, when.at, "Assigned", message))
+    return attempt
+
+
+def allocation(attempt: Attempt, node: Node, row: Resource, when: Moment, region: str) -> Interval:
+    return Interval(
+        id=f"{attempt.id}:{node.id}", kind="allocation", node_id=node.id, compute_uid=node.compute_uid,
+        workspace=row.key.scope, size=node.size, tier=node.tier, region=region, started_at=when.at,
+        started_mono=when.mono, boot_id=when.boot_id, last_seen_at=when.at, job_uid=row.uid, tags=row.tags,
+    )
+
+
+def running(tx: Tx, attempt_id: str, started_at: int, notes: Sequence[str]) -> None:
+    """The first process has started."""
+    attempt = tx.attempt(attempt_id)
+    if attempt is None or attempt.state not in (AttemptState.ASSIGNED, AttemptState.STAGING, AttemptState.STARTING):
+        return
+    tx.update_attempt(replace(attempt, state=AttemptState.RUNNING, started_at=started_at))
+    row = tx.by_uid(attempt.job_uid)
+    if row is None:
+        return
+    status = job_status(row.status)
+    _started_events(tx, row, attempt, started_at, notes)
+    if row.state == JobState.STARTING:
+        progress = replace(status.progress, started_at=status.progress.started_at or started_at)
+        tx.update(with_progress(row, status, JobState.RUNNING, started_at, progress))
+
+
+def _started_events(tx: Tx, row: Resource, attempt: Attempt, at: int, notes: Sequence[str]) -> None:
+    for note in notes:
+        tx.add_event(job_event(row, at, "Note", note))
+    where = ", ".join(attempt.nodes)
+    again = f" (attempt {attempt.number})" if attempt.number > 1 else ""
+    tx.add_event(job_event(row, at, "Started", f"Started on {where}{again}."))
+
+
+def stopping(tx: Tx, attempt_id: str, now: int, reason: str) -> None:
+    """Marks a live attempt to be stopped; the attempts controller does it."""
+    attempt = tx.attempt(attempt_id)
+    if attempt is None or attempt.state is AttemptState.ENDED or attempt.stop_requested_at is not None:
+        return
+    tx.update_attempt(replace(attempt, stop_requested_at=now, stop_reason=reason, state=AttemptState.STOPPING))
+
+
+def collecting(tx: Tx, attempt_id: str, now: int, message: str) -> None:
+    attempt = tx.attempt(attempt_id)
+    if attempt is None or attempt.state in (AttemptState.COLLECTING, AttemptState.ENDED):
+        return
+    tx.update_attempt(replace(attempt, state=AttemptState.COLLECTING))
+    row = tx.by_uid(attempt.job_uid)
+    if row is None:
+        return
+    if row.state in (JobState.STARTING, JobState.RUNNING):
+        tx.update(with_progress(row, job_status(row.status), JobState.FINALIZING, now, job_status(row.status).progress))
+    tx.add_event(job_event(row, now, "Finalizing", message))
+
+
+def end(
+    tx: Tx, attempt_id: str, when: Moment, result: AttemptEnd, started_at: int | None, collected: Collected,
+    notes: Sequence[str] = (),
+) -> JobState | None:
+    """Ends an attempt, frees its nodes, closes its allocations, and ends or requeues its job.
+
+    -> the job's new state; None if there was nothing to do.
+    """
+    attempt = tx.attempt(attempt_id)
+    if attempt is None or attempt.state is AttemptState.ENDED:
+        return None
+    row = tx.by_uid(attempt.job_uid)
+    if row is not None and attempt.started_at is None and started_at is not None:
+        _started_events(tx, row, attempt, started_at, notes)
+    tx.update_attempt(
+        replace(
+            attempt, state=AttemptState.ENDED, outcome=result.outcome, exit_code=result.exit_code,
+            signal=result.signal, reason=result.code, message=result.message,
+            started_at=attempt.started_at or started_at, ended_at=when.at,
+        )
+    )
+    for node_id in attempt.nodes:
+        tx.close_interval(f"{attempt.id}:{node_id}", when.at, when.mono, result.outcome.value)
+        node = tx.node(node_id)
+        if node is not None and node.attempt_id == attempt.id and node.state is NodeState.RUNNING:
+            tx.update_node(replace(node, state=NodeState.IDLE, attempt_id="", idle_since=when.at))
+    if row is None or JobState(row.state).final:
+        return None
+    return _end_job(tx, row, attempt, when.at, result, started_at, collected)
+
+
+def _end_job(
+    tx: Tx, row: Resource, attempt: Attempt, now: int, result: AttemptEnd, started_at: int | None, collected: Collected
+) -> JobState:
+    status = job_status(row.status)
+    progress = status.progress
+    if result.outcome is Outcome.SYSTEM_FAILURE:
+        progress = replace(progress, system_failures=progress.system_failures + 1)
+    if result.outcome is Outcome.PREEMPTED:
+        progress = replace(progress, preemptions=progress.preemptions + 1)
+    cancelled = row.state == JobState.CANCEL_REQUESTED
+    outcome = Outcome.CANCELED if cancelled else result.outcome
+    verdict = after_attempt(outcome, progress.system_failures, result.code, result.message)
+    for note in collected.notes:
+        tx.add_event(job_event(row, now, "Note", note))
+    if isinstance(verdict, Retry):
+        progress = replace(progress, queued_at=now)
+        tx.add_event(job_event(row, now, result.code, verdict.message))
+        tx.update(with_progress(row, status, JobState.QUEUED, now, progress))
+        return JobState.QUEUED
+    state, code, message = verdict.state, verdict.code, verdict.message
+    if state is JobState.COMPLETED and collected.error:
+        state, code, message = JobState.FAILED, "OutputsNotStored", collected.error
+    error = None if state is JobState.COMPLETED else JobError(code, message)
+    progress = replace(
+        progress, started_at=progress.started_at or attempt.started_at or started_at, ended_at=now,
+        exit_code=result.exit_code, error=error, logs=collected.logs, waiting="", waiting_code="",
+    )
+    tx.add_event(job_event(row, now, state.value, message.split("\n", 1)[0]))
+    tx.update(with_progress(row, status, state, now, progress))
+    return state

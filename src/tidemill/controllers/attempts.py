@@ -1,0 +1,310 @@
+"""Carries every live attempt from its assignment to its end: stage, start, follow, stop, collect, record.
+
+One asyncio task per attempt (`_drive`). What it knows comes from the engine's events, which are repeated
+after a reconnect until forgotten, so a restarted server simply drives again: starting is idempotent by
+(attempt, epoch) on the agent, staging is marked done on disk, collecting overwrites with the same bytes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+
+from tidemill.app.codec import job_status
+from tidemill.app.services import Services
+from tidemill.app import transitions
+from tidemill.controllers import launching, staging
+from tidemill.app.transitions import Collected, Moment
+from tidemill.domain.errors import TidemillError
+from tidemill.domain.model import Attempt, AttemptState, JobState, Outcome, Resource
+from tidemill.domain.outcome import AttemptEnd, RankEnd, attempt_end
+from tidemill.domain.plan import JobPlan
+from tidemill.engines.base import EngineError, EngineEvent, InvalidTask, TaskKey, Unreachable
+
+log = logging.getLogger("tidemill.attempts")
+
+# A job that ends within this time is recorded in one commit, its start included: nobody could have read
+# "Running" before, and a short job then costs one commit less.
+RUNNING_DELAY_S = 0.015
+
+
+@dataclass(slots=True)
+class _Live:
+    """What is known in memory of one attempt."""
+
+    attempt: Attempt
+    ranks: dict[int, launching.PlacedRank] = field(default_factory=dict)
+    ends: dict[int, RankEnd] = field(default_factory=dict)
+    closed_nodes: set[str] = field(default_factory=set)
+    lost_nodes: set[str] = field(default_factory=set)
+    started_at: int | None = None
+    notes: tuple[str, ...] = ()
+    stop_sent: bool = False
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def node_of(self, rank: int) -> str:
+        return self.attempt.nodes[self.ranks[rank].node_index]
+
+    @property
+    def settled(self) -> bool:
+        return bool(self.ranks) and all(rank in self.ends for rank in self.ranks)
+
+    @property
+    def primaries_done(self) -> bool:
+        return all(rank in self.ends for rank, placed in self.ranks.items() if placed.primary)
+
+    @property
+    def broken(self) -> bool:
+        """Some rank ended badly, so its peers wait for it in vain."""
+        return any(e.primary and (e.reason or e.signal is not None or e.exit_code) for e in self.ends.values())
+
+
+class Attempts:
+    def __init__(self, services: Services, moment: Callable[[], Moment], nodes_freed: Callable[[], None]) -> None:
+        self._s = services
+        self._moment = moment
+        self._nodes_freed = nodes_freed
+        self._live: dict[str, _Live] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._background: set[asyncio.Task[None]] = set()
+        self._early: dict[str, list[EngineEvent]] = {}
+
+    # --- what others tell us -------------------------------------------------------------------
+
+    def take(self, attempt: Attempt) -> None:
+        """A live attempt: new, or found at start."""
+        if attempt.id in self._tasks or attempt.state is AttemptState.ENDED:
+            return
+        self._live[attempt.id] = _Live(attempt)
+        self._tasks[attempt.id] = asyncio.create_task(self._drive_safely(attempt.id), name=f"attempt {attempt.id}")
+
+    async def look(self, attempt_id: str) -> None:
+        """Its row was changed by somebody: a stop was asked for, or it is new."""
+        attempt = await self._s.store.read(lambda r: r.attempt(attempt_id))
+        if attempt is None or attempt.state is AttemptState.ENDED:
+            return
+        live = self._live.get(attempt_id)
+        if live is None:
+            self.take(attempt)
+        elif attempt.stop_requested_at is not None and live.attempt.stop_requested_at is None:
+            live.attempt = attempt
+            live.changed.set()
+
+    def on_engine_event(self, event: EngineEvent) -> None:
+        if event.task is not None:
+            live = self._live.get(event.task.attempt_id)
+            if live is None:
+                # Repeated for an attempt that has ended: the agent may drop it now.
+                self._spawn(self._forget(event.node_id, event.task))
+                return
+            if event.kind == "task_started":
+                live.started_at = min(live.started_at or event.at, event.at)
+            elif event.kind == "task_exited" and event.epoch >= live.attempt.epoch:
+                self._rank_ended(live, event)
+            live.changed.set()
+        elif event.kind in ("node_lost", "node_closed"):
+            for live in self._live.values():
+                if event.node_id in live.attempt.nodes:
+                    (live.lost_nodes if event.kind == "node_lost" else live.closed_nodes).add(event.node_id)
+                    live.changed.set()
+
+    async def stop(self) -> None:
+        """Lets go: what runs goes on."""
+        tasks = [*self._tasks.values(), *self._background]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    # --- one attempt -----------------------------------------------------------------------------
+
+    async def _drive_safely(self, attempt_id: str) -> None:
+        delay = 0.2
+        try:
+            while True:
+                try:
+                    await self._drive(self._live[attempt_id])
+                    return
+                except (asyncio.CancelledError, GeneratorExit):
+                    raise
+                except TidemillError as error:
+                    # Storage refuses (a full disk, say): the work is kept on its node and tried again.
+                    log.warning("attempt %s: %s", attempt_id, error)
+                except Exception:
+                    log.exception("attempt %s: driving it failed; again in %.1f s", attempt_id, delay)
+                await asyncio.sleep(delay)
+                delay = min(delay * 2, 10.0)
+        finally:
+            self._tasks.pop(attempt_id, None)
+            self._live.pop(attempt_id, None)
+
+    async def _drive(self, live: _Live) -> None:
+        row = await self._s.store.read(lambda r: r.by_uid(live.attempt.job_uid))
+        if row is None:
+            raise RuntimeError(f"attempt {live.attempt.id} has no job row")
+        plan = job_status(row.status).plan
+        failed = await self._launch(live, row, plan)
+        if failed is None:
+            await self._follow(live)
+            failed = self._result(live)
+            collected = await self._collect(live, row, plan, failed)
+            result = await self._with_tail(live, failed)
+        else:
+            result, collected = failed, Collected()
+        await self._record_end(live, result, collected)
+        self._spawn(self._clean(live))
+
+    async def _launch(self, live: _Live, row: Resource, plan: JobPlan) -> AttemptEnd | None:
+        """Stages and starts every rank. -> an end if it could not be started at all."""
+        attempt = live.attempt
+        if attempt.state is AttemptState.COLLECTING:
+            # Everything had ended before a restart; the exit records will be repeated, or their node is gone.
+            live.ranks = {r.rank: r for r in launching.place(self._s, row, plan, attempt)}
+            self._mark_absent_nodes(live)
+            return None
+        try:
+            staged = await staging.stage(self._s, plan, attempt, row)
+            live.notes = staged.notes
+            ranks = launching.place(self._s, row, plan, attempt, staged)
+        except TidemillError as error:
+            return AttemptEnd(Outcome.FAILED, error.code, error.message)
+        except EngineError as error:
+            return AttemptEnd(Outcome.SYSTEM_FAILURE, "StagingFailed", str(error))
+        live.ranks = {rank.rank: rank for rank in ranks}
+        if attempt.stop_requested_at is not None:
+            live.stop_sent = False
+        for rank in ranks:
+            try:
+                await self._s.engine.start(attempt.nodes[rank.node_index], rank.task)
+            except InvalidTask as error:
+                live.ends[rank.rank] = RankEnd(reason="spawn_failed", message=str(error), primary=rank.primary)
+            except Unreachable as error:
+                log.warning("attempt %s: %s", attempt.id, error)  # node_lost and node_closed follow
+        self._mark_absent_nodes(live)
+        return None
+
+    def _mark_absent_nodes(self, live: _Live) -> None:
+        for rank, placed in live.ranks.items():
+            node = live.attempt.nodes[placed.node_index]
+            if node in live.closed_nodes and rank not in live.ends:
+                live.ends[rank] = RankEnd(reason="lost", primary=True, node=node)
+
+    async def _follow(self, live: _Live) -> None:
+        """Until every rank's processes are proved gone."""
+        recorded = live.attempt.state not in (AttemptState.ASSIGNED, AttemptState.STAGING, AttemptState.STARTING)
+        stop_deadline: float | None = None
+        loop = asyncio.get_running_loop()
+        while not live.settled:
+            if live.attempt.stop_requested_at is not None and not live.stop_sent:
+                live.stop_sent = True
+                stop_deadline = loop.time() + self._s.settings.cancel_grace_s + self._s.settings.close_grace_s
+                await self._stop_ranks(live, live.attempt.stop_reason)
+            elif live.ranks and (live.broken or live.primaries_done) and not live.stop_sent:
+                live.stop_sent = True
+                stop_deadline = loop.time() + self._s.settings.cancel_grace_s + self._s.settings.close_grace_s
+                await self._stop_ranks(live, "peer")
+            timeout = self._next_wait(live, recorded, stop_deadline, loop.time())
+            try:
+                await asyncio.wait_for(live.changed.wait(), timeout)
+            except TimeoutError:
+                if stop_deadline is not None and loop.time() >= stop_deadline:
+                    stop_deadline = None
+                    await self._close_nodes(live)
+                elif not recorded and live.started_at is not None:
+                    recorded = True
+                    await self._s.store.write(
+                        partial(transitions.running, attempt_id=live.attempt.id, started_at=live.started_at, notes=live.notes)
+                    )
+                continue
+            live.changed.clear()
+            self._mark_absent_nodes(live)
+
+    def _next_wait(self, live: _Live, recorded: bool, stop_deadline: float | None, now: float) -> float | None:
+        waits: list[float] = []
+        if not recorded and live.started_at is not None:
+            waits.append(RUNNING_DELAY_S)
+        if stop_deadline is not None:
+            waits.append(max(stop_deadline - now, 0.0))
+        return min(waits) if waits else None
+
+    async def _stop_ranks(self, live: _Live, reason: str) -> None:
+        for rank in live.ranks:
+            if rank not in live.ends:
+                key = TaskKey(live.attempt.id, rank)
+                try:
+                    await self._s.engine.stop(live.node_of(rank), key, live.attempt.epoch, reason)
+                except Unreachable:
+                    log.warning("attempt %s: node %s does not answer a stop", live.attempt.id, live.node_of(rank))
+
+    async def _close_nodes(self, live: _Live) -> None:
+        """The last step of the published timetable: what KILL did not end goes with its node."""
+        for rank in live.ranks:
+            if rank not in live.ends:
+                await self._s.engine.close_node(live.node_of(rank))
+
+    def _rank_ended(self, live: _Live, event: EngineEvent) -> None:
+        assert event.task is not None
+        placed = live.ranks.get(event.task.rank)
+        live.ends[event.task.rank] = RankEnd(
+            event.exit_code, event.signal, event.reason, event.message, event.at, event.peak_memory,
+            placed.primary if placed else True, event.node_id,
+        )
+
+    def _result(self, live: _Live) -> AttemptEnd:
+        ends = {
+            rank: end
+            for rank, end in live.ends.items()
+            # A rank that is no primary, or was stopped because a peer was done, decides nothing.
+            if rank in live.ranks and (live.ranks[rank].primary or end.reason == "lost")
+        }
+        return attempt_end(ends, live.attempt.stop_reason)
+
+    async def _with_tail(self, live: _Live, result: AttemptEnd) -> AttemptEnd:
+        """A failure's message carries the end of the log of the rank that failed first."""
+        if result.outcome is not Outcome.FAILED:
+            return result
+        failed = [r for r, e in live.ends.items() if e.primary and (e.reason or e.signal is not None or e.exit_code)]
+        rank = min(failed, key=lambda r: live.ends[r].ended_at, default=0)
+        tail = await staging.log_tail(self._s, live.attempt, live.ranks[rank])
+        ends = {r: e for r, e in live.ends.items() if r in live.ranks and live.ranks[r].primary}
+        return attempt_end(ends, live.attempt.stop_reason, tail)
+
+    async def _collect(self, live: _Live, row: Resource, plan: JobPlan, result: AttemptEnd) -> Collected:
+        if plan.outputs and result.outcome is Outcome.SUCCEEDED:
+            now = self._s.clock.now()
+            await self._s.store.write(
+                partial(transitions.collecting, attempt_id=live.attempt.id, now=now, message="Storing outputs and logs.")
+            )
+        retried = result.outcome in (Outcome.SYSTEM_FAILURE, Outcome.PREEMPTED)
+        return await staging.collect(self._s, plan, live.attempt, list(live.ranks.values()), row, retried)
+
+    async def _record_end(self, live: _Live, result: AttemptEnd, collected: Collected) -> None:
+        when = self._moment()
+        registration = await staging.register_outputs(self._s, live.attempt, result, collected)
+        state = await self._s.store.write(
+            lambda tx: registration(
+                tx, transitions.end(tx, live.attempt.id, when, result, live.started_at, collected, live.notes)
+            )
+        )
+        if state is JobState.FAILED:
+            log.info("job %s failed: %s", live.attempt.job_uid, result.message.split("\n", 1)[0])
+        self._nodes_freed()
+
+    async def _clean(self, live: _Live) -> None:
+        for rank in live.ranks:
+            await self._forget(live.node_of(rank), TaskKey(live.attempt.id, rank))
+        for node in live.attempt.nodes:
+            await self._s.engine.remove_dir(node, live.attempt.id)
+
+    async def _forget(self, node_id: str, key: TaskKey) -> None:
+        try:
+            await self._s.engine.forget(node_id, key)
+        except EngineError:
+            log.debug("forget %s on %s: the node is gone", key, node_id)
+
+    def _spawn(self, coroutine: object) -> None:
+        task = asyncio.ensure_future(coroutine)  # type: ignore[arg-type]
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)

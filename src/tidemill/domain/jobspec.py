@@ -1,0 +1,283 @@
+"""A command job as Azure's REST body describes it, read into a frozen value, and what was resolved of it.
+
+`read_command_job` takes ARM `properties` (https://learn.microsoft.com/rest/api/azureml/jobs/create-or-update,
+`CommandJob`) and refuses what cannot be run, naming the property. Unknown properties are left to the caller,
+who stores the body as it came.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from tidemill.domain.errors import InvalidRequest, NotOffered
+from tidemill.domain.units import parse_duration
+
+NOT_OFFERED = {
+    "automl": "AutoML",
+    "finetuning": "fine-tuning",
+    "labeling": "data labeling",
+    "spark": "Spark",
+    "pipeline": "pipeline",
+    "sweep": "sweep",
+    "parallel": "parallel",
+    "base": "imported",
+}
+
+INPUT_MODES = {
+    "readonlymount": "ro_mount",
+    "readwritemount": "rw_mount",
+    "download": "download",
+    "direct": "direct",
+    "evaldownload": "eval_download",
+    "evalmount": "eval_mount",
+}
+OUTPUT_MODES = {"readwritemount": "rw_mount", "upload": "upload", "direct": "direct"}
+DATA_TYPES = ("uri_file", "uri_folder", "mltable", "custom_model", "mlflow_model", "triton_model")
+
+
+@dataclass(frozen=True, slots=True)
+class JobInput:
+    """`type` is "literal" (then `value` is its text) or one of DATA_TYPES (then `value` is a URI or asset id)."""
+
+    name: str
+    type: str
+    value: str
+    mode: str = "ro_mount"
+
+
+@dataclass(frozen=True, slots=True)
+class JobOutput:
+    name: str
+    type: str
+    mode: str = "rw_mount"
+    uri: str = ""  # "": the default place
+    asset_name: str = ""  # registered under this name when the job completes
+    asset_version: str = ""
+    description: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Distribution:
+    """`kind`: "none" | "pytorch" | "tensorflow" | "mpi" | "ray"; processes per node, or workers and servers."""
+
+    kind: str = "none"
+    processes_per_node: int = 1
+    workers: int = 0
+    parameter_servers: int = 0
+    port: int = 0
+    head_args: str = ""
+    worker_args: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CommandJob:
+    command: str
+    code_id: str = ""
+    environment_id: str = ""
+    compute_id: str = ""
+    experiment: str = "Default"
+    display_name: str = ""
+    description: str = ""
+    inputs: tuple[JobInput, ...] = ()
+    outputs: tuple[JobOutput, ...] = ()
+    environment_variables: tuple[tuple[str, str], ...] = ()
+    distribution: Distribution = field(default_factory=Distribution)
+    node_count: int = 1
+    timeout_s: int | None = None
+    priority: int = 0
+
+
+def read_command_job(name: str, properties: Mapping[str, Any]) -> CommandJob:
+    """ARM properties -> CommandJob. Raises InvalidRequest (target: the property) or NotOffered."""
+    job_type = str(properties.get("jobType", "Command"))
+    if job_type.lower() != "command":
+        called = NOT_OFFERED.get(job_type.lower())
+        if called is None:
+            raise InvalidRequest(
+                f"jobType {job_type!r} of job {name!r} is not a job type. Use 'Command'.", target="properties.jobType"
+            )
+        raise NotOffered(
+            f"Job {name!r} is a {called} job (jobType {job_type!r}); Tidemill does not offer {called} jobs yet. "
+            "Use a command job.",
+            "properties.jobType",
+        )
+    command = properties.get("command")
+    if not isinstance(command, str) or not command.strip():
+        raise InvalidRequest(f"Job {name!r} has no command: give what to run, for example 'python train.py'.",
+                             target="properties.command")
+    resources = _mapping(properties.get("resources"), "properties.resources")
+    node_count = _integer(resources.get("instanceCount"), 1, "properties.resources.instanceCount", 1, 10_000)
+    distribution = _distribution(_mapping(properties.get("distribution"), "properties.distribution"), node_count)
+    limits = _mapping(properties.get("limits"), "properties.limits")
+    return CommandJob(
+        command=command,
+        code_id=_text(properties.get("codeId")),
+        environment_id=_text(properties.get("environmentId")),
+        compute_id=_text(properties.get("computeId")),
+        experiment=_text(properties.get("experimentName")) or "Default",
+        display_name=_text(properties.get("displayName")) or name,
+        description=_text(properties.get("description")),
+        inputs=_inputs(_mapping(properties.get("inputs"), "properties.inputs")),
+        outputs=_outputs(_mapping(properties.get("outputs"), "properties.outputs")),
+        environment_variables=_variables(properties.get("environmentVariables")),
+        distribution=distribution,
+        node_count=node_count,
+        timeout_s=_timeout(limits.get("timeout")),
+        priority=_priority(_mapping(properties.get("queueSettings"), "properties.queueSettings")),
+    )
+
+
+def _inputs(raw: Mapping[str, Any]) -> tuple[JobInput, ...]:
+    found: list[JobInput] = []
+    for name, entry in raw.items():
+        if entry is None:
+            continue
+        where = f"properties.inputs.{name}"
+        value = _mapping(entry, where)
+        kind = _text(value.get("jobInputType")) or "literal"
+        if kind.lower() == "literal":
+            if value.get("value") is None:
+                continue
+            found.append(JobInput(name, "literal", _text(value["value"])))
+            continue
+        kind = _data_type(kind, where)
+        uri = _text(value.get("uri"))
+        if not uri:
+            raise InvalidRequest(f"Input {name!r} of type {kind} has no uri.", target=where)
+        found.append(JobInput(name, kind, uri, _mode(value.get("mode"), INPUT_MODES, "ro_mount", where)))
+    return tuple(found)
+
+
+def _outputs(raw: Mapping[str, Any]) -> tuple[JobOutput, ...]:
+    found: list[JobOutput] = []
+    for name, entry in raw.items():
+        where = f"properties.outputs.{name}"
+        value: Mapping[str, Any] = _mapping(entry, where)
+        found.append(
+            JobOutput(
+                name,
+                _data_type(_text(value.get("jobOutputType")) or "uri_folder", where),
+                _mode(value.get("mode"), OUTPUT_MODES, "rw_mount", where),
+                _text(value.get("uri")),
+                _text(value.get("assetName")),
+                _text(value.get("assetVersion")),
+                _text(value.get("description")),
+            )
+        )
+    return tuple(found)
+
+
+def _distribution(raw: Mapping[str, Any], node_count: int) -> Distribution:
+    where = "properties.distribution"
+    kind = _text(raw.get("distributionType")).lower()
+    if not kind:
+        return Distribution()
+    if kind in ("pytorch", "mpi"):
+        count = _integer(raw.get("processCountPerInstance"), 1, f"{where}.processCountPerInstance", 1, 1024)
+        return Distribution(kind, processes_per_node=count)
+    if kind == "tensorflow":
+        servers = _integer(raw.get("parameterServerCount"), 0, f"{where}.parameterServerCount", 0, 10_000)
+        workers = _integer(raw.get("workerCount"), node_count, f"{where}.workerCount", 1, 10_000)
+        if (workers + servers) % node_count:
+            raise InvalidRequest(
+                f"workerCount {workers} + parameterServerCount {servers} = {workers + servers} tasks cannot be spread "
+                f"evenly over instanceCount {node_count} nodes. Make the sum a multiple of {node_count}.",
+                target=where,
+            )
+        return Distribution(
+            kind, processes_per_node=(workers + servers) // node_count, workers=workers, parameter_servers=servers
+        )
+    if kind == "ray":
+        return Distribution(
+            kind,
+            port=_integer(raw.get("port"), 0, f"{where}.port", 0, 65_535),
+            head_args=_text(raw.get("headNodeAdditionalArgs")),
+            worker_args=_text(raw.get("workerNodeAdditionalArgs")),
+        )
+    raise InvalidRequest(
+        f"distributionType {raw.get('distributionType')!r} is not known. Use PyTorch, TensorFlow, Mpi or Ray.",
+        target=f"{where}.distributionType",
+    )
+
+
+def _variables(raw: Any) -> tuple[tuple[str, str], ...]:
+    values = _mapping(raw, "properties.environmentVariables")
+    for key, value in values.items():
+        if not key or "=" in key or "\0" in key or "\0" in _text(value):
+            raise InvalidRequest(
+                f"Environment variable {key!r} is not valid: no '=', no NUL, not empty.",
+                target="properties.environmentVariables",
+            )
+    return tuple((key, _text(value)) for key, value in values.items())
+
+
+def _timeout(raw: Any) -> int | None:
+    if raw is None or raw == "":
+        return None
+    try:
+        seconds = parse_duration(str(raw))
+    except ValueError as error:
+        raise InvalidRequest(
+            f"limits.timeout {raw!r} is not an ISO 8601 duration such as PT30M: {error}.",
+            target="properties.limits.timeout",
+        ) from error
+    if seconds <= 0:
+        raise InvalidRequest(f"limits.timeout {raw!r} must be more than zero.", target="properties.limits.timeout")
+    return int(seconds)
+
+
+def _priority(raw: Mapping[str, Any]) -> int:
+    return _integer(raw.get("priority"), 0, "properties.queueSettings.priority", -1000, 1000)
+
+
+def _data_type(kind: str, where: str) -> str:
+    known = {t.replace("_", ""): t for t in DATA_TYPES}
+    found = known.get(kind.lower().replace("_", ""))
+    if found is None:
+        raise InvalidRequest(f"Type {kind!r} is not known. Use one of {', '.join(DATA_TYPES)}.", target=where)
+    return found
+
+
+def _mode(raw: Any, table: Mapping[str, str], default: str, where: str) -> str:
+    if raw is None or raw == "":
+        return default
+    found = table.get(str(raw).lower().replace("_", ""))
+    if found is None and str(raw) in table.values():
+        found = str(raw)
+    if found is None:
+        raise InvalidRequest(
+            f"Mode {raw!r} is not known here. Use one of {', '.join(sorted(set(table.values())))}.", target=where
+        )
+    return found
+
+
+def _mapping(raw: Any, where: str) -> Mapping[str, Any]:
+    if raw is None:
+        return {}
+    if not isinstance(raw, Mapping):
+        raise InvalidRequest(f"{where} must be an object, not {type(raw).__name__}.", target=where)
+    return cast(Mapping[str, Any], raw)
+
+
+def _integer(raw: Any, default: int, where: str, low: int, high: int) -> int:
+    if raw is None:
+        return default
+    if isinstance(raw, bool) or not isinstance(raw, int | str | float):
+        raise InvalidRequest(f"{where} must be a whole number, not {raw!r}.", target=where)
+    try:
+        value = int(str(raw))
+    except ValueError:
+        raise InvalidRequest(f"{where} must be a whole number, not {raw!r}.", target=where) from None
+    if not low <= value <= high:
+        raise InvalidRequest(f"{where} is {value}: it must lie between {low} and {high}.", target=where)
+    return value
+
+
+def _text(raw: Any) -> str:
+    if raw is None:
+        return ""
+    if isinstance(raw, bool):
+        return "True" if raw else "False"
+    return str(raw)

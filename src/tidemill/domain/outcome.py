@@ -1,0 +1,104 @@
+"""How an attempt ended, decided from what its ranks reported and what had been asked of it."""
+
+from __future__ import annotations
+
+import signal as signals
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from tidemill.domain.model import Outcome
+
+TAIL_BYTES = 4000
+
+
+@dataclass(frozen=True, slots=True)
+class RankEnd:
+    """One rank's exit record. `reason`: "", "oom", "timeout", "stopped", "spawn_failed", "lost"."""
+
+    exit_code: int | None = None
+    signal: int | None = None
+    reason: str = ""
+    message: str = ""
+    ended_at: int = 0
+    peak_memory: int | None = None
+    primary: bool = True
+    node: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptEnd:
+    outcome: Outcome
+    code: str
+    message: str
+    exit_code: int | None = None
+    signal: int | None = None
+
+
+def attempt_end(ranks: Mapping[int, RankEnd], stop_reason: str, log_tail: str = "") -> AttemptEnd:
+    """`stop_reason`: "" | "cancel" | "preempted" | "peer" (a rank failed, the others were stopped).
+
+    Order of the rules: what the user asked for, then what the system broke, then the user's first failure.
+    """
+    lost = [(rank, end) for rank, end in sorted(ranks.items()) if end.reason == "lost"]
+    failed = sorted(
+        ((rank, end) for rank, end in ranks.items() if end.primary and _failed(end)),
+        key=lambda item: (item[1].reason == "stopped", item[1].ended_at, item[0]),
+    )
+    if stop_reason == "cancel":
+        return AttemptEnd(Outcome.CANCELED, "Canceled", "Canceled.")
+    if stop_reason == "preempted":
+        return AttemptEnd(Outcome.PREEMPTED, "Preempted", "Its node was taken for other work.")
+    if lost:
+        rank, end = lost[0]
+        return AttemptEnd(
+            Outcome.SYSTEM_FAILURE,
+            "NodeLost",
+            f"Node {end.node} was lost while rank {rank} ran there; its processes were proved gone.",
+        )
+    if not failed:
+        return AttemptEnd(Outcome.SUCCEEDED, "Completed", "Completed.", exit_code=0)
+    rank, end = failed[0]
+    where = f"Rank {rank}: " if len(ranks) > 1 else ""
+    if end.reason == "timeout":
+        return AttemptEnd(
+            Outcome.CANCELED, "JobTimeout", f"{where}The job ran longer than its limits.timeout and was stopped.",
+            end.exit_code, end.signal,
+        )
+    if end.reason == "oom":
+        peak = f" (peak {end.peak_memory / 2**20:,.0f} MiB)" if end.peak_memory else ""
+        return AttemptEnd(
+            Outcome.FAILED, "OutOfMemory",
+            f"{where}The node's memory limit was reached{peak} and the kernel killed the job. "
+            "Use a larger size or less memory." + _tail(log_tail),
+            end.exit_code, end.signal,
+        )
+    if end.reason == "spawn_failed":
+        return AttemptEnd(Outcome.FAILED, "StartFailed", f"{where}The command could not be started: {end.message}.",
+                          end.exit_code, end.signal)
+    if end.signal is not None:
+        return AttemptEnd(
+            Outcome.FAILED, "KilledBySignal",
+            f"{where}The command was killed by {_signal_name(end.signal)}, sent by something outside Tidemill."
+            + _tail(log_tail),
+            end.exit_code, end.signal,
+        )
+    return AttemptEnd(
+        Outcome.FAILED, "UserError", f"{where}The command ended with exit code {end.exit_code}." + _tail(log_tail),
+        end.exit_code,
+    )
+
+
+def _failed(end: RankEnd) -> bool:
+    return bool(end.reason) or end.signal is not None or bool(end.exit_code)
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return f"{signals.Signals(number).name} (signal {number})"
+    except ValueError:
+        return f"signal {number}"
+
+
+def _tail(text: str) -> str:
+    text = text[-TAIL_BYTES:].strip("\n")
+    return f" The end of its log:\n{text}" if text else ""

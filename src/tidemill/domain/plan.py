@@ -1,0 +1,102 @@
+"""What a job will do, resolved at submit, and what has become of it: the `status` JSON of a job's row."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from tidemill.domain.jobspec import CommandJob
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where bytes lie in a workspace's storage. `path` is a blob name, or a prefix ending in '/'."""
+
+    account: str
+    container: str
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedInput:
+    """A literal (`literal` set), bytes of ours (`place` set) or something to fetch (`url` set)."""
+
+    name: str
+    type: str
+    mode: str
+    given: str  # what the user wrote, for sentences
+    literal: str | None = None
+    place: Place | None = None
+    url: str = ""
+    uri: str = ""  # the full azureml:// form, handed to the job with mode "direct"
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedOutput:
+    name: str
+    type: str
+    mode: str
+    place: Place
+    uri: str
+    asset_name: str = ""
+    asset_version: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedEnvironment:
+    """`digest == ""`: the host's own Python. `notes`: what is used instead of what was asked, and why."""
+
+    label: str = "host"
+    digest: str = ""
+    conda: str | None = None
+    pip: tuple[str, ...] = ()
+    image: str | None = None
+    name: str = ""
+    version: str = ""
+    variables: tuple[tuple[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class JobPlan:
+    job: CommandJob
+    compute_uid: str
+    compute_name: str
+    environment: PlannedEnvironment = field(default_factory=PlannedEnvironment)
+    code: Place | None = None
+    inputs: tuple[PlannedInput, ...] = ()
+    outputs: tuple[PlannedOutput, ...] = ()
+    team: str = ""
+    account: str = ""  # the workspace's storage account
+    artifacts: Place | None = None  # where logs and outputs/ go
+
+
+@dataclass(frozen=True, slots=True)
+class JobError:
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class JobProgress:
+    """The moving part of a job. Times in microseconds; `attempt` counts from 1, 0: none yet."""
+
+    attempt: int = 0
+    system_failures: int = 0
+    preemptions: int = 0
+    queued_at: int = 0
+    started_at: int | None = None
+    ended_at: int | None = None
+    exit_code: int | None = None
+    error: JobError | None = None
+    waiting_code: str = ""
+    waiting: str = ""  # the sentence
+    cancel_requested_at: int | None = None
+    cancelled_by: str = ""
+    logs: tuple[tuple[str, int], ...] = ()  # (path, size) once collected
+    registered: tuple[tuple[str, str], ...] = ()  # (output, asset id)
+
+
+@dataclass(frozen=True, slots=True)
+class JobStatus:
+    plan: JobPlan
+    progress: JobProgress = field(default_factory=JobProgress)

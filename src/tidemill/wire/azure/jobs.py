@@ -1,0 +1,111 @@
+"""`{workspace}/jobs` of Microsoft.MachineLearningServices: translation between ARM's shape and app.jobs."""
+
+from __future__ import annotations
+
+from starlette.responses import Response
+
+from tidemill.app import jobs
+from tidemill.app.codec import encode, job_status
+from tidemill.app.services import Services
+from tidemill.domain.errors import InvalidRequest
+from tidemill.domain.model import JobState, Resource
+from tidemill.wire.arm.envelope import render, render_list
+from tidemill.wire.http import Context, Route, bytes_response
+
+BASE = (
+    "/subscriptions/{sub}/resourceGroups/{rg}/providers/Microsoft.MachineLearningServices/workspaces/{ws}/jobs"
+)
+ACTION = "Microsoft.MachineLearningServices/workspaces/jobs"
+TYPE = "Microsoft.MachineLearningServices/workspaces/jobs"
+PAGE = 100
+
+
+def routes() -> list[Route]:
+    return [
+        Route("GET", BASE, f"{ACTION}/read", list_jobs),
+        Route("GET", BASE + "/{name}", f"{ACTION}/read", get_job),
+        Route("PUT", BASE + "/{name}", f"{ACTION}/write", put_job),
+        Route("PATCH", BASE + "/{name}", f"{ACTION}/write", patch_job),
+        Route("DELETE", BASE + "/{name}", f"{ACTION}/delete", delete_job),
+        Route("POST", BASE + "/{name}/cancel", f"{ACTION}/cancel/action", cancel_job),
+    ]
+
+
+async def put_job(ctx: Context) -> Response:
+    row, created = await jobs.submit(ctx.services, ctx.caller, ctx.scope, ctx.params["name"], await ctx.request.json())
+    return bytes_response(render_job(ctx.services, row), 201 if created else 200)
+
+
+async def get_job(ctx: Context) -> Response:
+    return bytes_response(render_job(ctx.services, await jobs.get(ctx.services, ctx.scope, ctx.params["name"])))
+
+
+async def list_jobs(ctx: Context) -> Response:
+    view = ctx.request.query.get("listViewType", "ActiveOnly").rsplit(".", 1)[-1].lower().replace("_", "")
+    archived = {"activeonly": False, "archivedonly": True, "all": None}.get(view, False)
+    after = ctx.request.query.get("$skipToken") or ctx.request.query.get("$skip") or None
+    limit = page_size(ctx.request.query.get("$top", ""))
+    rows = await jobs.list_jobs(ctx.services, ctx.scope, archived=archived, limit=limit + 1, after=after)
+    link = None
+    if len(rows) > limit:
+        rows = rows[:limit]
+        link = (
+            f"{ctx.services.addresses.https}{ctx.scope.arm_id}/jobs?api-version={ctx.request.api_version}"
+            f"&listViewType={view}&$top={limit}&$skipToken={rows[-1].uid}"
+        )
+    return bytes_response(render_list([render_job(ctx.services, row) for row in rows], link))
+
+
+def page_size(text: str) -> int:
+    if not text:
+        return PAGE
+    if not text.isdigit() or not 1 <= int(text) <= 1000:
+        raise InvalidRequest(f"$top is {text!r}: it must be a whole number from 1 to 1000.", target="$top")
+    return int(text)
+
+
+async def patch_job(ctx: Context) -> Response:
+    body = await ctx.request.json()
+    changes = body.get("properties", body)
+    row = await jobs.patch(ctx.services, ctx.caller, ctx.scope, ctx.params["name"], changes)
+    return bytes_response(render_job(ctx.services, row))
+
+
+async def delete_job(ctx: Context) -> Response:
+    deleted = await jobs.delete(ctx.services, ctx.caller, ctx.scope, ctx.params["name"])
+    return Response(status_code=200 if deleted else 204)
+
+
+async def cancel_job(ctx: Context) -> Response:
+    await jobs.cancel(ctx.services, ctx.caller, ctx.scope, ctx.params["name"])
+    return Response(status_code=200)
+
+
+def page_of(services: Services, row: Resource) -> str:
+    """The address of a job's page in the portal."""
+    scope = row.key.scope
+    return f"{services.addresses.http}/ui/{scope.subscription}/{scope.group}/{scope.workspace}/jobs/{row.key.name}"
+
+
+def render_job(services: Services, row: Resource) -> bytes:
+    """ARM's shape. The stored properties are joined with the live ones, not decoded."""
+    live: dict[str, object] = {
+        "status": row.state,
+        "provisioningState": "Succeeded",
+        "services": {
+            "Studio": {"jobServiceType": "Studio", "endpoint": page_of(services, row)},
+            "Tracking": {
+                "jobServiceType": "Tracking",
+                "endpoint": f"azureml://{services.addresses.https.split('://', 1)[1]}/mlflow/v1.0{row.key.scope.arm_id}",
+            },
+        },
+    }
+    if JobState(row.state) is JobState.FAILED:
+        error = job_status(row.status).progress.error
+        if error is not None:
+            live["error"] = {"code": error.code, "message": error.message}
+    return render(
+        row, f"{row.key.scope.arm_id}/jobs/{row.key.name}", TYPE, encode(live)
+    )
+
+
