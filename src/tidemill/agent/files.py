@@ -1,0 +1,40 @@
+"""Opening files below a directory that a job may have filled with symbolic links."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+
+def open_beneath(root: int, path: str, flags: int, mode: int = 0o644) -> int:
+    """Opens the relative `path` below the directory descriptor `root` and nothing outside it: no `..`, no
+    symbolic link at any step, only a regular file. Raises OSError or ValueError with the reason."""
+    parts = [p for p in path.split("/") if p not in ("", ".")]
+    if not parts or ".." in parts or path.startswith("/"):
+        raise ValueError(f"{path!r} is not a path below the node's work directory")
+    here = os.dup(root)
+    try:
+        for part in parts[:-1]:
+            below = os.open(part, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=here)
+            os.close(here)
+            here = below
+        fd = os.open(parts[-1], flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, mode, dir_fd=here)
+    finally:
+        os.close(here)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise ValueError(f"{path!r} is not a regular file")
+    os.set_blocking(fd, True)
+    return fd
+
+
+def read_beneath(root: int, path: str, offset: int, limit: int) -> bytes:
+    """Up to `limit` bytes from `offset`; b"" past the end and for a file that is not there yet."""
+    try:
+        fd = open_beneath(root, path, os.O_RDONLY)
+    except FileNotFoundError:
+        return b""
+    try:
+        return os.pread(fd, limit, offset)
+    finally:
+        os.close(fd)

@@ -1,0 +1,176 @@
+"""Start of an agent: `python -I -S …/tidemill/agent/main.py NODE_DIR`.
+
+NODE_DIR/agent/node.json says what the node is (written by the engine). The process forks away from its
+starter, takes the node's lock, makes its limits and its view, and says one line on standard output: `ready`,
+or why not. Only `tidemill.agent` and `tidemill.sandbox` are imported, and nothing after the start.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import signal
+import socket
+import sys
+from typing import Any
+
+sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+
+from tidemill.agent import protocol
+from tidemill.agent.journal import Journal
+from tidemill.agent.server import AgentServer
+from tidemill.agent.tasks import Place
+from tidemill.sandbox import cgroups, linux, processes, view
+
+
+def main(node_dir: str) -> None:
+    _fork_away()
+    directory = os.open(os.path.join(node_dir, "agent"), os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        server, lock = _prepare(os.path.abspath(node_dir), directory)
+    except Exception as error:
+        os.write(1, f"{type(error).__name__}: {error}\n".encode())
+        raise
+    _say_ready()
+    server.serve()
+    os.close(lock)
+
+
+def _prepare(node_dir: str, directory: int) -> tuple[AgentServer, int]:
+    os.umask(0o077)
+    os.chdir("/")
+    for number in (signal.SIGHUP, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+    lock = _take_lock(directory)
+    config = _read_config(directory)
+    work_path = os.path.join(node_dir, "work")
+    work = os.open(work_path, os.O_RDONLY | os.O_DIRECTORY)
+    listener = _listen(directory)
+    journal = Journal(directory)
+    linux.become_subreaper()
+    groups, limits, uid = isolate(config, work_path)
+    hello = {
+        "version": protocol.VERSION,
+        "node": config["node_id"],
+        "pid": os.getpid(),
+        "uid": uid,
+        "groups": groups.paths,
+        "limits": limits,
+    }
+    journal.write("node", hello)
+    marker = processes.marker(config["home_id"], config["node_id"], "")
+    place = Place(config["node_id"], marker, work, work_path, groups, uid, config["memory"])
+    return AgentServer(listener, place, journal, hello), lock
+
+
+def isolate(config: dict[str, Any], work_path: str) -> tuple[cgroups.Groups, dict[str, Any], int]:
+    """Groups, view and uid of the node: (groups, what is enforced, the uid jobs get; 0: the agent's own)."""
+    groups, missing = cgroups.create(config["group_name"])
+    groups = _joinable(groups, missing)
+    limits: dict[str, Any] = dict(cgroups.limit(groups, config["cpu_milli"], config["memory"], missing))
+    kill_file = os.path.exists(f"{groups.kill}/cgroup.kill")
+    by = ("cgroup v2 cgroup.kill" if kill_file else "cgroup v1") if groups.kill else "a reaper process"
+    limits["processes"] = _line(True, by)
+    uid, limits["uid"], limits["files"] = _own_user(config, work_path)
+    limits["network"] = _line(False, "", "jobs share the host's network: no network namespace is made yet")
+    if config["host_gpus"]:
+        why = "a job can change the variable: device files are not withheld"
+        limits["gpu"] = _line(False, "CUDA_VISIBLE_DEVICES", why)
+    return groups, limits, uid
+
+
+def _own_user(config: dict[str, Any], work_path: str) -> tuple[int, dict[str, Any], dict[str, Any]]:
+    if os.geteuid() != 0:
+        why = f"the server does not run as root, so jobs run as its own user (uid {os.geteuid()})"
+        return 0, _line(False, "", why), _line(False, "", why + " and can read what it can")
+    if not config["uid"]:
+        why = "switched off for this engine"
+        return 0, _line(False, "", why), _line(False, "", why)
+    binds = [view.Bind(b["path"], bool(b["writable"])) for b in config["binds"]]
+    try:
+        view.enter([*binds, view.Bind(work_path, writable=True)])
+    except view.NotAllowed as error:
+        why = f"this host allows no mount namespace ({error}), so jobs run as root"
+        return 0, _line(False, "", why), _line(False, "", why)
+    by = "mount namespace; folders closed to others are hidden"
+    return config["uid"], _line(True, f"uid {config['uid']}, no new privileges"), _line(True, by)
+
+
+def _joinable(groups: cgroups.Groups, missing: dict[str, str]) -> cgroups.Groups:
+    """Only those that a process can really join: tried by a child, because a limit nobody is under is
+    none."""
+    usable: dict[str, str] = {}
+    for use, directory in groups.paths.items():
+        probe = os.path.join(directory, "probe") if use == "kill" else directory
+        pid = os.fork()
+        if pid == 0:
+            try:
+                if use == "kill":
+                    os.mkdir(probe)
+                fd = os.open(f"{probe}/cgroup.procs", os.O_WRONLY)
+                os.write(fd, b"0")
+                os._exit(0)
+            except OSError as error:
+                os._exit(error.errno or 1)
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        if use == "kill":
+            cgroups.remove(probe)
+        if status == 0:
+            usable[use] = directory
+        else:
+            missing[use] = f"a process could not join {directory}: {os.strerror(status)}"
+    return cgroups.Groups(usable)
+
+
+def _line(enforced: bool, by: str, why_not: str = "") -> dict[str, Any]:
+    return {"enforced": enforced, "by": by, "why_not": why_not}
+
+
+def _fork_away() -> None:
+    """Twice, so that this process leads no session's terminal and is nobody's child."""
+    if os.fork():
+        os._exit(0)
+    os.setsid()
+    if os.fork():
+        os._exit(0)
+
+
+def _take_lock(directory: int) -> int:
+    """The node's lock, held while this process lives; its pid is inside."""
+    fd = os.open("pid", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600, dir_fd=directory)
+    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    os.ftruncate(fd, 0)
+    os.write(fd, str(os.getpid()).encode())
+    return fd
+
+
+def _read_config(directory: int) -> dict[str, Any]:
+    with open(os.open("node.json", os.O_RDONLY, dir_fd=directory)) as file:
+        return json.load(file)
+
+
+def _listen(directory: int) -> socket.socket:
+    """Bound relative to the directory: a home's path may be longer than a socket address (108 bytes)."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink("sock", dir_fd=directory)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.bind(f"/proc/self/fd/{directory}/sock")
+    listener.listen(16)
+    listener.setblocking(False)
+    return listener
+
+
+def _say_ready() -> None:
+    """Tells the starter and lets go of its pipe. Standard error stays: the agent's own log file."""
+    with contextlib.suppress(OSError):
+        os.write(1, b"ready\n")
+    null = os.open("/dev/null", os.O_RDWR)
+    os.dup2(null, 0)
+    os.dup2(null, 1)
+    os.close(null)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,226 @@
+"""The agent's loop: one epoll over the socket, its clients and SIGCHLD; it sleeps until one of them
+speaks."""
+
+from __future__ import annotations
+
+import base64
+import os
+import select
+import signal
+import socket
+from collections.abc import Callable
+from typing import Any
+
+from tidemill.agent import protocol
+from tidemill.agent.files import read_beneath
+from tidemill.agent.journal import Journal
+from tidemill.agent.tasks import Place, Refused, Tasks
+from tidemill.sandbox import cgroups
+
+MAX_UNREAD = 8 << 20  # of one client that does not read: it is dropped and may come back
+READ_LIMIT = 4 << 20
+
+
+class Client:
+    __slots__ = ("decoder", "out", "sock", "watching")
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self.decoder = protocol.Decoder()
+        self.out = bytearray()
+        self.watching = False
+
+
+class AgentServer:
+    """`hello` is what every client is told: node id, limits, uid. Returns from `serve` after `shutdown`."""
+
+    def __init__(
+        self, listener: socket.socket, place: Place, journal: Journal, hello: dict[str, Any]
+    ) -> None:
+        self._listener = listener
+        self._place = place
+        self._journal = journal
+        self._hello = hello
+        self._tasks = Tasks(place, journal, self._broadcast)
+        self._clients: dict[int, Client] = {}
+        self._epoll = select.epoll()
+        self._closers: list[tuple[Client, Any]] = []  # clients that wait for the answer to shutdown
+        self._verbs: dict[str, Callable[[Client, dict[str, Any]], dict[str, Any] | None]] = {
+            "hello": lambda client, m: self._hello,
+            "start": self._start,
+            "stop": self._stop,
+            "status": lambda client, m: {"tasks": self._tasks.status()},
+            "watch": self._watch,
+            "forget": self._forget,
+            "read_log": self._read_log,
+            "resize": self._resize,
+            "shutdown": self._shutdown,
+        }
+
+    def serve(self) -> None:
+        wake_reader, wake_writer = os.pipe()
+        os.set_blocking(wake_reader, False)
+        os.set_blocking(wake_writer, False)
+        signal.set_wakeup_fd(wake_writer, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        self._epoll.register(self._listener.fileno(), select.EPOLLIN)
+        self._epoll.register(wake_reader, select.EPOLLIN)
+        while True:
+            pause = self._tasks.tick()
+            if self._closers and not self._tasks.busy:
+                if self._gone():
+                    return self._say_goodbye()
+                pause = min(pause or 0.01, 0.01)
+            if self._journal.long and not self._tasks.busy:
+                self._journal.compact([("node", self._hello), *self._tasks.records()])
+            for fd, events in self._epoll.poll(-1 if pause is None else pause + 0.0005):
+                if fd == wake_reader:
+                    os.read(wake_reader, 4096)
+                    self._reap()
+                elif fd == self._listener.fileno():
+                    self._accept()
+                elif fd in self._clients:
+                    self._client_ready(self._clients[fd], events)
+
+    # --- clients
+
+    def _accept(self) -> None:
+        sock, _ = self._listener.accept()
+        sock.setblocking(False)
+        self._clients[sock.fileno()] = Client(sock)
+        self._epoll.register(sock.fileno(), select.EPOLLIN)
+
+    def _client_ready(self, client: Client, events: int) -> None:
+        if events & select.EPOLLOUT:
+            self._flush(client)
+        if not events & ~select.EPOLLOUT or client.sock.fileno() < 0:
+            return
+        try:
+            data = client.sock.recv(1 << 18)
+            messages = client.decoder.feed(data) if data else None
+        except BlockingIOError:
+            return
+        except (OSError, protocol.ProtocolError):
+            messages = None
+        if messages is None:
+            self._drop(client)
+            return
+        for message in messages:
+            self._serve_one(client, message)
+
+    def _serve_one(self, client: Client, message: dict[str, Any]) -> None:
+        verb = self._verbs.get(str(message.get("verb")))
+        try:
+            if verb is None:
+                raise Refused("unknown_verb", f"this agent (protocol {protocol.VERSION}) has no such verb")
+            answer = verb(client, message)
+        except Refused as error:
+            self._send(
+                client, {"id": message.get("id"), "error": {"code": error.code, "message": str(error)}}
+            )
+            return
+        except (KeyError, TypeError, ValueError) as error:
+            text = f"a malformed {message.get('verb')}: {type(error).__name__} {error}"
+            self._send(client, {"id": message.get("id"), "error": {"code": "invalid", "message": text}})
+            return
+        if answer is not None:
+            self._send(client, {"id": message.get("id"), "ok": answer})
+
+    def _send(self, client: Client, message: dict[str, Any]) -> None:
+        client.out += protocol.encode(message)
+        self._flush(client)
+
+    def _flush(self, client: Client) -> None:
+        if client.sock.fileno() < 0:
+            return
+        try:
+            while client.out:
+                del client.out[: client.sock.send(client.out)]
+        except BlockingIOError:
+            pass
+        except OSError:
+            return self._drop(client)
+        if len(client.out) > MAX_UNREAD:
+            return self._drop(client)
+        wanted = select.EPOLLIN | (select.EPOLLOUT if client.out else 0)
+        self._epoll.modify(client.sock.fileno(), wanted)
+
+    def _drop(self, client: Client) -> None:
+        if client.sock.fileno() >= 0:
+            del self._clients[client.sock.fileno()]
+            client.sock.close()
+
+    def _broadcast(self, event: dict[str, Any]) -> None:
+        for client in [c for c in self._clients.values() if c.watching]:
+            self._send(client, {"event": event})
+
+    # --- verbs
+
+    def _start(self, client: Client, m: dict[str, Any]) -> dict[str, Any] | None:
+        if self._closers:
+            raise Refused("closing", f"node {self._place.node_id} is being closed")
+        answer = self._tasks.check_start(m)
+        if answer is not None:
+            return answer
+        task, log = self._tasks.intend(m)
+        self._send(client, {"id": m.get("id"), "ok": {"state": "running"}})  # the intent is on disk
+        self._tasks.launch(task, m, log)
+        return None
+
+    def _stop(self, client: Client, m: dict[str, Any]) -> dict[str, Any]:
+        self._tasks.stop(str(m["attempt"]), int(m["rank"]), int(m["epoch"]), str(m["reason"]))
+        return {}
+
+    def _watch(self, client: Client, m: dict[str, Any]) -> None:
+        self._send(client, {"id": m.get("id"), "ok": {}})
+        for event in self._tasks.since(int(m["since"])):
+            self._send(client, {"event": event})
+        client.watching = True
+
+    def _forget(self, client: Client, m: dict[str, Any]) -> dict[str, Any]:
+        self._tasks.forget(str(m["attempt"]), int(m["rank"]))
+        return {}
+
+    def _read_log(self, client: Client, m: dict[str, Any]) -> dict[str, Any]:
+        try:
+            limit = min(int(m["limit"]), READ_LIMIT)
+            data = read_beneath(self._place.work, str(m["path"]), int(m["offset"]), limit)
+        except OSError as error:
+            raise Refused("invalid", f"{m['path']!r} cannot be read: {error.strerror}") from None
+        return {"data": base64.b64encode(data).decode()}
+
+    def _resize(self, client: Client, m: dict[str, Any]) -> dict[str, Any]:
+        missing = {use: line["why_not"] for use, line in self._hello["limits"].items()}
+        cpu, memory = int(m["cpu_milli"]), int(m["memory"])
+        self._hello["limits"].update(cgroups.limit(self._place.groups, cpu, memory, missing))
+        self._tasks.memory = memory
+        return {"limits": self._hello["limits"]}
+
+    def _shutdown(self, client: Client, m: dict[str, Any]) -> None:
+        self._closers.append((client, m.get("id")))
+        self._tasks.kill_all()
+
+    # --- children
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            self._tasks.reaped(pid, status)
+
+    def _gone(self) -> bool:
+        """Every process of this node is gone, and its groups are removed."""
+        kill = self._place.groups.kill
+        if kill and cgroups.populated(kill):
+            cgroups.kill(kill)
+            return False
+        return all(cgroups.remove(directory) for directory in self._place.groups.directories())
+
+    def _say_goodbye(self) -> None:
+        for client, number in self._closers:
+            client.sock.setblocking(True)
+            self._send(client, {"id": number, "ok": {"gone": True}})

@@ -1,0 +1,161 @@
+"""From a task to its processes, contained so that all of them can be killed and proved gone.
+
+`grouped`: the process joins a control group of its own before it becomes the job; the kernel knows who is in
+it. `shepherded`: no control groups; a fork of the agent stands between, as the reaper of every orphan below
+it. It ends only when it has no children left, which is the proof, and kills them all when the agent dies or
+asks (SIGTERM).
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+from dataclasses import dataclass
+from typing import NoReturn
+
+from tidemill.sandbox import linux, processes
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What to start. `log` is an open O_APPEND descriptor; `uid` 0 keeps the agent's own user."""
+
+    argv: list[str]
+    env: dict[str, str]
+    cwd: str
+    log: int
+    uid: int = 0
+    join: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Spawned:
+    """`pid` is the child the agent waits for. `pipe` (non-blocking) says why a start failed, and, of a
+    shepherd, lines "pid N" and "status N" of the task's own process."""
+
+    pid: int
+    pipe: int
+
+
+def grouped(order: Order) -> Spawned:
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        enter(order, writer)
+    os.close(writer)
+    os.set_blocking(reader, False)
+    return Spawned(pid, reader)
+
+
+def shepherded(order: Order) -> Spawned:
+    reader, writer = os.pipe()
+    agent = os.getpid()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            _shepherd(order, writer, agent)
+        finally:
+            os._exit(70)
+    os.close(writer)
+    os.set_blocking(reader, False)
+    return Spawned(pid, reader)
+
+
+def enter(order: Order, report: int) -> NoReturn:
+    """In the child: take on every limit, then become the job. A failure is one line on `report`, and exit
+    127."""
+    step = "start"
+    try:
+        os.setsid()
+        step = "join its cgroup"
+        for directory in order.join:
+            fd = os.open(f"{directory}/cgroup.procs", os.O_WRONLY)
+            os.write(fd, b"0")
+            os.close(fd)
+        step = "redirect its output"
+        null = os.open("/dev/null", os.O_RDONLY)
+        os.dup2(null, 0)
+        os.dup2(order.log, 1)
+        os.dup2(order.log, 2)
+        os.umask(0o022)
+        step = f"become uid {order.uid}"
+        if order.uid:
+            os.setgroups([])
+            os.setresgid(order.uid, order.uid, order.uid)
+            os.setresuid(order.uid, order.uid, order.uid)
+        linux.no_new_privileges()
+        step = f"enter the directory {order.cwd!r}"
+        os.chdir(order.cwd)
+        for number in (signal.SIGPIPE, signal.SIGHUP, signal.SIGINT, signal.SIGXFSZ):
+            signal.signal(number, signal.SIG_DFL)
+        step = f"run {order.argv[0]!r}"
+        os.execvpe(order.argv[0], order.argv, order.env)
+    except BaseException as error:
+        why = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
+        os.write(report, f"failed could not {step}: {why}\n".encode()[:4000])
+    finally:
+        os._exit(127)
+
+
+def _shepherd(order: Order, writer: int, agent: int) -> None:
+    """In the child, which stays: run the task, reap all below it, leave when nothing is left."""
+    os.setsid()
+    linux.become_subreaper()
+    wake_reader = _only_signals(keep=(writer, order.log))
+    linux.signal_on_parent_death(signal.SIGTERM)
+    main = os.fork()
+    if main == 0:
+        signal.set_wakeup_fd(-1)
+        for number in (signal.SIGTERM, signal.SIGCHLD):
+            signal.signal(number, signal.SIG_DFL)
+        enter(order, writer)
+    os.write(writer, f"pid {main}\n".encode())
+    killing = os.getppid() != agent  # it died before we asked to be told
+    while True:
+        main_ended = _reap(main, writer)
+        if main_ended is None:
+            return
+        killing = killing or main_ended
+        if killing:
+            processes.kill(processes.children(os.getpid()))
+        select.select([wake_reader], [], [], 0.01 if killing else None)
+        killing = _told_to_kill(wake_reader) or killing
+
+
+def _only_signals(keep: tuple[int, ...]) -> int:
+    """Drops every descriptor of the agent's (its lock and socket above all) and turns signals into bytes."""
+    lowest = 3
+    for fd in sorted(keep):
+        os.closerange(lowest, fd)
+        lowest = fd + 1
+    os.closerange(lowest, 65536)
+    reader, writer = os.pipe()
+    os.set_blocking(reader, False)
+    os.set_blocking(writer, False)
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    return reader
+
+
+def _reap(main: int, writer: int) -> bool | None:
+    """Reaps what is dead. None: no child is left at all; else whether the main process has just ended."""
+    ended = False
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return None
+        if pid == 0:
+            return ended
+        if pid == main:
+            os.write(writer, f"status {status}\n".encode())
+            ended = True
+
+
+def _told_to_kill(reader: int) -> bool:
+    try:
+        return signal.SIGTERM in os.read(reader, 4096)
+    except BlockingIOError:
+        return False

@@ -1,0 +1,378 @@
+"""The tasks of one node: started once per epoch, stopped by a timetable, told about only when proved gone.
+
+Single-threaded and driven from outside: verbs, `reaped` (a child died) and `tick` (time passed). Times
+inside are CLOCK_BOOTTIME seconds; what goes out is microseconds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from tidemill.agent import spawn
+from tidemill.agent.files import open_beneath
+from tidemill.agent.journal import Journal, TaskId
+from tidemill.sandbox import cgroups, processes
+
+REMEMBERED = 1024  # forgotten tasks whose epoch is still refused
+
+
+class Refused(Exception):
+    """A verb that cannot be carried out. `code`: "stale", "busy", "invalid"."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What every task of this node is given. `work` is a descriptor of the work directory."""
+
+    node_id: str
+    marker: str  # prefix of the processes' marker: "<home id>/<node id>/"
+    work: int
+    work_path: str
+    groups: cgroups.Groups
+    uid: int
+    memory: int
+
+
+@dataclass(slots=True)
+class Task:
+    attempt: str
+    rank: int
+    epoch: int
+    grace: float = 10.0
+    state: str = "running"  # "running" | "ending" (main process gone, others not yet) | "exited"
+    marker: str = ""
+    pid: int = 0  # the child we wait for
+    main: int = 0  # the task's own process: the same, or below a shepherd
+    pipe: int = -1
+    told: str = ""  # what came through the pipe
+    group: str = ""
+    status: int | None = None
+    reason: str = ""
+    message: str = ""
+    timeout_at: float | None = None
+    kill_at: float | None = None
+    look_at: float | None = None
+    pause: float = 0.001
+    oom_before: int = 0
+    alone: bool = True  # no other task ran beside it: the node's peak is its peak
+    events: list[dict[str, Any]] = field(default_factory=list)
+    exit: dict[str, Any] | None = None
+
+
+class Tasks:
+    def __init__(self, place: Place, journal: Journal, push: Callable[[dict[str, Any]], None]) -> None:
+        self._place = place
+        self._journal = journal
+        self._push = push
+        self._tasks: dict[TaskId, Task] = {}
+        self._forgotten: OrderedDict[TaskId, int] = OrderedDict()
+        self._seq = 0
+        self._groups_made = 0
+        self.memory = place.memory
+
+    # --- verbs
+
+    def check_start(self, spec: dict[str, Any]) -> dict[str, Any] | None:
+        """The answer to a start that was carried out before; None if it is to be carried out now."""
+        key = (str(spec["attempt"]), int(spec["rank"]))
+        epoch = int(spec["epoch"])
+        known = self._tasks.get(key)
+        newest = known.epoch if known else self._forgotten.get(key, -1)
+        if epoch < newest or (known is None and epoch == newest):
+            raise Refused(
+                "stale", f"{key[0]}/{key[1]}: epoch {epoch} was started or overtaken before ({newest})"
+            )
+        if known is None:
+            return None
+        if epoch == known.epoch:
+            return {"state": known.state}
+        if known.state != "exited":
+            raise Refused("busy", f"{key[0]}/{key[1]}: epoch {known.epoch} still has processes")
+        return None
+
+    def intend(self, spec: dict[str, Any]) -> tuple[Task, int]:
+        """Checks the task, opens its log and puts the intent on disk. Returns it and the log's descriptor."""
+        if not spec["argv"]:
+            raise Refused("invalid", "argv is empty: there is nothing to run")
+        log = self._open_log(spec["log_path"])
+        task = Task(
+            str(spec["attempt"]), int(spec["rank"]), int(spec["epoch"]), grace=float(spec["term_grace_s"])
+        )
+        task.marker = f"{self._place.marker}{task.attempt}/{task.rank}"
+        record = {"attempt": task.attempt, "rank": task.rank, "epoch": task.epoch, "at": _wall()}
+        self._journal.write("intent", record)
+        self._tasks[task.attempt, task.rank] = task
+        return task, log
+
+    def launch(self, task: Task, spec: dict[str, Any], log: int) -> None:
+        """Spawns. Failures come as an exit with reason "spawn_failed"."""
+        environ = dict(spec["env"])
+        environ[processes.VARIABLE] = task.marker
+        environ["CUDA_VISIBLE_DEVICES"] = environ["NVIDIA_VISIBLE_DEVICES"] = ",".join(spec["gpu_ids"])
+        others = [t for t in self._tasks.values() if t.state != "exited" and t is not task]
+        task.alone = not others
+        for other in others:
+            other.alone = False
+        try:
+            join = self._make_group(task)
+            order = spawn.Order(spec["argv"], environ, spec["cwd"], log, self._place.uid, join)
+            spawned = spawn.grouped(order) if task.group else spawn.shepherded(order)
+        except OSError as error:
+            task.reason, task.message = "spawn_failed", f"could not start a process: {error}"
+            self._finish(task)
+            return
+        finally:
+            os.close(log)
+        task.pid, task.pipe = spawned.pid, spawned.pipe
+        task.main = task.pid if task.group else self._shepherd_says(task)
+        if spec["timeout_s"] is not None:
+            task.timeout_at = _boot() + float(spec["timeout_s"])
+            task.message = f"ran longer than its limit of {spec['timeout_s']:g} s"
+        self._tell(task, "task_started", {"pid": task.main})
+
+    def stop(self, attempt: str, rank: int, epoch: int, why: str) -> None:
+        """TERM now, KILL after the task's grace. What never started is recorded as stopped, and never
+        will."""
+        task = self._tasks.get((attempt, rank))
+        newest = task.epoch if task else self._forgotten.get((attempt, rank), -1)
+        if epoch < newest or (task is None and epoch == newest):
+            return
+        if task is None or (epoch > task.epoch and task.state == "exited"):
+            task = Task(attempt, rank, epoch, reason="stopped", message=why)
+            self._tasks[attempt, rank] = task
+            self._finish(task)
+        elif task.state == "running" and task.kill_at is None:
+            task.reason, task.message = "stopped", why
+            self._terminate(task)
+
+    def forget(self, attempt: str, rank: int) -> None:
+        task = self._tasks.get((attempt, rank))
+        if task is None:
+            return
+        if task.state != "exited":
+            raise Refused("busy", f"{attempt}/{rank} still has processes: stop it and wait for its exit")
+        del self._tasks[attempt, rank]
+        self._forgotten[attempt, rank] = task.epoch
+        if len(self._forgotten) > REMEMBERED:
+            self._forgotten.popitem(last=False)
+        self._journal.write("forget", {"attempt": attempt, "rank": rank}, sync=False)
+
+    def status(self) -> list[dict[str, Any]]:
+        return [
+            {"attempt": t.attempt, "rank": t.rank, "epoch": t.epoch, "state": t.state, "pid": t.main}
+            for t in self._tasks.values()
+        ]
+
+    def since(self, seq: int) -> list[dict[str, Any]]:
+        """Events of tasks that are not forgotten, after `seq`, in order."""
+        events = [e for t in self._tasks.values() for e in t.events if e["seq"] > seq]
+        return sorted(events, key=lambda e: e["seq"])
+
+    def records(self) -> list[tuple[str, dict[str, Any]]]:
+        """The journal's content anew, for compaction."""
+        made: list[tuple[str, dict[str, Any]]] = []
+        for task in self._tasks.values():
+            key = {"attempt": task.attempt, "rank": task.rank, "epoch": task.epoch}
+            made.append(("exit", task.exit) if task.exit else ("intent", key))
+        return made
+
+    def kill_all(self) -> None:
+        for task in self._tasks.values():
+            if task.state == "running":
+                task.reason, task.message = task.reason or "stopped", task.message or "its node was closed"
+                self._kill(task)
+
+    @property
+    def busy(self) -> bool:
+        return any(t.state != "exited" for t in self._tasks.values())
+
+    # --- what happens
+
+    def reaped(self, pid: int, status: int) -> None:
+        """A child was waited for. Strays that came to us as orphans are nobody's: ignored."""
+        task = next((t for t in self._tasks.values() if t.pid == pid and t.state == "running"), None)
+        if task is None:
+            return
+        task.state = "ending"
+        self._listen(task)
+        task.status = status if task.group else _said(task.told, "status", status)
+        self._look(task)
+
+    def tick(self) -> float | None:
+        """Does what is due; returns the seconds until the next thing is, None if nothing is planned."""
+        now = _boot()
+        due: list[float] = []
+        for task in [t for t in self._tasks.values() if t.state != "exited"]:
+            if task.state == "ending":
+                if task.look_at is not None and task.look_at <= now:
+                    self._look(task)
+            elif task.kill_at is not None:
+                if task.kill_at <= now:
+                    self._kill(task)
+            elif task.timeout_at is not None and task.timeout_at <= now:
+                task.reason = "timeout"
+                self._terminate(task)
+            planned = task.look_at if task.state == "ending" else task.kill_at or task.timeout_at
+            if planned is not None and task.state != "exited":
+                due.append(planned)
+        return max(0.0, min(due) - _boot()) if due else None
+
+    def _terminate(self, task: Task) -> None:
+        task.kill_at = _boot() + task.grace
+        if task.group:
+            cgroups.signal_all(task.group, signal.SIGTERM)
+        elif task.main:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(task.main, signal.SIGTERM)
+
+    def _kill(self, task: Task) -> None:
+        task.kill_at = _boot() + 0.5  # again, until its end is seen
+        if task.group:
+            cgroups.kill(task.group)
+        else:
+            processes.kill([task.pid], signal.SIGTERM)  # the shepherd kills all below it and reaps them
+
+    def _look(self, task: Task) -> None:
+        """After the main process: kill what remains; finish once nothing does."""
+        if not self._remains(task):
+            self._finish(task)
+            return
+        if task.group:
+            cgroups.kill(task.group)
+        else:
+            processes.kill(self._strays(task))
+        task.look_at = _boot() + task.pause
+        task.pause = min(0.1, task.pause * 2)
+
+    def _remains(self, task: Task) -> bool:
+        if task.group:
+            return cgroups.populated(task.group)
+        return "status " not in task.told and bool(self._strays(task))
+
+    def _strays(self, task: Task) -> list[int]:
+        """Of a shepherd that was itself killed: its orphans came to us, and their children carry the
+        marker."""
+        shepherds = {t.pid for t in self._tasks.values() if t.state == "running"}
+        ours = [p for p in processes.children(os.getpid()) if p not in shepherds]
+        return ours + processes.marked(task.marker)
+
+    def _finish(self, task: Task) -> None:
+        self._listen(task)
+        exit_code, number = _decode(task.status)
+        failure = next((ln[7:] for ln in task.told.splitlines() if ln.startswith("failed ")), "")
+        memory_group = self._memory_group(task)
+        if failure:
+            task.reason, task.message = "spawn_failed", failure
+        elif task.reason == "":
+            task.message = f"ended by {signal.Signals(number).name}" if number else ""
+            killed = memory_group and cgroups.oom_kills(memory_group) > task.oom_before
+            if killed and exit_code != 0:
+                task.reason = "oom"
+                task.message = (
+                    f"killed by the kernel: it needed more memory than the node's {self.memory} bytes"
+                )
+        record: dict[str, Any] = {"at": _wall(), "mono": _micro(_boot()), "pid": task.main}
+        record |= {"attempt": task.attempt, "rank": task.rank, "epoch": task.epoch}
+        record |= {"exit_code": exit_code, "signal": number, "reason": task.reason, "message": task.message}
+        record["peak_memory"] = cgroups.peak_memory(memory_group) if memory_group and task.alone else None
+        if task.group:
+            cgroups.remove(task.group)
+        if task.pipe >= 0:
+            os.close(task.pipe)
+        task.pipe, task.told, task.state, task.exit = -1, "", "exited", record
+        self._journal.write("exit", record)
+        self._tell(task, "task_exited", record)
+
+    def _tell(self, task: Task, kind: str, what: dict[str, Any]) -> None:
+        self._seq += 1
+        event = {"seq": self._seq, "kind": kind, "at": _wall(), "mono": _micro(_boot())}
+        event |= {"attempt": task.attempt, "rank": task.rank, "epoch": task.epoch, **what}
+        task.events.append(event)
+        self._push(event)
+
+    # --- pieces
+
+    def _open_log(self, path: str) -> int:
+        root = self._place.work_path
+        if not path.startswith(root + "/"):
+            raise Refused("invalid", f"log_path {path!r} is not below the node's work directory {root!r}")
+        try:
+            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
+            fd = open_beneath(self._place.work, path[len(root) + 1 :], flags)
+            if self._place.uid:
+                os.fchown(fd, self._place.uid, self._place.uid)
+        except (OSError, ValueError) as error:
+            raise Refused("invalid", f"log_path {path!r} cannot be opened: {error}") from None
+        return fd
+
+    def _make_group(self, task: Task) -> tuple[str, ...]:
+        groups = self._place.groups
+        if not groups.kill:
+            return ()
+        self._groups_made += 1
+        directory = f"{groups.kill}/t{self._groups_made}"
+        os.mkdir(directory)
+        task.group = directory
+        memory_group = self._memory_group(task)
+        if memory_group:
+            task.oom_before = cgroups.oom_kills(memory_group)
+            if task.alone:
+                task.alone = memory_group != groups.paths["memory"] or cgroups.reset_peak(memory_group)
+        return tuple(groups.joined_by(directory))
+
+    def _memory_group(self, task: Task) -> str:
+        """Where the task's memory is counted: its own group (v2 with the controller), else the node's."""
+        if task.group and os.path.exists(f"{task.group}/memory.events"):
+            return task.group
+        return self._place.groups.paths.get("memory", "") if task.group else ""
+
+    def _shepherd_says(self, task: Task) -> int:
+        select.select([task.pipe], [], [], 10.0)
+        self._listen(task)
+        return _said(task.told, "pid", 0)
+
+    def _listen(self, task: Task) -> None:
+        if task.pipe < 0:
+            return
+        try:
+            while data := os.read(task.pipe, 65536):
+                task.told += data.decode(errors="replace")
+        except BlockingIOError:
+            pass
+
+
+def _said(text: str, word: str, otherwise: int) -> int:
+    return next((int(ln.split()[1]) for ln in text.splitlines() if ln.startswith(word + " ")), otherwise)
+
+
+def _decode(status: int | None) -> tuple[int | None, int | None]:
+    """(exit code, signal) of a wait status; (None, None) of what never ran."""
+    if status is None:
+        return None, None
+    if os.WIFSIGNALED(status):
+        return None, os.WTERMSIG(status)
+    return os.WEXITSTATUS(status), None
+
+
+def _boot() -> float:
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def _wall() -> int:
+    return time.time_ns() // 1000
+
+
+def _micro(seconds: float) -> int:
+    return int(seconds * 1_000_000)
