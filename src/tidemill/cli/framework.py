@@ -1,0 +1,133 @@
+"""Commands that share their global options, load lazily, and name the nearest word after a typing error."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+import click
+
+from tidemill.cli.errors import did_you_mean
+from tidemill.cli.session import Given, Session
+
+FORMATS = ("table", "json", "yaml", "tsv", "none")
+
+
+def _keep(context: click.Context, parameter: click.Parameter, value: Any) -> None:
+    """An option given after the command wins over the same one before it."""
+    if value is not None:
+        session: Session = context.ensure_object(_NewSession)
+        setattr(session.given, parameter.name or "", value)
+
+
+class _NewSession(Session):
+    def __init__(self) -> None:
+        super().__init__(Given())
+
+
+def common_options() -> list[click.Parameter]:
+    shared: dict[str, Any] = {"expose_value": False, "callback": _keep}
+    return [
+        click.Option(
+            ["--home"],
+            metavar="DIR",
+            help="Home of the server (default $TIDEMILL_HOME or ~/.tidemill).",
+            **shared,
+        ),
+        click.Option(
+            ["--output", "-o"],
+            type=click.Choice(FORMATS),
+            help="How results are printed (default table).",
+            **shared,
+        ),
+        click.Option(
+            ["--workspace-name", "-w", "workspace"],
+            metavar="NAME",
+            help="Workspace (default $AZUREML_WORKSPACE_NAME or the home's).",
+            **shared,
+        ),
+        click.Option(["--resource-group", "-g", "group"], metavar="NAME", help="Resource group.", **shared),
+        click.Option(["--subscription"], metavar="ID", help="Subscription id.", **shared),
+    ]
+
+
+class Command(click.Command):
+    """A command with the global options and, in its help, an example."""
+
+    def __init__(self, *args: Any, example: str = "", **kwargs: Any) -> None:
+        kwargs["params"] = [*kwargs.get("params", []), *common_options()]
+        super().__init__(*args, **kwargs)
+        self.example = example
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        if self.example:
+            with formatter.section("Examples"):
+                for line in self.example.strip().splitlines():
+                    formatter.write(f"  {line.strip()}\n")
+
+
+class Group(click.Group):
+    """`lazy`: {name: (module:attribute, one line of help)}; a module is imported when its command is used."""
+
+    def __init__(self, *args: Any, lazy: dict[str, tuple[str, str]] | None = None, **kwargs: Any) -> None:
+        kwargs["params"] = [*kwargs.get("params", []), *common_options()]
+        super().__init__(*args, **kwargs)
+        self._lazy = lazy or {}
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self._lazy) + [name for name in super().list_commands(ctx) if name not in self._lazy]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        known = super().get_command(ctx, cmd_name)
+        if known is not None or cmd_name not in self._lazy:
+            return known
+        module, _, attribute = self._lazy[cmd_name][0].partition(":")
+        found: click.Command = getattr(import_module(module), attribute)
+        return found
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        command = self.get_command(ctx, name)
+        if command is None and not name.startswith("-"):
+            known = self.list_commands(ctx)
+            hint = did_you_mean(name, known) or f" Commands: {', '.join(known)}."
+            ctx.fail(f"No such command '{name}'.{hint}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        rows: list[tuple[str, str]] = []
+        for name in self.list_commands(ctx):
+            if name in self._lazy:
+                rows.append((name, self._lazy[name][1]))
+            else:
+                command = self.get_command(ctx, name)
+                if command is not None and not command.hidden:
+                    rows.append((name, command.get_short_help_str(90)))
+        if rows:
+            with formatter.section("Commands"):
+                formatter.write_dl(rows)
+
+
+def group(name: str, help: str) -> Group:
+    """A group of commands such as `tidemill job`."""
+    return Group(name=name, help=help, no_args_is_help=True, context_settings=CONTEXT)
+
+
+def command(of: Group | None, name: str, example: str) -> Callable[[Callable[..., Any]], Command]:
+    """Decorator: a command whose function gets the session first."""
+
+    def decorate(function: Callable[..., Any]) -> Command:
+        made = click.command(name, cls=Command, example=example, context_settings=CONTEXT)(
+            click.make_pass_decorator(Session, ensure=False)(function)
+        )
+        if of is not None:
+            of.add_command(made)
+        return made
+
+    return decorate
+
+
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}

@@ -1,0 +1,154 @@
+"""`tidemill`: the command line. Modules of commands are imported when they are used."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+
+from tidemill.cli.errors import FAILED, INTERRUPTED, OK, USAGE, CliError, did_you_mean, exit_code_of
+from tidemill.cli.framework import CONTEXT, Group
+from tidemill.cli.session import Given, Session
+
+_ROOM = "tidemill.cli.commands."
+COMMANDS = {
+    "up": (_ROOM + "server:up", "Start the server of a home."),
+    "down": (_ROOM + "server:down", "Stop it."),
+    "status": (_ROOM + "server:status", "What runs, and where it is reached."),
+    "env": (_ROOM + "server:env", "Variables that point the Azure ML SDK here."),
+    "job": (_ROOM + "job:job", "Submit, follow, stop and fetch jobs."),
+    "compute": (_ROOM + "compute:compute", "Clusters: sizes, nodes, scaling, prices."),
+    "environment": (_ROOM + "assets:environment", "Environments and their versions."),
+    "data": (_ROOM + "assets:data", "Data assets and their versions."),
+    "model": (_ROOM + "assets:model", "Models and their versions."),
+    "datastore": (_ROOM + "datastore:datastore", "Where data lies."),
+    "workspace": (_ROOM + "workspace:workspace", "Workspaces."),
+}
+
+EPILOG = (
+    "Exit codes: 0 done, 1 failed (also: the job that was followed failed), 2 wrong usage or file, "
+    "3 not found, 4 refused or in conflict, 5 server not running."
+)
+
+
+def root() -> Group:
+    return Group(
+        name="tidemill",
+        help="Azure Machine Learning Compute, on machines you own.",
+        epilog=EPILOG,
+        lazy=COMMANDS,
+        no_args_is_help=True,
+        params=[_version_option()],
+        context_settings=CONTEXT,
+    )
+
+
+def _version_option() -> click.Option:
+    def show(context: click.Context, _: click.Parameter, value: bool) -> None:
+        if value:
+            from importlib.metadata import version
+
+            click.echo(f"tidemill {version('tidemill')}")
+            context.exit()
+
+    return click.Option(
+        ["--version"],
+        is_flag=True,
+        is_eager=True,
+        expose_value=False,
+        callback=show,
+        help="Show the version.",
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point. Exits with the codes of cli/errors.py."""
+    args = list(sys.argv[1:] if arguments is None else arguments)
+    sys.exit(run(args))
+
+
+def run(args: list[str]) -> int:
+    """-> exit code; every error becomes one message on stderr (ARM JSON when the output is json)."""
+    as_json = _asks_json(args)
+    try:
+        result = root().main(args, prog_name="tidemill", standalone_mode=False, obj=Session(Given()))
+        sys.stdout.flush()
+        return result if isinstance(result, int) else OK
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return USAGE
+    except click.UsageError as error:
+        _report_usage(error, as_json)
+        return USAGE
+    except click.Abort:
+        return INTERRUPTED
+    except KeyboardInterrupt:
+        click.echo("Stopped.", err=True)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader of a pipe has gone; nothing more can be said there.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 141
+    except CliError as error:
+        _report(error, as_json)
+        return error.exit_code
+    except Exception as error:
+        known = _domain_error(error)
+        if known is None:
+            raise
+        _report(known, as_json)
+        return known.exit_code
+
+
+def _report(error: CliError, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(error.arm(), ensure_ascii=False), err=True)
+        return
+    click.echo(f"Error: {error.message}", err=True)
+    for detail in error.details:
+        if detail.get("message") and detail["message"] not in error.message:
+            click.echo(f"  {detail['message']}", err=True)
+
+
+def _report_usage(error: click.UsageError, as_json: bool) -> None:
+    message = error.format_message()
+    if isinstance(error, click.NoSuchOption) and not error.possibilities and error.ctx is not None:
+        names = [name for parameter in error.ctx.command.params for name in parameter.opts]
+        message += did_you_mean(error.option_name, names)
+    if as_json:
+        click.echo(json.dumps(CliError(message, USAGE, "UsageError").arm(), ensure_ascii=False), err=True)
+        return
+    where = f"{error.ctx.command_path} --help" if error.ctx is not None else "tidemill --help"
+    click.echo(f"Error: {message}\nSee: {where}", err=True)
+
+
+def _domain_error(error: Exception) -> CliError | None:
+    """Errors raised by the server's own code, which `up`, `down` and `env` call in this process."""
+    from tidemill.domain.errors import TidemillError
+
+    if isinstance(error, TidemillError):
+        return CliError(error.message, exit_code_of(error.status), error.code, error.target)
+    if isinstance(error, OSError):
+        place = f"{error.filename}: " if error.filename else ""
+        return CliError(f"{place}{error.strerror or error}", FAILED, "SystemError")
+    return None
+
+
+def _asks_json(args: Sequence[str]) -> bool:
+    """Read before parsing, so that errors of the parsing itself come in the wanted form."""
+    wanted = False
+    for index, word in enumerate(args):
+        if word in ("-o", "--output") and index + 1 < len(args):
+            wanted = args[index + 1] == "json"
+        elif word.startswith("--output="):
+            wanted = word == "--output=json"
+        elif word.startswith("-o") and len(word) > 2:
+            wanted = word[2:].lstrip("=") == "json"
+    return wanted
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,193 @@
+"""Code and inputs from this machine to the workspace's storage, once: what is there already is found by its hash."""
+
+from __future__ import annotations
+
+import sys
+import time
+import uuid
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from tidemill.cli import hashing, ignore, text
+from tidemill.cli.blob import BlobClient, Container, container_of
+from tidemill.cli.errors import REFUSED, USAGE, CliError
+from tidemill.cli.http import segment
+from tidemill.cli.session import Session
+
+CODES_API = "2023-04-01"
+DATASTORES_API = "2024-10-01-preview"
+DEFAULT_STORE = "workspaceblobstore"
+DONE = {"upload_status": "completed"}
+_SHOW_AFTER_S = 0.5
+_SMALL = 16  # up to so many files, one connection is faster than several handshakes
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """A blob datastore: its name and a signed way into its container."""
+
+    name: str
+    container: Container
+
+
+def open_store(session: Session, name: str = DEFAULT_STORE) -> Store:
+    """A datastore of the workspace with its account key. Raises CliError when it is missing or no blob store."""
+    base = f"{session.workspace_id()}/datastores/{segment(name)}"
+    properties = session.client.get(base, {"api-version": DATASTORES_API})["properties"]
+    if properties.get("datastoreType") != "AzureBlob":
+        raise CliError(
+            f"Datastore {name} is {properties.get('datastoreType')}; only blob datastores are offered yet.",
+            REFUSED,
+        )
+    secrets = session.client.call(
+        "POST",
+        f"{base}/listSecrets",
+        {"expirableSecret": True, "expireAfterHours": 1},
+        {"api-version": DATASTORES_API},
+    )
+    protocol = properties.get("protocol") or "https"
+    endpoint = properties.get("endpoint") or "core.windows.net"
+    url = f"{protocol}://{properties['accountName']}.blob.{endpoint}/{properties['containerName']}"
+    sas = (secrets.get("sasToken") or "").removeprefix("?")
+    return Store(name, Container(url, session.ca_file, sas=sas, key=secrets.get("key") or ""))
+
+
+def upload_code(session: Session, root: Path) -> str:
+    """-> the ARM id of a code version with this content; nothing is sent when the workspace has it."""
+    files = hashing.files_of(root, ignore.load(root) if root.is_dir() else _keep_all)
+    if not files:
+        raise CliError(f"The code folder {root} has no files that are not ignored.", USAGE, "EmptyFolder")
+    digest = hashing.content_hash(files)
+    name = str(uuid.uuid4())
+    base = f"{session.workspace_id()}/codes/{name}/versions"
+    found = session.client.get(
+        base, {"api-version": CODES_API, "hash": digest, "hashVersion": hashing.HASH_VERSION}
+    )
+    if found.get("value"):
+        return found["value"][0]["id"]
+    pending = session.client.call(
+        "POST",
+        f"{base}/1/startPendingUpload",
+        {"pendingUploadType": "TemporaryBlobReference"},
+        {"api-version": CODES_API},
+    )["blobReferenceForConsumption"]
+    container = container_of(pending["credential"]["sasUri"], session.ca_file)
+    prefix = f"{root.resolve().name}/" if root.is_dir() else ""
+    _send(session, container, files, prefix, {**DONE, "name": name, "version": "1"}, root.name)
+    code_uri = pending["blobUri"].rstrip("/") + "/" + (prefix.rstrip("/") or root.name)
+    body = {
+        "properties": {
+            "codeUri": code_uri,
+            "isAnonymous": True,
+            "properties": {"hash_sha256": digest, "hash_version": hashing.HASH_VERSION},
+        }
+    }
+    return session.client.call("PUT", f"{base}/1", body, {"api-version": CODES_API})["id"]
+
+
+def upload_path(session: Session, store: Store, root: Path, kind: str) -> str:
+    """-> azureml://datastores/STORE/paths/LocalUpload/{hash}/{name}, with a '/' at the end for a folder."""
+    excluded = ignore.load(root) if root.is_dir() else _keep_all
+    files = hashing.files_of(root, excluded)
+    if not files:
+        raise CliError(f"The folder {root} has no files that are not ignored.", USAGE, "EmptyFolder")
+    digest = hashing.object_hash(root, excluded)
+    place = f"LocalUpload/{digest}/" + (f"{root.name}/" if root.is_dir() else "")
+    _send(
+        session, store.container, files, place, {**DONE, "name": str(uuid.uuid4()), "version": "1"}, root.name
+    )
+    ending = "/" if kind in ("uri_folder", "mltable") and root.is_dir() else ""
+    return f"azureml://datastores/{store.name}/paths/LocalUpload/{digest}/{root.name}{ending}"
+
+
+def _send(
+    session: Session,
+    container: Container,
+    files: Sequence[tuple[Path, str]],
+    prefix: str,
+    confirmation: dict[str, str],
+    shown: str,
+) -> None:
+    """Puts the files and, last, marks the first of them: a marked upload is whole and is not sent again."""
+    ordered = sorted((path, prefix + name) for path, name in files)
+    client = BlobClient(container)
+    try:
+        metadata = client.metadata(ordered[0][1])
+        if metadata is not None and metadata.get("upload_status") == "completed":
+            return
+        progress = Progress(session, shown, sum(path.stat().st_size for path, _ in ordered), len(ordered))
+        if len(ordered) <= _SMALL:
+            for path, name in ordered:
+                client.put(name, path, progress.add)
+                progress.file_done()
+        else:
+            _send_parallel(container, ordered, progress)
+        client.set_metadata(ordered[0][1], confirmation)
+        progress.finish()
+    finally:
+        client.close()
+
+
+def _send_parallel(container: Container, ordered: Sequence[tuple[Path, str]], progress: Progress) -> None:
+    def send(share: Sequence[tuple[Path, str]]) -> None:
+        client = BlobClient(container)
+        try:
+            for path, name in share:
+                client.put(name, path, progress.add)
+                progress.file_done()
+        finally:
+            client.close()
+
+    workers = 4
+    with ThreadPoolExecutor(workers) as pool:
+        for result in [pool.submit(send, ordered[start::workers]) for start in range(workers)]:
+            result.result()
+
+
+class Progress:
+    """A line on stderr for transfers that last: rewritten on a terminal, once at the end elsewhere."""
+
+    def __init__(self, session: Session, name: str, total: int, files: int) -> None:
+        self._quiet = session.output != "table"
+        self._name, self._total, self._files = name, total, files
+        self._sent = self._done = 0
+        self._started = self._shown_at = time.monotonic()
+        self._terminal = sys.stderr.isatty()
+        self._open = False
+
+    def add(self, count: int) -> None:
+        self._sent += count
+        now = time.monotonic()
+        if (
+            self._terminal
+            and not self._quiet
+            and now - self._started > _SHOW_AFTER_S
+            and now - self._shown_at > 0.1
+        ):
+            self._shown_at = now
+            self._open = True
+            share = 100 * self._sent // max(self._total, 1)
+            sys.stderr.write(
+                f"\r  {self._name}: {share:3d} %  {text.size(self._sent)} of {text.size(self._total)}, "
+                f"{self._done} of {self._files} files\x1b[K"
+            )
+            sys.stderr.flush()
+
+    def file_done(self) -> None:
+        self._done += 1
+
+    def finish(self, verb: str = "uploaded") -> None:
+        took = time.monotonic() - self._started
+        if self._open:
+            sys.stderr.write("\r\x1b[K")
+        if not self._quiet and (took > _SHOW_AFTER_S or self._open):
+            files = f"{self._files} file{'s' if self._files != 1 else ''}"
+            sys.stderr.write(
+                f"  {verb} {self._name}: {files}, {text.size(self._total)} in {text.duration(took)}\n"
+            )
+
+
+def _keep_all(_: str) -> bool:
+    return False

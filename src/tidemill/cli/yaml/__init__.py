@@ -1,0 +1,1 @@
+"""Reader of Azure's v2 YAML schemas: every error has its line and column."""

@@ -1,0 +1,158 @@
+"""References inside a file: asset and compute references, local paths, `${{…}}` expressions."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tidemill.cli.errors import did_you_mean
+from tidemill.cli.yaml.document import Document, Problem, Trail
+
+_EXPRESSION = re.compile(r"\$\{\{(.*?)\}\}", re.DOTALL)
+_BINDING = re.compile(r"^(inputs|outputs)\.([A-Za-z_][A-Za-z0-9_]*)(\.[A-Za-z_][A-Za-z0-9_.]*)?$")
+_REMOTE = re.compile(r"^(azureml|https?|wasbs?|abfss?|adl|s3|gs)://", re.IGNORECASE)
+_ARM_ID = re.compile(r"^(azureml:)?/subscriptions/", re.IGNORECASE)
+_NAME = r"[A-Za-z0-9][A-Za-z0-9_.\-]*"
+_ASSET = re.compile(
+    rf"^azureml:(?P<name>{_NAME})(?::(?P<version>{_NAME})|@(?P<label>{_NAME}))?$", re.IGNORECASE
+)
+
+
+@dataclass(frozen=True, slots=True)
+class AssetReference:
+    """`azureml:NAME:VERSION`, `azureml:NAME@LABEL` or `azureml:NAME` (the latest)."""
+
+    name: str
+    version: str = ""
+    label: str = ""
+
+
+def asset_reference(text: str) -> AssetReference | None:
+    match = _ASSET.match(text)
+    if match is None:
+        return None
+    version, label = match["version"] or "", match["label"] or ""
+    return AssetReference(match["name"], version, label or ("" if version else "latest"))
+
+
+def is_remote(text: str) -> bool:
+    """A URI or ARM id: nothing to resolve or upload."""
+    return bool(_REMOTE.match(text) or _ARM_ID.match(text))
+
+
+def is_local(text: str) -> bool:
+    """A path on this machine (`file:` included)."""
+    return not is_remote(text) and not text.lower().startswith("azureml:") and "${{" not in text
+
+
+def local_path(document: Document, text: str) -> Path:
+    text = text.removeprefix("file://") if text.startswith("file://") else text.removeprefix("file:")
+    return (document.folder / Path(text).expanduser()).resolve()
+
+
+def check_environment(document: Document, text: str, trail: Trail, problems: list[Problem]) -> None:
+    if is_remote(text) or asset_reference(text):
+        return
+    bare = text.removeprefix("azureml:")
+    better = f"azureml:{bare}" if re.fullmatch(rf"{_NAME}([:@]{_NAME})?", bare) else "azureml:NAME@latest"
+    problems.append(
+        Problem(
+            document.place(trail),
+            f"environment {text!r} is no reference. Write azureml:NAME:VERSION, azureml:NAME@latest, "
+            f"azureml://registries/…, or a mapping with image and conda_file. Did you mean '{better}'?",
+        )
+    )
+
+
+def check_compute(document: Document, text: str, trail: Trail, problems: list[Problem]) -> None:
+    """`azureml:NAME`, `NAME`, an ARM id, `local` or `serverless`."""
+    if _ARM_ID.match(text) or re.fullmatch(rf"(azureml:)?{_NAME}", text):
+        return
+    problems.append(
+        Problem(
+            document.place(trail),
+            f"compute {text!r} is no reference. Write azureml:CLUSTER, for example azureml:cpu-cluster, or local.",
+        )
+    )
+
+
+def check_data(document: Document, text: str, trail: Trail, problems: list[Problem], kind: str = "") -> None:
+    """A data path: an asset, a URI, or something that exists here and is of the given kind."""
+    if is_remote(text) or asset_reference(text) or "${{" in text:
+        return
+    if not is_local(text):
+        problems.append(
+            Problem(
+                document.place(trail),
+                f"{text!r} is no reference. Write azureml:NAME:VERSION, azureml:NAME@latest, "
+                "azureml://datastores/…, a URL, or a local path.",
+            )
+        )
+        return
+    check_path(document, text, trail, problems, kind)
+
+
+def check_path(document: Document, text: str, trail: Trail, problems: list[Problem], kind: str = "") -> None:
+    """`kind`: "uri_file" or "file", "uri_folder", "mltable" or "folder", or "" for either."""
+    path = local_path(document, text)
+    where = document.place(trail)
+    if not path.exists():
+        parent = path.parent
+        names = [entry.name for entry in parent.iterdir()] if parent.is_dir() else []
+        missing = (
+            f"there is no folder {parent}" if not parent.is_dir() else f"there is no {path.name} in {parent}"
+        )
+        problems.append(
+            Problem(where, f"{'.'.join(map(str, trail))}: {missing}.{did_you_mean(path.name, names)}")
+        )
+    elif kind in ("uri_file", "file") and not path.is_file():
+        problems.append(Problem(where, f"{path} is a folder; {_say(kind)} needs a file."))
+    elif kind in ("uri_folder", "mltable", "folder") and not path.is_dir():
+        problems.append(Problem(where, f"{path} is a file; {_say(kind)} needs a folder."))
+
+
+def _say(kind: str) -> str:
+    return f"type: {kind}" if "_" in kind or kind == "mltable" else "this"
+
+
+def check_expressions(
+    document: Document,
+    text: Any,
+    trail: Trail,
+    inputs: list[str],
+    outputs: list[str],
+    problems: list[Problem],
+) -> None:
+    """Every `${{…}}` of a command job names one of its inputs or outputs."""
+    if not isinstance(text, str):
+        return
+    for match in _EXPRESSION.finditer(text):
+        inside = match[1].strip()
+        message = _binding_problem(inside, inputs, outputs)
+        if message:
+            problems.append(Problem(document.place_in(trail, match[0]), f"{match[0]}: {message}"))
+    rest = _EXPRESSION.sub("", text)
+    if "${{" in rest:
+        problems.append(
+            Problem(document.place_in(trail, "${{"), "'${{' is not closed: write ${{inputs.NAME}}.")
+        )
+
+
+def _binding_problem(inside: str, inputs: list[str], outputs: list[str]) -> str:
+    match = _BINDING.match(inside)
+    if match is None:
+        scope = inside.split(".")[0]
+        if scope in ("search_space", "parent"):
+            return f"'{scope}' exists only in {'sweep' if scope == 'search_space' else 'pipeline'} jobs."
+        hint = did_you_mean(scope, ("inputs", "outputs"))
+        return f"write inputs.NAME or outputs.NAME.{hint}"
+    kind, name = match[1], match[2]
+    names = inputs if kind == "inputs" else outputs
+    if name in names:
+        return ""
+    if not names:
+        return f"this job has no {kind}."
+    hint = did_you_mean(name, names) or f" There are: {', '.join(names)}."
+    return f"there is no {kind[:-1]} '{name}'.{hint}"
