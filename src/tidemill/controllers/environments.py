@@ -1,0 +1,90 @@
+"""The environments controller: builds what accepted jobs need, once each, before any node is held."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import replace
+
+from tidemill.app import transitions
+from tidemill.app.codec import job_status
+from tidemill.app.services import Services
+from tidemill.domain.errors import TidemillError
+from tidemill.domain.model import JobState, Resource
+from tidemill.domain.plan import JobError, PlannedEnvironment
+from tidemill.environments.spec import EnvironmentSpec
+from tidemill.store.api import ResourceQuery, Tx
+
+log = logging.getLogger("tidemill.environments")
+
+
+class Environments:
+    def __init__(self, services: Services) -> None:
+        self._s = services
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    async def start(self) -> None:
+        for row in await self._s.store.read(lambda r: r.find(ResourceQuery("jobs", states=(JobState.PREPARING,)))):
+            self.take(row)
+
+    async def look(self, uid: str) -> None:
+        row = await self._s.store.read(lambda r: r.by_uid(uid))
+        if row is not None and row.state == JobState.PREPARING:
+            self.take(row)
+
+    def take(self, row: Resource) -> None:
+        if row.uid not in self._tasks:
+            task = asyncio.create_task(self._prepare(row), name=f"environment of {row.key.name}")
+            self._tasks[row.uid] = task
+            task.add_done_callback(lambda _: self._tasks.pop(row.uid, None))
+
+    async def stop(self) -> None:
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _prepare(self, row: Resource) -> None:
+        planned = job_status(row.status).plan.environment
+        started = self._s.clock.now()
+        try:
+            built = await self._s.environments.ensure(spec_of(planned), lambda line: None)
+        except TidemillError as error:
+            await self._s.store.write(lambda tx: self._failed(tx, row.uid, planned, error))
+            return
+        seconds = (self._s.clock.now() - started) / 1e6
+        await self._s.store.write(lambda tx: self._ready(tx, row.uid, planned, built.notes, seconds))
+
+    def _ready(
+        self, tx: Tx, uid: str, planned: PlannedEnvironment, notes: tuple[str, ...], seconds: float
+    ) -> None:
+        row = tx.by_uid(uid)
+        if row is None or row.state != JobState.PREPARING:
+            return
+        now = self._s.clock.now()
+        status = job_status(row.status)
+        for note in notes:
+            if note not in planned.notes:
+                tx.add_event(transitions.job_event(row, now, "Note", note))
+        message = f"Environment {planned.label} is ready after {seconds:.1f} s."
+        tx.add_event(transitions.job_event(row, now, "EnvironmentReady", message))
+        progress = replace(status.progress, queued_at=now)
+        tx.update(transitions.with_progress(row, status, JobState.QUEUED, now, progress))
+
+    def _failed(self, tx: Tx, uid: str, planned: PlannedEnvironment, error: TidemillError) -> None:
+        row = tx.by_uid(uid)
+        if row is None or row.state != JobState.PREPARING:
+            return
+        now = self._s.clock.now()
+        status = job_status(row.status)
+        message = f"Environment {planned.label} could not be built: {error.message}"
+        tx.add_event(transitions.job_event(row, now, "EnvironmentFailed", message))
+        progress = replace(status.progress, ended_at=now, error=JobError(error.code, message))
+        tx.update(transitions.with_progress(row, status, JobState.FAILED, now, progress))
+
+
+def spec_of(planned: PlannedEnvironment) -> EnvironmentSpec:
+    return EnvironmentSpec(
+        conda=planned.conda, pip=planned.pip, image=planned.image, name=planned.name, version=planned.version,
+        variables=dict(planned.variables),
+    )

@@ -1,0 +1,246 @@
+"""The nodes controller: opens and closes nodes at the engine, follows their lives, keeps their ledger rows.
+
+A node's interval starts when the engine has it and ends at its observed close, or, if it was lost, at its
+last fsynced heartbeat. Nodes the engine holds and the store does not know are orphans: they are closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from tidemill.app.codec import encode
+from tidemill.app.services import Services
+from tidemill.app.transitions import Moment
+from tidemill.domain.model import Event, Interval, Node, NodeState, Resource, Scope, Vector
+from tidemill.domain.scheduling.capacity import elastic_grants
+from tidemill.domain.scheduling.types import Host, NodeView
+from tidemill.engines.base import EngineError, EngineEvent, LimitReport, NodeSpec
+from tidemill.store.api import Read, Tx
+
+log = logging.getLogger("tidemill.nodes")
+
+HEARTBEAT_S = 10.0
+OPEN_DEADLINE_S = 60.0
+
+
+class Nodes:
+    def __init__(
+        self, services: Services, moment: Callable[[], Moment], host: Host,
+        size_of: Callable[[str], Vector | None],
+    ) -> None:
+        self._s = services
+        self._moment = moment
+        self._host = host
+        self._size_of = size_of  # compute uid -> full size of one of its nodes
+        self._live: set[str] = set()
+        self._deadlines: dict[str, asyncio.TimerHandle] = {}
+        self._background: set[asyncio.Task[None]] = set()
+        self._heart: asyncio.Task[None] | None = None
+
+    # --- life ----------------------------------------------------------------------------------
+
+    async def recover(self) -> None:
+        """After a start: what the rows say and what the engine holds are brought together."""
+        known = {node.id: node for node in await self._s.store.read(lambda r: r.live_nodes())}
+        held = {node.node_id: node for node in await self._s.engine.held()}
+        for node_id in held.keys() - known.keys():
+            log.warning("node %s is held by the engine and known to nobody: closing it", node_id)
+            await self._s.engine.close_node(node_id)
+        for node in known.values():
+            self._live.add(node.id)
+            found = held.get(node.id)
+            if node.state is NodeState.OPENING and found is None:
+                self.open(node)
+            elif found is None:
+                await self._gone(node.id, lost=True, message="The engine does not hold it any more.")
+            elif node.state in (NodeState.CLOSING, NodeState.LOST) or not found.alive:
+                if node.state is not NodeState.CLOSING:
+                    await self._lost(node.id)
+                self.close(node.id)
+            elif node.state is NodeState.OPENING:
+                await self._ready(node.id, self._s.clock.now(), found.limits, found.handle)
+        self._heart = asyncio.create_task(self._beat(), name="node heartbeats")
+
+    async def stop(self) -> None:
+        for handle in self._deadlines.values():
+            handle.cancel()
+        tasks = [*self._background, *([self._heart] if self._heart else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    # --- what others tell us -------------------------------------------------------------------
+
+    def open(self, node: Node) -> None:
+        self._live.add(node.id)
+        loop = asyncio.get_running_loop()
+        self._deadlines[node.id] = loop.call_later(OPEN_DEADLINE_S, self._opening_too_long, node.id)
+        self._spawn(self._open(node))
+
+    def close(self, node_id: str) -> None:
+        self._spawn(self._s.engine.close_node(node_id))
+
+    async def on_engine_event(self, event: EngineEvent) -> None:
+        if event.kind == "node_ready":
+            await self._ready(event.node_id, event.at or self._s.clock.now(), event.limits, event.handle)
+        elif event.kind == "node_lost":
+            await self._lost(event.node_id)
+            self.close(event.node_id)
+        elif event.kind == "node_closed":
+            await self._gone(event.node_id, lost=False, message="Closed; every process on it is gone.")
+
+    # --- steps ---------------------------------------------------------------------------------
+
+    async def _open(self, node: Node) -> None:
+        try:
+            await self._s.engine.open_node(NodeSpec(node.id, node.granted, node.gpu_ids))
+        except EngineError as error:
+            log.warning("node %s could not be opened: %s", node.id, error)
+            await self._gone(node.id, lost=False, message=f"Could not be opened: {error}")
+
+    def _opening_too_long(self, node_id: str) -> None:
+        self._deadlines.pop(node_id, None)
+        log.warning("node %s was not ready within %.0f s: closing it", node_id, OPEN_DEADLINE_S)
+        self.close(node_id)
+
+    async def _ready(self, node_id: str, at: int, limits: Mapping[str, LimitReport], handle: bytes) -> None:
+        deadline = self._deadlines.pop(node_id, None)
+        if deadline is not None:
+            deadline.cancel()
+        when = self._moment()
+
+        def change(tx: Tx) -> list[Node]:
+            node = tx.node(node_id)
+            if node is None or node.state is not NodeState.OPENING:
+                return []
+            report = encode(
+                {name: {"enforced": r.enforced, "by": r.by, "why_not": r.why_not} for name, r in limits.items()}
+            )
+            node = tx.update_node(
+                replace(
+                    node, state=NodeState.IDLE, ready_at=when.at, idle_since=when.at, heartbeat_at=when.at,
+                    limits=report, handle=handle,
+                )
+            )
+            tx.open_interval(_interval(tx, node, when, self._s.settings.region))
+            tx.add_event(Event(node.id, "node", when.at, "NodeReady", _ready_sentence(node, limits)))
+            return self._share_out(tx, when.at)
+
+        await self._resize(await self._s.store.write(change))
+
+    def _share_out(self, tx: Tx, now: int) -> list[Node]:
+        """Elastic capacity: every node gets min(its size, the host divided by the number of nodes).
+        -> the nodes whose share changed."""
+        if self._host.strict:
+            return []
+        nodes = {n.id: n for n in tx.live_nodes() if n.state is not NodeState.CLOSING}
+        views = [
+            NodeView(n.id, n.compute_uid, n.state, self._size_of(n.compute_uid) or n.granted, n.gpu_ids)
+            for n in nodes.values()
+        ]
+        changed: list[Node] = []
+        for node_id, granted in elastic_grants(self._host, views).items():
+            node = nodes[node_id]
+            if node.granted == granted:
+                continue
+            changed.append(tx.update_node(replace(node, granted=granted)))
+            tx.add_event(Event(node.id, "node", now, "NodeShare", _share_sentence(granted, len(nodes))))
+        return changed
+
+    async def _resize(self, nodes: list[Node]) -> None:
+        for node in nodes:
+            if node.state in (NodeState.IDLE, NodeState.RUNNING):
+                await self._s.engine.resize(node.id, node.granted)
+
+    async def _lost(self, node_id: str) -> None:
+        when = self._moment()
+
+        def change(tx: Tx) -> None:
+            node = tx.node(node_id)
+            if node is None or node.state in (NodeState.CLOSED, NodeState.LOST, NodeState.CLOSING):
+                return
+            tx.update_node(replace(node, state=NodeState.LOST, reason="Its agent does not answer."))
+            message = f"Node {node.id} was lost: its agent does not answer. Its processes are being ended."
+            tx.add_event(Event(node.id, "node", when.at, "NodeLost", message))
+            tx.add_event(Event(node.compute_uid, "compute", when.at, "NodeLost", message))
+
+        await self._s.store.write(change)
+
+    async def _gone(self, node_id: str, *, lost: bool, message: str) -> None:
+        deadline = self._deadlines.pop(node_id, None)
+        if deadline is not None:
+            deadline.cancel()
+        self._live.discard(node_id)
+        when = self._moment()
+
+        def change(tx: Tx) -> list[Node]:
+            node = tx.node(node_id)
+            if node is None or node.state is NodeState.CLOSED:
+                return []
+            was_lost = lost or node.state is NodeState.LOST
+            tx.update_node(replace(node, state=NodeState.CLOSED, closed_at=when.at, attempt_id="", reason=message))
+            if was_lost:
+                held = tx.intervals(node_id=node_id, kind="node", open_only=True)
+                seen = max([i.last_seen_at for i in held], default=when.at)
+                tx.close_interval(node_id, seen, None, "NodeLost")
+            else:
+                tx.close_interval(node_id, when.at, when.mono, "NodeClosed")
+            tx.add_event(Event(node_id, "node", when.at, "NodeClosed", message))
+            tx.add_event(Event(node.compute_uid, "compute", when.at, "NodeClosed", f"Node {node_id}: {message}"))
+            return self._share_out(tx, when.at)
+
+        await self._resize(await self._s.store.write(change))
+
+    async def _beat(self) -> None:
+        while True:
+            await asyncio.sleep(HEARTBEAT_S)
+            if not self._live:
+                continue
+            now = self._s.clock.now()
+            try:
+                await self._s.store.write(lambda tx: tx.heartbeat_intervals(_open_intervals(tx), now))  # noqa: B023
+            except Exception:
+                log.exception("a heartbeat could not be written")
+
+    def _spawn(self, coroutine: object) -> None:
+        task = asyncio.ensure_future(coroutine)  # type: ignore[arg-type]
+        self._background.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._background.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.error("a node step failed", exc_info=task.exception())
+
+
+def _open_intervals(read: Read) -> list[str]:
+    return [interval.id for interval in read.intervals(open_only=True)]
+
+
+def _interval(read: Read, node: Node, when: Moment, region: str) -> Interval:
+    compute: Resource | None = read.by_uid(node.compute_uid)
+    return Interval(
+        id=node.id, kind="node", node_id=node.id, compute_uid=node.compute_uid,
+        workspace=compute.key.scope if compute else Scope(""), size=node.size, tier=node.tier, region=region,
+        started_at=when.at, started_mono=when.mono, boot_id=when.boot_id, last_seen_at=when.at,
+        tags=compute.tags if compute else b"{}",
+    )
+
+
+def _ready_sentence(node: Node, limits: Mapping[str, LimitReport]) -> str:
+    loose = [name for name, report in limits.items() if not report.enforced]
+    took = (node.ready_at or node.created_at) - node.created_at
+    text = f"Node {node.id} is ready after {took / 1000:.0f} ms."
+    if loose:
+        text += f" Not enforced here: {', '.join(sorted(loose))}."
+    return text
+
+
+def _share_sentence(granted: Vector, count: int) -> str:
+    return (
+        f"Shares this host with {count - 1} other node{'s' if count != 2 else ''}: it has {granted.cpu_milli / 1000:g} "
+        f"cores and {granted.memory / 2**30:.1f} GiB now."
+    )

@@ -1,0 +1,358 @@
+"""The pool controller: feeds the scheduler with what commits changed and carries out what it decides.
+
+One per capacity pool (this host), under one lease per server incarnation (the home's lock). Decisions are
+applied in one unit of work per round; what could not be applied is told back to the scheduler (NotDone).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+
+from tidemill.app import computes, transitions
+from tidemill.app.codec import encode, job_status
+from tidemill.app.services import Services
+from tidemill.app.transitions import Moment
+from tidemill.domain.model import (
+    Attempt,
+    Event,
+    JobState,
+    Node,
+    NodeState,
+    Resource,
+    Vector,
+)
+from tidemill.domain.plan import JobError
+from tidemill.domain.scheduling import types as sched
+from tidemill.domain.scheduling.pool import PoolState
+from tidemill.store.api import Read, ResourceQuery, Tx
+
+log = logging.getLogger("tidemill.pool")
+
+WAITING = (JobState.QUEUED, JobState.PROVISIONING)
+
+
+@dataclass(slots=True)
+class Carried:
+    """What one round of decisions did."""
+
+    attempts: list[Attempt] = field(default_factory=list)
+    opened: list[Node] = field(default_factory=list)
+    closing: list[str] = field(default_factory=list)
+    stopped: list[str] = field(default_factory=list)
+    events: list[sched.Event] = field(default_factory=list)  # to apply once the commit is on disk
+
+
+class Pool:
+    def __init__(
+        self, services: Services, moment: Callable[[], Moment], host: sched.Host,
+        on_attempt: Callable[[Attempt], None], on_open: Callable[[Node], None], on_close: Callable[[str], None],
+    ) -> None:
+        self._s = services
+        self._moment = moment
+        self._state = PoolState()
+        self._host = host
+        self._on_attempt, self._on_open, self._on_close = on_attempt, on_open, on_close
+        self._wake = asyncio.Event()
+        self._jobs: set[str] = set()
+        self._computes: set[str] = set()
+        self._nodes: set[str] = set()
+        self._known_nodes: dict[str, NodeState] = {}
+        self._waiting: set[str] = set()
+        self._clusters: set[str] = set()
+        self._task: asyncio.Task[None] | None = None
+
+    # --- what others tell us -------------------------------------------------------------------
+
+    def touched(self, kind: str, uid: str) -> None:
+        if kind == "resource:jobs":
+            self._jobs.add(uid)
+        elif kind == "resource:computes":
+            self._computes.add(uid)
+        elif kind == "node":
+            self._nodes.add(uid)
+        else:
+            return
+        self._wake.set()
+
+    def explain(self, job_uid: str) -> sched.Wait | None:
+        """Why a job waits, now; None if it does not wait here."""
+        if job_uid not in self._waiting:
+            return None
+        return self._state.explain(job_uid, self._s.clock.now())
+
+    def size_of(self, compute_uid: str) -> Vector | None:
+        """The full size of one node of a cluster."""
+        cluster = self._state.cluster(compute_uid)
+        return cluster.node if cluster else None
+
+    # --- life ----------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Loads what is, before the first decision."""
+        now = self._s.clock.now()
+        self._state.apply(sched.HostSet(self._host, now))
+        clusters, nodes, waiting, running = await self._s.store.read(_load)
+        for row in clusters:
+            self._set_cluster(row, now)
+        for row in [*waiting, *(row for row, _ in running)]:
+            await self._ensure_cluster(job_status(row.status).plan.compute_uid, row, now)
+        for node in nodes:
+            self._restore_node(node, now)
+        for row, attempt in running:
+            if attempt is not None:
+                self._state.apply(sched.JobAssigned(self._request(row), attempt.nodes, attempt.created_at))
+        for row in waiting:
+            self._queue(row, now)
+        self._wake.set()
+        self._task = asyncio.create_task(self._run(), name="pool")
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        while True:
+            now = self._s.clock.now()
+            due = self._state.next_wakeup(now)
+            timeout = None if due is None else max((due - now) / 1e6, 0.0) + 0.001
+            try:
+                await asyncio.wait_for(self._wake.wait(), timeout)
+            except TimeoutError:
+                pass
+            self._wake.clear()
+            try:
+                await self._round()
+            except asyncio.CancelledError:
+                raise
+            except Exception:
+                log.exception("a scheduling round failed; again in 1 s")
+                await asyncio.sleep(1)
+                self._wake.set()
+
+    # --- taking in changes ---------------------------------------------------------------------
+
+    async def _round(self) -> None:
+        now = self._s.clock.now()
+        computes_changed, self._computes = self._computes, set()
+        nodes_changed, self._nodes = self._nodes, set()
+        jobs_changed, self._jobs = self._jobs, set()
+        rows = await self._s.store.read(
+            lambda r: (
+                [(uid, r.by_uid(uid)) for uid in computes_changed],
+                [(uid, r.node(uid)) for uid in nodes_changed],
+                [(uid, r.by_uid(uid)) for uid in jobs_changed],
+            )
+        )
+        for uid, row in rows[0]:
+            if row is not None:
+                self._set_cluster(row, now)
+            elif uid in self._clusters:
+                self._clusters.discard(uid)
+                self._state.apply(sched.ClusterRemoved(uid, now))
+        for uid, row in rows[2]:
+            await self._job_changed(uid, row, now)
+        for uid, node in rows[1]:
+            self._node_changed(uid, node, now)
+        await self._decide(now)
+
+    async def _job_changed(self, uid: str, row: Resource | None, now: int) -> None:
+        waits = row is not None and row.state in WAITING
+        if waits and uid not in self._waiting:
+            assert row is not None
+            await self._ensure_cluster(job_status(row.status).plan.compute_uid, row, now)
+            self._queue(row, now)
+        elif not waits and uid in self._waiting:
+            self._waiting.discard(uid)
+            self._state.apply(sched.JobGone(uid, now))
+
+    def _queue(self, row: Resource, now: int) -> None:
+        self._waiting.add(row.uid)
+        self._state.apply(sched.JobQueued(self._request(row), now))
+
+    def _request(self, row: Resource) -> sched.JobRequest:
+        plan = job_status(row.status).plan
+        estimate = plan.job.timeout_s * 1_000_000 if plan.job.timeout_s else None
+        return sched.JobRequest(
+            row.uid, row.key.name, row.key.scope, plan.team, plan.compute_uid, plan.job.node_count,
+            plan.job.priority, row.created_at, estimate,
+        )
+
+    def _set_cluster(self, row: Resource, now: int) -> None:
+        spec = computes.cluster_of(self._s, row)
+        if spec is None:
+            return
+        self._clusters.add(spec.uid)
+        self._state.apply(sched.ClusterSet(spec, now))
+
+    async def _ensure_cluster(self, compute_uid: str, row: Resource, now: int) -> None:
+        """The implicit compute of a workspace has no row: it is made known with its first job."""
+        if compute_uid in self._clusters:
+            return
+        target = await computes.resolve_uid(self._s, row.key.scope, compute_uid)
+        if target is not None:
+            self._clusters.add(compute_uid)
+            self._state.apply(sched.ClusterSet(target, now))
+
+    def _restore_node(self, node: Node, now: int) -> None:
+        since = node.idle_since or node.ready_at or node.created_at
+        view = sched.NodeView(
+            node.id, node.compute_uid, node.state, node.granted, node.gpu_ids,
+            node.attempt_id.split(".", 1)[0], since,
+        )
+        self._known_nodes[node.id] = node.state
+        self._state.apply(sched.NodeOpened(view, now))
+
+    def _node_changed(self, uid: str, node: Node | None, now: int) -> None:
+        before = self._known_nodes.get(uid)
+        state = NodeState.CLOSED if node is None else node.state
+        if before is None or before is state:
+            return
+        if state is NodeState.CLOSED:
+            del self._known_nodes[uid]
+            self._state.apply(sched.NodeGone(uid, now))
+            return
+        self._known_nodes[uid] = state
+        assert node is not None
+        if state is NodeState.IDLE:
+            event = sched.NodeReady(uid, now) if before is NodeState.OPENING else sched.NodeIdle(uid, now)
+            self._state.apply(event)
+        elif state is NodeState.CLOSING:
+            self._state.apply(sched.NodeClosing(uid, now))
+        elif state is NodeState.LOST:
+            self._state.apply(sched.NodeLost(uid, now))
+        elif state is NodeState.RUNNING:
+            self._state.apply(sched.NodeBusy(uid, node.attempt_id.split(".", 1)[0], now))
+
+    # --- carrying out decisions ----------------------------------------------------------------
+
+    async def _decide(self, now: int) -> None:
+        decisions = self._state.decide(now)
+        if not decisions:
+            return
+        when = self._moment()
+        carried = await self._s.store.write(lambda tx: self._carry_out(tx, decisions, when))
+        for event in carried.events:
+            self._state.apply(event)
+        for attempt in carried.attempts:
+            self._waiting.discard(attempt.job_uid)
+            for node_id in attempt.nodes:
+                self._known_nodes[node_id] = NodeState.RUNNING
+            self._on_attempt(attempt)
+        for node in carried.opened:
+            self._known_nodes[node.id] = node.state
+            self._on_open(node)
+        for node_id in carried.closing:
+            self._known_nodes[node_id] = NodeState.CLOSING
+            self._on_close(node_id)
+        if any(isinstance(event, sched.NotDone) for event in carried.events):
+            self._wake.set()
+
+    def _carry_out(self, tx: Tx, decisions: Iterable[sched.Decision], when: Moment) -> Carried:
+        carried = Carried()
+        for decision in decisions:
+            match decision:
+                case sched.Assign():
+                    self._assign(tx, decision, when, carried)
+                case sched.OpenNode():
+                    self._open(tx, decision, when, carried)
+                case sched.CloseNode():
+                    self._close(tx, decision, when, carried)
+                case sched.Wait():
+                    _note_wait(tx, decision, when.at)
+                case sched.EndJob():
+                    _end_job(tx, decision, when.at)
+        return carried
+
+    def _assign(self, tx: Tx, decision: sched.Assign, when: Moment, carried: Carried) -> None:
+        attempt = transitions.assign(
+            tx, decision.job_uid, decision.node_ids, decision.gpu_ids, when, self._s.settings.region, decision.sentence
+        )
+        if attempt is None:
+            carried.events.append(sched.NotDone(decision, when.at))
+            return
+        carried.attempts.append(attempt)
+        carried.events += [sched.NodeBusy(node_id, attempt.job_uid, when.at) for node_id in attempt.nodes]
+
+    def _open(self, tx: Tx, decision: sched.OpenNode, when: Moment, carried: Carried) -> None:
+        cluster = self._state.cluster(decision.cluster_uid)
+        if cluster is None:
+            carried.events.append(sched.NotDone(decision, when.at))
+            return
+        node = tx.insert_node(
+            Node(
+                id=f"{cluster.name}-{self._s.ids.short()}", compute_uid=cluster.uid, pool="local", size=cluster.size,
+                granted=decision.granted, gpu_ids=decision.gpu_ids, state=NodeState.OPENING, created_at=when.at,
+                heartbeat_at=when.at, reason=decision.sentence,
+            )
+        )
+        tx.add_event(Event(node.id, "node", when.at, decision.code, decision.sentence))
+        tx.add_event(
+            Event(cluster.uid, "compute", when.at, decision.code, f"Opening node {node.id}: {decision.sentence}",
+                  data=encode({"node": node.id}))
+        )
+        carried.opened.append(node)
+        carried.events.append(
+            sched.NodeOpened(
+                sched.NodeView(node.id, node.compute_uid, node.state, node.granted, node.gpu_ids, "", when.at), when.at
+            )
+        )
+
+    def _close(self, tx: Tx, decision: sched.CloseNode, when: Moment, carried: Carried) -> None:
+        node = tx.node(decision.node_id)
+        if node is None or node.state not in (NodeState.IDLE, NodeState.OPENING):
+            carried.events.append(sched.NotDone(decision, when.at))
+            return
+        tx.update_node(replace(node, state=NodeState.CLOSING, reason=decision.sentence))
+        tx.add_event(Event(node.id, "node", when.at, decision.code, decision.sentence))
+        tx.add_event(
+            Event(node.compute_uid, "compute", when.at, decision.code, f"Closing node {node.id}: {decision.sentence}",
+                  data=encode({"node": node.id}))
+        )
+        carried.closing.append(node.id)
+        carried.events.append(sched.NodeClosing(node.id, when.at))
+
+
+def _note_wait(tx: Tx, decision: sched.Wait, now: int) -> None:
+    row = tx.by_uid(decision.job_uid)
+    if row is None or row.state not in WAITING:
+        return
+    status = job_status(row.status)
+    progress = replace(status.progress, waiting_code=decision.code, waiting=decision.sentence)
+    opening = "Opening" in decision.code
+    state = JobState.PROVISIONING if opening else JobState.QUEUED
+    tx.update(transitions.with_progress(row, status, state, now, progress))
+    tx.add_event(transitions.job_event(row, now, decision.code, decision.sentence))
+
+
+def _end_job(tx: Tx, decision: sched.EndJob, now: int) -> None:
+    row = tx.by_uid(decision.job_uid)
+    if row is None or JobState(row.state).final:
+        return
+    if decision.running:
+        for attempt in tx.attempts_of(row.uid):
+            transitions.stopping(tx, attempt.id, now, "cancel")
+        return
+    status = job_status(row.status)
+    progress = replace(
+        status.progress, ended_at=now, waiting="", waiting_code="", error=JobError(decision.code, decision.sentence)
+    )
+    tx.update(transitions.with_progress(row, status, JobState.CANCELED, now, progress))
+    tx.add_event(transitions.job_event(row, now, decision.code, decision.sentence))
+
+
+def _load(
+    read: Read,
+) -> tuple[list[Resource], list[Node], list[Resource], list[tuple[Resource, Attempt | None]]]:
+    clusters = list(read.find(ResourceQuery("computes", ascending=True)))
+    nodes = list(read.live_nodes())
+    waiting = list(read.find(ResourceQuery("jobs", states=WAITING, ascending=True)))
+    running: list[tuple[Resource, Attempt | None]] = []
+    for attempt in read.live_attempts():
+        row = read.by_uid(attempt.job_uid)
+        if row is not None:
+            running.append((row, attempt))
+    return clusters, nodes, waiting, running

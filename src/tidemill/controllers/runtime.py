@@ -1,0 +1,114 @@
+"""Everything that happens without being asked: started with the server, woken by commits and engine events."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tidemill.app import computes
+from tidemill.app.services import Services
+from tidemill.app.transitions import Moment
+from tidemill.controllers.attempts import Attempts
+from tidemill.controllers.deletions import Deletions
+from tidemill.controllers.environments import Environments
+from tidemill.controllers.nodes import Nodes
+from tidemill.controllers.pool import Pool
+from tidemill.domain.model import Touched, Vector
+from tidemill.domain.scheduling.types import Host, Wait
+
+log = logging.getLogger("tidemill.runtime")
+
+
+@dataclass(slots=True)
+class Runtime:
+    services: Services
+    pool: Pool
+    nodes: Nodes
+    attempts: Attempts
+    environments: Environments
+    deletions: Deletions
+    _events: asyncio.Task[None] | None = None
+    _looking: asyncio.Task[None] | None = None
+    _attempts_changed: set[str] = field(default_factory=set)
+    _jobs_changed: set[str] = field(default_factory=set)
+
+    def explain(self, job_uid: str) -> Wait | None:
+        """Why a job waits, now."""
+        return self.pool.explain(job_uid)
+
+    async def stop(self) -> None:
+        """Lets go of everything that runs, in the order that starts nothing new."""
+        if self._events is not None:
+            self._events.cancel()
+            await asyncio.gather(self._events, return_exceptions=True)
+        await self.pool.stop()
+        await self.environments.stop()
+        await self.deletions.stop()
+        await self.attempts.stop()
+        await self.nodes.stop()
+        await self.services.engine.detach()
+
+    def on_commit(self, touched: frozenset[Touched]) -> None:
+        for item in touched:
+            self.pool.touched(item.kind, item.uid)
+            if item.kind == "attempt":
+                self._attempts_changed.add(item.uid)
+            elif item.kind == "resource:jobs":
+                self._jobs_changed.add(item.uid)
+            elif item.kind in ("node", "resource:computes"):
+                self.deletions.wake()
+        if (self._attempts_changed or self._jobs_changed) and self._looking is None:
+            self._looking = asyncio.create_task(self._look(), name="changes")
+
+    async def _look(self) -> None:
+        """One task for all that changed meanwhile."""
+        while self._attempts_changed or self._jobs_changed:
+            attempts, self._attempts_changed = self._attempts_changed, set()
+            jobs, self._jobs_changed = self._jobs_changed, set()
+            try:
+                for uid in attempts:
+                    await self.attempts.look(uid)
+                for uid in jobs:
+                    await self.environments.look(uid)
+            except Exception:
+                log.exception("changed rows could not be read")
+        self._looking = None
+
+    async def follow_engine(self) -> None:
+        async for event in self.services.engine.events():
+            try:
+                if event.kind.startswith("node_"):
+                    await self.nodes.on_engine_event(event)
+                self.attempts.on_engine_event(event)
+            except Exception:
+                log.exception("engine event %s of %s", event.kind, event.node_id)
+
+
+async def start(services: Services) -> Runtime:
+    """Brings rows and reality together, then starts deciding."""
+    capacity = await services.engine.capacity()
+    host = Host(capacity.total, capacity.gpu_ids, services.settings.capacity)
+    boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip() if Path("/proc").exists() else ""
+
+    def moment() -> Moment:
+        return Moment(services.clock.now(), services.clock.boottime(), boot_id)
+
+    def size_of(compute_uid: str) -> Vector | None:
+        return pool.size_of(compute_uid)
+
+    nodes = Nodes(services, moment, host, size_of)
+    attempts = Attempts(services, moment, lambda: None)
+    pool = Pool(services, moment, host, attempts.take, nodes.open, nodes.close)
+    runtime = Runtime(services, pool, nodes, attempts, Environments(services), Deletions(services))
+    await computes.prepare(services, capacity)
+    await nodes.recover()
+    for attempt in await services.store.read(lambda r: r.live_attempts()):
+        attempts.take(attempt)
+    services.store.on_commit(runtime.on_commit)
+    runtime._events = asyncio.create_task(runtime.follow_engine(), name="engine events")
+    await pool.start()
+    await runtime.environments.start()
+    await runtime.deletions.start()
+    return runtime

@@ -1,0 +1,177 @@
+"""Run history (`/history/v1.0`): what `jobs.stream`, `jobs.download`, `archive` and `show_services` read.
+
+A run that has just ended answers `Finalizing` to its first `details` read: the SDK prints logs only while a
+run is in progress, so a job of 50 ms would otherwise show nothing.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import quote
+
+from starlette.responses import Response
+
+from tidemill.app import job_logs, jobs
+from tidemill.app.codec import decode_object, job_status
+from tidemill.app.services import Services
+from tidemill.domain.errors import InvalidRequest
+from tidemill.domain.model import JobState, Resource, Scope
+from tidemill.domain.plan import JobStatus
+from tidemill.wire.http import PUBLIC, Context, Route, json_response
+
+W = "/subscriptions/{sub}/resourceGroups/{rg}/providers/Microsoft.MachineLearningServices/workspaces/{ws}"
+HISTORY = "/history/v1.0" + W
+READ = "Microsoft.MachineLearningServices/workspaces/experiments/runs/read"
+WRITE = "Microsoft.MachineLearningServices/workspaces/experiments/runs/write"
+LOG_URL_TTL_US = 3600 * 1_000_000
+JUST_ENDED_US = 120 * 1_000_000
+
+_MODEL_TYPES = {"custom_model": "CustomModel", "mlflow_model": "MLFlowModel", "triton_model": "TritonModel"}
+
+
+def routes() -> list[Route]:
+    followed = _Followed()
+    return [
+        Route("GET", HISTORY + "/runs/{name}/details", READ, followed.details),
+        Route("GET", HISTORY + "/runs/{name}", READ, get_run),
+        Route("GET", HISTORY + "/experiments/{exp}/runs/{name}", READ, get_run),
+        Route("GET", HISTORY + "/experiments/{exp}/runs/{name}/details", READ, followed.details),
+        Route("GET", HISTORY + "/runs/{name}/children", READ, children),
+        Route("GET", HISTORY + "/runs/{name}/serviceinstances/{node}", READ, service_instances),
+        Route("POST", HISTORY + "/rundata", READ, run_data),
+        Route("PATCH", HISTORY + "/experiments/{exp}/runs/{name}", WRITE, patch_run),
+        Route("PATCH", HISTORY + "/runs/{name}", WRITE, patch_run),
+        Route("GET", "/signed/logs" + W + "/jobs/{name}/{path:path}", PUBLIC, signed_log),
+    ]
+
+
+class _Followed:
+    """Which runs a client has been told about since they ended: kept in memory, a restart only means that
+    one more read says Finalizing."""
+
+    def __init__(self) -> None:
+        self._told: dict[str, None] = {}
+
+    async def details(self, ctx: Context) -> Response:
+        row = await jobs.get(ctx.services, ctx.scope, ctx.params["name"])
+        body = await run_details(ctx.services, row)
+        if JobState(row.state).final and self._first_read_after_end(ctx.services, row):
+            body["status"] = JobState.FINALIZING.value
+            body.pop("endTimeUtc", None)
+            body.pop("error", None)
+        return json_response(body)
+
+    def _first_read_after_end(self, services: Services, row: Resource) -> bool:
+        ended = job_status(row.status).progress.ended_at or 0
+        if services.clock.now() - ended > JUST_ENDED_US or row.uid in self._told:
+            return False
+        self._told[row.uid] = None
+        if len(self._told) > 10_000:
+            self._told.pop(next(iter(self._told)))
+        return True
+
+
+async def run_details(services: Services, row: Resource) -> dict[str, Any]:
+    status = job_status(row.status)
+    files = await job_logs.list_logs(services, row)
+    body = run_body(services, row, status)
+    body["logFiles"] = {file.path: log_url(services, row, file.path) for file in files}
+    body["runDefinition"] = {"script": None, "command": status.plan.job.command}
+    body["warnings"] = []
+    return body
+
+
+def run_body(services: Services, row: Resource, status: JobStatus) -> dict[str, Any]:
+    """The run as run history shows it (RunDetails and Run share these names)."""
+    progress = status.progress
+    spec = decode_object(row.spec)
+    body: dict[str, Any] = {
+        "runId": row.key.name,
+        "runUuid": row.uid,
+        "rootRunId": row.key.name,
+        "experimentId": status.plan.job.experiment,
+        "experimentName": status.plan.job.experiment,
+        "displayName": spec.get("displayName"),
+        "description": spec.get("description"),
+        "status": row.state,
+        "runType": "azureml.scriptrun",
+        "target": status.plan.compute_name,
+        "createdUtc": iso(row.created_at),
+        "startTimeUtc": iso(progress.started_at),
+        "endTimeUtc": iso(progress.ended_at),
+        "tags": spec.get("tags", {}),
+        "properties": spec.get("properties", {}),
+        "hidden": row.archived,
+        "inputs": {},
+        "outputs": {},
+    }
+    if progress.error is not None:
+        body["error"] = {"error": {"code": progress.error.code, "message": progress.error.message}}
+    return {key: value for key, value in body.items() if value is not None}
+
+
+def iso(at: int | None) -> str | None:
+    if at is None:
+        return None
+    return datetime.fromtimestamp(at / 1e6, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def log_url(services: Services, row: Resource, path: str) -> str:
+    """Readable without a token for an hour: the SDK fetches log addresses without one."""
+    scope = row.key.scope
+    where = f"/signed/logs{scope.arm_id}/jobs/{quote(row.key.name)}/{quote(path)}"
+    query = services.tokens.sign_path(where, services.clock.now() + LOG_URL_TTL_US)
+    return f"{services.addresses.https}{where}?{query}"
+
+
+async def signed_log(ctx: Context) -> Response:
+    scope = Scope(ctx.params["sub"], ctx.params["rg"], ctx.params["ws"])
+    where = f"/signed/logs{scope.arm_id}/jobs/{quote(ctx.params['name'])}/{quote(ctx.params['path'])}"
+    ctx.services.tokens.check_path(where, ctx.request.query)
+    row = await jobs.get(ctx.services, scope, ctx.params["name"])
+    chunks: list[bytes] = []
+    size = 0
+    while size < 64 * 1024 * 1024:
+        chunk = await job_logs.read_log(ctx.services, row, ctx.params["path"], size)
+        if not chunk:
+            break
+        chunks.append(chunk)
+        size += len(chunk)
+    return Response(b"".join(chunks), media_type="text/plain; charset=utf-8")
+
+
+async def get_run(ctx: Context) -> Response:
+    row = await jobs.get(ctx.services, ctx.scope, ctx.params["name"])
+    return json_response(run_body(ctx.services, row, job_status(row.status)))
+
+
+async def run_data(ctx: Context) -> Response:
+    body = await ctx.request.json()
+    name = body.get("runId")
+    if not isinstance(name, str):
+        raise InvalidRequest("rundata needs a runId.", target="runId")
+    row = await jobs.get(ctx.services, ctx.scope, name)
+    status = job_status(row.status)
+    metadata = run_body(ctx.services, row, status)
+    kinds = {output.name: output.type for output in status.plan.outputs}
+    metadata["outputs"] = {
+        output: {"assetId": asset, "type": _MODEL_TYPES.get(kinds.get(output, ""), kinds.get(output, "uri_folder"))}
+        for output, asset in status.progress.registered
+    }
+    return json_response({"runMetadata": metadata, "runDefinition": None, "jobSpecification": None})
+
+
+async def children(ctx: Context) -> Response:
+    await jobs.get(ctx.services, ctx.scope, ctx.params["name"])
+    return json_response({"value": []})  # a command job has none
+
+
+async def service_instances(ctx: Context) -> Response:
+    await jobs.get(ctx.services, ctx.scope, ctx.params["name"])
+    return json_response({"instances": {}})
+
+
+async def patch_run(ctx: Context) -> Response:
+    row = await jobs.patch(ctx.services, ctx.caller, ctx.scope, ctx.params["name"], await ctx.request.json())
+    return json_response(run_body(ctx.services, row, job_status(row.status)))
