@@ -1,0 +1,167 @@
+CREATE TABLE attempts (
+	id TEXT COLLATE "C" NOT NULL,
+	job_uid TEXT COLLATE "C" DEFAULT '' NOT NULL,
+	number BIGINT DEFAULT '0' NOT NULL,
+	compute_uid TEXT COLLATE "C" DEFAULT '' NOT NULL,
+	nodes BYTEA NOT NULL,
+	gpu_ids BYTEA NOT NULL,
+	state TEXT COLLATE "C" DEFAULT '' NOT NULL,
+	epoch BIGINT DEFAULT '0' NOT NULL,
+	outcome TEXT COLLATE "C",
+	exit_code BIGINT,
+	signal BIGINT,
+	reason TEXT COLLATE "C" DEFAULT '' NOT NULL,
+	message TEXT COLLATE "C" DEFAULT '' NOT NULL,
+	created_at BIGINT DEFAULT '0' NOT NULL,
+	started_at BIGINT,
+	ended_at BIGINT,
+	stop_requested_at BIGINT,
+	stop_reason TEXT COLLATE "C" DEFAULT '' NOT NULL,
+	ranks BYTEA NOT NULL,
+	next_at BIGINT,
+	revision BIGINT DEFAULT '0' NOT NULL,
+	CONSTRAINT attempts_pk PRIMARY KEY (id),
+	CONSTRAINT attempts_number UNIQUE (job_uid, number)
+);
+
+CREATE INDEX attempts_live ON attempts (created_at, id) WHERE state <> 'Ended';
+
+CREATE TABLE events (
+	seq BIGSERIAL NOT NULL,
+	subject TEXT COLLATE "C" DEFAULT '' NOT NULL,
+	kind TEXT COLLATE "C" DEFAULT '' NOT NULL,
+	at BIGINT DEFAULT '0' NOT NULL,
+	code TEXT COLLATE "C" DEFAULT '' NOT NULL,
+	message TEXT COLLATE "C" DEFAULT '' NOT NULL,
+	actor TEXT COLLATE "C" DEFAULT '' NOT NULL,
+	data BYTEA NOT NULL,
+	CONSTRAINT events_pk PRIMARY KEY (seq)
+);
+
+CREATE INDEX events_kind ON events (kind, seq);
+
+CREATE INDEX events_subject ON events (subject, seq);
+
+CREATE TABLE intervals (
+	id TEXT COLLATE "C" NOT NULL,
+	kind TEXT COLLATE "C" DEFAULT '' NOT NULL,
+	node_id TEXT COLLATE "C" DEFAULT '' NOT NULL,
+	compute_uid TEXT COLLATE "C" DEFAULT '' NOT NULL,
+	subscription TEXT COLLATE "C" DEFAULT '' NOT NULL,
+	resource_group TEXT COLLATE "C" DEFAULT '' NOT NULL,
+	workspace TEXT COLLATE "C" DEFAULT '' NOT NULL,
+	size TEXT COLLATE "C" DEFAULT '' NOT NULL,
+	tier TEXT COLLATE "C" DEFAULT '' NOT NULL,
+	region TEXT COLLATE "C" DEFAULT '' NOT NULL,
+	started_at BIGINT DEFAULT '0' NOT NULL,
+	started_mono BIGINT DEFAULT '0' NOT NULL,
+	boot_id TEXT COLLATE "C" DEFAULT '' NOT NULL,
+	last_seen_at BIGINT DEFAULT '0' NOT NULL,
+	job_uid TEXT COLLATE "C" DEFAULT '' NOT NULL,
+	tags BYTEA NOT NULL,
+	ended_at BIGINT,
+	ended_mono BIGINT,
+	end_reason TEXT COLLATE "C" DEFAULT '' NOT NULL,
+	scope_key TEXT COLLATE "C" DEFAULT '' NOT NULL,
+	CONSTRAINT intervals_pk PRIMARY KEY (id)
+);
+
+CREATE INDEX intervals_compute ON intervals (compute_uid, started_at, id);
+
+CREATE INDEX intervals_job ON intervals (job_uid, started_at, id) WHERE job_uid <> '';
+
+CREATE INDEX intervals_node ON intervals (node_id, started_at, id);
+
+CREATE INDEX intervals_open ON intervals (started_at, id) WHERE ended_at IS NULL;
+
+CREATE INDEX intervals_scope ON intervals (scope_key, started_at, id);
+
+CREATE TABLE leases (
+	token BIGSERIAL NOT NULL,
+	name TEXT COLLATE "C" DEFAULT '' NOT NULL,
+	owner TEXT COLLATE "C" DEFAULT '' NOT NULL,
+	expires_at BIGINT DEFAULT '0' NOT NULL,
+	CONSTRAINT leases_pk PRIMARY KEY (token),
+	CONSTRAINT leases_name UNIQUE (name)
+);
+
+CREATE TABLE meta (
+	key TEXT COLLATE "C" NOT NULL,
+	value BYTEA NOT NULL,
+	CONSTRAINT meta_pk PRIMARY KEY (key)
+);
+
+CREATE TABLE nodes (
+	id TEXT COLLATE "C" NOT NULL,
+	compute_uid TEXT COLLATE "C" DEFAULT '' NOT NULL,
+	pool TEXT COLLATE "C" DEFAULT '' NOT NULL,
+	size TEXT COLLATE "C" DEFAULT '' NOT NULL,
+	cpu_milli BIGINT DEFAULT '0' NOT NULL,
+	memory BIGINT DEFAULT '0' NOT NULL,
+	gpus BIGINT DEFAULT '0' NOT NULL,
+	gpu_ids BYTEA NOT NULL,
+	state TEXT COLLATE "C" DEFAULT '' NOT NULL,
+	tier TEXT COLLATE "C" DEFAULT '' NOT NULL,
+	handle BYTEA NOT NULL,
+	limits BYTEA NOT NULL,
+	attempt_id TEXT COLLATE "C" DEFAULT '' NOT NULL,
+	idle_since BIGINT,
+	created_at BIGINT DEFAULT '0' NOT NULL,
+	ready_at BIGINT,
+	closed_at BIGINT,
+	heartbeat_at BIGINT DEFAULT '0' NOT NULL,
+	reason TEXT COLLATE "C" DEFAULT '' NOT NULL,
+	next_at BIGINT,
+	revision BIGINT DEFAULT '0' NOT NULL,
+	CONSTRAINT nodes_pk PRIMARY KEY (id)
+);
+
+CREATE INDEX nodes_compute ON nodes (compute_uid, created_at, id);
+
+CREATE INDEX nodes_compute_live ON nodes (compute_uid, created_at, id) WHERE state <> 'Closed';
+
+CREATE INDEX nodes_live ON nodes (created_at, id) WHERE state <> 'Closed';
+
+CREATE TABLE resources (
+	uid TEXT COLLATE "C" NOT NULL,
+	subscription TEXT COLLATE "C" DEFAULT '' NOT NULL,
+	resource_group TEXT COLLATE "C" DEFAULT '' NOT NULL,
+	workspace TEXT COLLATE "C" DEFAULT '' NOT NULL,
+	type TEXT COLLATE "C" DEFAULT '' NOT NULL,
+	name TEXT COLLATE "C" DEFAULT '' NOT NULL,
+	parent TEXT COLLATE "C" DEFAULT '' NOT NULL,
+	state TEXT COLLATE "C" DEFAULT '' NOT NULL,
+	spec BYTEA NOT NULL,
+	status BYTEA NOT NULL,
+	tags BYTEA NOT NULL,
+	location TEXT COLLATE "C" DEFAULT '' NOT NULL,
+	ref TEXT COLLATE "C" DEFAULT '' NOT NULL,
+	digest TEXT COLLATE "C" DEFAULT '' NOT NULL,
+	archived BIGINT DEFAULT '0' NOT NULL,
+	created_at BIGINT DEFAULT '0' NOT NULL,
+	modified_at BIGINT DEFAULT '0' NOT NULL,
+	created_by TEXT COLLATE "C" DEFAULT '' NOT NULL,
+	next_at BIGINT,
+	revision BIGINT DEFAULT '0' NOT NULL,
+	scope_key TEXT COLLATE "C" DEFAULT '' NOT NULL,
+	type_key TEXT COLLATE "C" DEFAULT '' NOT NULL,
+	parent_key TEXT COLLATE "C" DEFAULT '' NOT NULL,
+	name_key TEXT COLLATE "C" DEFAULT '' NOT NULL,
+	ref_key TEXT COLLATE "C" DEFAULT '' NOT NULL,
+	CONSTRAINT resources_pk PRIMARY KEY (uid),
+	CONSTRAINT resources_key UNIQUE (scope_key, type_key, parent_key, name_key)
+);
+
+CREATE INDEX resources_digest ON resources (digest, uid) WHERE digest <> '';
+
+CREATE INDEX resources_due ON resources (type_key, next_at, uid) WHERE next_at IS NOT NULL;
+
+CREATE INDEX resources_parent ON resources (type_key, scope_key, parent_key, archived, uid) WHERE parent_key <> '';
+
+CREATE INDEX resources_ref ON resources (type_key, ref_key, state, archived, uid) WHERE ref_key <> '';
+
+CREATE INDEX resources_scope ON resources (type_key, scope_key, archived, uid);
+
+CREATE INDEX resources_scope_state ON resources (type_key, scope_key, state, archived, uid);
+
+CREATE INDEX resources_state ON resources (type_key, state, archived, uid);
