@@ -228,7 +228,8 @@ async def ensure_defaults(services: Services, caller: Caller, scope: Scope) -> N
 
 
 def _patch_of(draft: WorkspaceDraft) -> dict[str, Any]:
-    return {"tags": draft.tags, "identity": draft.identity, "properties": draft.properties}
+    properties = {k: v for k, v in draft.properties.items() if k not in _IMMUTABLE}
+    return {"tags": draft.tags, "identity": draft.identity, "properties": properties}
 
 
 def _refuse_changes(spec: dict[str, Any], wanted: dict[str, Any]) -> None:
@@ -256,6 +257,7 @@ def _new_row(services: Services, caller: Caller, scope: Scope, draft: WorkspaceD
         "v1LegacyMode": False,
     }
     properties.update({k: v for k, v in draft.properties.items() if v is not None and k not in _DERIVED})
+    # Always its own: whatever account was asked for, this is where its data is.
     properties["storageAccount"] = f"{group}/Microsoft.Storage/storageAccounts/{account}"
     status = {
         "workspaceId": f"{uid[:8]}-{uid[8:12]}-{uid[12:16]}-{uid[16:20]}-{uid[20:]}",
