@@ -8,7 +8,6 @@ name of its file, and a stored file must not change. Everything here blocks: cal
 from __future__ import annotations
 
 import os
-import shutil
 import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from tidemill.domain.plan import Place, PlannedOutput
 if TYPE_CHECKING:
     from tidemill.data.blobstore import BlobStore
 
+DEFAULT = "default"  # the SDK's own output: the job's artifacts, often empty
 _MAX_NAMED = 5  # how many files a note names
 
 
@@ -81,7 +81,7 @@ def _collect_output(blobs: BlobStore, output: PlannedOutput, directory: Path) ->
     what = f"Output {output.name!r}"
     if output.type != "uri_file":
         stored = _store_tree(blobs, output.place, folder, directory.parent, what)
-        if not stored.files and not stored.notes:
+        if not stored.files and not stored.notes and output.name != DEFAULT:
             return Stored(notes=(f"{what} is empty: the job wrote nothing to its folder.",))
         return stored
     written = _written(output, folder)
@@ -106,50 +106,31 @@ def _store_tree(blobs: BlobStore, place: Place, folder: Path, root: Path, what: 
         return Stored(notes=(f"{what} was not stored: the folder was replaced by a link.",))
     if not folder.is_dir():
         return Stored()
-    left_out = settle_tree(folder)
+    left_out: list[str] = []
+    _unlock(folder)
     prefix = _prefix(place.path)
-    infos = blobs.put_tree(place.account, place.container, prefix, folder)
+    infos = blobs.put_tree(
+        place.account,
+        place.container,
+        prefix,
+        folder,
+        skipped=lambda path, reason: left_out.append(f"{path} ({reason})"),
+    )
     files = tuple(sorted((info.name[len(prefix) :], info.size) for info in infos))
     return Stored(files, _left_out_notes(what, left_out))
 
 
-def settle_tree(folder: Path) -> list[str]:
-    """Leaves plain readable files and folders only: a link to a file inside becomes a copy of it, everything
-    else that is no plain file is removed. -> what was removed, as paths with reasons."""
-    inside = os.path.realpath(folder)
-    removed: list[str] = []
+def _unlock(folder: Path) -> None:
+    """Gives back the read bits a job took from its own files."""
     for parent, folders, files in os.walk(folder):
-        for name in [*folders, *files]:
+        for name in (*folders, *files):
             path = Path(parent, name)
-            mode = path.lstat().st_mode
-            if stat.S_ISLNK(mode):
-                reason = _settle_link(path, inside)
-                if reason:
-                    removed.append(f"{path.relative_to(folder)} ({reason})")
-            elif stat.S_ISDIR(mode) or stat.S_ISREG(mode):
+            if not path.is_symlink():
                 _readable(path)
-            else:
-                path.unlink()
-                removed.append(f"{path.relative_to(folder)} (not a file)")
-    return removed
-
-
-def _settle_link(path: Path, inside: str) -> str:
-    """Replaces the link by a copy, or removes it -> why, "" when it was copied."""
-    target = os.path.realpath(path)
-    path.unlink()
-    if target != inside and not target.startswith(inside + os.sep):
-        return "a link out of the folder"
-    if os.path.isdir(target):
-        return "a link to a folder"
-    if not os.path.isfile(target):
-        return "a link to nothing"
-    shutil.copyfile(target, path, follow_symlinks=False)
-    return ""
 
 
 def _readable(path: Path) -> None:
-    """A job may have taken away its own read bits; a server that is not root needs them."""
+    """A server that is not root needs the bits itself."""
     wanted = 0o500 if path.is_dir() else 0o400
     mode = stat.S_IMODE(path.lstat().st_mode)
     if mode & wanted != wanted:

@@ -1,0 +1,102 @@
+"""Where assets lie in the store: a container row per name, a version row below it, and how they are found."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tidemill.app.errors import absent
+from tidemill.app.services import Services
+from tidemill.domain.errors import NotFound
+from tidemill.domain.model import Key, Resource, Scope
+from tidemill.store.api import Read, ResourceQuery
+
+
+@dataclass(frozen=True, slots=True)
+class AssetKind:
+    """`type`: ARM's segment and the row type of containers. `fixed`: the properties that make a version what
+    it is; `located`: the property (dotted) that says where its bytes are, "" if it has none."""
+
+    type: str
+    label: str
+    fixed: tuple[str, ...]
+    located: str = ""
+
+    @property
+    def versions(self) -> str:
+        return f"{self.type}/versions"
+
+
+CODES = AssetKind("codes", "Code", ("codeUri",), "codeUri")
+ENVIRONMENTS = AssetKind("environments", "Environment", ("condaFile", "image", "build"), "build.contextUri")
+DATA = AssetKind("data", "Data asset", ("dataUri", "dataType", "referencedUris"), "dataUri")
+MODELS = AssetKind("models", "Model", ("modelUri", "modelType"), "modelUri")
+KINDS = {kind.type: kind for kind in (CODES, ENVIRONMENTS, DATA, MODELS)}
+
+
+def container_key(scope: Scope, kind: AssetKind, name: str) -> Key:
+    return Key(scope, kind.type, name)
+
+
+def version_key(scope: Scope, kind: AssetKind, name: str, version: str) -> Key:
+    return Key(scope, kind.versions, version, parent=name)
+
+
+def version_id(scope: Scope, kind: AssetKind, name: str, version: str) -> str:
+    """ARM's id of a version."""
+    return f"{scope.arm_id}/{kind.type}/{name}/versions/{version}"
+
+
+def find_container(read: Read, scope: Scope, kind: AssetKind, name: str) -> Resource:
+    """Raises NotFound with the names that exist."""
+    row = read.get(container_key(scope, kind, name))
+    if row is None:
+        raise _no_such_name(read, scope, kind, name)
+    return row
+
+
+def find_version(
+    read: Read, scope: Scope, kind: AssetKind, name: str, version: str, label: str = ""
+) -> Resource:
+    """By version, or the newest when `label` is "latest". Raises NotFound with what exists."""
+    if not version and label:
+        return _by_label(read, scope, kind, name, label)
+    row = read.get(version_key(scope, kind, name, version))
+    if row is not None:
+        return row
+    versions = read.find(ResourceQuery(kind.versions, scope, parent=name))
+    if not versions:
+        raise _no_such_name(read, scope, kind, name)
+    raise absent(f"{kind.label} {name!r} version", version, (v.key.name for v in versions), _place(scope))
+
+
+def newest_version(read: Read, scope: Scope, kind: AssetKind, name: str) -> Resource | None:
+    """The most recently created one that is not archived, else the most recently created one."""
+    for archived in (False, None):
+        found = read.find(ResourceQuery(kind.versions, scope, parent=name, archived=archived, limit=1))
+        if found:
+            return found[0]
+    return None
+
+
+async def find_asset(
+    services: Services, scope: Scope, kind: AssetKind, name: str, version: str = "", label: str = "latest"
+) -> Resource:
+    return await services.store.read(lambda read: find_version(read, scope, kind, name, version, label))
+
+
+def _by_label(read: Read, scope: Scope, kind: AssetKind, name: str, label: str) -> Resource:
+    if label.casefold() != "latest":
+        raise absent(f"{kind.label} {name!r} label", label, ["latest"], _place(scope))
+    newest = newest_version(read, scope, kind, name)
+    if newest is None:
+        raise _no_such_name(read, scope, kind, name)
+    return newest
+
+
+def _no_such_name(read: Read, scope: Scope, kind: AssetKind, name: str) -> NotFound:
+    rows = read.find(ResourceQuery(kind.type, scope, limit=1000))
+    return absent(kind.label, name, (row.key.name for row in rows), _place(scope))
+
+
+def _place(scope: Scope) -> str:
+    return f"workspace {scope.workspace!r}"

@@ -1,0 +1,31 @@
+"""Sentences about names that do not exist: what was meant, or what there is."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+from tidemill.domain.errors import NotFound
+
+MOST = 10  # names listed
+
+
+def absent(what: str, name: str, existing: Iterable[str], place: str, hint: str = "") -> NotFound:
+    """`Compute 'cpu-clutser' was not found in workspace 'main'. Did you mean 'cpu-cluster'?`"""
+    return NotFound(
+        f"{what} {name!r} was not found in {place}. {instead(name, existing)}{' ' + hint if hint else ''}",
+        target=name,
+    )
+
+
+def instead(name: str, existing: Iterable[str]) -> str:
+    """A sentence: the nearest name, or the names that exist, or that there are none."""
+    names = sorted(set(existing))
+    folded = {known.casefold(): known for known in names}
+    near = difflib.get_close_matches(name.casefold(), folded, 1, 0.6)
+    if near:
+        return f"Did you mean {folded[near[0]]!r}?"
+    if not names:
+        return "There are none yet."
+    more = f" and {len(names) - MOST} more" if len(names) > MOST else ""
+    return f"There are: {', '.join(names[:MOST])}{more}."

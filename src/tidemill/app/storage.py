@@ -1,0 +1,89 @@
+"""A workspace's storage: its account, what a datastore stands for, signed addresses of containers."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import re
+from dataclasses import dataclass
+from urllib.parse import urlencode
+
+from tidemill.app.codec import decode_object
+from tidemill.app.errors import absent
+from tidemill.app.services import Addresses, Services
+from tidemill.app.workspaces import account_of, require_workspace
+from tidemill.data.bloburls import ENDPOINT, blob_url
+from tidemill.domain.errors import NotOffered
+from tidemill.domain.model import Key, Scope
+from tidemill.store.api import Read, ResourceQuery
+
+DATASTORES = "datastores"
+BLOB_STORE = "workspaceblobstore"
+ARTIFACT_STORE = "workspaceartifactstore"
+SAS_VERSION = "2022-11-02"
+SAS_PERMISSIONS = "racwdl"
+
+# Addresses of ours that were stored while the data process listened somewhere else.
+_OURS = re.compile(rb"https://(?:localhost|127\.0\.0\.1)(?::\d+)?/(?=[a-z0-9]+\.blob\.core\.windows\.net/)")
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    account: str
+    name: str
+
+
+def account_for(read: Read, scope: Scope) -> str:
+    """The workspace's storage account. Raises NotFound for a workspace that does not exist."""
+    return account_of(require_workspace(read, scope))
+
+
+def bare_account(account_name: str) -> str:
+    """`localhost:8445/tm01` (what clients are shown) and `tm01` -> "tm01"."""
+    return account_name.rsplit("/", 1)[-1]
+
+
+def datastore_container(read: Read, scope: Scope, account: str, datastore: str) -> Container:
+    """Raises NotFound naming the datastores that exist, NotOffered for storage that is not Tidemill's."""
+    row = read.get(Key(scope, DATASTORES, datastore))
+    if row is None:
+        names = [found.key.name for found in read.find(ResourceQuery(DATASTORES, scope))]
+        raise absent("Datastore", datastore, names, f"workspace {scope.workspace!r}")
+    spec = decode_object(row.spec)
+    theirs = bare_account(str(spec.get("accountName", "")))
+    if spec.get("datastoreType") != "AzureBlob" or theirs != account:
+        raise NotOffered(
+            f"Datastore {datastore!r} ({spec.get('datastoreType')}, account {theirs!r}) is not in this "
+            "workspace's own storage, and Tidemill does not reach other storage yet. "
+            f"Copy the data to {BLOB_STORE}.",
+            datastore,
+        )
+    return Container(account, str(spec["containerName"]))
+
+
+def rebase(addresses: Addresses, properties: bytes) -> bytes:
+    """Stored JSON with our blob addresses moved to where the data process listens now."""
+    if ENDPOINT.encode() not in properties:
+        return properties
+    return _OURS.sub(f"{addresses.data}/".encode(), properties)
+
+
+def container_sas_url(services: Services, account: str, container: str, hours: int) -> str:
+    """The container's address with a service SAS (read, add, create, write, delete, list)."""
+    expiry = services.clock.now() + hours * 3600 * 1_000_000
+    token = container_sas(services.storage_keys.raw(account), account, container, expiry)
+    return f"{blob_url(services.addresses.data, account, container)}?{token}"
+
+
+def container_sas(key: bytes, account: str, container: str, expires_at: int) -> str:
+    """A service SAS as of SAS_VERSION; https://learn.microsoft.com/rest/api/storageservices/create-service-sas
+    gives the order of what is signed. `key`: the account's raw key; `expires_at` in microseconds."""
+    from datetime import UTC, datetime
+
+    expiry = datetime.fromtimestamp(expires_at // 1_000_000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    resource = f"/blob/{account}/{container}"
+    unused = [""] * 3  # identifier, addresses, protocol
+    signed = [SAS_PERMISSIONS, "", expiry, resource, *unused, SAS_VERSION, "c", *[""] * 7]
+    signature = base64.b64encode(hmac.digest(key, "\n".join(signed).encode(), hashlib.sha256)).decode()
+    return urlencode({"sv": SAS_VERSION, "se": expiry, "sr": "c", "sp": SAS_PERMISSIONS, "sig": signature})
