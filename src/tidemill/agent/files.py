@@ -28,6 +28,18 @@ def open_beneath(root: int, path: str, flags: int, mode: int = 0o644) -> int:
     return fd
 
 
+def size_beneath(root: int, path: str) -> int:
+    """Bytes in the file; 0 while it is not there."""
+    try:
+        fd = open_beneath(root, path, os.O_RDONLY)
+    except FileNotFoundError:
+        return 0
+    try:
+        return os.fstat(fd).st_size
+    finally:
+        os.close(fd)
+
+
 def read_beneath(root: int, path: str, offset: int, limit: int) -> bytes:
     """Up to `limit` bytes from `offset`; b"" past the end and for a file that is not there yet."""
     try:

@@ -9,27 +9,37 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass, field
-from typing import Any
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 NAME = "journal"
 COMPACT_AT = 1 << 20
 
+_encode = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
+
 TaskId = tuple[str, int]  # attempt id, rank
 
 
-@dataclass(slots=True)
 class Record:
     """What is known of one task: its newest epoch, and its exit if it has one."""
 
-    epoch: int
-    exit: dict[str, Any] | None = None
+    __slots__ = ("epoch", "exit")
+
+    def __init__(self, epoch: int, exit: dict[str, Any] | None = None) -> None:
+        self.epoch = epoch
+        self.exit = exit
 
 
-@dataclass(slots=True)
 class Replay:
-    node: dict[str, Any] = field(default_factory=dict)
-    tasks: dict[TaskId, Record] = field(default_factory=dict)
+    """`node` is what the agent said of itself; `tasks` those that were not forgotten."""
+
+    __slots__ = ("node", "tasks")
+
+    def __init__(self) -> None:
+        self.node: dict[str, Any] = {}
+        self.tasks: dict[TaskId, Record] = {}
 
 
 def replay(directory: str) -> Replay:
@@ -91,7 +101,7 @@ class Journal:
 
 
 def _line(kind: str, record: dict[str, Any]) -> bytes:
-    return json.dumps({"t": kind, **record}, separators=(",", ":")).encode() + b"\n"
+    return _encode({"t": kind, **record}).encode() + b"\n"
 
 
 def _write_all(fd: int, data: bytes) -> None:

@@ -14,7 +14,7 @@ import os
 import signal
 import socket
 import sys
-from typing import Any
+import time
 
 sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
@@ -23,6 +23,10 @@ from tidemill.agent.journal import Journal
 from tidemill.agent.server import AgentServer
 from tidemill.agent.tasks import Place
 from tidemill.sandbox import cgroups, linux, processes, view
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 
 def main(node_dir: str) -> None:
@@ -140,7 +144,14 @@ def _fork_away() -> None:
 def _take_lock(directory: int) -> int:
     """The node's lock, held while this process lives; its pid is inside."""
     fd = os.open("pid", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600, dir_fd=directory)
-    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    for left in range(20, -1, -1):
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            if left == 0:
+                raise RuntimeError("another agent runs this node") from None
+            time.sleep(0.01)  # an engine may just be looking whether the lock is free
     os.ftruncate(fd, 0)
     os.write(fd, str(os.getpid()).encode())
     return fd

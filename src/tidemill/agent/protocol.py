@@ -8,10 +8,15 @@ Request  {"id": n, "verb": "...", ...}     Answer {"id": n, "ok": {...}} or {"id
 from __future__ import annotations
 
 import json
-from typing import Any
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 VERSION = 1
 MAX_FRAME = 64 * 1024 * 1024
+
+_encode = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
 
 
 class ProtocolError(Exception):
@@ -19,7 +24,7 @@ class ProtocolError(Exception):
 
 
 def encode(message: dict[str, Any]) -> bytes:
-    body = json.dumps(message, separators=(",", ":")).encode()
+    body = _encode(message).encode()
     return len(body).to_bytes(4, "big") + body
 
 

@@ -3,13 +3,11 @@ speaks."""
 
 from __future__ import annotations
 
-import base64
+import binascii
 import os
 import select
 import signal
 import socket
-from collections.abc import Callable
-from typing import Any
 
 from tidemill.agent import protocol
 from tidemill.agent.files import read_beneath
@@ -17,18 +15,24 @@ from tidemill.agent.journal import Journal
 from tidemill.agent.tasks import Place, Refused, Tasks
 from tidemill.sandbox import cgroups
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
 MAX_UNREAD = 8 << 20  # of one client that does not read: it is dropped and may come back
 READ_LIMIT = 4 << 20
 
 
 class Client:
-    __slots__ = ("decoder", "out", "sock", "watching")
+    __slots__ = ("decoder", "full", "out", "sock", "watching")
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
         self.decoder = protocol.Decoder()
         self.out = bytearray()
         self.watching = False
+        self.full = False  # its socket took no more: we wait until it does
 
 
 class AgentServer:
@@ -142,8 +146,10 @@ class AgentServer:
             return self._drop(client)
         if len(client.out) > MAX_UNREAD:
             return self._drop(client)
-        wanted = select.EPOLLIN | (select.EPOLLOUT if client.out else 0)
-        self._epoll.modify(client.sock.fileno(), wanted)
+        if client.full != bool(client.out):
+            client.full = bool(client.out)
+            wanted = select.EPOLLIN | (select.EPOLLOUT if client.full else 0)
+            self._epoll.modify(client.sock.fileno(), wanted)
 
     def _drop(self, client: Client) -> None:
         if client.sock.fileno() >= 0:
@@ -187,7 +193,7 @@ class AgentServer:
             data = read_beneath(self._place.work, str(m["path"]), int(m["offset"]), limit)
         except OSError as error:
             raise Refused("invalid", f"{m['path']!r} cannot be read: {error.strerror}") from None
-        return {"data": base64.b64encode(data).decode()}
+        return {"data": binascii.b2a_base64(data, newline=False).decode()}
 
     def _resize(self, client: Client, m: dict[str, Any]) -> dict[str, Any]:
         missing = {use: line["why_not"] for use, line in self._hello["limits"].items()}

@@ -8,34 +8,43 @@ asks (SIGTERM).
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
-from dataclasses import dataclass
-from typing import NoReturn
 
 from tidemill.sandbox import linux, processes
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
 
-@dataclass(frozen=True, slots=True)
+
 class Order:
     """What to start. `log` is an open O_APPEND descriptor; `uid` 0 keeps the agent's own user."""
 
-    argv: list[str]
-    env: dict[str, str]
-    cwd: str
-    log: int
-    uid: int = 0
-    join: tuple[str, ...] = ()
+    __slots__ = ("argv", "cwd", "env", "join", "log", "uid")
+
+    def __init__(
+        self, argv: list[str], env: dict[str, str], cwd: str, log: int, uid: int, join: tuple[str, ...]
+    ) -> None:
+        self.argv = argv
+        self.env = env
+        self.cwd = cwd
+        self.log = log
+        self.uid = uid
+        self.join = join
 
 
-@dataclass(frozen=True, slots=True)
 class Spawned:
     """`pid` is the child the agent waits for. `pipe` (non-blocking) says why a start failed, and, of a
     shepherd, lines "pid N" and "status N" of the task's own process."""
 
-    pid: int
-    pipe: int
+    __slots__ = ("pid", "pipe")
+
+    def __init__(self, pid: int, pipe: int) -> None:
+        self.pid = pid
+        self.pipe = pipe
 
 
 def grouped(order: Order) -> Spawned:
@@ -110,7 +119,7 @@ def _shepherd(order: Order, writer: int, agent: int) -> None:
         for number in (signal.SIGTERM, signal.SIGCHLD):
             signal.signal(number, signal.SIG_DFL)
         enter(order, writer)
-    os.write(writer, f"pid {main}\n".encode())
+    _say(writer, f"pid {main}")
     killing = os.getppid() != agent  # it died before we asked to be told
     while True:
         main_ended = _reap(main, writer)
@@ -150,8 +159,13 @@ def _reap(main: int, writer: int) -> bool | None:
         if pid == 0:
             return ended
         if pid == main:
-            os.write(writer, f"status {status}\n".encode())
+            _say(writer, f"status {status}")
             ended = True
+
+
+def _say(writer: int, text: str) -> None:
+    with contextlib.suppress(BrokenPipeError):  # the agent is dead: nobody listens, and the killing goes on
+        os.write(writer, f"{text}\n".encode())
 
 
 def _told_to_kill(reader: int) -> bool:

@@ -12,14 +12,16 @@ import select
 import signal
 import time
 from collections import OrderedDict
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
 
 from tidemill.agent import spawn
 from tidemill.agent.files import open_beneath
 from tidemill.agent.journal import Journal, TaskId
 from tidemill.sandbox import cgroups, processes
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
 
 REMEMBERED = 1024  # forgotten tasks whose epoch is still refused
 
@@ -32,43 +34,59 @@ class Refused(Exception):
         self.code = code
 
 
-@dataclass(frozen=True, slots=True)
 class Place:
-    """What every task of this node is given. `work` is a descriptor of the work directory."""
+    """What every task of this node is given. `work` is a descriptor of the work directory `work_path`;
+    `marker` the prefix of its processes' marker ("<home id>/<node id>/"); `uid` 0 keeps the agent's own
+    user."""
 
-    node_id: str
-    marker: str  # prefix of the processes' marker: "<home id>/<node id>/"
-    work: int
-    work_path: str
-    groups: cgroups.Groups
-    uid: int
-    memory: int
+    __slots__ = ("groups", "marker", "memory", "node_id", "uid", "work", "work_path")
+
+    def __init__(
+        self,
+        node_id: str,
+        marker: str,
+        work: int,
+        work_path: str,
+        groups: cgroups.Groups,
+        uid: int,
+        memory: int,
+    ) -> None:
+        self.node_id = node_id
+        self.marker = marker
+        self.work = work
+        self.work_path = work_path
+        self.groups = groups
+        self.uid = uid
+        self.memory = memory
 
 
-@dataclass(slots=True)
 class Task:
-    attempt: str
-    rank: int
-    epoch: int
-    grace: float = 10.0
-    state: str = "running"  # "running" | "ending" (main process gone, others not yet) | "exited"
-    marker: str = ""
-    pid: int = 0  # the child we wait for
-    main: int = 0  # the task's own process: the same, or below a shepherd
-    pipe: int = -1
-    told: str = ""  # what came through the pipe
-    group: str = ""
-    status: int | None = None
-    reason: str = ""
-    message: str = ""
-    timeout_at: float | None = None
-    kill_at: float | None = None
-    look_at: float | None = None
-    pause: float = 0.001
-    oom_before: int = 0
-    alone: bool = True  # no other task ran beside it: the node's peak is its peak
-    events: list[dict[str, Any]] = field(default_factory=list)
-    exit: dict[str, Any] | None = None
+    """One task as the agent sees it."""
+
+    def __init__(self, attempt: str, rank: int, epoch: int, grace: float = 10.0) -> None:
+        self.attempt = attempt
+        self.rank = rank
+        self.epoch = epoch
+        self.grace = grace  # seconds from TERM to KILL
+        self.state = "running"  # "running" | "ending" (main process gone, others not yet) | "exited"
+        self.marker = ""
+        self.pid = 0  # the child we wait for
+        self.main = 0  # the task's own process: the same, or below a shepherd
+        self.pipe = -1
+        self.told = ""  # what came through the pipe
+        self.group = ""
+        self.status: int | None = None
+        self.reason = ""
+        self.message = ""
+        self.timeout: float | None = None
+        self.timeout_at: float | None = None
+        self.kill_at: float | None = None
+        self.look_at: float | None = None
+        self.pause = 0.001
+        self.oom_before = 0
+        self.alone = True  # no other task ran beside it: the node's peak is its peak
+        self.events: list[dict[str, Any]] = []
+        self.exit: dict[str, Any] | None = None
 
 
 class Tasks:
@@ -138,8 +156,8 @@ class Tasks:
         task.pid, task.pipe = spawned.pid, spawned.pipe
         task.main = task.pid if task.group else self._shepherd_says(task)
         if spec["timeout_s"] is not None:
-            task.timeout_at = _boot() + float(spec["timeout_s"])
-            task.message = f"ran longer than its limit of {spec['timeout_s']:g} s"
+            task.timeout = float(spec["timeout_s"])
+            task.timeout_at = _boot() + task.timeout
         self._tell(task, "task_started", {"pid": task.main})
 
     def stop(self, attempt: str, rank: int, epoch: int, why: str) -> None:
@@ -150,7 +168,8 @@ class Tasks:
         if epoch < newest or (task is None and epoch == newest):
             return
         if task is None or (epoch > task.epoch and task.state == "exited"):
-            task = Task(attempt, rank, epoch, reason="stopped", message=why)
+            task = Task(attempt, rank, epoch)
+            task.reason, task.message = "stopped", why
             self._tasks[attempt, rank] = task
             self._finish(task)
         elif task.state == "running" and task.kill_at is None:
@@ -223,6 +242,7 @@ class Tasks:
                     self._kill(task)
             elif task.timeout_at is not None and task.timeout_at <= now:
                 task.reason = "timeout"
+                task.message = f"ran longer than its limit of {task.timeout:g} s"
                 self._terminate(task)
             planned = task.look_at if task.state == "ending" else task.kill_at or task.timeout_at
             if planned is not None and task.state != "exited":

@@ -11,26 +11,29 @@ from __future__ import annotations
 import errno
 import os
 import signal
-from dataclasses import dataclass
 
 CONTROLLERS = ("cpu", "memory", "pids")
 PERIOD_US = 100_000
 MAX_PROCESSES = 4096  # per node: stops a fork bomb, far above what a training job starts
 
 
-@dataclass(frozen=True, slots=True)
 class Hierarchy:
     """Where a hierarchy is mounted, and this process's own group in it (both absolute directories)."""
 
-    top: str
-    own: str
+    __slots__ = ("own", "top")
+
+    def __init__(self, top: str, own: str) -> None:
+        self.top = top
+        self.own = own
 
 
-@dataclass(frozen=True, slots=True)
 class Groups:
     """Directories of one node by use: "cpu", "memory", "pids", "kill". Missing where it could not be made."""
 
-    paths: dict[str, str]
+    __slots__ = ("paths",)
+
+    def __init__(self, paths: dict[str, str]) -> None:
+        self.paths = paths
 
     @property
     def kill(self) -> str:
@@ -242,10 +245,18 @@ def _limit(
 
 def _read(path: str) -> str:
     try:
-        with open(path) as file:
-            return file.read()
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return ""
+    try:
+        parts: list[bytes] = []
+        while data := os.read(fd, 65536):
+            parts.append(data)
+        return b"".join(parts).decode(errors="replace")
+    except OSError:
+        return ""
+    finally:
+        os.close(fd)
 
 
 def _try_write(path: str, value: str) -> str:

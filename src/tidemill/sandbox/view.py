@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import stat
-from dataclasses import dataclass
 
 from tidemill.sandbox import linux
 
@@ -19,10 +18,12 @@ class NotAllowed(Exception):
     """This host allows no private mount namespace; the text says what it refused."""
 
 
-@dataclass(frozen=True, slots=True)
 class Bind:
-    path: str
-    writable: bool = False
+    __slots__ = ("path", "writable")
+
+    def __init__(self, path: str, writable: bool = False) -> None:
+        self.path = path
+        self.writable = writable
 
 
 def enter(binds: list[Bind]) -> None:

@@ -1,0 +1,501 @@
+"""The local engine: a node is a slice of this host, held by an agent process that outlives the server.
+
+`home/nodes/<node-id>/` is the truth about which nodes there are; this object only keeps a connection to each.
+Linux only: it needs /proc, pidfd and, for limits, control groups.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import re
+import sys
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from tidemill.agent import main as agent_main
+from tidemill.agent import protocol
+from tidemill.agent.files import read_beneath, size_beneath
+from tidemill.domain.model import Vector
+from tidemill.engines import nodedir
+from tidemill.engines.base import (
+    EngineError,
+    EngineEvent,
+    HeldNode,
+    HostCapacity,
+    InvalidTask,
+    LimitReport,
+    NodeSpec,
+    TaskKey,
+    TaskSpec,
+    Unreachable,
+)
+from tidemill.engines.gpus import GpuInventory, NvmlGpus
+from tidemill.engines.link import AgentLink, connect
+from tidemill.engines.nodedir import NodeDir
+from tidemill.sandbox import cgroups, processes
+
+log = logging.getLogger("tidemill.engine")
+
+READY_TIMEOUT_S = 20.0
+SHUTDOWN_TIMEOUT_S = 8.0
+_NODE_ID = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,199}$")
+_DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+class Clock(Protocol):
+    def now(self) -> int: ...
+    def boottime(self) -> int: ...
+
+
+@dataclass(slots=True)
+class _Node:
+    """What this process knows of a node. `link` is None while its agent is not connected."""
+
+    dir: NodeDir
+    config: dict[str, Any]
+    link: AgentLink | None = None
+    hello: dict[str, Any] = field(default_factory=dict)
+    opening: asyncio.Task[None] | None = None
+    closing: asyncio.Task[None] | None = None
+    lost: bool = False
+
+
+class LocalEngine:
+    """See `engines.base.Engine`. `binds` are the paths a job's own uid must be able to read although a
+    folder above them is closed (environments, the Python they were made from, the CA bundle);
+    `own_uids=False` keeps the server's user for jobs."""
+
+    name = "local"
+
+    def __init__(
+        self,
+        home: Path,
+        *,
+        clock: Clock,
+        capacity: HostCapacity | None = None,
+        gpus: GpuInventory | None = None,
+        binds: Sequence[Path] = (),
+        own_uids: bool = True,
+        python: str = sys.executable,
+    ) -> None:
+        if not sys.platform.startswith("linux"):
+            raise EngineError(f"The local engine needs Linux (/proc, pidfd); this is {sys.platform}.")
+        self._home = home.resolve()
+        self._home_id = nodedir.home_id(self._home)
+        self._root = self._home / "nodes"
+        self._root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for bind in binds:  # a path that is not there when a node opens would never be seen by it
+            if self._home in bind.absolute().parents and not bind.exists():
+                bind.mkdir(parents=True)
+        self._clock = clock
+        self._capacity = capacity
+        self._gpus = gpus or NvmlGpus()
+        self._binds = [str(b.absolute()) for b in binds]
+        self._own_uids = own_uids
+        self._python = python
+        self._nodes: dict[str, _Node] = {}
+        self._events: asyncio.Queue[EngineEvent] = asyncio.Queue()
+        self._jobs: set[asyncio.Task[Any]] = set()  # keeps background work alive
+        self._detached = False
+        self._swept = False
+
+    async def capacity(self) -> HostCapacity:
+        if self._capacity is None:
+            ids = self._gpus.ids()
+            cpus = len(os.sched_getaffinity(0))
+            total = Vector(cpus * 1000, _host_memory(), len(ids))
+            self._capacity = HostCapacity(total, ids, os.uname().nodename)
+        return self._capacity
+
+    # --- nodes
+
+    async def open_node(self, spec: NodeSpec) -> None:
+        host = await self.capacity()
+        known = self._find(spec.node_id)
+        if known is None:
+            if not _NODE_ID.match(spec.node_id):
+                raise InvalidTask(f"node id {spec.node_id!r} is not valid: letters, digits, - _ and . only")
+            directory = NodeDir(spec.node_id, self._root / spec.node_id)
+            node = self._nodes[spec.node_id] = _Node(directory, self._config(spec, host))
+            node.dir.make(node.config)
+            node.opening = self._background(self._open(node))
+        elif known.link is not None:
+            self._emit_ready(known)
+        elif known.opening is None and known.closing is None:
+            known.opening = self._background(self._readopt(known))
+
+    async def close_node(self, node_id: str) -> None:
+        node = self._find(node_id)
+        if node is None:
+            self._emit("node_closed", node_id)
+        elif node.closing is None:
+            node.closing = self._background(self._close(node))
+
+    async def held(self) -> Sequence[HeldNode]:
+        if not self._swept:
+            self._swept = True
+            await asyncio.to_thread(self._sweep)
+        nodes = [n for name in sorted(os.listdir(self._root)) if (n := self._find(name)) is not None]
+        for node in nodes:
+            if node.link is None and node.opening is None and node.closing is None:
+                node.opening = self._background(self._readopt(node))
+        opening = [n.opening for n in nodes if n.opening is not None]
+        if opening:
+            await asyncio.wait(opening)
+        return [self._held(node) for node in nodes]
+
+    async def resize(self, node_id: str, granted: Vector) -> None:
+        node, link = self._need(node_id)
+        before = {use: line["enforced"] for use, line in node.hello["limits"].items()}
+        answer = await link.call("resize", cpu_milli=granted.cpu_milli, memory=granted.memory)
+        node.hello["limits"] = answer["limits"]
+        node.config.update(_size(granted))
+        node.dir.write_config(node.config)
+        for use, line in answer["limits"].items():
+            if before.get(use) and not line["enforced"]:
+                raise EngineError(f"node {node_id} keeps its old {use} limit: {line['why_not']}")
+
+    # --- tasks
+
+    async def start(self, node_id: str, task: TaskSpec) -> None:
+        node, link = self._need(node_id)
+        unknown = set(task.gpu_ids) - set(node.config["gpu_ids"])
+        if unknown:
+            raise InvalidTask(f"GPUs {sorted(unknown)} were not allotted to node {node_id}")
+        env = {"PATH": _DEFAULT_PATH, "HOME": task.cwd, **task.env}
+        await link.call(
+            "start",
+            attempt=task.attempt_id,
+            rank=task.rank,
+            epoch=task.epoch,
+            argv=list(task.argv),
+            env=env,
+            cwd=task.cwd,
+            log_path=task.log_path,
+            term_grace_s=task.term_grace_s,
+            timeout_s=task.timeout_s,
+            gpu_ids=list(task.gpu_ids),
+            kind=task.kind,
+        )
+
+    async def stop(self, node_id: str, task: TaskKey, epoch: int, reason: str) -> None:
+        _, link = self._need(node_id)
+        await link.call("stop", attempt=task.attempt_id, rank=task.rank, epoch=epoch, reason=reason)
+
+    async def forget(self, node_id: str, task: TaskKey) -> None:
+        node = self._nodes.get(node_id)
+        if node is not None and node.link is not None:
+            await node.link.call("forget", attempt=task.attempt_id, rank=task.rank)
+
+    # --- files
+
+    def work_dir(self, node_id: str, attempt_id: str) -> str:
+        if "/" in attempt_id or attempt_id in ("", ".", ".."):
+            raise InvalidTask(f"attempt id {attempt_id!r} cannot name a directory")
+        return str(self._root / node_id / "work" / attempt_id)
+
+    async def prepare_dir(self, node_id: str, attempt_id: str) -> str:
+        node, _ = self._need(node_id)
+        path = self.work_dir(node_id, attempt_id)
+        os.makedirs(path, 0o700, exist_ok=True)
+        if node.hello["uid"]:
+            os.chown(path, node.hello["uid"], node.hello["uid"])
+        return path
+
+    async def settle_dir(self, node_id: str, attempt_id: str) -> None:
+        node, _ = self._need(node_id)
+        if node.hello["uid"]:
+            path = self.work_dir(node_id, attempt_id)
+            await asyncio.to_thread(nodedir.hand_over, path, node.hello["uid"])
+
+    async def remove_dir(self, node_id: str, attempt_id: str) -> None:
+        await asyncio.to_thread(nodedir.remove_tree, self.work_dir(node_id, attempt_id))
+
+    async def read_log(self, node_id: str, attempt_id: str, path: str, offset: int, limit: int) -> bytes:
+        with self._attempt_dir(node_id, attempt_id, path) as root:
+            return read_beneath(root, path, offset, limit)
+
+    async def log_size(self, node_id: str, attempt_id: str, path: str) -> int:
+        with self._attempt_dir(node_id, attempt_id, path) as root:
+            return size_beneath(root, path)
+
+    @contextlib.contextmanager
+    def _attempt_dir(self, node_id: str, attempt_id: str, path: str) -> Iterator[int]:
+        """A descriptor of the attempt's directory; what goes wrong inside becomes an EngineError."""
+        try:
+            root = os.open(self.work_dir(node_id, attempt_id), os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        except OSError as error:
+            why = error.strerror
+            raise EngineError(f"attempt {attempt_id} has no directory on node {node_id}: {why}") from None
+        try:
+            yield root
+        except (OSError, ValueError) as error:
+            raise EngineError(f"{path!r} of attempt {attempt_id} cannot be read: {error}") from None
+        finally:
+            os.close(root)
+
+    # --- the stream
+
+    async def events(self) -> AsyncIterator[EngineEvent]:
+        while True:
+            yield await self._events.get()
+
+    async def detach(self) -> None:
+        self._detached = True
+        for node in self._nodes.values():
+            if node.link is not None:
+                node.link.close()
+                node.link = None
+        for job in list(self._jobs):
+            job.cancel()
+        await asyncio.gather(*self._jobs, return_exceptions=True)
+
+    # --- opening, adopting, losing, closing
+
+    async def _open(self, node: _Node) -> None:
+        try:
+            problem = await self._spawn_agent(node)
+            if problem:
+                self._lose(node, f"the node's agent did not start: {problem}")
+            else:
+                await self._attach(node)
+        except (OSError, EngineError) as error:
+            self._lose(node, f"the node's agent did not start: {error}")
+        finally:
+            node.opening = None
+
+    async def _spawn_agent(self, node: _Node) -> str:
+        """Starts it and waits for its word. Returns why it failed, or ""."""
+        name = processes.marker(self._home_id, node.dir.node_id, "agent")
+        env = {processes.VARIABLE: name, "PATH": _DEFAULT_PATH}
+        argv = (self._python, "-I", "-S", "-X", "utf8", agent_main.__file__, str(node.dir.path))
+        errors = os.open(node.dir.agent / "agent.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        try:
+            starter = await asyncio.create_subprocess_exec(
+                *argv,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=errors,
+                env=env,
+                cwd="/",
+            )
+        finally:
+            os.close(errors)
+        assert starter.stdout is not None
+        try:
+            async with asyncio.timeout(READY_TIMEOUT_S):
+                said = (await starter.stdout.read()).decode(errors="replace").strip()
+                await starter.wait()
+        except TimeoutError:
+            return f"no word from it within {READY_TIMEOUT_S:g} s"
+        return "" if said == "ready" else said or f"it ended without a word; see {node.dir.agent}/agent.log"
+
+    async def _attach(self, node: _Node) -> None:
+        """Connects, tells the world it is ready, and asks for every event that was not forgotten."""
+
+        def on_event(event: dict[str, Any]) -> None:
+            self._events.put_nowait(_task_event(node.dir.node_id, event))
+
+        def on_closed() -> None:
+            node.link = None
+            if not self._detached and node.closing is None:
+                node.opening = self._background(self._readopt(node))
+
+        link = await connect(str(node.dir.agent), on_event, on_closed)
+        hello = await link.call("hello")
+        if not protocol.VERSION - 1 <= hello["version"] <= protocol.VERSION:
+            link.close()
+            raise EngineError(f"the agent speaks protocol {hello['version']}, this server {protocol.VERSION}")
+        node.hello, node.link, node.lost = hello, link, False
+        self._emit_ready(node)
+        await link.call("watch", since=0)
+
+    async def _readopt(self, node: _Node) -> None:
+        """Reconnects to an agent that lives; tells of the loss of one that does not."""
+        pause = 0.005
+        try:
+            while node.dir.agent_pid() is not None:
+                try:
+                    await self._attach(node)
+                    return
+                except EngineError as error:
+                    log.warning("node %s: %s", node.dir.node_id, error)
+                    await asyncio.sleep(pause)
+                    pause = min(1.0, pause * 2)
+            self._lose(node, "its agent has died; what it ran is not proved gone until the node is closed")
+        finally:
+            if node.opening is asyncio.current_task():
+                node.opening = None
+
+    def _lose(self, node: _Node, message: str) -> None:
+        """What the dead agent had on disk first, then the loss; once."""
+        if node.lost or node.closing is not None:
+            return
+        node.lost = True
+        for (attempt, rank), record in node.dir.journal().tasks.items():
+            if record.exit is not None:
+                event = {"kind": "task_exited", "attempt": attempt, "rank": rank, **record.exit}
+                self._events.put_nowait(_task_event(node.dir.node_id, event))
+        self._emit("node_lost", node.dir.node_id, reason="lost", message=message)
+
+    async def _close(self, node: _Node) -> None:
+        """Asks the agent to end everything; where it does not, kills it and everything marked as its own."""
+        node_id = node.dir.node_id
+        if node.opening is not None:
+            await asyncio.wait([node.opening])
+        proved = False
+        if node.link is not None:
+            try:
+                await node.link.call("shutdown", wait_s=SHUTDOWN_TIMEOUT_S)
+                proved = True
+            except EngineError as error:
+                log.warning("node %s: closing it the hard way: %s", node_id, error)
+        await self._agent_gone(node, patience_s=2.0 if proved else 0.0)
+        pause = 0.005
+        while not proved:
+            proved = await asyncio.to_thread(node.dir.kill_rest, node.config)
+            if not proved:
+                await asyncio.sleep(pause)
+                pause = min(1.0, pause * 2)
+        await asyncio.to_thread(node.dir.remove)
+        if node.link is not None:
+            node.link.close()
+        del self._nodes[node_id]
+        self._emit("node_closed", node_id)
+
+    async def _agent_gone(self, node: _Node, patience_s: float) -> None:
+        pause, waited = 0.001, 0.0
+        while node.dir.agent_pid() is not None:
+            if waited >= patience_s:
+                node.dir.kill_agent()
+            await asyncio.sleep(pause)
+            waited += pause
+            pause = min(0.1, pause * 2)
+
+    def _sweep(self) -> None:
+        """Groups of this home whose node directory is gone: killed and removed; half-made directories:
+        removed."""
+        for path in self._root.iterdir():
+            if path.is_dir() and not (path / "agent" / "node.json").exists():
+                nodedir.remove_tree(str(path))
+        prefix = nodedir.group_name(self._home_id, "")
+        for directory in cgroups.stale(prefix):
+            if not (self._root / os.path.basename(directory)[len(prefix) :]).exists():
+                cgroups.kill(directory)
+                if not cgroups.remove(directory):
+                    log.warning("cgroup %s still holds processes", directory)
+
+    # --- pieces
+
+    def _find(self, node_id: str) -> _Node | None:
+        """The node as known, or as found on disk (an orphan of an earlier server)."""
+        node = self._nodes.get(node_id)
+        if node is None and _NODE_ID.match(node_id):
+            directory = NodeDir(node_id, self._root / node_id)
+            config = directory.config()
+            if config is not None:
+                node = self._nodes[node_id] = _Node(directory, config)
+        return node
+
+    def _need(self, node_id: str) -> tuple[_Node, AgentLink]:
+        node = self._find(node_id)
+        if node is None:
+            raise Unreachable(f"node {node_id} does not exist")
+        if node.link is None or node.closing is not None:
+            opening = "is opening" if node.opening else "has lost its agent"
+            state = "is being closed" if node.closing else opening
+            raise Unreachable(f"node {node_id} {state}")
+        return node, node.link
+
+    def _config(self, spec: NodeSpec, host: HostCapacity) -> dict[str, Any]:
+        uid = 0
+        if self._own_uids and os.geteuid() == 0:
+            on_disk = [self._find(name) for name in os.listdir(self._root)]
+            uid = nodedir.free_uid(self._home_id, {n.config["uid"] for n in on_disk if n is not None})
+        return {
+            "version": protocol.VERSION,
+            "home_id": self._home_id,
+            "node_id": spec.node_id,
+            "group_name": nodedir.group_name(self._home_id, spec.node_id),
+            "uid": uid,
+            "gpu_ids": list(spec.gpu_ids),
+            "host_gpus": len(host.gpu_ids),
+            "binds": [{"path": path, "writable": False} for path in self._binds],
+            **_size(spec.granted),
+        }
+
+    def _held(self, node: _Node) -> HeldNode:
+        c = node.config
+        granted = Vector(c["cpu_milli"], c["memory"], c["gpus"])
+        alive = node.link is not None
+        return HeldNode(c["node_id"], alive, granted, _limits(node.hello), _handle(node.hello))
+
+    def _emit_ready(self, node: _Node) -> None:
+        limits, handle = _limits(node.hello), _handle(node.hello)
+        self._emit("node_ready", node.dir.node_id, limits=limits, handle=handle)
+
+    def _emit(self, kind: str, node_id: str, **more: Any) -> None:
+        at, mono = self._clock.now(), self._clock.boottime()
+        self._events.put_nowait(EngineEvent(kind, node_id, at=at, mono=mono, **more))
+
+    def _background(self, work: Any) -> asyncio.Task[None]:
+        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work)
+        self._jobs.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._jobs.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("work on a node failed", exc_info=error)
+
+
+def _size(granted: Vector) -> dict[str, int]:
+    return {"cpu_milli": granted.cpu_milli, "memory": granted.memory, "gpus": granted.gpus}
+
+
+def _limits(hello: dict[str, Any]) -> dict[str, LimitReport]:
+    return {use: LimitReport(**line) for use, line in hello.get("limits", {}).items()}
+
+
+def _handle(hello: dict[str, Any]) -> bytes:
+    return json.dumps({k: hello[k] for k in ("pid", "uid", "groups") if k in hello}).encode()
+
+
+def _task_event(node_id: str, event: dict[str, Any]) -> EngineEvent:
+    return EngineEvent(
+        kind=event["kind"],
+        node_id=node_id,
+        task=TaskKey(event["attempt"], event["rank"]),
+        epoch=event["epoch"],
+        at=event["at"],
+        mono=event["mono"],
+        pid=event.get("pid", 0),
+        exit_code=event.get("exit_code"),
+        signal=event.get("signal"),
+        reason=event.get("reason", ""),
+        message=event.get("message", ""),
+        peak_memory=event.get("peak_memory"),
+    )
+
+
+def _host_memory() -> int:
+    """Bytes: what the host has, or less where this process's own cgroup allows less."""
+    with open("/proc/meminfo") as file:
+        total = next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemTotal:"))
+    found = cgroups.hierarchies()
+    for use, name in (("memory", "memory.limit_in_bytes"), ("v2", "memory.max")):
+        if use in found:
+            try:
+                text = Path(found[use].own, name).read_text().strip()
+            except OSError:
+                continue
+            if text.isdigit():
+                total = min(total, int(text))
+    return total

@@ -1,0 +1,164 @@
+"""A local node's directory: what is in it, whether its agent lives, and making sure that nothing of it is
+left.
+
+nodes/<node-id>/agent/ (0700)   node.json  pid (locked while the agent lives)  sock  journal  agent.log
+nodes/<node-id>/work/           one directory per attempt, the job's
+Synchronous; what can take long (`kill_rest`, `remove`, `hand_over`) is meant for a thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import signal
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tidemill.agent import journal
+from tidemill.sandbox import cgroups, processes
+
+UID_BASE = 200_000
+UIDS_PER_HOME = 1000
+HOMES = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class NodeDir:
+    node_id: str
+    path: Path
+
+    @property
+    def agent(self) -> Path:
+        return self.path / "agent"
+
+    @property
+    def work(self) -> Path:
+        return self.path / "work"
+
+    def make(self, config: dict[str, Any]) -> None:
+        """Directories and node.json, on disk. The node exists from here on."""
+        self.agent.mkdir(parents=True, mode=0o700)
+        self.work.mkdir()
+        os.chmod(self.work, 0o711)
+        self.write_config(config)
+
+    def write_config(self, config: dict[str, Any]) -> None:
+        new = self.agent / "node.json.new"
+        with open(new, "w", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
+            json.dump(config, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(new, self.agent / "node.json")
+
+    def config(self) -> dict[str, Any] | None:
+        """None if the node was never fully made."""
+        try:
+            return json.loads((self.agent / "node.json").read_text())
+        except FileNotFoundError:
+            return None
+
+    def journal(self) -> journal.Replay:
+        return journal.replay(str(self.agent))
+
+    def agent_pid(self) -> int | None:
+        """The living agent's pid: it holds the lock on its pid file as long as it lives."""
+        try:
+            fd = os.open(self.agent / "pid", os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return None
+        except BlockingIOError:
+            text = os.read(fd, 32)
+            return int(text) if text else 0
+        finally:
+            os.close(fd)
+
+    def kill_agent(self) -> None:
+        pid = self.agent_pid()
+        if not pid:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            handle = os.pidfd_open(pid)
+            try:
+                if self.agent_pid() == pid:  # still the same one: the pid was not reused in between
+                    signal.pidfd_send_signal(handle, signal.SIGKILL)
+            finally:
+                os.close(handle)
+
+    def kill_rest(self, config: dict[str, Any]) -> bool:
+        """One round of killing what an agent left. True when nothing is left: groups removed, no marked
+        process."""
+        groups = self._groups(config["group_name"])
+        for directory in groups:
+            cgroups.kill(directory)
+        left = processes.marked(processes.marker(config["home_id"], self.node_id, ""))
+        processes.kill(left)
+        empty = not left and not any(cgroups.populated(directory) for directory in groups)
+        return empty and all(cgroups.remove(directory) for directory in groups)
+
+    def _groups(self, name: str) -> list[str]:
+        """As the agent wrote them down, and wherever else a group of that name lies (it may have died
+        before)."""
+        written = self.journal().node.get("groups", {}).values()
+        found = [d for d in cgroups.stale(name) if os.path.basename(d) == name]
+        return sorted({*written, *found})
+
+    def remove(self) -> None:
+        """The agent's part last, so that a removal that was cut off is found and finished."""
+        for part in (self.work, self.agent, self.path):
+            shutil.rmtree(part, onerror=_make_removable)
+
+
+def home_id(home: Path) -> str:
+    """8 hex digits that name this home on this host: in group names and process markers."""
+    return hashlib.sha256(str(home.resolve()).encode()).hexdigest()[:8]
+
+
+def group_name(home: str, node_id: str) -> str:
+    return f"tidemill-{home}-{node_id}"
+
+
+def free_uid(home: str, taken: set[int]) -> int:
+    """The lowest free uid of this home's range; ranges keep two homes of one host apart."""
+    first = UID_BASE + int(home, 16) % HOMES * UIDS_PER_HOME
+    return next(uid for uid in range(first, first + UIDS_PER_HOME) if uid not in taken)
+
+
+def hand_over(directory: str, uid: int) -> None:
+    """Gives a tree to `uid`. Links are not followed; a file with several names is left alone: one of its
+    other names may lie outside the tree."""
+    for _, folders, files, fd in os.fwalk(directory, follow_symlinks=False):
+        for name in folders + files:
+            info = os.stat(name, dir_fd=fd, follow_symlinks=False)
+            shared = stat.S_ISREG(info.st_mode) and info.st_nlink > 1
+            if info.st_uid != uid and not shared:
+                os.chown(name, uid, uid, dir_fd=fd, follow_symlinks=False)
+    os.chown(directory, uid, uid)
+
+
+def remove_tree(path: str) -> None:
+    shutil.rmtree(path, onerror=_make_removable)
+
+
+def _make_removable(function: Callable[..., Any], path: str, error: Any) -> None:
+    """A job may have closed its own folders; without root that stops a removal until they are opened
+    again."""
+    if isinstance(error[1], FileNotFoundError):
+        return
+    if not isinstance(error[1], PermissionError):
+        raise error[1]
+    os.chmod(os.path.dirname(path), 0o700)
+    if os.path.isdir(path) and not os.path.islink(path):
+        os.chmod(path, 0o700)
+        shutil.rmtree(path)
+    else:
+        os.unlink(path)
