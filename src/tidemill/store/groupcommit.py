@@ -4,7 +4,8 @@ A `Session` is one writing connection. Only one thread uses it at a time, but no
 
 - `run_in_loop` (SQLite, memory): closures run on the event loop, in slices of a few milliseconds, and only
   the COMMIT with its fsync goes to the writer thread. A closure is a handful of statements of some
-  microseconds; in another thread each would wait for the interpreter lock whenever the loop is busy (up to 5 ms apiece).
+  microseconds; in another thread each would wait for the interpreter lock whenever the loop is busy (up to
+  5 ms apiece).
 - otherwise (PostgreSQL): the whole batch runs in the writer thread, because every statement is a round trip.
 
 What a batch guarantees: a closure that raises is undone alone; results are given out after the commit only;
