@@ -1,19 +1,15 @@
-"""A workspace's storage: its account, what a datastore stands for, signed addresses of containers."""
+"""A workspace's storage: its account, what a datastore stands for, addresses that follow the data process."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import hmac
 import re
 from dataclasses import dataclass
-from urllib.parse import urlencode
 
 from tidemill.app.codec import decode_object
 from tidemill.app.errors import absent
-from tidemill.app.services import Addresses, Services
+from tidemill.app.services import Addresses
 from tidemill.app.workspaces import account_of, require_workspace
-from tidemill.data.bloburls import ENDPOINT, blob_url
+from tidemill.data.bloburls import ENDPOINT
 from tidemill.domain.errors import NotOffered
 from tidemill.domain.model import Key, Scope
 from tidemill.store.api import Read, ResourceQuery
@@ -21,8 +17,6 @@ from tidemill.store.api import Read, ResourceQuery
 DATASTORES = "datastores"
 BLOB_STORE = "workspaceblobstore"
 ARTIFACT_STORE = "workspaceartifactstore"
-SAS_VERSION = "2022-11-02"
-SAS_PERMISSIONS = "racwdl"
 
 # Addresses of ours that were stored while the data process listened somewhere else.
 _OURS = re.compile(rb"https://(?:localhost|127\.0\.0\.1)(?::\d+)?/(?=[a-z0-9]+\.blob\.core\.windows\.net/)")
@@ -67,23 +61,3 @@ def rebase(addresses: Addresses, properties: bytes) -> bytes:
     if ENDPOINT.encode() not in properties:
         return properties
     return _OURS.sub(f"{addresses.data}/".encode(), properties)
-
-
-def container_sas_url(services: Services, account: str, container: str, hours: int) -> str:
-    """The container's address with a service SAS (read, add, create, write, delete, list)."""
-    expiry = services.clock.now() + hours * 3600 * 1_000_000
-    token = container_sas(services.storage_keys.raw(account), account, container, expiry)
-    return f"{blob_url(services.addresses.data, account, container)}?{token}"
-
-
-def container_sas(key: bytes, account: str, container: str, expires_at: int) -> str:
-    """A service SAS as of SAS_VERSION; https://learn.microsoft.com/rest/api/storageservices/create-service-sas
-    gives the order of what is signed. `key`: the account's raw key; `expires_at` in microseconds."""
-    from datetime import UTC, datetime
-
-    expiry = datetime.fromtimestamp(expires_at // 1_000_000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    resource = f"/blob/{account}/{container}"
-    unused = [""] * 3  # identifier, addresses, protocol
-    signed = [SAS_PERMISSIONS, "", expiry, resource, *unused, SAS_VERSION, "c", *[""] * 7]
-    signature = base64.b64encode(hmac.digest(key, "\n".join(signed).encode(), hashlib.sha256)).decode()
-    return urlencode({"sv": SAS_VERSION, "se": expiry, "sr": "c", "sp": SAS_PERMISSIONS, "sig": signature})

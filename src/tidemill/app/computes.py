@@ -1,0 +1,347 @@
+"""Computes: AmlCompute clusters as rows, and the compute "local" that every workspace has without one.
+
+Row: Key(ws, "computes", name); `state`: provisioningState ("Succeeded" | "Deleting"); `spec`: ARM's
+properties as given, without what is computed; `status`: {"identity", "sku"} where given.
+Nodes are opened and closed by the pool controller, which reads `cluster_of`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from tidemill.app.codec import decode_object, encode
+from tidemill.app.compute_rules import (
+    DEFAULT_IDLE_S,
+    RESERVED,
+    SECOND,
+    check_compute_name,
+    object_at,
+    read_compute,
+    read_scale,
+    refuse_change,
+)
+from tidemill.app.errors import absent
+from tidemill.app.services import Services
+from tidemill.app.workspaces import require_workspace
+from tidemill.catalog.sizes import HOST
+from tidemill.domain.errors import Conflict, InvalidRequest
+from tidemill.domain.ids import parse_workspace_id
+from tidemill.domain.model import Caller, Event, JobState, Key, Node, NodeState, Resource, Scope, Vector
+from tidemill.domain.plan import JobPlan
+from tidemill.domain.quota import admit
+from tidemill.domain.scheduling.types import ClusterSpec, Host, JobRequest
+from tidemill.domain.units import human_duration, plural
+from tidemill.store.api import AlreadyExists, Read, ResourceQuery, Tx
+
+TYPE = "computes"
+LOCAL = "local"
+SUCCEEDED, DELETING = "Succeeded", "Deleting"
+_FINAL = tuple(state.value for state in JobState if state.final)
+
+
+@dataclass(frozen=True, slots=True)
+class ComputeView:
+    """A compute with its live nodes, oldest first."""
+
+    row: Resource
+    nodes: Sequence[Node]
+
+
+@dataclass(frozen=True, slots=True)
+class NodeLine:
+    """`job`: the name of the job it runs, "" for none."""
+
+    node: Node
+    job: str
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """`unit`: "Cores" | "Gpus" | "Clusters"."""
+
+    unit: str
+    current: int
+    limit: int
+
+
+async def put(
+    s: Services, caller: Caller, scope: Scope, name: str, body: Mapping[str, Any]
+) -> tuple[Resource, bool]:
+    """Creates or updates -> (row, created). Raises InvalidRequest, NotOffered or Conflict."""
+    check_compute_name(name)
+    properties, size, scale = read_compute(name, body, s.sizes)
+    now = s.clock.now()
+    row = Resource(
+        uid=s.ids.uid(),
+        key=Key(scope, TYPE, name),
+        state=SUCCEEDED,
+        spec=encode(properties),
+        status=encode({field: body[field] for field in ("identity", "sku") if body.get(field)}),
+        tags=encode(body.get("tags") or {}),
+        location=str(body.get("location") or s.settings.region),
+        created_at=now,
+        modified_at=now,
+        created_by=caller.name,
+    )
+    shape = f"{scale.minimum} to {plural(scale.maximum, 'node')} of {size.name}"
+    shape += f", closed after {human_duration(scale.idle_us)} idle"
+
+    def change(tx: Tx) -> tuple[Resource, bool]:
+        existing = tx.get(row.key)
+        if existing is not None:
+            return _updated(tx, existing, row, caller), False
+        stored = tx.insert(row)
+        message = f"Compute {name} created by {caller.name}: {shape}."
+        tx.add_event(Event(row.uid, "compute", now, "Created", message, caller.name))
+        return stored, True
+
+    try:
+        return await s.store.write(change)
+    except AlreadyExists:
+        return await s.store.write(change)
+
+
+async def patch(s: Services, caller: Caller, scope: Scope, name: str, body: Mapping[str, Any]) -> Resource:
+    """ARM's ClusterUpdateParameters: only scaleSettings, merged.
+    Raises NotFound, InvalidRequest or Conflict."""
+    wanted = object_at(object_at(object_at(body, "properties"), "properties"), "scaleSettings")
+
+    def change(tx: Tx) -> Resource:
+        row = find(tx, scope, name)
+        spec = decode_object(row.spec)
+        merged = {**spec["properties"]["scaleSettings"], **wanted}
+        read_scale(name, merged)
+        spec["properties"]["scaleSettings"] = merged
+        return _updated(tx, row, replace(row, spec=encode(spec), modified_at=s.clock.now()), caller)
+
+    return await s.store.write(change)
+
+
+def _updated(tx: Tx, existing: Resource, wanted: Resource, caller: Caller) -> Resource:
+    name, now = existing.key.name, wanted.modified_at
+    if existing.state == DELETING:
+        raise Conflict(f"Compute {name!r} is being deleted. Wait until it is gone.", "ComputeDeleting", name)
+    old, new = decode_object(existing.spec), decode_object(wanted.spec)
+    refuse_change(name, old, new)
+    updated = replace(
+        existing,
+        spec=wanted.spec,
+        tags=wanted.tags,
+        status=wanted.status if wanted.status != b"{}" else existing.status,
+        modified_at=now,
+    )
+    if (updated.spec, updated.tags, updated.status) == (existing.spec, existing.tags, existing.status):
+        return existing
+    changes = _scale_changes(old["properties"]["scaleSettings"], new["properties"]["scaleSettings"])
+    message = f"Compute {name} updated by {caller.name}{': ' + changes if changes else ''}."
+    tx.add_event(Event(existing.uid, "compute", now, "Updated", message, caller.name))
+    return tx.update(updated)
+
+
+def _scale_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    words = {"minNodeCount": "min", "maxNodeCount": "max", "nodeIdleTimeBeforeScaleDown": "idle time"}
+    changed = ((word, old.get(field), new.get(field)) for field, word in words.items())
+    return ", ".join(f"{word} {before} -> {after}" for word, before, after in changed if before != after)
+
+
+async def delete(s: Services, caller: Caller, scope: Scope, name: str) -> Resource | None:
+    """Gone at once when nothing is on it (None: there was none); else `Deleting` until its jobs have ended
+    and its nodes are closed. Its events and ledger stay."""
+    now = s.clock.now()
+
+    def change(tx: Tx) -> Resource | None:
+        row = tx.get(Key(scope, TYPE, name))
+        if row is None or row.state == DELETING:
+            return row
+        jobs = tx.count(ResourceQuery("jobs", ref=row.uid, exclude_states=_FINAL))
+        nodes = len(tx.nodes_of(row.uid))
+        if not jobs and not nodes:
+            tx.delete(row)
+            tx.add_event(Event(row.uid, "compute", now, "Deleted", f"Deleted by {caller.name}.", caller.name))
+            return row
+        message = (
+            f"Being deleted by {caller.name}: {plural(jobs, 'job')} to end, {plural(nodes, 'node')} to close."
+        )
+        tx.add_event(Event(row.uid, "compute", now, DELETING, message, caller.name))
+        return tx.update(replace(row, state=DELETING, modified_at=now, next_at=now))
+
+    return await s.store.write(change)
+
+
+async def get(s: Services, scope: Scope, name: str) -> ComputeView:
+    """Raises NotFound naming the computes that exist."""
+
+    def look(read: Read) -> ComputeView:
+        row = find(read, scope, name)
+        return ComputeView(row, read.nodes_of(row.uid))
+
+    return await s.store.read(look)
+
+
+async def list_of(
+    s: Services, scope: Scope, *, limit: int = 0, after: str | None = None
+) -> Sequence[ComputeView]:
+    """Oldest first."""
+
+    def look(read: Read) -> list[ComputeView]:
+        rows = read.find(ResourceQuery(TYPE, scope, ascending=True, limit=limit, after=after))
+        return [ComputeView(row, read.nodes_of(row.uid)) for row in rows]
+
+    return await s.store.read(look)
+
+
+async def nodes_of(s: Services, scope: Scope, name: str) -> Sequence[NodeLine]:
+    """The live nodes of a compute, of the implicit one for the name "local"."""
+
+    def look(read: Read) -> list[NodeLine]:
+        if name.casefold() == LOCAL:
+            uid = local_uid(require_workspace(read, scope))
+        else:
+            uid = find(read, scope, name).uid
+        return [NodeLine(node, _job_on(read, node)) for node in read.nodes_of(uid)]
+
+    return await s.store.read(look)
+
+
+async def usages(s: Services) -> Sequence[Usage]:
+    """What this host has, and what live nodes hold of it now."""
+    host = (await s.engine.capacity()).total
+    nodes, clusters = await s.store.read(lambda r: (r.live_nodes(), r.count(ResourceQuery(TYPE))))
+    held = Vector(sum(n.granted.cpu_milli for n in nodes), 0, sum(n.granted.gpus for n in nodes))
+    return (
+        Usage("Cores", math.ceil(held.cpu_milli / 1000), host.cpu_milli // 1000),
+        Usage("Gpus", held.gpus, host.gpus),
+        Usage("Clusters", clusters, 10_000),
+    )
+
+
+def find(read: Read, scope: Scope, name: str) -> Resource:
+    """Raises NotFound naming the computes that exist."""
+    row = read.get(Key(scope, TYPE, name))
+    if row is None:
+        names = [r.key.name for r in read.find(ResourceQuery(TYPE, scope))]
+        raise absent("Compute", name, [*names, LOCAL], f"workspace {scope.workspace!r}")
+    return row
+
+
+async def resolve(s: Services, scope: Scope, compute: str) -> ClusterSpec:
+    """`compute`: an ARM id, a name, `azureml:name`, or "" (also "local", "serverless"): this host.
+
+    Raises NotFound naming the computes that exist, Conflict for one that is being deleted.
+    """
+    name = _name_of(scope, compute)
+
+    def look(read: Read) -> Resource:
+        if name in ("", *RESERVED):
+            return require_workspace(read, scope)
+        return find(read, scope, name)
+
+    row = await s.store.read(look)
+    if row.key.type != TYPE:
+        return local_cluster(s, row)
+    spec = cluster_of(s, row)
+    if spec is None:
+        raise InvalidRequest(
+            f"Compute {name!r} has a VM size that the catalogue does not know any more. Create another."
+        )
+    if spec.deleting:
+        raise Conflict(f"Compute {name!r} is being deleted. Use another.", "ComputeDeleting", name)
+    return spec
+
+
+async def resolve_uid(s: Services, scope: Scope, compute_uid: str) -> ClusterSpec | None:
+    """What a job's plan points at, also when it has no row. None: it is gone."""
+
+    def look(read: Read) -> Resource | None:
+        if compute_uid.startswith(f"{LOCAL}:"):
+            return read.by_uid(compute_uid.split(":", 1)[1])
+        return read.by_uid(compute_uid)
+
+    row = await s.store.read(look)
+    if row is None:
+        return None
+    return cluster_of(s, row) if row.key.type == TYPE else local_cluster(s, row)
+
+
+def cluster_of(s: Services, row: Resource) -> ClusterSpec | None:
+    """What the scheduler knows of a compute's row. None: its size is not in the catalogue."""
+    inner = decode_object(row.spec)["properties"]
+    size = s.sizes.get(str(inner["vmSize"]))
+    if size is None:
+        return None
+    scale = read_scale(row.key.name, inner["scaleSettings"])
+    return ClusterSpec(
+        uid=row.uid,
+        name=row.key.name,
+        workspace=row.key.scope,
+        size=size.name,
+        node=size.vector,
+        min_nodes=scale.minimum,
+        max_nodes=scale.maximum,
+        idle_us=scale.idle_us,
+        deleting=row.state == DELETING,
+    )
+
+
+def local_uid(workspace: Resource) -> str:
+    return f"{LOCAL}:{workspace.uid}"
+
+
+def local_cluster(s: Services, workspace: Resource) -> ClusterSpec:
+    """The compute that every workspace has: this host, at most one node per core."""
+    size = s.sizes.require(HOST)
+    group = workspace.key.scope
+    return ClusterSpec(
+        uid=local_uid(workspace),
+        name=LOCAL,
+        workspace=Scope(group.subscription, group.group, workspace.key.name),
+        size=size.name,
+        node=size.vector,
+        min_nodes=0,
+        max_nodes=max(1, size.vcpus),
+        idle_us=round(DEFAULT_IDLE_S * SECOND),
+    )
+
+
+async def check_admission(s: Services, scope: Scope, plan: JobPlan) -> None:
+    """Refuses at submit what could never start (domain.quota). Raises InvalidRequest with the figures."""
+    spec = await resolve_uid(s, scope, plan.compute_uid)
+    if spec is None:
+        return
+    capacity = await s.engine.capacity()
+    host = Host(capacity.total, capacity.gpu_ids, s.settings.capacity)
+    job = plan.job
+    request = JobRequest("", job.display_name, scope, plan.team, spec.uid, job.node_count, job.priority, 0)
+    refusal = admit(request, spec, host)
+    if refusal is not None:
+        raise InvalidRequest(refusal.message, refusal.code, "properties.resources.instanceCount")
+
+
+def _name_of(scope: Scope, compute: str) -> str:
+    text = compute.strip().removeprefix("azureml:")
+    if not text.startswith("/"):
+        return text
+    parsed = parse_workspace_id(text)
+    if parsed is None or len(parsed[1]) != 2 or parsed[1][0].casefold() != TYPE:
+        raise InvalidRequest(
+            f"computeId {compute!r} is not the id of a compute.", target="properties.computeId"
+        )
+    if parsed[0].arm_id.casefold() != scope.arm_id.casefold():
+        raise InvalidRequest(
+            f"computeId {compute!r} is in another workspace ({parsed[0].workspace!r}); "
+            f"a job runs on a compute of its own ({scope.workspace!r}).",
+            "CrossWorkspace",
+            "properties.computeId",
+        )
+    return parsed[1][1]
+
+
+def _job_on(read: Read, node: Node) -> str:
+    if not node.attempt_id or node.state is not NodeState.RUNNING:
+        return ""
+    attempt = read.attempt(node.attempt_id)
+    job = read.by_uid(attempt.job_uid) if attempt is not None else None
+    return job.key.name if job is not None else ""
