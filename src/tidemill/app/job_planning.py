@@ -2,36 +2,39 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable
-from typing import Any
-
 from tidemill.app import computes
+from tidemill.app.asset_rows import CODES, find_version
 from tidemill.app.codec import decode_object
 from tidemill.app.environments import plan_environment
-from tidemill.app.inputs import resolve_input, resolve_output
+from tidemill.app.inputs import check_inputs_exist, resolve_input, resolve_output
+from tidemill.app.locations import Storage, locate
 from tidemill.app.services import Services
-from tidemill.domain.errors import InvalidRequest, NotFound, NotOffered
-from tidemill.domain.expressions import ExpressionError, render_command
-from tidemill.domain.ids import parse_workspace_id
+from tidemill.data.uris import AssetId, AssetName, parse_uri
+from tidemill.domain.errors import InvalidRequest, NotFound
+from tidemill.domain.expressions import render_command
 from tidemill.domain.jobspec import CommandJob
 from tidemill.domain.model import Caller, Key, Scope
 from tidemill.domain.plan import JobPlan, Place, PlannedInput, PlannedOutput
-from tidemill.store.api import Read, ResourceQuery
+from tidemill.store.api import Read
 
 
 async def plan_job(s: Services, caller: Caller, scope: Scope, name: str, job: CommandJob) -> JobPlan:
     """Raises NotFound, InvalidRequest or NotOffered with the name at fault and those that exist."""
     target = await computes.resolve(s, scope, job.compute_id)
     environment = await plan_environment(s, scope, job.environment_id)
-    workspace = await s.store.read(lambda r: r.get(Key(Scope(scope.subscription, scope.group), "workspaces", scope.workspace)))
-    if workspace is None:
-        raise NotFound(f"Workspace {scope.workspace!r} was not found.", target=scope.workspace)
-    account = str(decode_object(workspace.status)["storage_account"])
-    inputs = await s.store.read(lambda r: tuple(resolve_input(s, r, scope, account, item) for item in job.inputs))
-    outputs = await s.store.read(lambda r: tuple(resolve_output(s, r, scope, account, name, item) for item in job.outputs))
-    code = await s.store.read(lambda r: _code(r, scope, job.code_id, s, account))
-    _check_command(job, inputs, outputs)
+    account = await _account(s, scope)
+
+    def resolve(read: Read) -> tuple[tuple[PlannedInput, ...], tuple[PlannedOutput, ...], Place | None]:
+        return (
+            tuple(resolve_input(s, read, scope, account, item) for item in job.inputs),
+            tuple(resolve_output(s, read, scope, account, name, item) for item in job.outputs),
+            _code(s, read, scope, job.code_id, account),
+        )
+
+    inputs, outputs, code = await s.store.read(resolve)
+    _check_command(job)
+    if any(item.place is not None for item in inputs):
+        await check_inputs_exist(s, inputs)
     return JobPlan(
         job=job,
         compute_uid=target.uid,
@@ -44,3 +47,36 @@ async def plan_job(s: Services, caller: Caller, scope: Scope, name: str, job: Co
         account=account,
         artifacts=Place(account, "azureml", f"ExperimentRun/dcid.{name}/"),
     )
+
+
+async def _account(s: Services, scope: Scope) -> str:
+    """The workspace's storage account. Raises NotFound."""
+    key = Key(Scope(scope.subscription, scope.group), "workspaces", scope.workspace)
+    row = await s.store.read(lambda r: r.get(key))
+    if row is None:
+        raise NotFound(f"Workspace {scope.workspace!r} was not found.", target=scope.workspace)
+    return str(decode_object(row.status)["storage_account"])
+
+
+def _code(s: Services, read: Read, scope: Scope, code_id: str, account: str) -> Place | None:
+    if not code_id:
+        return None
+    given = parse_uri(code_id, s.addresses.data_netloc)
+    if not isinstance(given, AssetName | AssetId):
+        raise InvalidRequest(
+            f"codeId {code_id!r} is not a registered code version. Register the code first.",
+            target="properties.codeId",
+        )
+    row = find_version(read, scope, CODES, given.name, given.version, given.label)
+    uri = str(decode_object(row.spec).get("codeUri", ""))
+    found = locate(read, Storage(scope, account, s.addresses.data_netloc), uri)
+    if found.place is None:
+        raise InvalidRequest(f"Code {given.name!r} lies at {uri}, which is not our storage.", target="properties.codeId")
+    return found.place
+
+
+def _check_command(job: CommandJob) -> None:
+    """Every expression of the command must name an input or an output. Raises InvalidRequest."""
+    inputs = {item.name: item.value for item in job.inputs}
+    outputs = {item.name: item.name for item in job.outputs}
+    render_command(job.command, inputs, outputs)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, cast
 
@@ -242,3 +244,19 @@ async def delete(s: Services, caller: Caller, scope: Scope, name: str) -> bool:
         return True
 
     return await s.store.write(change)
+
+
+async def wait(s: Services, scope: Scope, name: str, timeout_s: float) -> Resource:
+    """The job's row once it is final, or as it is after `timeout_s`."""
+    row = await get(s, scope, name)
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + timeout_s
+    with s.live.watching(row.uid) as changed:
+        while True:
+            changed.clear()
+            row = await s.store.read(lambda r: r.by_uid(row.uid)) or row  # noqa: B023
+            left = deadline - loop.time()
+            if JobState(row.state).final or left <= 0:
+                return row
+            with suppress(TimeoutError):
+                await asyncio.wait_for(changed.wait(), left)

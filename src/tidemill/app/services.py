@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from tidemill.app.live import Live
 from tidemill.domain.model import Caller as Caller  # identity makes it, the use cases take it
 
 if TYPE_CHECKING:
@@ -84,4 +84,4 @@ class Services:
     secrets: SecretBox
     storage_keys: StorageKeys
     incarnation: str
-    subscribe: Callable[[str], Awaitable[object]] | None = None
+    live: Live = field(default_factory=Live)

@@ -16,6 +16,7 @@ from functools import partial
 from tidemill.app.codec import job_status
 from tidemill.app.services import Services
 from tidemill.app import transitions
+from tidemill.app.output_assets import register_outputs
 from tidemill.controllers import launching, staging
 from tidemill.app.transitions import Collected, Moment
 from tidemill.domain.errors import TidemillError
@@ -23,6 +24,7 @@ from tidemill.domain.model import Attempt, AttemptState, JobState, Outcome, Reso
 from tidemill.domain.outcome import AttemptEnd, RankEnd, attempt_end
 from tidemill.domain.plan import JobPlan
 from tidemill.engines.base import EngineError, EngineEvent, InvalidTask, TaskKey, Unreachable
+from tidemill.store.api import Tx
 
 log = logging.getLogger("tidemill.attempts")
 
@@ -63,14 +65,12 @@ class _Live:
 
 
 class Attempts:
-    def __init__(self, services: Services, moment: Callable[[], Moment], nodes_freed: Callable[[], None]) -> None:
+    def __init__(self, services: Services, moment: Callable[[], Moment]) -> None:
         self._s = services
         self._moment = moment
-        self._nodes_freed = nodes_freed
         self._live: dict[str, _Live] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._background: set[asyncio.Task[None]] = set()
-        self._early: dict[str, list[EngineEvent]] = {}
 
     # --- what others tell us -------------------------------------------------------------------
 
@@ -149,7 +149,7 @@ class Attempts:
         if failed is None:
             await self._follow(live)
             failed = self._result(live)
-            collected = await self._collect(live, row, plan, failed)
+            collected = await self._collect(live, plan, failed)
             result = await self._with_tail(live, failed)
         else:
             result, collected = failed, Collected()
@@ -161,11 +161,11 @@ class Attempts:
         attempt = live.attempt
         if attempt.state is AttemptState.COLLECTING:
             # Everything had ended before a restart; the exit records will be repeated, or their node is gone.
-            live.ranks = {r.rank: r for r in launching.place(self._s, row, plan, attempt)}
-            self._mark_absent_nodes(live)
-            return None
+            return await self._find_ranks(live, row, plan)
         try:
-            staged = await staging.stage(self._s, plan, attempt, row)
+            staged, attempt = await staging.stage(self._s, plan, attempt)
+            if live.attempt.stop_requested_at is None:
+                live.attempt = attempt
             live.notes = staged.notes
             ranks = launching.place(self._s, row, plan, attempt, staged)
         except TidemillError as error:
@@ -173,8 +173,6 @@ class Attempts:
         except EngineError as error:
             return AttemptEnd(Outcome.SYSTEM_FAILURE, "StagingFailed", str(error))
         live.ranks = {rank.rank: rank for rank in ranks}
-        if attempt.stop_requested_at is not None:
-            live.stop_sent = False
         for rank in ranks:
             try:
                 await self._s.engine.start(attempt.nodes[rank.node_index], rank.task)
@@ -182,6 +180,12 @@ class Attempts:
                 live.ends[rank.rank] = RankEnd(reason="spawn_failed", message=str(error), primary=rank.primary)
             except Unreachable as error:
                 log.warning("attempt %s: %s", attempt.id, error)  # node_lost and node_closed follow
+        self._mark_absent_nodes(live)
+        return None
+
+    async def _find_ranks(self, live: _Live, row: Resource, plan: JobPlan) -> AttemptEnd | None:
+        staged, _ = await staging.stage(self._s, plan, live.attempt)
+        live.ranks = {r.rank: r for r in launching.place(self._s, row, plan, live.attempt, staged)}
         self._mark_absent_nodes(live)
         return None
 
@@ -267,30 +271,34 @@ class Attempts:
             return result
         failed = [r for r, e in live.ends.items() if e.primary and (e.reason or e.signal is not None or e.exit_code)]
         rank = min(failed, key=lambda r: live.ends[r].ended_at, default=0)
-        tail = await staging.log_tail(self._s, live.attempt, live.ranks[rank])
+        tail = await staging.log_tail(self._s, live.attempt, live.node_of(rank), live.ranks[rank].log)
         ends = {r: e for r, e in live.ends.items() if r in live.ranks and live.ranks[r].primary}
         return attempt_end(ends, live.attempt.stop_reason, tail)
 
-    async def _collect(self, live: _Live, row: Resource, plan: JobPlan, result: AttemptEnd) -> Collected:
+    async def _collect(self, live: _Live, plan: JobPlan, result: AttemptEnd) -> Collected:
         if plan.outputs and result.outcome is Outcome.SUCCEEDED:
             now = self._s.clock.now()
             await self._s.store.write(
                 partial(transitions.collecting, attempt_id=live.attempt.id, now=now, message="Storing outputs and logs.")
             )
         retried = result.outcome in (Outcome.SYSTEM_FAILURE, Outcome.PREEMPTED)
-        return await staging.collect(self._s, plan, live.attempt, list(live.ranks.values()), row, retried)
+        return await staging.collect(
+            self._s, plan, live.attempt, keep_outputs=result.outcome is Outcome.SUCCEEDED, retried=retried
+        )
 
     async def _record_end(self, live: _Live, result: AttemptEnd, collected: Collected) -> None:
         when = self._moment()
-        registration = await staging.register_outputs(self._s, live.attempt, result, collected)
-        state = await self._s.store.write(
-            lambda tx: registration(
-                tx, transitions.end(tx, live.attempt.id, when, result, live.started_at, collected, live.notes)
-            )
-        )
+        state = await self._s.store.write(lambda tx: self._end(tx, live, when, result, collected))
         if state is JobState.FAILED:
             log.info("job %s failed: %s", live.attempt.job_uid, result.message.split("\n", 1)[0])
-        self._nodes_freed()
+
+    def _end(
+        self, tx: Tx, live: _Live, when: Moment, result: AttemptEnd, collected: Collected
+    ) -> JobState | None:
+        state = transitions.end(tx, live.attempt.id, when, result, live.started_at, collected, live.notes)
+        if state is JobState.COMPLETED:
+            register_outputs(tx, live.attempt.job_uid, when.at)
+        return state
 
     async def _clean(self, live: _Live) -> None:
         for rank in live.ranks:

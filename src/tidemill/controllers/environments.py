@@ -86,5 +86,5 @@ class Environments:
 def spec_of(planned: PlannedEnvironment) -> EnvironmentSpec:
     return EnvironmentSpec(
         conda=planned.conda, pip=planned.pip, image=planned.image, name=planned.name, version=planned.version,
-        variables=dict(planned.variables),
+        variables=dict(planned.variables), notes=planned.notes,
     )

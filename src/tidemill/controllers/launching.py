@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tidemill.app.services import Services
-from tidemill.controllers.staging import Staged
+from tidemill.controllers.staging import NodeFiles, Staged
 from tidemill.domain.errors import InvalidRequest
 from tidemill.domain.expressions import render_command
-from tidemill.domain.launch import azureml_variables, ranks_of
+from tidemill.domain.jobspec import CommandJob
+from tidemill.domain.launch import Rank, azureml_variables, ranks_of
 from tidemill.domain.model import Attempt, Resource
 from tidemill.domain.plan import JobPlan
 from tidemill.engines.base import TaskSpec
@@ -20,6 +21,9 @@ from tidemill.engines.base import TaskSpec
 # A job's token lives as long as a job may reasonably run; it is dead in practice when the job is (its
 # run is checked on use).
 TOKEN_TTL_S = 7 * 24 * 3600
+
+# Where the nodes of one job reach each other: they share this host.
+HOST = "127.0.0.1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,30 +35,46 @@ class PlacedRank:
     task: TaskSpec
 
 
-def place(s: Services, row: Resource, plan: JobPlan, attempt: Attempt, staged: Staged, ports: tuple[int, ...]) -> list[PlacedRank]:
+def place(s: Services, row: Resource, plan: JobPlan, attempt: Attempt, staged: Staged) -> list[PlacedRank]:
     """Raises InvalidRequest when the command cannot be made (an environment without ray, no mpirun)."""
     job = plan.job
     bin_dir = environment_bin(s, plan)
     _check_launcher(job.distribution.kind, bin_dir)
-    command = render_command(job.command, staged.inputs, staged.outputs)
-    shared = shared_variables(s, row, plan, attempt, staged, bin_dir)
+    shared = shared_variables(s, row, plan, attempt, bin_dir)
     placed: list[PlacedRank] = []
-    for rank in ranks_of(job, command, "127.0.0.1", ports, shutil.which("mpirun") or "mpirun"):
-        variables = {**shared, **dict(rank.variables), **dict(job.environment_variables)}
-        task = TaskSpec(
-            attempt_id=attempt.id,
-            epoch=attempt.epoch,
-            rank=rank.rank,
-            argv=rank.argv,
-            env=variables,
-            cwd=str(staged.roots[rank.node_index] / "code"),
-            log_path=str(staged.roots[rank.node_index] / "logs" / rank.log),
-            term_grace_s=s.settings.cancel_grace_s,
-            timeout_s=float(job.timeout_s) if job.timeout_s else None,
-            gpu_ids=attempt.gpu_ids[rank.node_index] if attempt.gpu_ids else (),
-        )
-        placed.append(PlacedRank(rank.rank, rank.node_index, rank.primary, rank.log, task))
-    return placed
+    for index, files in enumerate(staged.nodes):
+        command = render_command(job.command, files.inputs, files.outputs)
+        own = {**shared, **_file_variables(files)}
+        for rank in ranks_of(job, command, HOST, staged.ports, shutil.which("mpirun") or "mpirun"):
+            if rank.node_index == index:
+                variables = {**own, **dict(rank.variables), **dict(job.environment_variables)}
+                placed.append(_placed(s, job, attempt, rank, files, variables))
+    return sorted(placed, key=lambda p: p.rank)
+
+
+def _placed(
+    s: Services, job: CommandJob, attempt: Attempt, rank: Rank, files: NodeFiles, variables: dict[str, str]
+) -> PlacedRank:
+    task = TaskSpec(
+        attempt_id=attempt.id,
+        epoch=attempt.epoch,
+        rank=rank.rank,
+        argv=rank.argv,
+        env=variables,
+        cwd=f"{files.root}/code",
+        log_path=f"{files.root}/logs/{rank.log}",
+        term_grace_s=s.settings.cancel_grace_s,
+        timeout_s=float(job.timeout_s) if job.timeout_s else None,
+        gpu_ids=attempt.gpu_ids[rank.node_index] if attempt.gpu_ids else (),
+    )
+    return PlacedRank(rank.rank, rank.node_index, rank.primary, rank.log, task)
+
+
+def _file_variables(files: NodeFiles) -> dict[str, str]:
+    variables = {"HOME": files.root, "TMPDIR": f"{files.root}/tmp"}
+    variables.update({f"AZURE_ML_INPUT_{name}": value for name, value in files.inputs.items()})
+    variables.update({f"AZURE_ML_OUTPUT_{name}": value for name, value in files.outputs.items()})
+    return variables
 
 
 def environment_bin(s: Services, plan: JobPlan) -> Path:
@@ -71,17 +91,16 @@ def environment_bin(s: Services, plan: JobPlan) -> Path:
 
 
 def shared_variables(
-    s: Services, row: Resource, plan: JobPlan, attempt: Attempt, staged: Staged, bin_dir: Path
+    s: Services, row: Resource, plan: JobPlan, attempt: Attempt, bin_dir: Path
 ) -> dict[str, str]:
-    scope, root = row.key.scope, staged.roots[0]
+    """The same for every rank."""
+    scope = row.key.scope
     token = s.tokens.issue(
         oid=row.uid, name=row.key.name, kind="job", audience=s.addresses.https, ttl_s=TOKEN_TTL_S, scope=scope,
         job=row.key.name,
     )
     variables = {
         "PATH": f"{bin_dir}:{os.environ.get('PATH', '/usr/local/bin:/usr/bin:/bin')}",
-        "HOME": str(root),
-        "TMPDIR": str(root / "tmp"),
         "LANG": os.environ.get("LANG", "C.UTF-8"),
         # Print statements reach the log as they happen, not when a buffer is full.
         "PYTHONUNBUFFERED": "1",
@@ -95,10 +114,6 @@ def shared_variables(
     }
     if plan.environment.digest:
         variables["VIRTUAL_ENV"] = str(bin_dir.parent)
-    for name, value in staged.inputs.items():
-        variables[f"AZURE_ML_INPUT_{name}"] = value
-    for name, value in staged.outputs.items():
-        variables[f"AZURE_ML_OUTPUT_{name}"] = value
     return variables
 
 

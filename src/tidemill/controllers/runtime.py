@@ -99,7 +99,7 @@ async def start(services: Services) -> Runtime:
         return pool.size_of(compute_uid)
 
     nodes = Nodes(services, moment, host, size_of)
-    attempts = Attempts(services, moment, lambda: None)
+    attempts = Attempts(services, moment)
     pool = Pool(services, moment, host, attempts.take, nodes.open, nodes.close)
     runtime = Runtime(services, pool, nodes, attempts, Environments(services), Deletions(services))
     await computes.prepare(services, capacity)

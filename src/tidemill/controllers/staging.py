@@ -2,34 +2,157 @@
 
 Layout of an attempt's directory on a node (the job sees it, its uid owns it):
     code/      the code folder, the working directory of the command
-    inputs/<name>/…   outputs/<name>/…   logs/user_logs/std_log*.txt
-Both directions can be repeated: a controller that died half-way does them again.
+    inputs/<name>/…   outputs/<name>/…   logs/user_logs/std_log*.txt   tmp/
+Both directions can be repeated: a controller that died half-way does them again. What was staged is
+committed with the attempt before anything is started, so a running job's files are never staged twice.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
-from dataclasses import dataclass
+import socket
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tidemill.app.services import Services
-from tidemill.data.outputs import collect_logs, collect_outputs, prepare_outputs
-from tidemill.data.staging import stage_code, stage_inputs
-from tidemill.domain.plan import JobPlan
+import msgspec
 
-LOGS = "logs"
-STAGED = ".staged"
+from tidemill.app.codec import encode
+from tidemill.app.services import Services
+from tidemill.app.transitions import Collected
+from tidemill.data.outputs import Stored, collect_artifacts, collect_logs, collect_outputs, prepare_outputs
+from tidemill.data.staging import stage_code, stage_inputs
+from tidemill.domain.launch import log_names, ports_needed
+from tidemill.domain.model import Attempt, AttemptState
+from tidemill.domain.outcome import TAIL_BYTES
+from tidemill.domain.plan import JobPlan, Place
+from tidemill.engines.base import EngineError
+from tidemill.store.api import Tx
+
+FOLDERS = ("code", "inputs", "outputs", "logs/user_logs", "tmp")
+
+
+@dataclass(frozen=True, slots=True)
+class NodeFiles:
+    """One node's directory; `inputs` and `outputs`: what `${{inputs.x}}` and `${{outputs.y}}` become there."""
+
+    root: str
+    inputs: dict[str, str]
+    outputs: dict[str, str]
 
 
 @dataclass(frozen=True, slots=True)
 class Staged:
-    """Where things lie on one node. `values`: what `${{inputs.x}}` and `${{outputs.y}}` become."""
+    """What an attempt was given, per node, and the ports its ranks meet on."""
 
-    root: Path
-    cwd: Path
-    logs: Path
-    inputs: dict[str, str]
-    outputs: dict[str, str]
-    notes: tuple[str, ...]
-    copied_bytes: int
+    nodes: tuple[NodeFiles, ...]
+    ports: tuple[int, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+_decode_staged = msgspec.json.Decoder(Staged)
+
+
+async def stage(s: Services, plan: JobPlan, attempt: Attempt) -> tuple[Staged, Attempt]:
+    """Directories, code and inputs on every node, once per attempt. Raises what a user can mend."""
+    if attempt.ranks != b"{}":
+        return _decode_staged.decode(attempt.ranks), attempt
+    files: list[NodeFiles] = []
+    notes: list[str] = []
+    for node in attempt.nodes:
+        root = await s.engine.prepare_dir(node, attempt.id)
+        if plan.code or plan.inputs or plan.outputs:
+            staged, said = await asyncio.to_thread(_stage_node, s, plan, Path(root))
+            notes += [note for note in said if note not in notes]
+        else:
+            _make_folders(Path(root))
+            staged = NodeFiles(root, {}, {})
+        await s.engine.settle_dir(node, attempt.id)
+        files.append(staged)
+    ports = free_ports(ports_needed(plan.job.distribution))
+    result = Staged(tuple(files), ports, tuple(notes))
+    if not (plan.code or plan.inputs or plan.outputs or ports):
+        return result, attempt  # nothing that staging twice could harm: no commit for it
+
+    def remember(tx: Tx) -> Attempt:
+        current = tx.attempt(attempt.id)
+        assert current is not None
+        state = AttemptState.STARTING if current.state is AttemptState.ASSIGNED else current.state
+        return tx.update_attempt(replace(current, state=state, ranks=encode(result)))
+
+    return result, await s.store.write(remember)
+
+
+def _make_folders(root: Path) -> None:
+    for folder in FOLDERS:
+        (root / folder).mkdir(parents=True, exist_ok=True)
+
+
+def _stage_node(s: Services, plan: JobPlan, root: Path) -> tuple[NodeFiles, tuple[str, ...]]:
+    _make_folders(root)
+    if plan.code is not None:
+        stage_code(s.blobs, plan.code, root / "code")
+    inputs = stage_inputs(s.blobs, plan.inputs, root / "inputs")
+    outputs = prepare_outputs(plan.outputs, root / "outputs")
+    return NodeFiles(str(root), inputs.values, outputs), inputs.notes
+
+
+def free_ports(count: int) -> tuple[int, ...]:
+    """Ports of the loopback that are free now; held together while choosing, so that they differ."""
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for item in sockets:
+            item.bind(("127.0.0.1", 0))
+        return tuple(item.getsockname()[1] for item in sockets)
+    finally:
+        for item in sockets:
+            item.close()
+
+
+async def collect(s: Services, plan: JobPlan, attempt: Attempt, *, keep_outputs: bool, retried: bool) -> Collected:
+    """Stores logs, `outputs/` and, when the attempt succeeded, its outputs. A retried attempt's logs go
+    below `retries/N/`, so that the next attempt's do not replace them."""
+    roots = [Path(s.engine.work_dir(node, attempt.id)) for node in attempt.nodes]
+    if not plan.outputs and all(_nothing_written(root, plan) for root in roots):
+        return Collected()
+    return await asyncio.to_thread(_collect, s, plan, attempt, roots, keep_outputs, retried)
+
+
+def _nothing_written(root: Path, plan: JobPlan) -> bool:
+    logs = (root / "logs" / path for path, _ in log_names(plan.job))
+    kept = (root / "code" / "outputs", root / "code" / "logs")
+    return not any(log.exists() and log.stat().st_size for log in logs) and not any(p.exists() for p in kept)
+
+
+def _collect(
+    s: Services, plan: JobPlan, attempt: Attempt, roots: list[Path], keep_outputs: bool, retried: bool
+) -> Collected:
+    assert plan.artifacts is not None
+    place = plan.artifacts
+    if retried:
+        place = Place(place.account, place.container, f"{place.path}retries/{attempt.number:03d}/")
+    notes: list[str] = []
+    logs: dict[str, int] = {}
+    # The first node is stored last: where several wrote the same name, rank 0's stays.
+    for root in reversed(roots):
+        if not root.exists():
+            continue
+        stored: list[Stored] = []
+        if keep_outputs:
+            stored += collect_outputs(s.blobs, plan.outputs, root / "outputs").values()
+        stored.append(collect_artifacts(s.blobs, place, root / "code", root))
+        for path, size in collect_logs(s.blobs, place, root / "logs"):
+            if size:
+                logs[path] = size
+        notes += [note for item in stored for note in item.notes if note not in notes]
+    return Collected(logs=() if retried else tuple(sorted(logs.items())), notes=tuple(notes))
+
+
+async def log_tail(s: Services, attempt: Attempt, node: str, log: str) -> str:
+    """The end of a rank's log, for the message of a failure."""
+    try:
+        size = await s.engine.log_size(node, attempt.id, f"logs/{log}")
+        start = max(size - TAIL_BYTES, 0)
+        raw = await s.engine.read_log(node, attempt.id, f"logs/{log}", start, TAIL_BYTES)
+    except EngineError:
+        return ""
+    return raw.decode("utf-8", "replace")

@@ -1,0 +1,63 @@
+"""From what a job says of its environment to what will be built: a registered one, a curated one, the host's."""
+
+from __future__ import annotations
+
+from tidemill.app.asset_rows import ENVIRONMENTS, find_version
+from tidemill.app.codec import decode_object
+from tidemill.app.services import Services
+from tidemill.data.uris import AssetId, AssetName, RegistryUri, parse_uri
+from tidemill.domain.errors import InvalidRequest
+from tidemill.domain.model import Resource, Scope
+from tidemill.domain.plan import PlannedEnvironment
+from tidemill.environments.spec import EnvironmentSpec, from_arm, from_curated
+
+
+async def plan_environment(s: Services, scope: Scope, given: str) -> PlannedEnvironment:
+    """`given`: an ARM id, `azureml:name:version`, `azureml:name@latest`, a registry's URI, or "".
+
+    Raises NotFound naming what exists, InvalidRequest for a spec that cannot be built."""
+    if not given:
+        return PlannedEnvironment()
+    uri = parse_uri(given)
+    if isinstance(uri, RegistryUri):
+        return planned(s, given, from_curated(s.curated.require(given)))
+    if not isinstance(uri, AssetName | AssetId):
+        raise InvalidRequest(
+            f"Environment {given!r} is not an environment. Use azureml:NAME:VERSION, azureml:NAME@latest or "
+            "azureml://registries/azureml/environments/NAME/versions/VERSION.",
+            target="properties.environmentId",
+        )
+    curated = s.curated.find(uri.name)
+    if curated is not None and await _absent(s, scope, uri.name):
+        return planned(s, given, from_curated(curated))
+    row = await s.store.read(
+        lambda r: find_version(r, scope, ENVIRONMENTS, uri.name, uri.version, uri.label)
+    )
+    return planned(s, given, spec_of_row(s, row))
+
+
+async def _absent(s: Services, scope: Scope, name: str) -> bool:
+    from tidemill.app.asset_rows import container_key
+
+    return await s.store.read(lambda r: r.get(container_key(scope, ENVIRONMENTS, name))) is None
+
+
+def spec_of_row(s: Services, row: Resource) -> EnvironmentSpec:
+    """Raises NotOffered for a Docker build context, InvalidRequest for a conda file that cannot be read."""
+    return from_arm(decode_object(row.spec), row.key.parent, row.key.name, s.curated)
+
+
+def planned(s: Services, given: str, spec: EnvironmentSpec) -> PlannedEnvironment:
+    label = f"{spec.name}:{spec.version}" if spec.name else given
+    digest = s.environments.key(spec)
+    return PlannedEnvironment(
+        label=label,
+        digest=digest,
+        conda=spec.conda,
+        pip=spec.pip,
+        image=spec.image,
+        name=spec.name,
+        version=spec.version,
+        variables=tuple(spec.variables.items()),
+        notes=spec.notes,
+    )

@@ -1,0 +1,41 @@
+"""What is happening now, for those who watch: wake-ups per row, and the scheduler's word on who waits."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from tidemill.domain.model import Touched
+from tidemill.domain.scheduling.types import Wait
+
+
+class Live:
+    """One per server. `attach` its `on_commit` to the store; `explainer` is set by the controllers."""
+
+    def __init__(self) -> None:
+        self._watchers: dict[str, set[asyncio.Event]] = {}
+        self.explainer: Callable[[str], Wait | None] | None = None
+
+    def on_commit(self, touched: frozenset[Touched]) -> None:
+        if not self._watchers:
+            return
+        for item in touched:
+            for event in self._watchers.get(item.uid, ()):
+                event.set()
+
+    @contextmanager
+    def watching(self, uid: str) -> Iterator[asyncio.Event]:
+        """An event that is set with every commit that touches the row (or its events) of `uid`."""
+        event = asyncio.Event()
+        self._watchers.setdefault(uid, set()).add(event)
+        try:
+            yield event
+        finally:
+            watchers = self._watchers[uid]
+            watchers.discard(event)
+            if not watchers:
+                del self._watchers[uid]
+
+    def explain(self, job_uid: str) -> Wait | None:
+        return self.explainer(job_uid) if self.explainer else None

@@ -1,0 +1,114 @@
+"""The native API (`/api/v1`): what ARM has no word for, for the CLI and the portal. See docs/architecture.md."""
+
+from __future__ import annotations
+
+from starlette.responses import Response
+
+from tidemill.app import compute_views, job_logs, job_views, jobs, overview
+from tidemill.domain.errors import InvalidRequest
+from tidemill.domain.model import JobState
+from tidemill.wire.http import SIGNED_IN, Context, Route, json_response
+from tidemill.wire.native.stream import stream_job
+
+W = "/api/v1/subscriptions/{sub}/resourceGroups/{rg}/providers/Microsoft.MachineLearningServices/workspaces/{ws}"
+JOBS = "Microsoft.MachineLearningServices/workspaces/jobs/read"
+COMPUTES = "Microsoft.MachineLearningServices/workspaces/computes/read"
+MAX_WAIT_S = 60.0
+
+
+def routes() -> list[Route]:
+    return [
+        Route("GET", "/api/v1/status", SIGNED_IN, status),
+        Route("GET", "/api/v1/catalog/sizes", SIGNED_IN, sizes),
+        Route("GET", W + "/jobs", JOBS, list_jobs),
+        Route("GET", W + "/jobs/{name}", JOBS, get_job),
+        Route("GET", W + "/jobs/{name}/wait", JOBS, wait_job),
+        Route("GET", W + "/jobs/{name}/stream", JOBS, stream_job),
+        Route("GET", W + "/jobs/{name}/why", JOBS, why),
+        Route("GET", W + "/jobs/{name}/logs", JOBS, list_logs),
+        Route("GET", W + "/jobs/{name}/logs/{path:path}", JOBS, read_log),
+        Route("GET", W + "/computes", COMPUTES, list_computes),
+        Route("GET", W + "/computes/{name}", COMPUTES, get_compute),
+    ]
+
+
+async def status(ctx: Context) -> Response:
+    return json_response(await overview.status(ctx.services))
+
+
+async def sizes(ctx: Context) -> Response:
+    region = ctx.request.query.get("region") or ctx.services.settings.region
+    return json_response({"value": overview.sizes(ctx.services, region)})
+
+
+async def list_jobs(ctx: Context) -> Response:
+    query = ctx.request.query
+    limit = whole(query.get("limit", "50"), "limit", 1, 1000)
+    states = [state for state in query.get("state", "").split(",") if state]
+    archived = {"": False, "false": False, "true": True, "all": None}.get(query.get("archived", ""), False)
+    known = {state.value.lower(): state.value for state in JobState}
+    wanted: list[str] = []
+    for state in states:
+        if state.lower() not in known:
+            raise InvalidRequest(
+                f"state {state!r} is not a job state. Use {', '.join(known.values())}.", target="state"
+            )
+        wanted.append(known[state.lower()])
+    rows = await jobs.list_jobs(
+        ctx.services, ctx.scope, archived=archived, states=wanted, limit=limit + 1, after=query.get("after") or None
+    )
+    following = rows[limit - 1].uid if len(rows) > limit else None
+    value = await job_views.summaries(ctx.services, rows[:limit])
+    return json_response({"value": value, "next": following})
+
+
+def whole(text: str, name: str, low: int, high: int) -> int:
+    if not text.isdigit() or not low <= int(text) <= high:
+        raise InvalidRequest(f"{name} is {text!r}: it must be a whole number from {low} to {high}.", target=name)
+    return int(text)
+
+
+async def get_job(ctx: Context) -> Response:
+    row = await jobs.get(ctx.services, ctx.scope, ctx.params["name"])
+    return json_response(await job_views.detail(ctx.services, row))
+
+
+async def wait_job(ctx: Context) -> Response:
+    """Answers once the job is final, or as it is when the timeout passes."""
+    text = ctx.request.query.get("timeout", "30")
+    try:
+        timeout = min(float(text), MAX_WAIT_S)
+    except ValueError:
+        raise InvalidRequest(f"timeout is {text!r}: it must be seconds, at most 60.", target="timeout") from None
+    row = await jobs.wait(ctx.services, ctx.scope, ctx.params["name"], timeout)
+    return json_response(await job_views.summary(ctx.services, row))
+
+
+async def why(ctx: Context) -> Response:
+    row = await jobs.get(ctx.services, ctx.scope, ctx.params["name"])
+    return json_response(await job_views.why(ctx.services, row))
+
+
+async def list_logs(ctx: Context) -> Response:
+    row = await jobs.get(ctx.services, ctx.scope, ctx.params["name"])
+    files = await job_logs.list_logs(ctx.services, row)
+    return json_response({"value": [{"path": file.path, "size": file.size} for file in files]})
+
+
+async def read_log(ctx: Context) -> Response:
+    row = await jobs.get(ctx.services, ctx.scope, ctx.params["name"])
+    offset = whole(ctx.request.query.get("offset", "0"), "offset", 0, 2**62)
+    limit = whole(ctx.request.query.get("limit", str(job_logs.CHUNK)), "limit", 1, 16 * job_logs.CHUNK)
+    raw = await job_logs.read_log(ctx.services, row, ctx.params["path"], offset, limit)
+    headers = {"x-tidemill-next-offset": str(offset + len(raw))}
+    return Response(raw, headers=headers, media_type="text/plain; charset=utf-8")
+
+
+async def list_computes(ctx: Context) -> Response:
+    return json_response({"value": await compute_views.summaries(ctx.services, ctx.scope)})
+
+
+async def get_compute(ctx: Context) -> Response:
+    return json_response(await compute_views.detail(ctx.services, ctx.scope, ctx.params["name"]))
+
+

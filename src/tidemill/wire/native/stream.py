@@ -1,0 +1,130 @@
+"""Server-sent events of one job: time line, log and state as they happen, resumable by id.
+
+An event's id is `{last event seq}:{file}={bytes},…`: everything a client has already been given, so that a
+connection (or the whole server) can break off at any point and the client goes on without gap or repeat.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import codecs
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import quote, unquote
+
+from starlette.responses import StreamingResponse
+
+from tidemill.app import job_logs, job_views, jobs
+from tidemill.app.codec import encode, job_status
+from tidemill.app.services import Services
+from tidemill.domain.model import JobState, Resource
+from tidemill.wire.http import Context
+
+# The kernel appends to a log without telling anybody; its size is looked at this often while somebody watches.
+LOG_LOOK_S = 0.05
+KEEP_ALIVE_S = 10.0
+
+
+@dataclass(slots=True)
+class Cursor:
+    """What a client has been given."""
+
+    seq: int = 0
+    offsets: dict[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, text: str) -> Cursor:
+        """"12:user_logs%2Fstd_log.txt=340" -> Cursor; anything unreadable starts from the beginning."""
+        head, _, tail = text.partition(":")
+        cursor = cls(int(head) if head.isdigit() else 0)
+        for part in tail.split(","):
+            name, _, size = part.rpartition("=")
+            if name and size.isdigit():
+                cursor.offsets[unquote(name)] = int(size)
+        return cursor
+
+    def __str__(self) -> str:
+        files = ",".join(f"{quote(name, safe='')}={size}" for name, size in self.offsets.items())
+        return f"{self.seq}:{files}"
+
+
+async def stream_job(ctx: Context) -> StreamingResponse:
+    row = await jobs.get(ctx.services, ctx.scope, ctx.params["name"])
+    resume = ctx.request.query.get("after") or ctx.request.header("last-event-id")
+    body = _events(ctx.services, row, Cursor.parse(resume))
+    return StreamingResponse(body, media_type="text/event-stream", headers={"cache-control": "no-store"})
+
+
+async def _events(s: Services, row: Resource, cursor: Cursor) -> AsyncIterator[bytes]:
+    state = ""
+    quiet = 0.0
+    with s.live.watching(row.uid) as changed:
+        while True:
+            changed.clear()
+            row = await s.store.read(lambda r: r.by_uid(row.uid)) or row  # noqa: B023
+            final = JobState(row.state).final
+            sent = False
+            async for chunk in _news(s, row, cursor):
+                sent = True
+                yield chunk
+            if row.state != state:
+                state = row.state
+                sent = True
+                yield _event("status", await job_views.summary(s, row), cursor)
+            if final:
+                yield _event("end", await job_views.detail(s, row), cursor)
+                return
+            quiet = 0.0 if sent else quiet + LOG_LOOK_S
+            if quiet >= KEEP_ALIVE_S:
+                quiet = 0.0
+                yield b": still here\n\n"
+            running = state in (JobState.RUNNING, JobState.STARTING, JobState.CANCEL_REQUESTED)
+            try:
+                await asyncio.wait_for(changed.wait(), LOG_LOOK_S if running else KEEP_ALIVE_S / 2)
+            except TimeoutError:
+                quiet += 0.0 if running else KEEP_ALIVE_S / 2
+
+
+async def _news(s: Services, row: Resource, cursor: Cursor) -> AsyncIterator[bytes]:
+    """Events and log text since the cursor, which moves on. The log comes before the event that ends the job."""
+    events = await s.store.read(lambda r: r.events(row.uid, cursor.seq))
+    ending = [e for e in events if e.code in ("Completed", "Failed", "Canceled")]
+    for event in events:
+        if event in ending:
+            continue
+        cursor.seq = max(cursor.seq, event.seq)
+        yield _event("timeline", job_views.timeline_entry(event, row.created_at), cursor)
+    for file in await job_logs.list_logs(s, row):
+        async for chunk in _log_text(s, row, file.path, file.size, cursor):
+            yield chunk
+    for event in ending:
+        cursor.seq = max(cursor.seq, event.seq)
+        yield _event("timeline", job_views.timeline_entry(event, row.created_at), cursor)
+
+
+async def _log_text(s: Services, row: Resource, path: str, size: int, cursor: Cursor) -> AsyncIterator[bytes]:
+    # A new attempt writes a new file of the same name.
+    key = f"{job_status(row.status).progress.attempt}|{path}"
+    while cursor.offsets.get(key, 0) < size:
+        offset = cursor.offsets.get(key, 0)
+        raw = await job_logs.read_log(s, row, path, offset)
+        if not raw:
+            return
+        text, taken = _whole_characters(raw)
+        if not taken:
+            if not JobState(row.state).final:
+                return  # half a character: the rest is still being written
+            text, taken = raw.decode("utf-8", "replace"), len(raw)
+        cursor.offsets[key] = offset + taken
+        yield _event("log", {"path": path, "offset": offset, "text": text}, cursor)
+
+
+def _whole_characters(raw: bytes) -> tuple[str, int]:
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    text = decoder.decode(raw)
+    return text, len(raw) - len(decoder.getstate()[0])
+
+
+def _event(kind: str, data: dict[str, Any], cursor: Cursor) -> bytes:
+    return b"id: %b\nevent: %b\ndata: %b\n\n" % (str(cursor).encode(), kind.encode(), encode(data))
