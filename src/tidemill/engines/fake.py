@@ -1,0 +1,284 @@
+"""An engine for tests of controllers: no process, no waiting, time only from the clock that it is given.
+
+Every task goes by a `Plan`; what lies in the future happens in `advance()`, after the test has moved its clock.
+Directories are real (below `root`), because staging and collecting copy real files.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import shutil
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from tidemill.domain.model import Vector
+from tidemill.engines.base import (
+    EngineError,
+    EngineEvent,
+    HeldNode,
+    HostCapacity,
+    InvalidTask,
+    NodeSpec,
+    TaskKey,
+    TaskSpec,
+    Unreachable,
+)
+
+
+class Clock(Protocol):
+    def now(self) -> int: ...
+    def boottime(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How a task goes. `after` is in microseconds; None: it runs until it is stopped or `finish`ed."""
+
+    after: int | None = 0
+    exit_code: int | None = 0
+    signal: int | None = None
+    reason: str = ""
+    message: str = ""
+    output: bytes = b""  # what it writes to its log as it starts
+    ignores_term: bool = False
+
+
+@dataclass(slots=True)
+class _Task:
+    spec: TaskSpec
+    plan: Plan
+    stopping: str = ""
+    events: list[EngineEvent] = field(default_factory=list)
+    exited: bool = False
+
+
+@dataclass(slots=True)
+class _Node:
+    spec: NodeSpec
+    ready: bool = False
+    alive: bool = True
+    tasks: dict[TaskKey, _Task] = field(default_factory=dict)
+
+
+class FakeEngine:
+    """`calls` is every verb with its arguments, in order. `open_fails` holds node ids whose opening is lost."""
+
+    name = "fake"
+
+    def __init__(
+        self,
+        root: Path,
+        clock: Clock,
+        *,
+        capacity: HostCapacity | None = None,
+        plan: Callable[[TaskSpec], Plan] = lambda spec: Plan(),
+        open_after: int = 0,
+    ) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+        self.open_fails: set[str] = set()
+        self.nodes: dict[str, _Node] = {}
+        self._root = root
+        self._clock = clock
+        self._capacity = capacity or HostCapacity(Vector(4000, 8 << 30, 0), (), "fake")
+        self._plan = plan
+        self._open_after = open_after
+        self._events: asyncio.Queue[EngineEvent] = asyncio.Queue()
+        self._later: list[tuple[int, int, Callable[[], None]]] = []
+        self._count = 0
+
+    # --- what a test does
+
+    def advance(self) -> int:
+        """Does everything that is due by the clock; returns how many things that were."""
+        done = 0
+        while self._later and self._later[0][0] <= self._clock.now():
+            heapq.heappop(self._later)[2]()
+            done += 1
+        return done
+
+    def next_at(self) -> int | None:
+        return self._later[0][0] if self._later else None
+
+    def finish(self, node_id: str, key: TaskKey, exit_code: int | None = 0, **more: Any) -> None:
+        """Ends a running task now."""
+        task = self.nodes[node_id].tasks[key]
+        self._exit(node_id, key, replace(task.plan, exit_code=exit_code, **more))
+
+    def lose(self, node_id: str) -> None:
+        """Its agent dies: nothing more is heard of its tasks."""
+        self.nodes[node_id].alive = False
+        self._emit("node_lost", node_id, reason="lost", message="its agent has died")
+
+    # --- the contract
+
+    async def capacity(self) -> HostCapacity:
+        return self._capacity
+
+    async def open_node(self, spec: NodeSpec) -> None:
+        self.calls.append(("open_node", spec))
+        if spec.node_id in self.nodes:
+            if self.nodes[spec.node_id].ready:
+                self._emit("node_ready", spec.node_id)
+            return
+        self.nodes[spec.node_id] = _Node(spec)
+        self._in(self._open_after, lambda: self._opened(spec.node_id))
+
+    async def close_node(self, node_id: str) -> None:
+        self.calls.append(("close_node", node_id))
+        node = self.nodes.pop(node_id, None)
+        if node is not None and node.alive:
+            for key, task in node.tasks.items():
+                if not task.exited:
+                    plan = Plan(exit_code=None, signal=9, reason="stopped", message="its node was closed")
+                    self._record_exit(node_id, key, task, plan)
+        shutil.rmtree(self._root / node_id, ignore_errors=True)
+        self._emit("node_closed", node_id)
+
+    async def held(self) -> Sequence[HeldNode]:
+        return [HeldNode(n.spec.node_id, n.alive, n.spec.granted) for n in self.nodes.values()]
+
+    async def resize(self, node_id: str, granted: Vector) -> None:
+        self.calls.append(("resize", node_id, granted))
+        node = self._need(node_id)
+        node.spec = replace(node.spec, granted=granted)
+
+    async def start(self, node_id: str, task: TaskSpec) -> None:
+        self.calls.append(("start", node_id, task))
+        node = self._need(node_id)
+        key = TaskKey(task.attempt_id, task.rank)
+        known = node.tasks.get(key)
+        if known is not None and task.epoch <= known.spec.epoch:
+            if task.epoch < known.spec.epoch:
+                raise InvalidTask(f"{key}: epoch {task.epoch} was overtaken by {known.spec.epoch}")
+            return
+        if known is not None and not known.exited:
+            raise InvalidTask(f"{key}: epoch {known.spec.epoch} still has processes")
+        plan = self._plan(task)
+        node.tasks[key] = started = _Task(task, plan)
+        path = Path(task.log_path)
+        if path.parent.is_dir():
+            with path.open("ab") as file:
+                file.write(plan.output)
+        started.events.append(self._emit("task_started", node_id, task=key, epoch=task.epoch, pid=1))
+        if plan.after is not None:
+            self._in(plan.after, lambda: self._exit(node_id, key, plan))
+
+    async def stop(self, node_id: str, task: TaskKey, epoch: int, reason: str) -> None:
+        self.calls.append(("stop", node_id, task, epoch, reason))
+        node = self._need(node_id)
+        known = node.tasks.get(task)
+        plan = Plan(exit_code=None, signal=15, reason="stopped", message=reason)
+        if known is None:
+            never = TaskSpec(task.attempt_id, epoch, task.rank, (), {}, "", "")
+            node.tasks[task] = known = _Task(never, plan)
+            self._record_exit(node_id, task, known, replace(plan, signal=None))
+        elif epoch == known.spec.epoch and not known.exited and not known.stopping:
+            known.stopping = reason
+            late = known.plan.ignores_term
+            grace = int(known.spec.term_grace_s * 1e6) if late else 0
+            self._in(grace, lambda: self._exit(node_id, task, replace(plan, signal=9 if late else 15)))
+
+    async def forget(self, node_id: str, task: TaskKey) -> None:
+        self.calls.append(("forget", node_id, task))
+        node = self.nodes.get(node_id)
+        if node is None or (known := node.tasks.get(task)) is None:
+            return
+        if not known.exited:
+            raise InvalidTask(f"{task} still has processes")
+        known.events.clear()
+
+    def work_dir(self, node_id: str, attempt_id: str) -> str:
+        return str(self._root / node_id / "work" / attempt_id)
+
+    async def prepare_dir(self, node_id: str, attempt_id: str) -> str:
+        self._need(node_id)
+        Path(self.work_dir(node_id, attempt_id)).mkdir(parents=True, exist_ok=True)
+        return self.work_dir(node_id, attempt_id)
+
+    async def settle_dir(self, node_id: str, attempt_id: str) -> None:
+        self._need(node_id)
+
+    async def remove_dir(self, node_id: str, attempt_id: str) -> None:
+        shutil.rmtree(self.work_dir(node_id, attempt_id), ignore_errors=True)
+
+    async def read_log(self, node_id: str, attempt_id: str, path: str, offset: int, limit: int) -> bytes:
+        file = self._file(node_id, attempt_id, path)
+        return file.read_bytes()[offset : offset + limit] if file.is_file() else b""
+
+    async def log_size(self, node_id: str, attempt_id: str, path: str) -> int:
+        file = self._file(node_id, attempt_id, path)
+        return file.stat().st_size if file.is_file() else 0
+
+    async def events(self) -> AsyncIterator[EngineEvent]:
+        while True:
+            yield await self._events.get()
+
+    async def detach(self) -> None:
+        self.calls.append(("detach",))
+
+    def reattach(self) -> None:
+        """What a new server sees first: every node, and every event that was not forgotten."""
+        self._events = asyncio.Queue()
+        for node_id, node in self.nodes.items():
+            self._emit("node_ready" if node.alive else "node_lost", node_id)
+            for task in node.tasks.values():
+                for event in task.events:
+                    self._events.put_nowait(event)
+
+    # --- pieces
+
+    def _opened(self, node_id: str) -> None:
+        node = self.nodes.get(node_id)
+        if node is None:
+            return
+        if node_id in self.open_fails:
+            self.lose(node_id)
+            return
+        node.ready = True
+        self._emit("node_ready", node_id)
+
+    def _exit(self, node_id: str, key: TaskKey, plan: Plan) -> None:
+        node = self.nodes.get(node_id)
+        task = node.tasks.get(key) if node is not None and node.alive else None
+        if task is not None and not task.exited:
+            self._record_exit(node_id, key, task, plan)
+
+    def _record_exit(self, node_id: str, key: TaskKey, task: _Task, plan: Plan) -> None:
+        task.exited = True
+        what = {
+            "exit_code": plan.exit_code,
+            "signal": plan.signal,
+            "reason": plan.reason,
+            "message": plan.message,
+        }
+        task.events.append(self._emit("task_exited", node_id, task=key, epoch=task.spec.epoch, **what))
+
+    def _need(self, node_id: str) -> _Node:
+        node = self.nodes.get(node_id)
+        if node is None or not node.alive or not node.ready:
+            raise Unreachable(f"node {node_id} does not answer")
+        return node
+
+    def _file(self, node_id: str, attempt_id: str, path: str) -> Path:
+        root = Path(self.work_dir(node_id, attempt_id))
+        if not root.is_dir():
+            raise EngineError(f"attempt {attempt_id} has no directory on node {node_id}")
+        if not (root / path).resolve().is_relative_to(root.resolve()):
+            raise EngineError(f"{path!r} is not below the directory of attempt {attempt_id}")
+        return root / path
+
+    def _emit(self, kind: str, node_id: str, **more: Any) -> EngineEvent:
+        event = EngineEvent(kind, node_id, at=self._clock.now(), mono=self._clock.boottime(), **more)
+        self._events.put_nowait(event)
+        return event
+
+    def _in(self, delay: int, action: Callable[[], None]) -> None:
+        """Now where there is no delay, so that a test without a moving clock needs no `advance`."""
+        if delay <= 0:
+            action()
+            return
+        self._count += 1
+        heapq.heappush(self._later, (self._clock.now() + delay, self._count, action))
