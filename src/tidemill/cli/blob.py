@@ -1,4 +1,4 @@
-"""The few calls of the blob protocol that a client needs: put, head, list, get; signed by account key or by SAS."""
+"""The calls of the blob protocol that a client needs: put, head, list, get; signed by account key or SAS."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote, urlencode, urlsplit
 
-from tidemill.cli.errors import FAILED, CliError, exit_code_of
+from tidemill.cli.errors import FAILED, NOT_RUNNING, CliError, exit_code_of
 
 VERSION = "2023-11-03"
 BLOCK = 64 * 1024 * 1024  # files larger than this go up in blocks of this size
@@ -24,7 +24,7 @@ Progress = Callable[[int], None]
 
 @dataclass(frozen=True, slots=True)
 class Container:
-    """`url`: https://host:port/account.blob.core.windows.net/container. One of `sas` (query) and `key` is set;
+    """`url`: https://host:port/account.blob.core.windows.net/container. `sas` (a query) or `key` is set;
     `key` is the base64 account key, `ca` the certificate file that signs the server's."""
 
     url: str
@@ -157,20 +157,17 @@ class BlobClient:
                     progress(len(chunk))
 
         start = source.tell()
-        for again in (False, True):
+        try:
+            response = self._open("PUT", name, query, chunks() if size else b"", headers, size)
+        except (http.client.RemoteDisconnected, ConnectionError):
+            # A kept connection may have been closed by a restart of the server; a put is idempotent.
+            self.close()
             source.seek(start)
             try:
                 response = self._open("PUT", name, query, chunks() if size else b"", headers, size)
-                answer = response.read()
-                break
             except (http.client.RemoteDisconnected, ConnectionError):
-                # A kept connection may have been closed by a restart of the server; a put is idempotent.
-                self.close()
-                if again:
-                    raise CliError(
-                        f"The storage server at {self._parts.netloc} closed the connection.", 5
-                    ) from None
-        self._check(response.status, answer, name)
+                raise self._gone() from None
+        self._check(response.status, response.read(), name)
 
     def _send(
         self,
@@ -188,10 +185,12 @@ class BlobClient:
             except (http.client.RemoteDisconnected, ConnectionError):
                 self.close()
                 if again:
-                    raise CliError(
-                        f"No storage server answers at {self._parts.netloc}.", 5, "ServerNotRunning"
-                    ) from None
+                    raise self._gone() from None
         raise AssertionError("unreachable")
+
+    def _gone(self) -> CliError:
+        message = f"No storage server answers at {self._parts.netloc}. See: tidemill status"
+        return CliError(message, NOT_RUNNING, "ServerNotRunning")
 
     def _open(
         self, method: str, name: str, query: dict[str, str], body: Any, headers: dict[str, str], size: int = 0

@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def load(folder: Path) -> Callable[[str], bool]:
-    """-> `excluded(relative posix path)`. `.amlignore` goes before `.gitignore`; without either nothing is."""
+    """-> `excluded(relative posix path)`. `.amlignore` goes before `.gitignore`."""
     for name in (".amlignore", ".gitignore"):
         file = folder / name
         if file.is_file():

@@ -85,7 +85,7 @@ class Session:
         """The owner's token, from the managed-identity endpoint, with the home's own secret."""
         from tidemill.cli.http import checked
 
-        path = self.home / "secrets" / "identity-header"
+        path = self.home / "secrets" / "identity.header"
         try:
             secret = path.read_text().strip()
         except FileNotFoundError:
@@ -97,7 +97,7 @@ class Session:
         reply = client.request(
             "GET",
             "/msi/token",
-            query={"api-version": "2019-08-01", "resource": "https://management.azure.com/"},
+            query={"api-version": "2019-08-01", "resource": self.addresses()["addresses"]["https"]},
             headers={"X-IDENTITY-HEADER": secret},
             signed_in=False,
         )

@@ -1,4 +1,4 @@
-"""Code and inputs from this machine to the workspace's storage, once: what is there already is found by its hash."""
+"""Code and inputs from this machine to the workspace's storage, once: what is there is found by its hash."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DATASTORES_API = "2024-10-01-preview"
 DEFAULT_STORE = "workspaceblobstore"
 DONE = {"upload_status": "completed"}
 _SHOW_AFTER_S = 0.5
-_SMALL = 16  # up to so many files, one connection is faster than several handshakes
+_SMALL = 16  # up to so many files one connection is faster
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class Store:
 
 
 def open_store(session: Session, name: str = DEFAULT_STORE) -> Store:
-    """A datastore of the workspace with its account key. Raises CliError when it is missing or no blob store."""
+    """A datastore of the workspace with its account key. Raises CliError when it is none."""
     base = f"{session.workspace_id()}/datastores/{segment(name)}"
     properties = session.client.get(base, {"api-version": DATASTORES_API})["properties"]
     if properties.get("datastoreType") != "AzureBlob":
@@ -147,7 +147,7 @@ def _send_parallel(container: Container, ordered: Sequence[tuple[Path, str]], pr
 
 
 class Progress:
-    """A line on stderr for transfers that last: rewritten on a terminal, once at the end elsewhere."""
+    """A line on stderr for transfers that last: rewritten on a terminal, else once at the end."""
 
     def __init__(self, session: Session, name: str, total: int, files: int) -> None:
         self._quiet = session.output != "table"
@@ -168,7 +168,7 @@ class Progress:
         ):
             self._shown_at = now
             self._open = True
-            share = 100 * self._sent // max(self._total, 1)
+            share = min(100, 100 * self._sent // max(self._total, 1))
             sys.stderr.write(
                 f"\r  {self._name}: {share:3d} %  {text.size(self._sent)} of {text.size(self._total)}, "
                 f"{self._done} of {self._files} files\x1b[K"

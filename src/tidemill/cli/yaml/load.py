@@ -176,8 +176,8 @@ def _refuse_untyped(document: Document) -> None:
 
 def _check_job(document: Document, data: dict[str, Any], problems: list[Problem]) -> None:
     inputs, outputs = data.get("inputs") or {}, data.get("outputs") or {}
-    if isinstance(data.get("code"), str) and references.is_local(data["code"]):
-        references.check_path(document, data["code"], ("code",), problems)
+    if isinstance(data.get("code"), str):
+        references.check_code(document, data["code"], ("code",), problems)
     environment = data.get("environment")
     if isinstance(environment, str):
         references.check_environment(document, environment, ("environment",), problems)

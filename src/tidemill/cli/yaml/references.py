@@ -73,7 +73,7 @@ def check_compute(document: Document, text: str, trail: Trail, problems: list[Pr
     problems.append(
         Problem(
             document.place(trail),
-            f"compute {text!r} is no reference. Write azureml:CLUSTER, for example azureml:cpu-cluster, or local.",
+            f"compute {text!r} is no reference. Write azureml:CLUSTER or local.",
         )
     )
 
@@ -92,6 +92,19 @@ def check_data(document: Document, text: str, trail: Trail, problems: list[Probl
         )
         return
     check_path(document, text, trail, problems, kind)
+
+
+def check_code(document: Document, text: str, trail: Trail, problems: list[Problem]) -> None:
+    """A folder or file of this machine, or a code asset."""
+    if re.match(r"^(https?|git)[:+@]", text, re.IGNORECASE):
+        message = f"code from {text} is not offered yet; fetch it and give its local folder."
+        problems.append(Problem(document.place(trail), message))
+    elif is_local(text):
+        check_path(document, text, trail, problems)
+    elif not is_remote(text) and not asset_reference(text):
+        problems.append(
+            Problem(document.place(trail), f"code {text!r} is no local folder and no azureml:NAME:VERSION.")
+        )
 
 
 def check_path(document: Document, text: str, trail: Trail, problems: list[Problem], kind: str = "") -> None:

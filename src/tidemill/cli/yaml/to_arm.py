@@ -54,6 +54,7 @@ class JobReferences:
 
 def command_job(spec: Mapping[str, Any], name: str, references: JobReferences, experiment: str) -> Body:
     """`experiment`: the name to use when the spec has none."""
+    variables: Mapping[str, Any] = spec.get("environment_variables") or {}
     properties: Body = {
         "jobType": "Command",
         "displayName": spec.get("display_name") or name,
@@ -62,9 +63,7 @@ def command_job(spec: Mapping[str, Any], name: str, references: JobReferences, e
         "environmentId": references.environment_id,
         "inputs": job_inputs(spec.get("inputs") or {}, references.inputs),
         "outputs": job_outputs(spec.get("outputs") or {}),
-        "environmentVariables": {
-            k: v for k, v in (spec.get("environment_variables") or {}).items() if v is not None
-        },
+        "environmentVariables": {k: v for k, v in variables.items() if v is not None},
         "tags": spec.get("tags") or {},
         "properties": spec.get("properties") or {},
         "isArchived": False,
@@ -89,7 +88,7 @@ def command_job(spec: Mapping[str, Any], name: str, references: JobReferences, e
 
 
 def job_inputs(inputs: Mapping[str, Any], uris: Mapping[str, str]) -> Body:
-    """Literals as the SDK writes them (`str` of the Python value); optional inputs without a value are left out."""
+    """Literals as the SDK writes them (`str` of the value); optional inputs without one are left out."""
     result: Body = {}
     for name, value in inputs.items():
         if not isinstance(value, Mapping):

@@ -1,0 +1,230 @@
+"""`tidemill environment | data | model …`: versioned assets share their commands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tidemill.cli import submit, upload
+from tidemill.cli.arm import entity
+from tidemill.cli.commands.compute import parse_tags
+from tidemill.cli.errors import NOT_FOUND, USAGE, CliError
+from tidemill.cli.framework import Group, command, group
+from tidemill.cli.http import segment
+from tidemill.cli.output import Column, key, print_item, print_list
+from tidemill.cli.session import Session
+from tidemill.cli.text import ago
+from tidemill.cli.yaml import load, references, to_arm
+from tidemill.cli.yaml.load import Spec
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """`segment` is ARM's; `flags` are options of `create` besides the common ones."""
+
+    name: str
+    segment: str
+    api: str
+    load: Callable[..., Spec]
+    body: Callable[[Session, Spec], dict[str, Any]]
+    columns: tuple[Column, ...]
+    flags: tuple[tuple[str, str], ...]
+    example: str
+
+
+def _environment_body(session: Session, spec: Spec) -> dict[str, Any]:
+    return submit.environment_body(session, spec, spec.data)[0]
+
+
+def _data_body(session: Session, spec: Spec) -> dict[str, Any]:
+    return to_arm.data_version(spec.data, _uri(session, spec, spec.data.get("type") or "uri_folder"))
+
+
+def _model_body(session: Session, spec: Spec) -> dict[str, Any]:
+    return to_arm.model_version(spec.data, _uri(session, spec, ""))
+
+
+def _uri(session: Session, spec: Spec, kind: str) -> str:
+    path = spec.data["path"]
+    if not references.is_local(path):
+        return path
+    store = (spec.data.get("datastore") or upload.DEFAULT_STORE).removeprefix("azureml:")
+    return upload.upload_path(session, upload.open_store(session, store), spec.path(path), kind)
+
+
+_WHEN = Column("created", key("created_at"), ago)
+_ABOUT = Column("description", key("description"), wide=True)
+
+KINDS = (
+    Kind(
+        "environment",
+        "environments",
+        "2023-04-01-preview",
+        load.load_environment,
+        _environment_body,
+        (Column("image", key("image"), wide=True), _WHEN, _ABOUT),
+        (("image", "Image."), ("conda-file", "Conda file."), ("os-type", "linux or windows.")),
+        "tidemill environment create --name sklearn --image python:3.11 --conda-file conda.yml",
+    ),
+    Kind(
+        "data",
+        "data",
+        "2023-04-01-preview",
+        load.load_data,
+        _data_body,
+        (Column("type", key("type")), Column("path", key("path"), wide=True), _WHEN, _ABOUT),
+        (("path", "Local path, URL or azureml:// URI."), ("type", "uri_file, uri_folder or mltable.")),
+        "tidemill data create --name digits --path ./digits --type uri_folder",
+    ),
+    Kind(
+        "model",
+        "models",
+        "2023-08-01-preview",
+        load.load_model,
+        _model_body,
+        (Column("type", key("type")), Column("path", key("path"), wide=True), _WHEN, _ABOUT),
+        (
+            ("path", "Local path or azureml:// URI, a job's output too."),
+            ("type", "custom_model, mlflow_model, …"),
+        ),
+        "tidemill model create --name digits --path azureml://jobs/JOB/outputs/model --type mlflow_model",
+    ),
+)
+
+
+def _make(kind: Kind) -> Group:
+    made = group(kind.name, f"{kind.name.capitalize()} assets and their versions.")
+    _make_create(made, kind)
+    _make_list(made, kind)
+    _make_show(made, kind)
+    _make_archive(made, kind, True)
+    _make_archive(made, kind, False)
+    return made
+
+
+def _make_create(made: Group, kind: Kind) -> None:
+    def create(session: Session, file: str | None, settings: tuple[str, ...], **flags: Any) -> None:
+        tags = parse_tags(flags.pop("tags"))
+        if file:
+            extra = tuple(f"{k}={v}" for k, v in flags.items() if v is not None)
+            spec = kind.load(Path(file), settings + extra, file)
+        else:
+            if not flags["name"]:
+                raise CliError("Give --name NAME or --file YAML.", USAGE, "UsageError")
+            spec = load.from_flags(kind.name, {**flags, "tags": tags})
+        name = spec.data["name"]
+        body = kind.body(session, spec)
+        version = spec.data.get("version") or _next_version(session, kind, name)
+        path = f"{_container(session, kind, name)}/versions/{segment(version)}"
+        print_item(session, entity(session.client.call("PUT", path, body, {"api-version": kind.api})))
+
+    create.__doc__ = f"Create a version of a {kind.name} asset; without --version, the next one."
+    options = [
+        click.option("--file", "-f", "file", metavar="YAML", help="The asset, in Azure's v2 YAML."),
+        click.option("--name", "-n", help="Name."),
+        click.option("--version", "-v", help="Version."),
+        click.option("--description", help="Description."),
+        click.option("--tags", multiple=True, metavar="K=V", help="Tags; repeatable."),
+        click.option(
+            "--set", "settings", multiple=True, metavar="A.B=VALUE", help="Change a value of the file."
+        ),
+        *(click.option(f"--{flag}", help=about) for flag, about in kind.flags),
+    ]
+    command(made, "create", kind.example)(_with(create, options))
+
+
+def _make_list(made: Group, kind: Kind) -> None:
+    def list_(session: Session, name: str | None, include_archived: bool, archived_only: bool) -> None:
+        view = "All" if include_archived else "ArchivedOnly" if archived_only else "ActiveOnly"
+        base = f"{session.workspace_id()}/{kind.segment}"
+        path = f"{base}/{segment(name)}/versions" if name else base
+        found = session.client.pages(path, {"api-version": kind.api, "listViewType": view})
+        rows = [entity(item) for item in found]
+        if name:
+            columns = (
+                Column("name", key("name"), wide=True),
+                Column("version", key("version")),
+                *kind.columns,
+            )
+        else:
+            columns = (
+                Column("name", key("name"), wide=True),
+                Column("latest", key("latest_version")),
+                _WHEN,
+                _ABOUT,
+            )
+        print_list(session, rows, columns, f"Nothing here yet. For example: {kind.example}")
+
+    list_.__doc__ = f"List {kind.name} assets; with --name, the versions of one."
+    options = [
+        click.option("--name", "-n", help="List the versions of this one."),
+        click.option("--include-archived", is_flag=True, help="Archived ones too."),
+        click.option("--archived-only", is_flag=True, help="Only archived ones."),
+    ]
+    command(made, "list", f"tidemill {kind.name} list\ntidemill {kind.name} list --name NAME")(
+        _with(list_, options)
+    )
+
+
+def _make_show(made: Group, kind: Kind) -> None:
+    def show(session: Session, name: str, version: str | None, label: str | None) -> None:
+        if label not in (None, "latest"):
+            raise CliError(f"--label {label}: the only label offered is latest.", USAGE, "UsageError")
+        found = version or submit.latest_version(session, kind.segment, name)
+        if not found:
+            raise CliError(
+                f"There is no {kind.name} asset {name!r} in workspace {session.scope[2]}. "
+                f"See: tidemill {kind.name} list",
+                NOT_FOUND,
+                "ResourceNotFound",
+            )
+        path = f"{_container(session, kind, name)}/versions/{segment(found)}"
+        print_item(session, entity(session.client.get(path, {"api-version": kind.api})))
+
+    show.__doc__ = "Show one version; without --version, the latest."
+    options = [
+        click.option("--name", "-n", required=True, help="Name."),
+        click.option("--version", "-v", help="Version."),
+        click.option("--label", "-l", help="latest."),
+    ]
+    command(made, "show", f"tidemill {kind.name} show --name NAME --version 1")(_with(show, options))
+
+
+def _make_archive(made: Group, kind: Kind, archived: bool) -> None:
+    word = "archive" if archived else "restore"
+
+    def change(session: Session, name: str, version: str | None) -> None:
+        path = _container(session, kind, name) + (f"/versions/{segment(version)}" if version else "")
+        current = session.client.get(path, {"api-version": kind.api})
+        properties = {**(current.get("properties") or {}), "isArchived": archived}
+        session.client.call("PUT", path, {"properties": properties}, {"api-version": kind.api})
+        session.note(f"{name}{':' + version if version else ''} is {word}d.")
+
+    change.__doc__ = "Hide it from lists." if archived else "Show it in lists again."
+    options = [
+        click.option("--name", "-n", required=True, help="Name."),
+        click.option("--version", "-v", help="Only this version."),
+    ]
+    command(made, word, f"tidemill {kind.name} {word} --name NAME --version 1")(_with(change, options))
+
+
+def _with(function: Callable[..., Any], options: list[Any]) -> Callable[..., Any]:
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+def _container(session: Session, kind: Kind, name: str) -> str:
+    return f"{session.workspace_id()}/{kind.segment}/{segment(name)}"
+
+
+def _next_version(session: Session, kind: Kind, name: str) -> str:
+    container = session.client.find(_container(session, kind, name), {"api-version": kind.api})
+    return str(((container or {}).get("properties") or {}).get("nextVersion") or "1")
+
+
+environment, data, model = (_make(kind) for kind in KINDS)

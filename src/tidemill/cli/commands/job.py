@@ -1,0 +1,321 @@
+"""`tidemill job …`"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tidemill.cli import text
+from tidemill.cli.errors import INTERRUPTED, OK, USAGE, CliError
+from tidemill.cli.framework import command, group
+from tidemill.cli.http import segment
+from tidemill.cli.output import Column, fact_lines, key, print_item, print_list, print_value
+from tidemill.cli.session import Session
+
+JOBS_API = "2024-01-01-preview"
+CANCEL_API = "2023-04-01-preview"
+HISTORY_API = "v1.0"
+
+job = group("job", "Submit, follow, stop and fetch jobs.")
+_name = click.option("--name", "-n", required=True, help="Name of the job.")
+
+_COLUMNS = (
+    Column("name", key("name"), wide=True),
+    Column(
+        "display name",
+        lambda j: j.get("display_name") if j.get("display_name") != j.get("name") else "",
+        wide=True,
+    ),
+    Column("experiment", key("experiment"), wide=True),
+    Column("status", key("status"), state=True),
+    Column("compute", key("compute")),
+    Column("submitted", key("created_at"), text.ago),
+    Column("took", key("duration_s"), lambda v, now: text.duration(v), right=True),
+    Column("price", key("cost_usd"), lambda v, now: text.money(v), right=True),
+)
+
+
+@command(
+    job,
+    "create",
+    """tidemill job create --file job.yml --stream
+    tidemill job create -f job.yml --set inputs.epochs=5 --set compute=azureml:gpu-cluster""",
+)
+@click.option("--file", "-f", "file", required=True, metavar="YAML", help="The job, in Azure's v2 YAML.")
+@click.option(
+    "--set", "settings", multiple=True, metavar="A.B=VALUE", help="Change a value of the file; repeatable."
+)
+@click.option("--name", "-n", help="Name of the job; else the file's, else a new one.")
+@click.option("--stream", is_flag=True, help="Follow it until it ends; exit code 1 when it fails.")
+@click.option("--web", is_flag=True, help="Open its page.")
+def create(
+    session: Session, file: str, settings: tuple[str, ...], name: str | None, stream: bool, web: bool
+) -> int:
+    """Submit a job."""
+    from tidemill.cli.submit import submit
+    from tidemill.cli.yaml.load import load_job
+
+    spec = load_job(Path(file), settings, file)
+    created = submit(session, spec, name)
+    made = created["name"]
+    page = _page(created)
+    if web:
+        _open(session, page)
+    if stream:
+        return _stream(session, made)
+    if session.output == "table":
+        properties = created.get("properties", {})
+        facts = [("job", made), ("status", properties.get("status", "")), ("page", page)]
+        for line in fact_lines(facts):
+            click.echo(line)
+        session.note(f"Follow it with: tidemill job stream --name {made}")
+    else:
+        print_item(session, _native(session, made))
+    return OK
+
+
+@command(job, "list", "tidemill job list --state Running --max-results 20")
+@click.option(
+    "--max-results", "-r", type=click.IntRange(1), default=50, show_default=True, help="At most so many."
+)
+@click.option("--all-results", is_flag=True, help="Every job.")
+@click.option("--state", help="Only jobs in this state, for example Running or Failed.")
+@click.option("--include-archived", is_flag=True, help="Archived jobs too.")
+@click.option("--archived-only", is_flag=True, help="Only archived jobs.")
+def list_(
+    session: Session,
+    max_results: int,
+    all_results: bool,
+    state: str | None,
+    include_archived: bool,
+    archived_only: bool,
+) -> None:
+    """List jobs, the newest first."""
+    if include_archived and archived_only:
+        raise CliError("--include-archived and --archived-only exclude each other.", USAGE, "UsageError")
+    query: dict[str, str | int] = {"limit": min(max_results, 200) if not all_results else 200}
+    if state:
+        query["state"] = state
+    if include_archived or archived_only:
+        query["archived"] = "only" if archived_only else "all"
+    rows: list[dict[str, Any]] = []
+    while True:
+        answer = session.client.get(f"{session.native}/jobs", query)
+        rows.extend(answer["value"])
+        if not answer.get("next") or (not all_results and len(rows) >= max_results):
+            break
+        query["after"] = answer["next"]
+    shown = rows if all_results else rows[:max_results]
+    print_list(session, shown, _COLUMNS, "No jobs yet. Submit one with: tidemill job create --file job.yml")
+
+
+@command(job, "show", "tidemill job show --name brave_apple_0k3d9x2hbw --output json")
+@_name
+@click.option("--web", is_flag=True, help="Open its page.")
+def show(session: Session, name: str, web: bool) -> None:
+    """Show one job: its state, its time line, its price."""
+    detail = _native(session, name)
+    if web:
+        _open(session, detail.get("page") or "")
+    print_item(session, detail, show_facts(detail))
+
+
+def show_facts(detail: dict[str, Any]) -> list[tuple[str, str]]:
+    from tidemill.cli.stream import closing_facts, headline
+
+    first, _, rest = headline(detail).partition("  ")
+    facts = [("status", first), ("job", rest)]
+    for label, value in (
+        ("display name", detail.get("display_name")),
+        ("experiment", detail.get("experiment")),
+        ("compute", detail.get("compute")),
+        ("command", detail.get("command")),
+        ("environment", detail.get("environment")),
+        ("note", detail.get("environment_note")),
+        (
+            "waits",
+            detail.get("reason") if detail.get("status") in ("Queued", "Preparing", "Provisioning") else None,
+        ),
+    ):
+        if value:
+            facts.append((label, str(value)))
+    facts.extend(closing_facts(detail))
+    timeline = detail.get("timeline") or []
+    if timeline:
+        facts.append(("time line", "\n".join(_moment(entry) for entry in timeline)))
+    return facts
+
+
+def _moment(entry: dict[str, Any]) -> str:
+    at = entry.get("elapsed_s")
+    shown = f"{at:7.2f}s" if at is not None else " " * 8
+    return f"{shown}  {entry.get('message', '')}"
+
+
+@command(job, "stream", "tidemill job stream --name brave_apple_0k3d9x2hbw")
+@_name
+def stream(session: Session, name: str) -> int:
+    """Follow a job: phases, log, result. Ctrl-C leaves it running."""
+    return _stream(session, name)
+
+
+@command(job, "cancel", "tidemill job cancel --name brave_apple_0k3d9x2hbw --wait")
+@_name
+@click.option("--wait", is_flag=True, help="Return when it has ended.")
+def cancel(session: Session, name: str, wait: bool) -> None:
+    """Stop a job: TERM first, KILL after its grace time."""
+    path = f"{session.workspace_id()}/jobs/{segment(name)}/cancel"
+    session.client.begin("POST", path, None, {"api-version": CANCEL_API}, wait=False)
+    summary: dict[str, Any] = {}
+    while wait and summary.get("status") not in ("Completed", "Failed", "Canceled"):
+        summary = session.client.get(f"{session.native}/jobs/{segment(name)}/wait", {"timeout": 30})
+    if session.output == "table":
+        state = summary.get("status")
+        click.echo(f"{name} is {state}." if state else f"{name} is being canceled.")
+    else:
+        print_item(session, summary or _native(session, name))
+
+
+@command(
+    job,
+    "download",
+    """tidemill job download --name brave_apple_0k3d9x2hbw --all --download-path results
+    tidemill job download --name brave_apple_0k3d9x2hbw --output-name model""",
+)
+@_name
+@click.option("--all", "everything", is_flag=True, help="Logs, artifacts and every named output.")
+@click.option("--output-name", help="Only this output.")
+@click.option("--download-path", "-p", default=".", help="Folder to write to (default: this one).")
+def download(
+    session: Session, name: str, everything: bool, output_name: str | None, download_path: str
+) -> None:
+    """Fetch a job's logs and outputs."""
+    from tidemill.cli.download import fetch, parts_of
+
+    target = Path(download_path).expanduser()
+    results: list[dict[str, Any]] = []
+    for part in parts_of(_native(session, name), output_name, everything):
+        files, size = fetch(session, part, target)
+        results.append({"part": part.label, "path": str(target / part.folder), "files": files, "bytes": size})
+    columns = (
+        Column("part", key("part")),
+        Column("files", key("files"), right=True),
+        Column("size", key("bytes"), lambda v, now: text.size(v), right=True),
+        Column("path", key("path")),
+    )
+    print_list(session, results, columns, "Nothing to download.")
+
+
+@command(job, "why", "tidemill job why --name brave_apple_0k3d9x2hbw")
+@_name
+def why(session: Session, name: str) -> None:
+    """Say why a job waits, or how it came to its state, and what comes next."""
+    answer = session.client.get(f"{session.native}/jobs/{segment(name)}/why")
+    if session.output != "table":
+        print_value(session, answer)
+        return
+    click.echo(answer.get("sentence") or answer.get("state"))
+    for reason in answer.get("reasons") or []:
+        click.echo(f"  - {reason.get('message')}")
+    following = [
+        item if isinstance(item, str) else str(item.get("message", item)) for item in answer.get("next") or []
+    ]
+    if following:
+        click.echo("Next:")
+        for item in following:
+            click.echo(f"  - {item}")
+
+
+@command(job, "archive", "tidemill job archive --name brave_apple_0k3d9x2hbw")
+@_name
+def archive(session: Session, name: str) -> None:
+    """Hide a job from lists."""
+    _patch(session, name, {"hidden": True})
+    session.note(f"{name} is archived. Back again with: tidemill job restore --name {name}")
+
+
+@command(job, "restore", "tidemill job restore --name brave_apple_0k3d9x2hbw")
+@_name
+def restore(session: Session, name: str) -> None:
+    """Show an archived job in lists again."""
+    _patch(session, name, {"hidden": False})
+    session.note(f"{name} is back.")
+
+
+@command(job, "update", "tidemill job update --name brave_apple_0k3d9x2hbw --set tags.team=vision")
+@_name
+@click.option("--set", "settings", multiple=True, required=True, metavar="KEY=VALUE", help="Repeatable.")
+def update(session: Session, name: str, settings: tuple[str, ...]) -> None:
+    """Change display_name, description or tags."""
+    changes: dict[str, Any] = {}
+    for setting in settings:
+        field, equals, value = setting.partition("=")
+        if field == "display_name" and equals:
+            changes["displayName"] = value
+        elif field == "description" and equals:
+            changes["description"] = value
+        elif field.startswith("tags.") and equals:
+            changes.setdefault("tags", {})[field[5:]] = value
+        else:
+            raise CliError(
+                f"--set {setting}: a submitted job changes only in display_name, description and tags.NAME.",
+                USAGE,
+                "UsageError",
+            )
+    if "tags" in changes:
+        current = _arm(session, name).get("properties", {}).get("tags") or {}
+        changes["tags"] = {**current, **changes["tags"]}
+    _patch(session, name, changes)
+    if session.output != "table":
+        print_item(session, _native(session, name))
+
+
+def _stream(session: Session, name: str) -> int:
+    from tidemill.cli import stream as streaming
+
+    human = session.output == "table"
+    printer = streaming.Printer(sys.stdout if human else sys.stderr, session.color and human)
+    try:
+        detail = streaming.follow(session, name, printer)
+    except KeyboardInterrupt:
+        printer.line("")
+        session.note(
+            f"Detached; {name} goes on. Follow it again: tidemill job stream --name {name}\n"
+            f"Stop it: tidemill job cancel --name {name}"
+        )
+        return INTERRUPTED
+    if human:
+        streaming.close(printer, detail)
+    else:
+        print_item(session, detail)
+    return streaming.exit_code(detail)
+
+
+def _native(session: Session, name: str) -> dict[str, Any]:
+    return session.client.get(f"{session.native}/jobs/{segment(name)}")
+
+
+def _arm(session: Session, name: str) -> dict[str, Any]:
+    path = f"{session.workspace_id()}/jobs/{segment(name)}"
+    return session.client.get(path, {"api-version": JOBS_API})
+
+
+def _patch(session: Session, name: str, changes: dict[str, Any]) -> None:
+    experiment = _arm(session, name).get("properties", {}).get("experimentName") or "Default"
+    path = f"/history/v1.0{session.workspace_id()}/experiments/{segment(experiment)}/runs/{segment(name)}"
+    session.client.call("PATCH", path, changes, {"api-version": HISTORY_API})
+
+
+def _page(created: dict[str, Any]) -> str:
+    services = created.get("properties", {}).get("services") or {}
+    return (services.get("Studio") or {}).get("endpoint") or ""
+
+
+def _open(session: Session, page: str) -> None:
+    import webbrowser
+
+    if not page or not webbrowser.open(page):
+        session.note(f"No browser could be opened; the page is {page}")

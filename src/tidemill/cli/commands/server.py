@@ -1,0 +1,116 @@
+"""`tidemill up | down | status | env`: the server of a home."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from tidemill.cli import text
+from tidemill.cli.framework import command
+from tidemill.cli.output import fact_lines, print_value
+from tidemill.cli.session import Session
+
+
+@command(
+    None,
+    "up",
+    "tidemill up --detach\ntidemill up --home ./lab --https-port 9443 --http-port 9440 --data-port 9445",
+)
+@click.option("--detach", "-d", is_flag=True, help="Return when it is ready; it runs on in the background.")
+@click.option(
+    "--https-port",
+    type=click.IntRange(0, 65535),
+    help="Port of the Azure API (default 8443; 0: any free one).",
+)
+@click.option(
+    "--http-port", type=click.IntRange(0, 65535), help="Port of the loopback http listener (default 8440)."
+)
+@click.option("--data-port", type=click.IntRange(0, 65535), help="Port of the storage server (default 8445).")
+@click.option("--database", metavar="URL", help="Database (default: SQLite in the home).")
+@click.option(
+    "--capacity",
+    type=click.Choice(("elastic", "strict")),
+    help="elastic: nodes share this host; strict: a size that does not fit is refused.",
+)
+def up(session: Session, detach: bool, **flags: Any) -> int | None:
+    """Start the server of a home; a new home is made on the first start."""
+    from tidemill.server import launch
+
+    given = {key: value for key, value in flags.items() if value is not None}
+    found = launch.up(session.home, detach=detach, **given)
+    if not detach:
+        return int(found) if isinstance(found, int) else None
+    _print_status(session, launch.status(session.home))
+    if session.output == "table":
+        home = "" if session.given.home is None else f" --home {session.home}"
+        session.note(f'Use the Azure ML SDK with: eval "$(tidemill env{home})"')
+    return None
+
+
+@command(None, "down", "tidemill down")
+def down(session: Session) -> None:
+    """Stop the server; jobs that run go on and are found again at the next start."""
+    from tidemill.server import launch
+
+    stopped = launch.down(session.home)
+    if session.output == "table":
+        session.note(f"{session.home}: stopped." if stopped else f"{session.home}: no server was running.")
+    else:
+        print_value(session, {"home": str(session.home), "stopped": bool(stopped)})
+
+
+@command(None, "status", "tidemill status --output json")
+def status(session: Session) -> None:
+    """Say what runs and where it is reached."""
+    found = session.addresses()
+    _print_status(session, {**found, **session.client.get("/api/v1/status")})
+
+
+@command(None, "env", 'eval "$(tidemill env)"\ntidemill env --format powershell | Invoke-Expression')
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(("sh", "powershell", "json")),
+    default="sh",
+    show_default=True,
+    help="For which shell.",
+)
+def env(session: Session, form: str) -> None:
+    """Print the variables that point the Azure ML SDK at this server."""
+    from tidemill.server import launch
+
+    click.echo(launch.env(session.home, "json" if session.output == "json" else form), nl=False)
+
+
+def _print_status(session: Session, found: dict[str, Any]) -> None:
+    if session.output != "table":
+        print_value(session, found)
+        return
+    for line in fact_lines(status_facts(found)):
+        click.echo(line)
+
+
+def status_facts(found: dict[str, Any]) -> list[tuple[str, str]]:
+    addresses = found.get("addresses") or {}
+    facts = [
+        ("home", str(found.get("home", ""))),
+        ("control", f"pid {found.get('pid')}"),
+        ("data", f"pid {found.get('data_pid')}"),
+    ]
+    labels: dict[str, str] = {"https": "Azure API", "http": "portal", "data": "storage"}
+    facts.extend((labels.get(name) or name, str(value)) for name, value in addresses.items())
+    if found.get("uptime_s") is not None:
+        facts.append(("up for", text.duration(found["uptime_s"])))
+    for workspace in found.get("workspaces") or []:
+        group = workspace.get("resourceGroup") or workspace.get("group")
+        facts.append(
+            ("workspace", f"{workspace['name']} (group {group}, subscription {workspace['subscription']})")
+        )
+    if found.get("running") is not None:
+        facts.append(("jobs", f"{found['running']} running, {found.get('queued', 0)} queued"))
+    if found.get("nodes") is not None:
+        facts.append(("nodes", str(found["nodes"])))
+    if found.get("version"):
+        facts.append(("version", str(found["version"])))
+    return facts

@@ -1,0 +1,161 @@
+"""From a checked job spec to a submitted job: code, inputs and environment first, then the job itself."""
+
+from __future__ import annotations
+
+import random
+import re
+from pathlib import Path
+from typing import Any
+
+from tidemill.cli import ignore, upload
+from tidemill.cli.errors import USAGE, CliError
+from tidemill.cli.hashing import object_hash
+from tidemill.cli.http import segment
+from tidemill.cli.session import Session
+from tidemill.cli.yaml import references, to_arm
+from tidemill.cli.yaml.document import Problem, YamlError, read_file
+from tidemill.cli.yaml.load import Spec
+from tidemill.cli.yaml.schemas import MODEL_TYPES
+
+JOBS_API = "2025-01-01-preview"
+ENVIRONMENTS_API = "2023-04-01-preview"
+VERSIONS_API = {
+    "environments": "2023-04-01-preview",
+    "data": "2023-04-01-preview",
+    "models": "2023-08-01-preview",
+}
+
+_FIRST = "brave bright calm clever cool dreamy eager epic gentle goofy happy hungry icy jolly keen kind lively lucky mighty modest neat nice olden patient plucky polite quiet quirky sharp silly sleepy strong sunny swift tender upbeat witty zen"  # noqa: E501
+_SECOND = "apple arch basil bay beach bell bird boat brick bridge brook cake cloud coin cup drop feather fig flower garden glass hat house island jelly kettle kite leaf lemon moon nail oak ocean orange pear pen planet pot quill rain river root sail soup spade sponge square star stone street sugar tail tooth tree wall wave wheel"  # noqa: E501
+
+
+def submit(session: Session, spec: Spec, name: str | None) -> dict[str, Any]:
+    """Uploads what is not there yet, then PUTs the job. -> the job as ARM returns it."""
+    job = spec.data
+    made: str = name or job.get("name") or new_name()
+    found = to_arm.JobReferences(
+        environment_id=environment_id(session, spec, job["environment"]),
+        code_id=code_id(session, spec, job["code"]) if job.get("code") else "",
+        compute_id=compute_id(session, job.get("compute")),
+        inputs=input_uris(session, spec, job.get("inputs") or {}),
+    )
+    body = to_arm.command_job(job, made, found, default_experiment())
+    path = f"{session.workspace_id()}/jobs/{segment(made)}"
+    return session.client.call("PUT", path, body, {"api-version": JOBS_API})
+
+
+def new_name() -> str:
+    """ "calm_river_0k3d9x2hbw": like the names the SDK gives."""
+    letters = "bcdfghjklmnpqrstvwxyz0123456789"
+    suffix = "".join(random.choices(letters, k=10))
+    return f"{random.choice(_FIRST.split())}_{random.choice(_SECOND.split())}_{suffix}"
+
+
+def default_experiment() -> str:
+    """The name of the current folder, as the SDK does it."""
+    return re.sub(r"[^A-Za-z0-9_.-]", "", Path.cwd().name) or "Default"
+
+
+def compute_id(session: Session, compute: str | None) -> str:
+    """ "" for `local`, `serverless` and none: the job then runs on this host."""
+    text = (compute or "").removeprefix("azureml:")
+    if text in ("", "local", "serverless"):
+        return ""
+    return text if text.startswith("/") else f"{session.workspace_id()}/computes/{segment(text)}"
+
+
+def code_id(session: Session, spec: Spec, code: str) -> str:
+    if references.is_local(code):
+        return upload.upload_code(session, spec.path(code))
+    return asset_id(session, "codes", code)
+
+
+def input_uris(session: Session, spec: Spec, inputs: dict[str, Any]) -> dict[str, str]:
+    """Data inputs by name: asset ids, URIs as they are, local paths uploaded."""
+    result: dict[str, str] = {}
+    stores: dict[str, upload.Store] = {}
+    for name, value in inputs.items():
+        if not isinstance(value, dict) or to_arm.is_literal(value) or not value.get("path"):
+            continue
+        path, kind = value["path"], value.get("type") or "uri_folder"
+        if not references.is_local(path):
+            result[name] = asset_id(session, "models" if kind in MODEL_TYPES else "data", path)
+            continue
+        store = (value.get("datastore") or upload.DEFAULT_STORE).removeprefix("azureml:")
+        if store not in stores:
+            stores[store] = upload.open_store(session, store)
+        result[name] = upload.upload_path(session, stores[store], spec.path(path), kind)
+    return result
+
+
+def environment_id(session: Session, spec: Spec, environment: str | dict[str, Any]) -> str:
+    if isinstance(environment, str):
+        return asset_id(session, "environments", environment)
+    body, upload_hash = environment_body(session, spec, environment, anonymous=True)
+    version = to_arm.anonymous_version(body, upload_hash)
+    path = f"{session.workspace_id()}/environments/{to_arm.ANONYMOUS_ENVIRONMENT}/versions/{version}"
+    return session.client.call("PUT", path, body, {"api-version": ENVIRONMENTS_API})["id"]
+
+
+def environment_body(
+    session: Session, spec: Spec, environment: dict[str, Any], anonymous: bool = False
+) -> tuple[dict[str, Any], str]:
+    """-> (ARM body, hash of the build context or ""). Reads the conda file and uploads a build context."""
+    conda = environment.get("conda_file")
+    if isinstance(conda, str):
+        conda = read_conda(spec.path(conda))
+    build = environment.get("build") or {}
+    context, digest = "", ""
+    if build.get("path") and references.is_local(build["path"]):
+        root = spec.path(build["path"])
+        store = upload.open_store(session)
+        uri = upload.upload_path(session, store, root, "uri_folder")
+        context = f"{store.container.url}/{uri.split('/paths/', 1)[1]}"
+        digest = object_hash(root, ignore.load(root))
+    elif build.get("path"):
+        context = build["path"]
+    return to_arm.environment_version(environment, conda, context, anonymous), digest
+
+
+def read_conda(path: Path) -> dict[str, Any]:
+    """Raises YamlError when it is no mapping."""
+    document = read_file(path)
+    if not isinstance(document.data, dict):
+        raise YamlError([Problem(document.place(()), "a conda file is a mapping with dependencies.")])
+    return document.data
+
+
+def asset_id(session: Session, kind: str, reference: str) -> str:
+    """`azureml:NAME:VERSION|@LABEL` -> ARM id; ids and URIs as they are. `kind`: ARM's segment ("data", …).
+
+    A name without any version goes to the server as it was written: it may be one that it brings itself
+    (curated environments), and its refusal names those that exist.
+    """
+    asset = references.asset_reference(reference)
+    if asset is None:
+        return (
+            reference.removeprefix("azureml:")
+            if reference.startswith("azureml:/subscriptions")
+            else reference
+        )
+    base = f"{session.workspace_id()}/{kind}/{segment(asset.name)}/versions"
+    if asset.version:
+        return f"{base}/{segment(asset.version)}"
+    if asset.label != "latest":
+        raise CliError(f"{reference}: the only label offered is @latest.", USAGE, "UnknownLabel")
+    version = latest_version(session, kind, asset.name)
+    return f"{base}/{segment(version)}" if version else reference
+
+
+def latest_version(session: Session, kind: str, name: str) -> str:
+    """ "" when there is none."""
+    base, api = (
+        f"{session.workspace_id()}/{kind}/{segment(name)}",
+        {"api-version": VERSIONS_API.get(kind, "2023-04-01")},
+    )
+    if kind == "data":
+        container = session.client.find(base, dict(api))
+        return ((container or {}).get("properties") or {}).get("latestVersion") or ""
+    listed = session.client.find(f"{base}/versions", {**api, "$orderBy": "createdtime desc", "$top": "1"})
+    versions = (listed or {}).get("value") or []
+    return versions[0]["name"] if versions else ""
