@@ -148,7 +148,7 @@ async def create(
     row = _new_row(services, caller, scope, draft)
     account = account_of(row)
     datastores = tuple(_datastore_rows(services, caller, scope, account))
-    await asyncio.to_thread(_make_containers, services, account)
+    await asyncio.to_thread(_make_containers, services, account, scope)
 
     def insert(tx: Tx) -> Resource:
         stored = tx.insert(row)
@@ -308,6 +308,7 @@ def _datastore_rows(services: Services, caller: Caller, scope: Scope, account: s
         )
 
 
-def _make_containers(services: Services, account: str) -> None:
+def _make_containers(services: Services, account: str, scope: Scope) -> None:
+    services.blobs.ensure_account(account, scope)
     for container, _ in DATASTORES.values():
         services.blobs.ensure_container(account, container)

@@ -1,0 +1,152 @@
+"""The one ASGI application behind both listeners: authenticate, find the route, authorise, answer."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from typing import Any
+
+from starlette.responses import Response
+
+from tidemill.app.access import authenticate, authorise
+from tidemill.app.services import Caller, Services
+from tidemill.app.workspaces import WorkspaceIndex
+from tidemill.domain.errors import Conflict, NotFound, OutOfSpace, TidemillError, Unauthenticated
+from tidemill.domain.model import Scope
+from tidemill.store.api import StaleRevision
+from tidemill.wire.arm.errors import error_response
+from tidemill.wire.http import PUBLIC, ClientGone, Context, Request, Route, Router
+
+COOKIE = "tidemill_session"  # the portal's: a token of this server, SameSite=Strict
+DATA_PLANE = "/mferp/managementfrontend"  # the SDK's data-plane prefix of ARM's own paths
+_SAFE = ("GET", "HEAD")
+_NOBODY = Caller("", "anonymous", "anonymous")
+_log = logging.getLogger("tidemill.http")
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Any]]
+Send = Callable[[Any], Awaitable[None]]
+
+
+class App:
+    """`routes` of every dialect; a workspace in a path must exist, except where the route is its own."""
+
+    def __init__(self, services: Services, routes: Iterable[Route]) -> None:
+        self._services = services
+        self.router = Router(routes)
+        self._workspaces = WorkspaceIndex(services.store)
+        self._own = frozenset(route.path for route in self.router.routes if route.path.endswith("/{ws}"))
+        self._subscription = services.settings.subscription
+        self._whole = Scope(self._subscription)
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return  # no lifespan of its own, no websockets
+        request_id = os.urandom(16).hex()
+        request = Request(scope, receive)  # type: ignore[arg-type]
+        try:
+            response = await self._answer(request)
+        except ClientGone:
+            return
+        except TidemillError as error:
+            response = error_response(error)
+        except StaleRevision:
+            response = error_response(
+                Conflict(
+                    "Somebody else changed this at the same moment. Read it again and repeat.",
+                    "ConcurrentChange",
+                )
+            )
+        except Exception as error:
+            response = error_response(self._unexpected(error, request, request_id))
+        response.raw_headers.append((b"x-ms-request-id", request_id.encode()))
+        response.raw_headers.append((b"x-ms-correlation-request-id", request_id.encode()))
+        await response(scope, receive, send)
+
+    async def _answer(self, request: Request) -> Response:
+        raw = request.scope.get("raw_path") or request.path.encode()
+        path = raw.decode("latin-1")
+        route, params, methods = self.router.match(request.method, path)
+        if route is None and not methods and path.lower().startswith(DATA_PLANE):
+            route, params, methods = self.router.match(request.method, path[len(DATA_PLANE) :])
+        if route is None:
+            raise self._no_route(request, methods)
+        if route.action == PUBLIC:
+            return await route.handler(Context(request, self._services, _NOBODY, params, self._whole))
+        caller = authenticate(self._services, self._token(request))
+        scope = self._scope(params)
+        authorise(caller, route.action, scope)
+        if scope.workspace:
+            scope = await self._existing(scope, route, request.method)
+        return await route.handler(Context(request, self._services, caller, params, scope))
+
+    def _token(self, request: Request) -> str:
+        header = request.header("authorization")
+        if header:
+            scheme, _, token = header.partition(" ")
+            if scheme.lower() != "bearer":
+                raise Unauthenticated(f"Authentication failed. Send a Bearer token, not {scheme!r}.")
+            return token.strip()
+        cookie = _cookie(request.header("cookie"))
+        # Strict cookies are not sent by other sites; the origin is checked as well before anything changes.
+        if cookie and (request.method in _SAFE or self._same_origin(request)):
+            return cookie
+        raise Unauthenticated("Authentication failed. The 'Authorization' header is missing.")
+
+    def _same_origin(self, request: Request) -> bool:
+        addresses = self._services.addresses
+        return request.header("origin") in (addresses.https, addresses.http)
+
+    def _scope(self, params: dict[str, str]) -> Scope:
+        subscription = params.get("sub")
+        if subscription is None:
+            return self._whole
+        if subscription.lower() != self._subscription.lower():
+            raise NotFound(
+                f"The subscription '{subscription}' could not be found. Here it is '{self._subscription}'.",
+                "SubscriptionNotFound",
+                subscription,
+            )
+        return Scope(self._subscription, params.get("rg", ""), params.get("ws", ""))
+
+    async def _existing(self, scope: Scope, route: Route, method: str) -> Scope:
+        """The scope as its owner spelled it."""
+        if route.path in self._own:
+            return scope
+        workspace = await self._workspaces.find(scope)
+        if workspace.state == "Deleting" and method not in _SAFE:
+            raise Conflict(
+                f"Workspace '{scope.workspace}' is being deleted.", "WorkspaceDeleting", scope.workspace
+            )
+        return workspace.scope
+
+    def _no_route(self, request: Request, methods: tuple[str, ...]) -> TidemillError:
+        if methods:
+            return TidemillError(
+                f"{request.method} is not offered at {request.path}; it takes {', '.join(sorted(methods))}.",
+                "MethodNotAllowed",
+                request.path,
+                status=405,
+            )
+        return NotFound(f"There is nothing at {request.path}.", "NotFound", request.path)
+
+    def _unexpected(self, error: Exception, request: Request, request_id: str) -> TidemillError:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return OutOfSpace(f"The disk of {self._services.settings.home} is full. Make space and repeat.")
+        _log.error("request %s: %s %s", request_id, request.method, request.path, exc_info=error)
+        log = self._services.settings.home / "logs" / "control.log"
+        return TidemillError(
+            f"The server failed on this request. Its log ({log}) has the cause under {request_id}.",
+            "InternalServerError",
+            status=500,
+        )
+
+
+def _cookie(header: str) -> str:
+    for part in header.split(";"):
+        name, _, value = part.strip().partition("=")
+        if name == COOKIE:
+            return value
+    return ""

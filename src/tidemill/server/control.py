@@ -1,0 +1,293 @@
+"""The control process: `python -m tidemill.server.control --home DIR`.
+
+Two listeners, one application, one loop. One coordinator owns signals and the order of starting and ending.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import gc
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+import uuid
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+
+from tidemill import __version__
+from tidemill.app.services import Addresses
+from tidemill.domain.errors import TidemillError
+from tidemill.identity import ca
+from tidemill.identity import keys as key_files
+from tidemill.server import dataproc
+from tidemill.server import home as homes
+from tidemill.server.lock import HomeLock
+from tidemill.server.ports import BACKLOG, SystemClock, listen
+
+HTTPS_PORT, HTTP_PORT, DATA_PORT = 8443, 8440, 8445
+_GRACE_S = 2  # open requests and streams get this long at a stop
+_log = logging.getLogger("tidemill.control")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Ports: 0 means the one of the last start if free, else any. Empty strings keep what the home has."""
+
+    home: Path
+    https_port: int = HTTPS_PORT
+    http_port: int = HTTP_PORT
+    data_port: int = DATA_PORT
+    database: str | None = None
+    region: str = ""
+    capacity: str = ""
+
+
+def run(options: Options, ready: Callable[[dict[str, Any]], None]) -> None:
+    """Serves until SIGTERM or SIGINT. `ready` gets what server.json says, once everything answers.
+    Raises TidemillError when it cannot start."""
+    import uvloop
+
+    home = homes.prepare(options.home)
+    lock = HomeLock.acquire(home.lock)
+    try:
+        _log_to(home.logs / "control.log")
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_serve(home, options, ready))
+    finally:
+        lock.release()
+
+
+async def _serve(home: homes.Home, options: Options, ready: Callable[[dict[str, Any]], None]) -> None:
+    started = SystemClock().now()
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+
+    config = homes.load_config(
+        home, region=options.region, capacity=options.capacity, database=options.database
+    )
+    keys = key_files.load_or_create(home.secrets)
+    tls = ca.ensure(home.tls, started)
+    async with contextlib.AsyncExitStack() as stack:
+        remembered = config.ports
+        https = listen(options.https_port, "--https-port", remembered=remembered.get("https", 0))
+        stack.callback(_close, https)
+        http = listen(options.http_port, "--http-port", remembered=remembered.get("http", 0), both=False)
+        stack.callback(_close, http)
+        state: dict[str, Any] = {}
+
+        def data_changed(pid: int) -> None:
+            state["data_pid"] = pid
+            homes.write_server(home, state)
+
+        data = _find_or_start_data(home, options, remembered.get("data", 0), data_changed)
+        stack.push_async_callback(data.stop)
+        ports = {"https": _port(https), "http": _port(http), "data": data.port}
+        if ports != remembered:
+            config = replace(config, ports=ports)
+            homes.save_config(home, config)
+        addresses = Addresses(
+            https=f"https://localhost:{ports['https']}",
+            http=f"http://127.0.0.1:{ports['http']}",
+            data=f"https://localhost:{ports['data']}",
+        )
+        app = await _start_services(stack, home, config, keys, addresses)
+        await data.ready()
+        data.supervise()
+        await _start_listeners(stack, app, tls, https, http)
+
+        state |= _state(config, data.pid, addresses, started)
+        homes.write_server(home, state)
+        stack.callback(home.server_json.unlink, missing_ok=True)
+        _quiet_collector()
+        ready(state)
+        _log.info("ready in %.0f ms at %s", (SystemClock().now() - started) / 1000, addresses.https)
+        await stop.wait()
+        _log.info("stopping")
+
+
+async def _start_services(
+    stack: contextlib.AsyncExitStack,
+    home: homes.Home,
+    config: homes.Config,
+    keys: key_files.Keys,
+    addresses: Addresses,
+) -> Any:
+    """Opens the home, makes its defaults, starts the controllers. -> the ASGI application."""
+    from tidemill.app.workspace_deletion import WorkspaceCleaner
+    from tidemill.app.workspaces import ensure_defaults
+    from tidemill.controllers import runtime
+    from tidemill.server import compose
+    from tidemill.server.asgi import App
+
+    composed = await compose.compose(home, config, keys, addresses, uuid.uuid4().hex)
+    services = composed.services
+    stack.push_async_callback(compose.close, services)
+    await ensure_defaults(services, composed.owner, config.scope)
+    cleaner = WorkspaceCleaner(services)
+    cleaner.start()
+    stack.push_async_callback(cleaner.stop)
+    running = await runtime.start(services)
+    stack.push_async_callback(running.stop)
+    return App(services, compose.routes())
+
+
+def _find_or_start_data(
+    home: homes.Home, options: Options, remembered: int, changed: Callable[[int], None]
+) -> dataproc.DataProcess:
+    """Adopts the data process that a killed server left, unless another port is asked for now."""
+    last = homes.read_server(home) or {}
+    pid = int(last.get("data_pid") or 0)
+    if pid and dataproc.is_ours(pid, home.root):
+        port = int(str(last["addresses"]["data"]).rsplit(":", 1)[1])
+        if options.data_port in (0, port):
+            data = dataproc.DataProcess(home, port, changed)
+            data.adopt(pid)
+            _log.info("data process %d adopted", pid)
+            return data
+        dataproc.terminate(pid, dataproc.STOP_S)
+    probe = listen(options.data_port, "--data-port", remembered=remembered)
+    port = _port(probe)
+    _close(probe)
+    data = dataproc.DataProcess(home, port, changed)
+    data.start()
+    return data
+
+
+class _Listener(uvicorn.Server):
+    """A uvicorn server that leaves signals to the coordinator and does not wake up ten times a second."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._ended = asyncio.Event()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        yield
+
+    async def main_loop(self) -> None:
+        await self.on_tick(0)
+        await self._ended.wait()
+
+    def end(self) -> None:
+        self.should_exit = True
+        self._ended.set()
+
+
+async def _start_listeners(
+    stack: contextlib.AsyncExitStack,
+    app: Any,
+    tls: ca.TlsFiles,
+    https: list[socket.socket],
+    http: list[socket.socket],
+) -> None:
+    common: dict[str, Any] = {
+        "loop": "none",
+        "http": "httptools",
+        "ws": "none",
+        "lifespan": "off",
+        "log_config": None,
+        "access_log": False,
+        "server_header": False,
+        "date_header": False,  # it would need a timer
+        "proxy_headers": False,
+        "backlog": BACKLOG,
+        "timeout_keep_alive": 75,
+        "timeout_graceful_shutdown": _GRACE_S,
+    }
+    secure = uvicorn.Config(app, ssl_certfile=str(tls.certificate), ssl_keyfile=str(tls.key), **common)
+    for config, sockets in ((secure, https), (uvicorn.Config(app, **common), http)):
+        listener = _Listener(config)
+        task = asyncio.create_task(listener.serve(sockets), name=f"listener {_port(sockets)}")
+        while not listener.started:
+            if task.done():
+                task.result()
+            await asyncio.sleep(0)
+        stack.push_async_callback(_end, listener, task)
+
+
+async def _end(listener: _Listener, task: asyncio.Task[None]) -> None:
+    listener.end()
+    await task
+
+
+def _state(config: homes.Config, data_pid: int, addresses: Addresses, started: int) -> dict[str, Any]:
+    scope = config.scope
+    return {
+        "version": __version__,
+        "pid": os.getpid(),
+        "data_pid": data_pid,
+        "addresses": {"https": addresses.https, "http": addresses.http, "data": addresses.data},
+        "started_at": started,
+        "workspace": {"subscription": scope.subscription, "group": scope.group, "name": scope.workspace},
+    }
+
+
+def _quiet_collector() -> None:
+    """What was made by the start stays: the collector need not look at it again, nor so often."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 50, 100)
+
+
+def _port(sockets: list[socket.socket]) -> int:
+    return int(sockets[0].getsockname()[1])
+
+
+def _close(sockets: list[socket.socket]) -> None:
+    for sock in sockets:
+        sock.close()
+
+
+def _log_to(path: Path) -> None:
+    logging.Formatter.converter = time.gmtime
+    handler = logging.FileHandler(path)
+    handler.setFormatter(
+        logging.Formatter("%(asctime)s.%(msecs)03dZ %(levelname)s %(name)s: %(message)s", "%FT%T")
+    )
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Started by `tidemill up --detach`: the outcome goes as one JSON line to --ready-fd."""
+    parser = argparse.ArgumentParser(prog="tidemill.server.control")
+    parser.add_argument("--home", type=Path, required=True)
+    parser.add_argument("--https-port", type=int, default=HTTPS_PORT)
+    parser.add_argument("--http-port", type=int, default=HTTP_PORT)
+    parser.add_argument("--data-port", type=int, default=DATA_PORT)
+    parser.add_argument("--database")
+    parser.add_argument("--region", default="")
+    parser.add_argument("--capacity", default="")
+    parser.add_argument("--ready-fd", type=int)
+    values = vars(parser.parse_args(argv))
+    descriptor = values.pop("ready_fd")
+
+    def report(outcome: dict[str, Any]) -> None:
+        if descriptor is not None:
+            with contextlib.suppress(OSError):  # who started us may be gone
+                os.write(descriptor, json.dumps(outcome).encode() + b"\n")
+                os.close(descriptor)
+
+    try:
+        run(Options(**values), lambda state: report({"ready": state}))
+    except TidemillError as error:
+        report({"error": {"code": error.code, "message": error.message, "target": error.target}})
+        print(error.message, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,164 @@
+"""The home: one directory that holds everything of one server, for one user."""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from tidemill.domain.errors import Conflict, Forbidden, InvalidRequest
+from tidemill.domain.model import Scope
+from tidemill.identity.files import write_whole
+
+HOME_VARIABLE = "TIDEMILL_HOME"
+DEFAULT_GROUP = "tidemill"
+DEFAULT_WORKSPACE = "main"
+DEFAULT_REGION = "eastus"
+# What a start that was cut off before config.json may have left.
+_OURS = {"lock", "secrets", "tls", "db", "blobs", "envs", "logs"}
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """config.json: what was decided at the first start and stays. `ports` are those of the last start."""
+
+    subscription: str
+    tenant: str
+    group: str
+    workspace: str
+    region: str
+    owner_oid: str
+    client_id: str
+    capacity: str = "elastic"
+    strict_python: bool = False
+    database: str = ""
+    ports: dict[str, int] = field(default_factory=dict[str, int])
+
+    @property
+    def scope(self) -> Scope:
+        return Scope(self.subscription, self.group, self.workspace)
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """Paths below `root`."""
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        return self.root / "config.json"
+
+    @property
+    def lock(self) -> Path:
+        return self.root / "lock"
+
+    @property
+    def server_json(self) -> Path:
+        return self.root / "server.json"
+
+    @property
+    def secrets(self) -> Path:
+        return self.root / "secrets"
+
+    @property
+    def tls(self) -> Path:
+        return self.root / "tls"
+
+    @property
+    def db(self) -> Path:
+        return self.root / "db"
+
+    @property
+    def blobs(self) -> Path:
+        return self.root / "blobs"
+
+    @property
+    def envs(self) -> Path:
+        return self.root / "envs"
+
+    @property
+    def logs(self) -> Path:
+        return self.root / "logs"
+
+
+def default_root() -> Path:
+    return Path(os.environ.get(HOME_VARIABLE) or "~/.tidemill").expanduser()
+
+
+def prepare(root: Path) -> Home:
+    """Makes the home (0700) and its folders. Raises InvalidRequest for a directory that holds something
+    else, Forbidden for one of another user."""
+    root = root.expanduser().absolute()
+    home = Home(root)
+    try:
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if root.stat().st_uid != os.geteuid():
+            raise Forbidden(
+                f"{root} belongs to another user. Give a home of your own: --home DIR.", target="--home"
+            )
+        if not home.config.exists() and any(entry.name not in _OURS for entry in root.iterdir()):
+            raise InvalidRequest(
+                f"{root} is not empty and is no Tidemill home. Give an empty or new directory: --home DIR.",
+                target="--home",
+            )
+        root.chmod(0o700)
+        for folder in (home.secrets, home.tls, home.db, home.blobs, home.envs, home.logs):
+            folder.mkdir(mode=0o700, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise InvalidRequest(f"{root} is not a directory. Give one: --home DIR.", target="--home") from None
+    except PermissionError as error:
+        raise Forbidden(
+            f"{error.filename}: permission denied. Give another --home DIR.", target="--home"
+        ) from None
+    return home
+
+
+def load_config(home: Home, *, region: str = "", capacity: str = "", database: str | None = None) -> Config:
+    """Reads config.json, making it at the first start; the arguments, where given, change it for good."""
+    try:
+        raw: dict[str, Any] = json.loads(home.config.read_bytes())
+        known = {f.name for f in fields(Config)}
+        config = Config(**{name: value for name, value in raw.items() if name in known})
+    except FileNotFoundError:
+        config = _first_config()
+    except (ValueError, TypeError) as error:
+        raise Conflict(f"{home.config} cannot be read ({error}). Restore it, or move it away.") from None
+    wanted = replace(
+        config,
+        region=region or config.region,
+        capacity=capacity or config.capacity,
+        database=config.database if database is None else database,
+    )
+    if wanted != config or not home.config.exists():
+        save_config(home, wanted)
+    return wanted
+
+
+def save_config(home: Home, config: Config) -> None:
+    write_whole(home.config, json.dumps(asdict(config), indent=2).encode() + b"\n")
+
+
+def read_config(home: Home) -> Config | None:
+    """Without making anything. None when there is no home."""
+    return load_config(home) if home.config.exists() else None
+
+
+def read_server(home: Home) -> dict[str, Any] | None:
+    """server.json as the running (or killed) server wrote it."""
+    try:
+        return json.loads(home.server_json.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def write_server(home: Home, state: dict[str, Any]) -> None:
+    write_whole(home.server_json, json.dumps(state, indent=2).encode() + b"\n")
+
+
+def _first_config() -> Config:
+    new = lambda: str(uuid.uuid4())  # noqa: E731
+    return Config(new(), new(), DEFAULT_GROUP, DEFAULT_WORKSPACE, DEFAULT_REGION, new(), new())

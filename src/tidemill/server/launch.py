@@ -1,0 +1,222 @@
+"""What the commands `up`, `down`, `status` and `env` do. Nothing here imports the server itself before it
+has to run in this process."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import select
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from tidemill.domain.errors import Conflict, InvalidRequest, NotFound, TidemillError
+from tidemill.server import home as homes
+from tidemill.server.lock import holder
+
+READY_S = 30.0
+STOP_S = 15.0
+FORMATS = ("sh", "powershell", "json")
+
+
+def up(
+    home: Path,
+    *,
+    https_port: int = 8443,
+    http_port: int = 8440,
+    data_port: int = 8445,
+    database: str | None = None,
+    region: str = "",
+    capacity: str = "",
+    detach: bool = False,
+    on_ready: Callable[[dict[str, Any]], None] | None = None,
+) -> dict[str, Any]:
+    """Starts the server of `home`. Detached: returns what server.json says once everything answers.
+    Else serves in this process until a signal, calling `on_ready` with the same. Raises TidemillError:
+    Conflict for a home in use (naming the pid) or a taken port (naming the flag)."""
+    options: dict[str, Any] = {
+        "home": Path(home).expanduser().absolute(),
+        "https_port": https_port,
+        "http_port": http_port,
+        "data_port": data_port,
+        "database": database,
+        "region": region,
+        "capacity": capacity,
+    }
+    if detach:
+        state = _spawn(options)
+        if on_ready is not None:
+            on_ready(state)
+        return state
+    from tidemill.server import control
+
+    seen: dict[str, Any] = {}
+
+    def ready(state: dict[str, Any]) -> None:
+        seen.update(state)
+        if on_ready is not None:
+            on_ready(state)
+
+    control.run(control.Options(**options), ready)
+    return seen
+
+
+def _spawn(options: dict[str, Any]) -> dict[str, Any]:
+    home = homes.prepare(options["home"])
+    read_end, write_end = os.pipe()
+    argv = [sys.executable, "-m", "tidemill.server.control", "--ready-fd", str(write_end)]
+    for name, value in options.items():
+        if value not in (None, ""):
+            argv += ["--" + name.replace("_", "-"), str(value)]
+    with open(home.logs / "control.log", "ab") as log:
+        child = subprocess.Popen(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            pass_fds=[write_end],
+            start_new_session=True,
+        )
+    os.close(write_end)
+    try:
+        outcome = _read_line(read_end, READY_S)
+    finally:
+        os.close(read_end)
+    if outcome and "ready" in outcome:
+        child.returncode = 0  # it lives on; it is not ours to wait for
+        return outcome["ready"]
+    child.wait(STOP_S) if outcome is not None else child.kill()
+    error = (outcome or {}).get("error")
+    if error:
+        raise TidemillError(error["message"], error["code"], error["target"], status=409)
+    raise TidemillError(
+        f"The server did not start. Its log has the reason: {home.logs / 'control.log'}",
+        "StartFailed",
+        status=500,
+    )
+
+
+def _read_line(descriptor: int, seconds: float) -> dict[str, Any] | None:
+    """The JSON line that the server writes; {} when it ended without one; None when time ran out."""
+    text, until = b"", time.monotonic() + seconds
+    while not text.endswith(b"\n"):
+        if not select.select([descriptor], [], [], max(0.0, until - time.monotonic()))[0]:
+            return None
+        chunk = os.read(descriptor, 65536)
+        if not chunk:
+            return {}
+        text += chunk
+    return json.loads(text)
+
+
+def down(home: Path) -> dict[str, Any]:
+    """Stops the server of `home` and its data process, also when only one of them is left.
+    -> {"stopped": [pids]}; nothing running is no error. Jobs' agents are not touched."""
+    from tidemill.server import dataproc
+
+    where = homes.Home(Path(home).expanduser().absolute())
+    state = homes.read_server(where) or {}
+    stopped: list[int] = []
+    pid = holder(where.lock)
+    if pid is not None:
+        if not dataproc.terminate(pid, STOP_S):
+            raise Conflict(f"The server (pid {pid}) does not end.", "StopFailed")
+        stopped.append(pid)
+    data_pid = int(state.get("data_pid") or 0)
+    if data_pid and dataproc.is_ours(data_pid, where.root):
+        dataproc.terminate(data_pid, dataproc.STOP_S)
+        stopped.append(data_pid)
+    where.server_json.unlink(missing_ok=True)
+    return {"stopped": stopped}
+
+
+def status(home: Path) -> dict[str, Any]:
+    """What runs on `home`: {"running": false, "home"} or what `GET /api/v1/status` answers, with `running`,
+    `home` and the addresses. A server that holds the lock but does not answer is reported as such."""
+    where = homes.Home(Path(home).expanduser().absolute())
+    pid = holder(where.lock)
+    if pid is None:
+        return {"running": False, "home": str(where.root)}
+    state = homes.read_server(where) or {}
+    known = {"running": True, "home": str(where.root), "pid": pid, **state}
+    if not state:
+        return {**known, "answers": False}
+    try:
+        return {**known, "answers": True, **_ask(where, state["addresses"]["http"], "/api/v1/status")}
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        return {**known, "answers": False, "problem": str(error)}
+
+
+def _ask(home: homes.Home, base: str, path: str) -> dict[str, Any]:
+    """GET with the owner's token, got with the home's secret."""
+    parts = urlsplit(base)
+    connection = http.client.HTTPConnection(parts.hostname or "127.0.0.1", parts.port, timeout=5)
+    try:
+        secret = (home.secrets / "identity.header").read_text().strip()
+        token = _get(
+            connection, "/msi/token?resource=https://management.azure.com/", {"X-IDENTITY-HEADER": secret}
+        )
+        return _get(connection, path, {"Authorization": "Bearer " + token["access_token"]})
+    finally:
+        connection.close()
+
+
+def _get(connection: http.client.HTTPConnection, path: str, headers: dict[str, str]) -> dict[str, Any]:
+    connection.request("GET", path, headers=headers)
+    reply = connection.getresponse()
+    body = json.loads(reply.read())
+    if reply.status != 200:
+        raise ValueError(body.get("error", {}).get("message", f"status {reply.status}"))
+    return body
+
+
+def env(home: Path, format: str = "sh") -> str:
+    """The variables that point Azure's clients here, ready for `eval "$(…)"` (sh), `| iex` (powershell)
+    or a program (json). IDENTITY_HEADER is a secret of the user. Raises NotFound when nothing runs."""
+    if format not in FORMATS:
+        raise InvalidRequest(f"--format {format!r} is not one of {', '.join(FORMATS)}.", target="--format")
+    values = variables(home)
+    if format == "json":
+        return json.dumps(values, indent=2) + "\n"
+    if format == "powershell":
+        return "".join("$env:{} = '{}'\n".format(name, v.replace("'", "''")) for name, v in values.items())
+    return "".join(f"export {name}={shlex.quote(value)}\n" for name, value in values.items())
+
+
+def variables(home: Path) -> dict[str, str]:
+    """Name -> value of everything `env` prints. Raises NotFound when no server runs on `home`."""
+    where = homes.Home(Path(home).expanduser().absolute())
+    state = homes.read_server(where)
+    if state is None or holder(where.lock) is None:
+        raise NotFound(
+            f"No server runs on the home {where.root}. Start it: tidemill up --home {where.root} --detach",
+            "ServerNotRunning",
+        )
+    https, plain, scope = state["addresses"]["https"], state["addresses"]["http"], state["workspace"]
+    bundle = str(where.tls / "ca-bundle.pem")
+    return {
+        "ARM_CLOUD_METADATA_URL": f"{https}/metadata/endpoints?api-version=2019-05-01",
+        "IDENTITY_ENDPOINT": f"{plain}/msi/token",
+        "IDENTITY_HEADER": (where.secrets / "identity.header").read_text().strip(),
+        "REQUESTS_CA_BUNDLE": bundle,
+        "SSL_CERT_FILE": bundle,
+        "AZURE_TOKEN_CREDENTIALS": "ManagedIdentityCredential",
+        "AZUREML_DEV_URL_MFE": https,
+        "AZUREML_CURRENT_CLOUD": "LocalAML",
+        "REGISTRY_DISCOVERY_ENDPOINT_URL": f"{https}/",
+        "AZURE_SUBSCRIPTION_ID": scope["subscription"],
+        "AZURE_RESOURCE_GROUP": scope["group"],
+        "AZUREML_WORKSPACE_NAME": scope["name"],
+        "ML_SUBSCRIPTION_ID": scope["subscription"],
+        "ML_RESOURCE_GROUP": scope["group"],
+        "ML_WORKSPACE_NAME": scope["name"],
+        "AZUREML_RUN_POLLING_INTERVAL_MIN": "1",
+        "AZUREML_RUN_POLLING_INTERVAL_MAX": "2",
+        "TIDEMILL_HOME": str(where.root),
+    }
