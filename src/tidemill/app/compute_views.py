@@ -1,0 +1,130 @@
+"""Computes as people read them: ComputeSummary and NodeView of docs/architecture.md."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tidemill.app import computes, costs, job_views
+from tidemill.app.codec import decode_object, job_status
+from tidemill.app.services import Services
+from tidemill.app.times import iso
+from tidemill.app.workspaces import require_workspace
+from tidemill.domain.model import JobState, Node, NodeState, Resource, Scope
+from tidemill.domain.scheduling.types import ClusterSpec
+from tidemill.domain.units import human_duration
+from tidemill.store.api import Read, ResourceQuery
+
+_FINAL = tuple(state.value for state in JobState if state.final)
+_WAITING = (JobState.QUEUED.value, JobState.PREPARING.value, JobState.PROVISIONING.value)
+
+
+async def summaries(s: Services, scope: Scope) -> list[dict[str, Any]]:
+    """Every compute of a workspace; the implicit one ("local") only once it has nodes or jobs."""
+
+    def look(read: Read) -> list[tuple[ClusterSpec, str]]:
+        rows = read.find(ResourceQuery(computes.TYPE, scope, ascending=True))
+        specs = [(spec, row.state) for row in rows if (spec := computes.cluster_of(s, row)) is not None]
+        local = computes.local_cluster(s, require_workspace(read, scope))
+        if read.nodes_of(local.uid) or read.count(ResourceQuery("jobs", ref=local.uid)):
+            specs.append((local, "Succeeded"))
+        return specs
+
+    found = await s.store.read(look)
+    return [await _summary(s, spec, state) for spec, state in found]
+
+
+async def detail(s: Services, scope: Scope, name: str) -> dict[str, Any]:
+    """ComputeSummary with nodes, time line and queue. Raises NotFound."""
+    spec, state = await _find(s, scope, name)
+    body = await _summary(s, spec, state)
+    nodes, events, queue = await s.store.read(
+        lambda r: (
+            r.nodes_of(spec.uid),
+            r.events(spec.uid),
+            r.find(ResourceQuery("jobs", ref=spec.uid, exclude_states=_FINAL, ascending=True, limit=100)),
+        )
+    )
+    body["nodes_list"] = [await _node(s, node) for node in nodes]
+    first = events[0].at if events else s.clock.now()
+    body["timeline"] = [job_views.timeline_entry(event, first) for event in events[-50:]]
+    body["queue"] = [{"name": row.key.name, "state": row.state, "why": _waiting(s, row)} for row in queue]
+    return body
+
+
+async def _find(s: Services, scope: Scope, name: str) -> tuple[ClusterSpec, str]:
+    if name.casefold() == computes.LOCAL:
+        return await computes.resolve(s, scope, name), "Succeeded"
+    row = (await computes.get(s, scope, name)).row
+    spec = computes.cluster_of(s, row)
+    return spec or await computes.resolve(s, scope, name), row.state
+
+
+def _waiting(s: Services, row: Resource) -> str:
+    wait = s.live.explain(row.uid)
+    return wait.sentence if wait else job_status(row.status).progress.waiting
+
+
+async def _summary(s: Services, spec: ClusterSpec, state: str) -> dict[str, Any]:
+    nodes, running, queued = await s.store.read(
+        lambda r: (
+            r.nodes_of(spec.uid),
+            r.count(ResourceQuery("jobs", ref=spec.uid, exclude_states=(*_FINAL, *_WAITING))),
+            r.count(ResourceQuery("jobs", ref=spec.uid, states=_WAITING)),
+        )
+    )
+    counts = {kind: 0 for kind in ("idle", "running", "opening", "closing", "lost")}
+    for node in nodes:
+        counts[node.state.value.lower()] += 1
+    price = costs.usd_hour(s, spec.size)
+    held = sum(1 for node in nodes if node.ready_at is not None)
+    return {
+        "name": spec.name,
+        "type": "amlcompute" if spec.name != computes.LOCAL else "local",
+        "size": spec.size,
+        "state": state,
+        "min": spec.min_nodes,
+        "max": spec.max_nodes,
+        "idle_s": spec.idle_us / 1e6,
+        "nodes": counts,
+        "running_jobs": running,
+        "queued_jobs": queued,
+        "price_usd_hour": price,
+        "run_rate_usd_hour": None if price is None else price * held,
+        "capacity": s.settings.capacity,
+        "next_action": _next_action(spec, nodes, queued, s.clock.now()),
+    }
+
+
+def _next_action(spec: ClusterSpec, nodes: Any, queued: int, now: int) -> str:
+    """The next thing the autoscaler will do by itself, or ""."""
+    if any(node.state is NodeState.OPENING for node in nodes):
+        return "opening nodes"
+    idle = [node for node in nodes if node.state is NodeState.IDLE and node.idle_since is not None]
+    if idle and not queued and len(nodes) > spec.min_nodes:
+        first = min(node.idle_since or now for node in idle)
+        left = first + spec.idle_us - now
+        return f"closes an idle node in {human_duration(max(left, 0) // 1_000_000 * 1_000_000)}"
+    return ""
+
+
+async def _node(s: Services, node: Node) -> dict[str, Any]:
+    job = ""
+    if node.attempt_id:
+        row = await s.store.read(lambda r: r.by_uid(node.attempt_id.split(".", 1)[0]))
+        job = row.key.name if row else ""
+    return {
+        "id": node.id,
+        "state": node.state,
+        "size": node.size,
+        "granted": {
+            "cpus": node.granted.cpu_milli / 1000,
+            "memory_gib": node.granted.memory / 2**30,
+            "gpus": node.granted.gpus,
+        },
+        "gpu_ids": list(node.gpu_ids),
+        "job": job,
+        "since": iso(node.idle_since or node.ready_at or node.created_at),
+        "ready_at": iso(node.ready_at),
+        "limits": decode_object(node.limits),
+        "cost_usd": await costs.node_usd(s, node.id),
+    }

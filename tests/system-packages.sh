@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# Installs the Debian packages that tests use, as root on Debian; says plainly what is missing otherwise.
+set -eu
+missing=()
+ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null 2>&1 || missing+=(postgresql)
+command -v npm >/dev/null 2>&1 || missing+=(npm)
+command -v mpirun >/dev/null 2>&1 || missing+=(openmpi-bin)
+[ ${#missing[@]} -eq 0 ] && exit 0
+if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
+    echo "installing for the tests: ${missing[*]}"
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get update -qq
+    apt-get install -qq -y --no-install-recommends "${missing[@]}" >/dev/null
+else
+    echo "not installed: ${missing[*]} (this needs root on Debian). The tests that use them are skipped."
+fi
