@@ -79,7 +79,10 @@ def resources_of(
         {name: entry["defaultValue"] for name, entry in declared.items() if "defaultValue" in entry},
         cast(dict[str, Any], template.get("variables") or {}),
     )
-    return _resources(state, cast(list[dict[str, Any]], template.get("resources") or []), whole, None)
+    try:
+        return _resources(state, cast(list[dict[str, Any]], template.get("resources") or []), whole, None)
+    except (KeyError, AttributeError, TypeError) as error:
+        raise InvalidRequest(f"The template is not well formed: {error}.", "InvalidTemplate") from error
 
 
 def _resources(
@@ -252,7 +255,9 @@ def _equals(_: _Template, v: list[Any]) -> bool:
 def _resource_id(state: _Template, values: list[Any]) -> str:
     """resourceId([subscription], [group], type, name, …): the type is the first value with a slash."""
     texts = [str(value) for value in values]
-    at = next(n for n, text in enumerate(texts) if "/" in text)
+    at = next((n for n, text in enumerate(texts) if "/" in text), None)
+    if at is None:
+        raise ValueError("it names no resource type")
     before, kind, names = texts[:at], texts[at].split("/"), texts[at + 1 :]
     group = before[-1] if before else state.scope.group
     subscription = before[0] if len(before) > 1 else state.scope.subscription

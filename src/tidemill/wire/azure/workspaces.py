@@ -154,7 +154,7 @@ async def _diagnose(ctx: Context) -> Response:
     """Checks that the containers of the default datastores are there."""
     row = await workspaces.get(ctx.services, ctx.scope)
     account = workspaces.account_of(row)
-    there = set(await asyncio.to_thread(ctx.services.blobs.containers, account))
+    there = {found.name for found in await asyncio.to_thread(ctx.services.blobs.containers, account)}
     missing = [name for name, (container, _) in workspaces.DATASTORES.items() if container not in there]
     problems = [
         {
