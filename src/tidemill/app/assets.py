@@ -1,8 +1,8 @@
 """Assets: codes, environments, data and models. A version is what it was made as; its container follows it.
 
 Container row: Key(ws, kind, name); `status`: {"latestVersion", "nextVersion"}; `ref`: "listed", or "" where
-all its versions are anonymous. Version row: Key(ws, kind + "/versions", version, parent=name); `ref` of a code:
-its content hash.
+all its versions are anonymous. Version row: Key(ws, kind + "/versions", version, parent=name); `ref` of a
+code: its content hash.
 """
 
 from __future__ import annotations
@@ -291,8 +291,9 @@ def _follow(
         status = {"latestVersion": version.key.name, "nextVersion": _after(version.key.name, "1")}
         tx.insert(replace(row, ref=listed, status=encode(status)))
         return
-    if kind is DATA:
-        _same_data_type(name, decode_object(container.spec), properties)
+    problem = type_conflict(container, name, properties["dataType"]) if kind is DATA else ""
+    if problem:
+        raise Conflict(problem, "DataTypeMismatch", "properties.dataType")
     before = str(decode_object(container.status).get("nextVersion", "1"))
     status = {"latestVersion": version.key.name, "nextVersion": _after(version.key.name, before)}
     tx.update(
@@ -316,15 +317,15 @@ def _container_row(
     )
 
 
-def _same_data_type(name: str, container: Mapping[str, Any], properties: Mapping[str, Any]) -> None:
-    kept, new = container.get("dataType"), properties["dataType"]
-    if kept and kept != new:
-        raise Conflict(
-            f"Data asset {name!r} is of type {kept}, as all its versions are. "
-            f"Register the {new} under another name.",
-            "DataTypeMismatch",
-            "properties.dataType",
-        )
+def type_conflict(container: Resource | None, name: str, data_type: str) -> str:
+    """Why a data asset's name cannot take a version of this type; "" when it can."""
+    kept = decode_object(container.spec).get("dataType") if container is not None else None
+    if not kept or kept == data_type:
+        return ""
+    return (
+        f"Data asset {name!r} is of type {kept}, as all its versions are. "
+        f"Register the {data_type} under another name."
+    )
 
 
 def _after(version: str, before: str) -> str:

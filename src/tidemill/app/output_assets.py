@@ -7,10 +7,11 @@ from dataclasses import replace
 from typing import Any
 
 from tidemill.app.asset_rows import DATA, MODELS, AssetKind, container_key, version_id, version_key
+from tidemill.app.assets import insert_version, next_version, type_conflict
 from tidemill.app.codec import decode_object, encode, job_status
 from tidemill.domain.model import Event, Resource
 from tidemill.domain.plan import PlannedOutput
-from tidemill.store.api import ResourceQuery, Tx
+from tidemill.store.api import Tx
 
 MODEL_TYPES = ("custom_model", "mlflow_model", "triton_model")
 
@@ -34,44 +35,21 @@ def register_outputs(tx: Tx, job_uid: str, now: int) -> None:
 def _register(tx: Tx, job: Resource, output: PlannedOutput, now: int) -> str:
     kind = MODELS if output.type in MODEL_TYPES else DATA
     scope, name = job.key.scope, output.asset_name
+    version = output.asset_version or next_version(tx, scope, kind, name)
     container = tx.get(container_key(scope, kind, name))
-    if container is None:
-        tx.insert(
-            Resource(
-                uid=f"{job.uid}-{output.name}-container", key=container_key(scope, kind, name), state="Succeeded",
-                spec=encode(_container_properties(kind, output)), created_at=now, modified_at=now,
-                created_by=job.created_by,
-            )
-        )
-    version = output.asset_version or _next_version(tx, job, kind, name)
+    problem = type_conflict(container, name, output.type) if kind is DATA else ""
     if tx.get(version_key(scope, kind, name, version)) is not None:
-        message = f"Output {output.name} was not registered: {name}:{version} exists. Give another version or none."
+        problem = f"{name}:{version} exists. Give another version or none."
+    if problem:
+        message = f"Output {output.name} was not registered: {problem}"
         tx.add_event(Event(job.uid, "job", now, "NotRegistered", message))
         return ""
-    tx.insert(
-        Resource(
-            uid=f"{job.uid}-{output.name}", key=version_key(scope, kind, name, version), state="Succeeded",
-            spec=encode(_version_properties(kind, job, output)), created_at=now, modified_at=now,
-            created_by=job.created_by,
-        )
-    )
-    tx.add_event(
-        Event(job.uid, "job", now, "Registered", f"Output {output.name} is registered as {kind.label.lower()} {name}:{version}.")
-    )
+    uids = (f"{job.uid}-{output.name}", f"{job.uid}-{output.name}-container")
+    properties = _version_properties(kind, job, output)
+    insert_version(tx, kind, scope, name, version, properties, uids, now, job.created_by)
+    message = f"Output {output.name} is registered as {kind.label.lower()} {name}:{version}."
+    tx.add_event(Event(job.uid, "job", now, "Registered", message))
     return version_id(scope, kind, name, version)
-
-
-def _next_version(tx: Tx, job: Resource, kind: AssetKind, name: str) -> str:
-    rows = tx.find(ResourceQuery(kind.versions, job.key.scope, parent=name))
-    numbers = [int(row.key.name) for row in rows if row.key.name.isdigit()]
-    return str(max(numbers, default=0) + 1)
-
-
-def _container_properties(kind: AssetKind, output: PlannedOutput) -> dict[str, Any]:
-    properties: dict[str, Any] = {"isArchived": False, "tags": {}, "properties": {}}
-    if kind is DATA:
-        properties["dataType"] = output.type
-    return properties
 
 
 def _version_properties(kind: AssetKind, job: Resource, output: PlannedOutput) -> dict[str, Any]:
@@ -85,6 +63,10 @@ def _version_properties(kind: AssetKind, job: Resource, output: PlannedOutput) -
     }
     if kind is MODELS:
         return {
-            **common, "modelType": output.type, "modelUri": output.uri, "flavors": {}, "jobName": job.key.name,
+            **common,
+            "modelType": output.type,
+            "modelUri": output.uri,
+            "flavors": {},
+            "jobName": job.key.name,
         }
     return {**common, "dataType": output.type, "dataUri": output.uri}
