@@ -24,7 +24,9 @@ IDLE_SECONDS = 5
 
 def main() -> int:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--sdk", metavar="PYTHON", help="run the example through azure-ai-ml with this interpreter")
+    parser.add_argument(
+        "--sdk", metavar="PYTHON", help="run the example through azure-ai-ml with this interpreter"
+    )
     arguments = parser.parse_args()
     started = time.monotonic()
     start_server()
@@ -42,8 +44,12 @@ def start_server() -> None:
 
 def run_cli() -> int:
     call(
-        "compute", "create", "-f", str(EXAMPLE / "compute.yml"),
-        "--idle-time-before-scale-down", str(IDLE_SECONDS),
+        "compute",
+        "create",
+        "-f",
+        str(EXAMPLE / "compute.yml"),
+        "--idle-time-before-scale-down",
+        str(IDLE_SECONDS),
     )
     name = f"digits-{time.strftime('%Y%m%d-%H%M%S')}"
     code = call("job", "create", "-f", str(EXAMPLE / "job.yml"), "--name", name, "--stream", check=False)
@@ -84,7 +90,9 @@ def where(page: str) -> None:
     if page:
         print(f"  the job's page     {page}")
     print(f"  home               {HOME}")
-    print(f"  the Azure SDK      eval \"$(tidemill --home {home} env)\" && python examples/train-digits/submit_sdk.py")
+    print(
+        f'  the Azure SDK      eval "$(tidemill --home {home} env)" && python examples/train-digits/submit_sdk.py'
+    )
     print(f"  all jobs           tidemill --home {home} job list")
     print(f"  stop the server    tidemill --home {home} down")
 
@@ -107,7 +115,9 @@ def call(*words: str, check: bool = True) -> int:
 
 
 def call_for(*words: str) -> str:
-    return subprocess.run([TIDEMILL, "--home", str(HOME), *words], capture_output=True, text=True, check=True).stdout
+    return subprocess.run(
+        [TIDEMILL, "--home", str(HOME), *words], capture_output=True, text=True, check=True
+    ).stdout
 
 
 if __name__ == "__main__":

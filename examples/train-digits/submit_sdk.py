@@ -1,6 +1,6 @@
 """The same job through Microsoft's own SDK: nothing here knows about Tidemill.
 
-    eval "$(tidemill env)" && python submit_sdk.py
+eval "$(tidemill env)" && python submit_sdk.py
 """
 
 import os

@@ -72,7 +72,7 @@ async def _summary(s: Services, spec: ClusterSpec, state: str) -> dict[str, Any]
             r.count(ResourceQuery("jobs", ref=spec.uid, states=_WAITING)),
         )
     )
-    counts = {kind: 0 for kind in ("idle", "running", "opening", "closing", "lost")}
+    counts = dict.fromkeys(("idle", "running", "opening", "closing", "lost"), 0)
     for node in nodes:
         counts[node.state.value.lower()] += 1
     price = costs.usd_hour(s, spec.size)

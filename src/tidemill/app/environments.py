@@ -30,9 +30,7 @@ async def plan_environment(s: Services, scope: Scope, given: str) -> PlannedEnvi
     curated = s.curated.find(uri.name)
     if curated is not None and await _absent(s, scope, uri.name):
         return planned(s, given, from_curated(curated))
-    row = await s.store.read(
-        lambda r: find_version(r, scope, ENVIRONMENTS, uri.name, uri.version, uri.label)
-    )
+    row = await s.store.read(lambda r: find_version(r, scope, ENVIRONMENTS, uri.name, uri.version, uri.label))
     return planned(s, given, spec_of_row(s, row))
 
 

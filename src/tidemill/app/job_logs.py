@@ -57,11 +57,15 @@ async def read_log(s: Services, row: Resource, path: str, offset: int, limit: in
         attempt = await live_attempt(s, row)
         places = dict(log_names(status.plan.job))
         if path not in places:
-            raise NotFound(f"Job {row.key.name!r} has no log {path!r}. It has: {', '.join(places)}.", target=path)
+            raise NotFound(
+                f"Job {row.key.name!r} has no log {path!r}. It has: {', '.join(places)}.", target=path
+            )
         if attempt is None:
             return b""
         try:
-            return await s.engine.read_log(attempt.nodes[places[path]], attempt.id, f"logs/{path}", offset, limit)
+            return await s.engine.read_log(
+                attempt.nodes[places[path]], attempt.id, f"logs/{path}", offset, limit
+            )
         except EngineError:
             row = await _row_now(s, row)
             if not JobState(row.state).final:

@@ -71,7 +71,9 @@ def _code(s: Services, read: Read, scope: Scope, code_id: str, account: str) -> 
     uri = str(decode_object(row.spec).get("codeUri", ""))
     found = locate(read, Storage(scope, account, s.addresses.data_netloc), uri)
     if found.place is None:
-        raise InvalidRequest(f"Code {given.name!r} lies at {uri}, which is not our storage.", target="properties.codeId")
+        raise InvalidRequest(
+            f"Code {given.name!r} lies at {uri}, which is not our storage.", target="properties.codeId"
+        )
     return found.place
 
 

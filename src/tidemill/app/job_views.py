@@ -94,8 +94,11 @@ async def detail(s: Services, row: Resource) -> dict[str, Any]:
         "environment_digest": plan.environment.digest,
         "environment_note": " ".join(plan.environment.notes),
         "inputs": {
-            item.name: {"type": item.type, "value": item.literal if item.literal is not None else item.given,
-                        "mode": item.mode}
+            item.name: {
+                "type": item.type,
+                "value": item.literal if item.literal is not None else item.given,
+                "mode": item.mode,
+            }
             for item in plan.inputs
         },
         "outputs": {
@@ -169,7 +172,10 @@ async def why(s: Services, row: Resource) -> dict[str, Any]:
 def _next(state: JobState, s: Services) -> list[str]:
     match state:
         case JobState.QUEUED | JobState.PROVISIONING:
-            return ["It starts as soon as its nodes are free or opened.", "Cancel it: tidemill job cancel --name NAME"]
+            return [
+                "It starts as soon as its nodes are free or opened.",
+                "Cancel it: tidemill job cancel --name NAME",
+            ]
         case JobState.PREPARING:
             return ["Its environment is being built; no node is held meanwhile."]
         case JobState.CANCEL_REQUESTED:

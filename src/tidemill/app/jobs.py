@@ -30,7 +30,9 @@ def key_of(scope: Scope, name: str) -> Key:
     return Key(scope, TYPE, name)
 
 
-async def submit(s: Services, caller: Caller, scope: Scope, name: str, body: Mapping[str, Any]) -> tuple[Resource, bool]:
+async def submit(
+    s: Services, caller: Caller, scope: Scope, name: str, body: Mapping[str, Any]
+) -> tuple[Resource, bool]:
     """-> (row, created). The same name and body again is the same job; another body is a Conflict.
 
     Nothing is written when anything is refused. Raises InvalidRequest, NotFound (a compute, environment or
@@ -74,12 +76,16 @@ async def submit(s: Services, caller: Caller, scope: Scope, name: str, body: Map
     def insert(tx: Tx) -> Resource:
         inserted = tx.insert(row)
         where = f"compute {plan.compute_name}" if plan.compute_name else "this host"
-        tx.add_event(Event(row.uid, "job", now, "Submitted", f"Submitted by {caller.name} to {where}.", caller.name))
+        tx.add_event(
+            Event(row.uid, "job", now, "Submitted", f"Submitted by {caller.name} to {where}.", caller.name)
+        )
         for note in plan.environment.notes:
             tx.add_event(Event(row.uid, "job", now, "Note", note))
         if not ready:
             tx.add_event(
-                Event(row.uid, "job", now, "Preparing", f"Environment {plan.environment.label} is being built.")
+                Event(
+                    row.uid, "job", now, "Preparing", f"Environment {plan.environment.label} is being built."
+                )
             )
         return inserted
 
@@ -102,7 +108,9 @@ def _properties(body: Mapping[str, Any]) -> dict[str, Any]:
 
 def _digest(properties: Mapping[str, Any]) -> str:
     # Fields that may change after the submit do not make it another job.
-    fixed = {k: v for k, v in properties.items() if k not in ("tags", "isArchived", "displayName", "description")}
+    fixed = {
+        k: v for k, v in properties.items() if k not in ("tags", "isArchived", "displayName", "description")
+    }
     return hashlib.sha256(encode(_ordered(fixed))).hexdigest()
 
 
@@ -131,17 +139,30 @@ async def get(s: Services, scope: Scope, name: str) -> Resource:
     """Raises NotFound."""
     row = await s.store.read(lambda r: r.get(key_of(scope, name)))
     if row is None:
-        raise NotFound(f"Job {name!r} was not found in workspace {scope.workspace!r}.", "ResourceNotFound", name)
+        raise NotFound(
+            f"Job {name!r} was not found in workspace {scope.workspace!r}.", "ResourceNotFound", name
+        )
     return row
 
 
 async def list_jobs(
-    s: Services, scope: Scope, *, archived: bool | None = False, states: Sequence[str] | None = None,
-    limit: int = 100, after: str | None = None, compute_uid: str | None = None,
+    s: Services,
+    scope: Scope,
+    *,
+    archived: bool | None = False,
+    states: Sequence[str] | None = None,
+    limit: int = 100,
+    after: str | None = None,
+    compute_uid: str | None = None,
 ) -> Sequence[Resource]:
     """Newest first."""
     query = ResourceQuery(
-        TYPE, scope, states=tuple(states) if states else None, archived=archived, limit=limit, after=after,
+        TYPE,
+        scope,
+        states=tuple(states) if states else None,
+        archived=archived,
+        limit=limit,
+        after=after,
         ref=compute_uid,
     )
     return await s.store.read(lambda r: r.find(query))
@@ -167,7 +188,10 @@ async def cancel(s: Services, caller: Caller, scope: Scope, name: str) -> Resour
             state = JobState.CANCEL_REQUESTED
             tx.add_event(
                 Event(
-                    row.uid, "job", now, "CancelRequested",
+                    row.uid,
+                    "job",
+                    now,
+                    "CancelRequested",
                     f"Cancel requested by {caller.name}: TERM now, KILL after {s.settings.cancel_grace_s:.0f} s, "
                     f"its node closed {s.settings.close_grace_s:.0f} s later.",
                     caller.name,
@@ -176,11 +200,21 @@ async def cancel(s: Services, caller: Caller, scope: Scope, name: str) -> Resour
         else:
             state = JobState.CANCELED
             progress = replace(
-                progress, ended_at=now, waiting="", waiting_code="",
+                progress,
+                ended_at=now,
+                waiting="",
+                waiting_code="",
                 error=JobError("Canceled", f"Canceled by {caller.name} before it started."),
             )
             tx.add_event(
-                Event(row.uid, "job", now, "Canceled", f"Canceled by {caller.name} before it started.", caller.name)
+                Event(
+                    row.uid,
+                    "job",
+                    now,
+                    "Canceled",
+                    f"Canceled by {caller.name} before it started.",
+                    caller.name,
+                )
             )
         return tx.update(
             replace(row, state=state, status=encode(replace(status, progress=progress)), modified_at=now)
@@ -211,7 +245,10 @@ async def patch(s: Services, caller: Caller, scope: Scope, name: str, changes: M
         if hidden is not None:
             spec["isArchived"] = bool(hidden)
         updated = replace(
-            row, spec=encode(spec), tags=encode(spec.get("tags", {})), archived=bool(spec.get("isArchived")),
+            row,
+            spec=encode(spec),
+            tags=encode(spec.get("tags", {})),
+            archived=bool(spec.get("isArchived")),
             modified_at=now,
         )
         if (updated.spec, updated.archived) == (row.spec, row.archived):

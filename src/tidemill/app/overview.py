@@ -31,7 +31,11 @@ async def status(s: Services) -> dict[str, Any]:
         "addresses": {"https": s.addresses.https, "http": s.addresses.http, "data": s.addresses.data},
         "capacity": s.settings.capacity,
         "workspaces": [
-            {"subscription": row.key.scope.subscription, "resourceGroup": row.key.scope.group, "name": row.key.name}
+            {
+                "subscription": row.key.scope.subscription,
+                "resourceGroup": row.key.scope.group,
+                "name": row.key.name,
+            }
             for row in rows
         ],
         "queued": queued,

@@ -10,8 +10,8 @@ from tidemill.app.live import Live
 from tidemill.domain.model import Caller as Caller  # identity makes it, the use cases take it
 
 if TYPE_CHECKING:
-    from tidemill.catalog.sizes import SizeCatalog
     from tidemill.catalog.curated import CuratedCatalog
+    from tidemill.catalog.sizes import SizeCatalog
     from tidemill.data.blobstore import BlobStore
     from tidemill.engines.base import Engine
     from tidemill.environments.builder import EnvironmentBuilder
@@ -61,6 +61,7 @@ class Settings:
     subscription: str
     tenant: str
     region: str
+    ca_bundle: Path  # public CAs and this home's own: jobs read it, too
     capacity: str = "elastic"  # "elastic" | "strict"
     strict_python: bool = False  # refuse another Python than the environment asks for
     cancel_grace_s: float = 10.0  # TERM -> KILL

@@ -44,10 +44,10 @@ class Collected:
     error: str = ""  # outputs could not be stored: the job fails with this
 
 
-def with_progress(row: Resource, status: JobStatus, state: JobState, now: int, progress: JobProgress) -> Resource:
-    return replace(
-        row, state=state, status=encode(replace(status, progress=progress)), modified_at=now
-    )
+def with_progress(
+    row: Resource, status: JobStatus, state: JobState, now: int, progress: JobProgress
+) -> Resource:
+    return replace(row, state=state, status=encode(replace(status, progress=progress)), modified_at=now)
 
 
 def job_event(row: Resource, at: int, code: str, message: str, actor: str = "system") -> Event:
@@ -55,7 +55,13 @@ def job_event(row: Resource, at: int, code: str, message: str, actor: str = "sys
 
 
 def assign(
-    tx: Tx, job_uid: str, nodes: Sequence[str], gpu_ids: Sequence[Sequence[str]], when: Moment, region: str, message: str
+    tx: Tx,
+    job_uid: str,
+    nodes: Sequence[str],
+    gpu_ids: Sequence[Sequence[str]],
+    when: Moment,
+    region: str,
+    message: str,
 ) -> Attempt | None:
     """Gives a waiting job its nodes: attempt, allocations, states. None if the job or a node has moved on."""
     row = tx.by_uid(job_uid)
@@ -67,8 +73,13 @@ def assign(
     status = job_status(row.status)
     number = status.progress.attempt + 1
     attempt = Attempt(
-        id=f"{job_uid}.{number}", job_uid=job_uid, number=number, compute_uid=status.plan.compute_uid,
-        nodes=tuple(nodes), gpu_ids=tuple(tuple(ids) for ids in gpu_ids), created_at=when.at,
+        id=f"{job_uid}.{number}",
+        job_uid=job_uid,
+        number=number,
+        compute_uid=status.plan.compute_uid,
+        nodes=tuple(nodes),
+        gpu_ids=tuple(tuple(ids) for ids in gpu_ids),
+        created_at=when.at,
     )
     tx.insert_attempt(attempt)
     for node in held:
@@ -83,16 +94,31 @@ def assign(
 
 def allocation(attempt: Attempt, node: Node, row: Resource, when: Moment, region: str) -> Interval:
     return Interval(
-        id=f"{attempt.id}:{node.id}", kind="allocation", node_id=node.id, compute_uid=node.compute_uid,
-        workspace=row.key.scope, size=node.size, tier=node.tier, region=region, started_at=when.at,
-        started_mono=when.mono, boot_id=when.boot_id, last_seen_at=when.at, job_uid=row.uid, tags=row.tags,
+        id=f"{attempt.id}:{node.id}",
+        kind="allocation",
+        node_id=node.id,
+        compute_uid=node.compute_uid,
+        workspace=row.key.scope,
+        size=node.size,
+        tier=node.tier,
+        region=region,
+        started_at=when.at,
+        started_mono=when.mono,
+        boot_id=when.boot_id,
+        last_seen_at=when.at,
+        job_uid=row.uid,
+        tags=row.tags,
     )
 
 
 def running(tx: Tx, attempt_id: str, started_at: int, notes: Sequence[str]) -> None:
     """The first process has started."""
     attempt = tx.attempt(attempt_id)
-    if attempt is None or attempt.state not in (AttemptState.ASSIGNED, AttemptState.STAGING, AttemptState.STARTING):
+    if attempt is None or attempt.state not in (
+        AttemptState.ASSIGNED,
+        AttemptState.STAGING,
+        AttemptState.STARTING,
+    ):
         return
     tx.update_attempt(replace(attempt, state=AttemptState.RUNNING, started_at=started_at))
     row = tx.by_uid(attempt.job_uid)
@@ -118,7 +144,9 @@ def stopping(tx: Tx, attempt_id: str, now: int, reason: str) -> None:
     attempt = tx.attempt(attempt_id)
     if attempt is None or attempt.state is AttemptState.ENDED or attempt.stop_requested_at is not None:
         return
-    tx.update_attempt(replace(attempt, stop_requested_at=now, stop_reason=reason, state=AttemptState.STOPPING))
+    tx.update_attempt(
+        replace(attempt, stop_requested_at=now, stop_reason=reason, state=AttemptState.STOPPING)
+    )
 
 
 def collecting(tx: Tx, attempt_id: str, now: int, message: str) -> None:
@@ -130,12 +158,21 @@ def collecting(tx: Tx, attempt_id: str, now: int, message: str) -> None:
     if row is None:
         return
     if row.state in (JobState.STARTING, JobState.RUNNING):
-        tx.update(with_progress(row, job_status(row.status), JobState.FINALIZING, now, job_status(row.status).progress))
+        tx.update(
+            with_progress(
+                row, job_status(row.status), JobState.FINALIZING, now, job_status(row.status).progress
+            )
+        )
     tx.add_event(job_event(row, now, "Finalizing", message))
 
 
 def end(
-    tx: Tx, attempt_id: str, when: Moment, result: AttemptEnd, started_at: int | None, collected: Collected,
+    tx: Tx,
+    attempt_id: str,
+    when: Moment,
+    result: AttemptEnd,
+    started_at: int | None,
+    collected: Collected,
     notes: Sequence[str] = (),
 ) -> JobState | None:
     """Ends an attempt, frees its nodes, closes its allocations, and ends or requeues its job.
@@ -150,9 +187,15 @@ def end(
         _started_events(tx, row, attempt, started_at, notes)
     tx.update_attempt(
         replace(
-            attempt, state=AttemptState.ENDED, outcome=result.outcome, exit_code=result.exit_code,
-            signal=result.signal, reason=result.code, message=result.message,
-            started_at=attempt.started_at or started_at, ended_at=when.at,
+            attempt,
+            state=AttemptState.ENDED,
+            outcome=result.outcome,
+            exit_code=result.exit_code,
+            signal=result.signal,
+            reason=result.code,
+            message=result.message,
+            started_at=attempt.started_at or started_at,
+            ended_at=when.at,
         )
     )
     for node_id in attempt.nodes:
@@ -166,7 +209,13 @@ def end(
 
 
 def _end_job(
-    tx: Tx, row: Resource, attempt: Attempt, now: int, result: AttemptEnd, started_at: int | None, collected: Collected
+    tx: Tx,
+    row: Resource,
+    attempt: Attempt,
+    now: int,
+    result: AttemptEnd,
+    started_at: int | None,
+    collected: Collected,
 ) -> JobState:
     status = job_status(row.status)
     progress = status.progress
@@ -189,8 +238,14 @@ def _end_job(
         state, code, message = JobState.FAILED, "OutputsNotStored", collected.error
     error = None if state is JobState.COMPLETED else JobError(code, message)
     progress = replace(
-        progress, started_at=progress.started_at or attempt.started_at or started_at, ended_at=now,
-        exit_code=result.exit_code, error=error, logs=collected.logs, waiting="", waiting_code="",
+        progress,
+        started_at=progress.started_at or attempt.started_at or started_at,
+        ended_at=now,
+        exit_code=result.exit_code,
+        error=error,
+        logs=collected.logs,
+        waiting="",
+        waiting_code="",
     )
     tx.add_event(job_event(row, now, state.value, message.split("\n", 1)[0]))
     tx.update(with_progress(row, status, state, now, progress))

@@ -13,12 +13,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
-from tidemill.app.codec import job_status
-from tidemill.app.services import Services
 from tidemill.app import transitions
+from tidemill.app.codec import job_status
 from tidemill.app.output_assets import register_outputs
-from tidemill.controllers import launching, staging
+from tidemill.app.services import Services
 from tidemill.app.transitions import Collected, Moment
+from tidemill.controllers import launching, staging
 from tidemill.domain.errors import TidemillError
 from tidemill.domain.model import Attempt, AttemptState, JobState, Outcome, Resource
 from tidemill.domain.outcome import AttemptEnd, RankEnd, attempt_end
@@ -61,7 +61,9 @@ class _Live:
     @property
     def broken(self) -> bool:
         """Some rank ended badly, so its peers wait for it in vain."""
-        return any(e.primary and (e.reason or e.signal is not None or e.exit_code) for e in self.ends.values())
+        return any(
+            e.primary and (e.reason or e.signal is not None or e.exit_code) for e in self.ends.values()
+        )
 
 
 class Attempts:
@@ -79,7 +81,9 @@ class Attempts:
         if attempt.id in self._tasks or attempt.state is AttemptState.ENDED:
             return
         self._live[attempt.id] = _Live(attempt)
-        self._tasks[attempt.id] = asyncio.create_task(self._drive_safely(attempt.id), name=f"attempt {attempt.id}")
+        self._tasks[attempt.id] = asyncio.create_task(
+            self._drive_safely(attempt.id), name=f"attempt {attempt.id}"
+        )
 
     async def look(self, attempt_id: str) -> None:
         """Its row was changed by somebody: a stop was asked for, or it is new."""
@@ -177,7 +181,9 @@ class Attempts:
             try:
                 await self._s.engine.start(attempt.nodes[rank.node_index], rank.task)
             except InvalidTask as error:
-                live.ends[rank.rank] = RankEnd(reason="spawn_failed", message=str(error), primary=rank.primary)
+                live.ends[rank.rank] = RankEnd(
+                    reason="spawn_failed", message=str(error), primary=rank.primary
+                )
             except Unreachable as error:
                 log.warning("attempt %s: %s", attempt.id, error)  # node_lost and node_closed follow
         self._mark_absent_nodes(live)
@@ -197,7 +203,11 @@ class Attempts:
 
     async def _follow(self, live: _Live) -> None:
         """Until every rank's processes are proved gone."""
-        recorded = live.attempt.state not in (AttemptState.ASSIGNED, AttemptState.STAGING, AttemptState.STARTING)
+        recorded = live.attempt.state not in (
+            AttemptState.ASSIGNED,
+            AttemptState.STAGING,
+            AttemptState.STARTING,
+        )
         stop_deadline: float | None = None
         loop = asyncio.get_running_loop()
         while not live.settled:
@@ -219,13 +229,20 @@ class Attempts:
                 elif not recorded and live.started_at is not None:
                     recorded = True
                     await self._s.store.write(
-                        partial(transitions.running, attempt_id=live.attempt.id, started_at=live.started_at, notes=live.notes)
+                        partial(
+                            transitions.running,
+                            attempt_id=live.attempt.id,
+                            started_at=live.started_at,
+                            notes=live.notes,
+                        )
                     )
                 continue
             live.changed.clear()
             self._mark_absent_nodes(live)
 
-    def _next_wait(self, live: _Live, recorded: bool, stop_deadline: float | None, now: float) -> float | None:
+    def _next_wait(
+        self, live: _Live, recorded: bool, stop_deadline: float | None, now: float
+    ) -> float | None:
         waits: list[float] = []
         if not recorded and live.started_at is not None:
             waits.append(RUNNING_DELAY_S)
@@ -240,7 +257,9 @@ class Attempts:
                 try:
                     await self._s.engine.stop(live.node_of(rank), key, live.attempt.epoch, reason)
                 except Unreachable:
-                    log.warning("attempt %s: node %s does not answer a stop", live.attempt.id, live.node_of(rank))
+                    log.warning(
+                        "attempt %s: node %s does not answer a stop", live.attempt.id, live.node_of(rank)
+                    )
 
     async def _close_nodes(self, live: _Live) -> None:
         """The last step of the published timetable: what KILL did not end goes with its node."""
@@ -252,8 +271,14 @@ class Attempts:
         assert event.task is not None
         placed = live.ranks.get(event.task.rank)
         live.ends[event.task.rank] = RankEnd(
-            event.exit_code, event.signal, event.reason, event.message, event.at, event.peak_memory,
-            placed.primary if placed else True, event.node_id,
+            event.exit_code,
+            event.signal,
+            event.reason,
+            event.message,
+            event.at,
+            event.peak_memory,
+            placed.primary if placed else True,
+            event.node_id,
         )
 
     def _result(self, live: _Live) -> AttemptEnd:
@@ -269,7 +294,9 @@ class Attempts:
         """A failure's message carries the end of the log of the rank that failed first."""
         if result.outcome is not Outcome.FAILED:
             return result
-        failed = [r for r, e in live.ends.items() if e.primary and (e.reason or e.signal is not None or e.exit_code)]
+        failed = [
+            r for r, e in live.ends.items() if e.primary and (e.reason or e.signal is not None or e.exit_code)
+        ]
         rank = min(failed, key=lambda r: live.ends[r].ended_at, default=0)
         tail = await staging.log_tail(self._s, live.attempt, live.node_of(rank), live.ranks[rank].log)
         ends = {r: e for r, e in live.ends.items() if r in live.ranks and live.ranks[r].primary}
@@ -279,7 +306,12 @@ class Attempts:
         if plan.outputs and result.outcome is Outcome.SUCCEEDED:
             now = self._s.clock.now()
             await self._s.store.write(
-                partial(transitions.collecting, attempt_id=live.attempt.id, now=now, message="Storing outputs and logs.")
+                partial(
+                    transitions.collecting,
+                    attempt_id=live.attempt.id,
+                    now=now,
+                    message="Storing outputs and logs.",
+                )
             )
         retried = result.outcome in (Outcome.SYSTEM_FAILURE, Outcome.PREEMPTED)
         return await staging.collect(

@@ -54,4 +54,6 @@ class Deletions:
         if tx.count(ResourceQuery("jobs", ref=uid, exclude_states=FINAL)):
             return
         tx.delete(row)
-        tx.add_event(Event(uid, "compute", self._s.clock.now(), "Deleted", f"Compute {row.key.name} is deleted."))
+        tx.add_event(
+            Event(uid, "compute", self._s.clock.now(), "Deleted", f"Compute {row.key.name} is deleted.")
+        )

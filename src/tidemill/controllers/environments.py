@@ -24,7 +24,9 @@ class Environments:
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     async def start(self) -> None:
-        for row in await self._s.store.read(lambda r: r.find(ResourceQuery("jobs", states=(JobState.PREPARING,)))):
+        for row in await self._s.store.read(
+            lambda r: r.find(ResourceQuery("jobs", states=(JobState.PREPARING,)))
+        ):
             self.take(row)
 
     async def look(self, uid: str) -> None:
@@ -50,7 +52,8 @@ class Environments:
         try:
             built = await self._s.environments.ensure(spec_of(planned), lambda line: None)
         except TidemillError as error:
-            await self._s.store.write(lambda tx: self._failed(tx, row.uid, planned, error))
+            problem = JobError(error.code, f"Environment {planned.label} could not be built: {error.message}")
+            await self._s.store.write(lambda tx: self._failed(tx, row.uid, problem))
             return
         seconds = (self._s.clock.now() - started) / 1e6
         await self._s.store.write(lambda tx: self._ready(tx, row.uid, planned, built.notes, seconds))
@@ -71,20 +74,24 @@ class Environments:
         progress = replace(status.progress, queued_at=now)
         tx.update(transitions.with_progress(row, status, JobState.QUEUED, now, progress))
 
-    def _failed(self, tx: Tx, uid: str, planned: PlannedEnvironment, error: TidemillError) -> None:
+    def _failed(self, tx: Tx, uid: str, problem: JobError) -> None:
         row = tx.by_uid(uid)
         if row is None or row.state != JobState.PREPARING:
             return
         now = self._s.clock.now()
         status = job_status(row.status)
-        message = f"Environment {planned.label} could not be built: {error.message}"
-        tx.add_event(transitions.job_event(row, now, "EnvironmentFailed", message))
-        progress = replace(status.progress, ended_at=now, error=JobError(error.code, message))
+        tx.add_event(transitions.job_event(row, now, "EnvironmentFailed", problem.message))
+        progress = replace(status.progress, ended_at=now, error=problem)
         tx.update(transitions.with_progress(row, status, JobState.FAILED, now, progress))
 
 
 def spec_of(planned: PlannedEnvironment) -> EnvironmentSpec:
     return EnvironmentSpec(
-        conda=planned.conda, pip=planned.pip, image=planned.image, name=planned.name, version=planned.version,
-        variables=dict(planned.variables), notes=planned.notes,
+        conda=planned.conda,
+        pip=planned.pip,
+        image=planned.image,
+        name=planned.name,
+        version=planned.version,
+        variables=dict(planned.variables),
+        notes=planned.notes,
     )

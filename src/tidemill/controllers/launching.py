@@ -96,7 +96,12 @@ def shared_variables(
     """The same for every rank."""
     scope = row.key.scope
     token = s.tokens.issue(
-        oid=row.uid, name=row.key.name, kind="job", audience=s.addresses.https, ttl_s=TOKEN_TTL_S, scope=scope,
+        oid=row.uid,
+        name=row.key.name,
+        kind="job",
+        audience=s.addresses.https,
+        ttl_s=TOKEN_TTL_S,
+        scope=scope,
         job=row.key.name,
     )
     variables = {
@@ -104,12 +109,18 @@ def shared_variables(
         "LANG": os.environ.get("LANG", "C.UTF-8"),
         # Print statements reach the log as they happen, not when a buffer is full.
         "PYTHONUNBUFFERED": "1",
-        "REQUESTS_CA_BUNDLE": str(s.settings.home / "public" / "ca-bundle.pem"),
-        "SSL_CERT_FILE": str(s.settings.home / "public" / "ca-bundle.pem"),
+        "REQUESTS_CA_BUNDLE": str(s.settings.ca_bundle),
+        "SSL_CERT_FILE": str(s.settings.ca_bundle),
         **dict(plan.environment.variables),
         **azureml_variables(
-            row.key.name, plan.job.display_name, plan.job.experiment, scope, attempt.number, s.addresses.https,
-            token, f"{s.addresses.http}/mlflow/v2.0{scope.arm_id}",
+            row.key.name,
+            plan.job.display_name,
+            plan.job.experiment,
+            scope,
+            attempt.number,
+            s.addresses.https,
+            token,
+            f"{s.addresses.http}/mlflow/v2.0{scope.arm_id}",
         ),
     }
     if plan.environment.digest:

@@ -16,7 +16,7 @@ from tidemill.app.services import Services
 from tidemill.app.transitions import Moment
 from tidemill.domain.model import Event, Interval, Node, NodeState, Resource, Scope, Vector
 from tidemill.domain.scheduling.capacity import elastic_grants
-from tidemill.domain.scheduling.types import Host, NodeView
+from tidemill.domain.scheduling.types import Host
 from tidemill.engines.base import EngineError, EngineEvent, LimitReport, NodeSpec
 from tidemill.store.api import Read, Tx
 
@@ -28,7 +28,10 @@ OPEN_DEADLINE_S = 60.0
 
 class Nodes:
     def __init__(
-        self, services: Services, moment: Callable[[], Moment], host: Host,
+        self,
+        services: Services,
+        moment: Callable[[], Moment],
+        host: Host,
         size_of: Callable[[str], Vector | None],
     ) -> None:
         self._s = services
@@ -117,12 +120,20 @@ class Nodes:
             if node is None or node.state is not NodeState.OPENING:
                 return []
             report = encode(
-                {name: {"enforced": r.enforced, "by": r.by, "why_not": r.why_not} for name, r in limits.items()}
+                {
+                    name: {"enforced": r.enforced, "by": r.by, "why_not": r.why_not}
+                    for name, r in limits.items()
+                }
             )
             node = tx.update_node(
                 replace(
-                    node, state=NodeState.IDLE, ready_at=when.at, idle_since=when.at, heartbeat_at=when.at,
-                    limits=report, handle=handle,
+                    node,
+                    state=NodeState.IDLE,
+                    ready_at=when.at,
+                    idle_since=when.at,
+                    heartbeat_at=when.at,
+                    limits=report,
+                    handle=handle,
                 )
             )
             tx.open_interval(_interval(tx, node, when, self._s.settings.region))
@@ -137,12 +148,9 @@ class Nodes:
         if self._host.strict:
             return []
         nodes = {n.id: n for n in tx.live_nodes() if n.state is not NodeState.CLOSING}
-        views = [
-            NodeView(n.id, n.compute_uid, n.state, self._size_of(n.compute_uid) or n.granted, n.gpu_ids)
-            for n in nodes.values()
-        ]
+        sizes = {n.id: self._size_of(n.compute_uid) or n.granted for n in nodes.values()}
         changed: list[Node] = []
-        for node_id, granted in elastic_grants(self._host, views).items():
+        for node_id, granted in elastic_grants(self._host, sizes).items():
             node = nodes[node_id]
             if node.granted == granted:
                 continue
@@ -181,7 +189,9 @@ class Nodes:
             if node is None or node.state is NodeState.CLOSED:
                 return []
             was_lost = lost or node.state is NodeState.LOST
-            tx.update_node(replace(node, state=NodeState.CLOSED, closed_at=when.at, attempt_id="", reason=message))
+            tx.update_node(
+                replace(node, state=NodeState.CLOSED, closed_at=when.at, attempt_id="", reason=message)
+            )
             if was_lost:
                 held = tx.intervals(node_id=node_id, kind="node", open_only=True)
                 seen = max([i.last_seen_at for i in held], default=when.at)
@@ -189,7 +199,9 @@ class Nodes:
             else:
                 tx.close_interval(node_id, when.at, when.mono, "NodeClosed")
             tx.add_event(Event(node_id, "node", when.at, "NodeClosed", message))
-            tx.add_event(Event(node.compute_uid, "compute", when.at, "NodeClosed", f"Node {node_id}: {message}"))
+            tx.add_event(
+                Event(node.compute_uid, "compute", when.at, "NodeClosed", f"Node {node_id}: {message}")
+            )
             return self._share_out(tx, when.at)
 
         await self._resize(await self._s.store.write(change))
@@ -223,9 +235,18 @@ def _open_intervals(read: Read) -> list[str]:
 def _interval(read: Read, node: Node, when: Moment, region: str) -> Interval:
     compute: Resource | None = read.by_uid(node.compute_uid)
     return Interval(
-        id=node.id, kind="node", node_id=node.id, compute_uid=node.compute_uid,
-        workspace=compute.key.scope if compute else Scope(""), size=node.size, tier=node.tier, region=region,
-        started_at=when.at, started_mono=when.mono, boot_id=when.boot_id, last_seen_at=when.at,
+        id=node.id,
+        kind="node",
+        node_id=node.id,
+        compute_uid=node.compute_uid,
+        workspace=compute.key.scope if compute else Scope(""),
+        size=node.size,
+        tier=node.tier,
+        region=region,
+        started_at=when.at,
+        started_mono=when.mono,
+        boot_id=when.boot_id,
+        last_seen_at=when.at,
         tags=compute.tags if compute else b"{}",
     )
 

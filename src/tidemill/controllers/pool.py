@@ -7,6 +7,7 @@ applied in one unit of work per round; what could not be applied is told back to
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
@@ -47,13 +48,17 @@ class Carried:
 
 class Pool:
     def __init__(
-        self, services: Services, moment: Callable[[], Moment], host: sched.Host,
-        on_attempt: Callable[[Attempt], None], on_open: Callable[[Node], None], on_close: Callable[[str], None],
+        self,
+        services: Services,
+        moment: Callable[[], Moment],
+        host: sched.Host,
+        on_attempt: Callable[[Attempt], None],
+        on_open: Callable[[Node], None],
+        on_close: Callable[[str], None],
     ) -> None:
         self._s = services
         self._moment = moment
-        self._state = PoolState()
-        self._host = host
+        self._state = PoolState(host)
         self._on_attempt, self._on_open, self._on_close = on_attempt, on_open, on_close
         self._wake = asyncio.Event()
         self._jobs: set[str] = set()
@@ -61,6 +66,7 @@ class Pool:
         self._nodes: set[str] = set()
         self._known_nodes: dict[str, NodeState] = {}
         self._waiting: set[str] = set()
+        self._running: set[str] = set()
         self._clusters: set[str] = set()
         self._task: asyncio.Task[None] | None = None
 
@@ -93,7 +99,6 @@ class Pool:
     async def start(self) -> None:
         """Loads what is, before the first decision."""
         now = self._s.clock.now()
-        self._state.apply(sched.HostSet(self._host, now))
         clusters, nodes, waiting, running = await self._s.store.read(_load)
         for row in clusters:
             self._set_cluster(row, now)
@@ -103,6 +108,7 @@ class Pool:
             self._restore_node(node, now)
         for row, attempt in running:
             if attempt is not None:
+                self._running.add(row.uid)
                 self._state.apply(sched.JobAssigned(self._request(row), attempt.nodes, attempt.created_at))
         for row in waiting:
             self._queue(row, now)
@@ -119,10 +125,8 @@ class Pool:
             now = self._s.clock.now()
             due = self._state.next_wakeup(now)
             timeout = None if due is None else max((due - now) / 1e6, 0.0) + 0.001
-            try:
+            with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), timeout)
-            except TimeoutError:
-                pass
             self._wake.clear()
             try:
                 await self._round()
@@ -161,6 +165,9 @@ class Pool:
 
     async def _job_changed(self, uid: str, row: Resource | None, now: int) -> None:
         waits = row is not None and row.state in WAITING
+        if uid in self._running and (row is None or waits or JobState(row.state).final):
+            self._running.discard(uid)
+            self._state.apply(sched.JobReleased(uid, now))
         if waits and uid not in self._waiting:
             assert row is not None
             await self._ensure_cluster(job_status(row.status).plan.compute_uid, row, now)
@@ -177,8 +184,15 @@ class Pool:
         plan = job_status(row.status).plan
         estimate = plan.job.timeout_s * 1_000_000 if plan.job.timeout_s else None
         return sched.JobRequest(
-            row.uid, row.key.name, row.key.scope, plan.team, plan.compute_uid, plan.job.node_count,
-            plan.job.priority, row.created_at, estimate,
+            row.uid,
+            row.key.name,
+            row.key.scope,
+            plan.team,
+            plan.compute_uid,
+            plan.job.node_count,
+            plan.job.priority,
+            row.created_at,
+            estimate,
         )
 
     def _set_cluster(self, row: Resource, now: int) -> None:
@@ -200,8 +214,13 @@ class Pool:
     def _restore_node(self, node: Node, now: int) -> None:
         since = node.idle_since or node.ready_at or node.created_at
         view = sched.NodeView(
-            node.id, node.compute_uid, node.state, node.granted, node.gpu_ids,
-            node.attempt_id.split(".", 1)[0], since,
+            node.id,
+            node.compute_uid,
+            node.state,
+            node.granted,
+            node.gpu_ids,
+            node.attempt_id.split(".", 1)[0],
+            since,
         )
         self._known_nodes[node.id] = node.state
         self._state.apply(sched.NodeOpened(view, now))
@@ -218,8 +237,9 @@ class Pool:
         self._known_nodes[uid] = state
         assert node is not None
         if state is NodeState.IDLE:
-            event = sched.NodeReady(uid, now) if before is NodeState.OPENING else sched.NodeIdle(uid, now)
-            self._state.apply(event)
+            # From RUNNING: the scheduler learns it with its job's release.
+            if before is not NodeState.RUNNING:
+                self._state.apply(sched.NodeReady(uid, now))
         elif state is NodeState.CLOSING:
             self._state.apply(sched.NodeClosing(uid, now))
         elif state is NodeState.LOST:
@@ -239,6 +259,7 @@ class Pool:
             self._state.apply(event)
         for attempt in carried.attempts:
             self._waiting.discard(attempt.job_uid)
+            self._running.add(attempt.job_uid)
             for node_id in attempt.nodes:
                 self._known_nodes[node_id] = NodeState.RUNNING
             self._on_attempt(attempt)
@@ -269,7 +290,13 @@ class Pool:
 
     def _assign(self, tx: Tx, decision: sched.Assign, when: Moment, carried: Carried) -> None:
         attempt = transitions.assign(
-            tx, decision.job_uid, decision.node_ids, decision.gpu_ids, when, self._s.settings.region, decision.sentence
+            tx,
+            decision.job_uid,
+            decision.node_ids,
+            decision.gpu_ids,
+            when,
+            self._s.settings.region,
+            decision.sentence,
         )
         if attempt is None:
             carried.events.append(sched.NotDone(decision, when.at))
@@ -284,20 +311,36 @@ class Pool:
             return
         node = tx.insert_node(
             Node(
-                id=f"{cluster.name}-{self._s.ids.short()}", compute_uid=cluster.uid, pool="local", size=cluster.size,
-                granted=decision.granted, gpu_ids=decision.gpu_ids, state=NodeState.OPENING, created_at=when.at,
-                heartbeat_at=when.at, reason=decision.sentence,
+                id=f"{cluster.name}-{self._s.ids.short()}",
+                compute_uid=cluster.uid,
+                pool="local",
+                size=cluster.size,
+                granted=decision.granted,
+                gpu_ids=decision.gpu_ids,
+                state=NodeState.OPENING,
+                created_at=when.at,
+                heartbeat_at=when.at,
+                reason=decision.sentence,
             )
         )
         tx.add_event(Event(node.id, "node", when.at, decision.code, decision.sentence))
         tx.add_event(
-            Event(cluster.uid, "compute", when.at, decision.code, f"Opening node {node.id}: {decision.sentence}",
-                  data=encode({"node": node.id}))
+            Event(
+                cluster.uid,
+                "compute",
+                when.at,
+                decision.code,
+                f"Opening node {node.id}: {decision.sentence}",
+                data=encode({"node": node.id}),
+            )
         )
         carried.opened.append(node)
         carried.events.append(
             sched.NodeOpened(
-                sched.NodeView(node.id, node.compute_uid, node.state, node.granted, node.gpu_ids, "", when.at), when.at
+                sched.NodeView(
+                    node.id, node.compute_uid, node.state, node.granted, node.gpu_ids, "", when.at
+                ),
+                when.at,
             )
         )
 
@@ -309,8 +352,14 @@ class Pool:
         tx.update_node(replace(node, state=NodeState.CLOSING, reason=decision.sentence))
         tx.add_event(Event(node.id, "node", when.at, decision.code, decision.sentence))
         tx.add_event(
-            Event(node.compute_uid, "compute", when.at, decision.code, f"Closing node {node.id}: {decision.sentence}",
-                  data=encode({"node": node.id}))
+            Event(
+                node.compute_uid,
+                "compute",
+                when.at,
+                decision.code,
+                f"Closing node {node.id}: {decision.sentence}",
+                data=encode({"node": node.id}),
+            )
         )
         carried.closing.append(node.id)
         carried.events.append(sched.NodeClosing(node.id, when.at))
@@ -338,7 +387,11 @@ def _end_job(tx: Tx, decision: sched.EndJob, now: int) -> None:
         return
     status = job_status(row.status)
     progress = replace(
-        status.progress, ended_at=now, waiting="", waiting_code="", error=JobError(decision.code, decision.sentence)
+        status.progress,
+        ended_at=now,
+        waiting="",
+        waiting_code="",
+        error=JobError(decision.code, decision.sentence),
     )
     tx.update(transitions.with_progress(row, status, JobState.CANCELED, now, progress))
     tx.add_event(transitions.job_event(row, now, decision.code, decision.sentence))

@@ -90,7 +90,7 @@ async def start(services: Services) -> Runtime:
     """Brings rows and reality together, then starts deciding."""
     capacity = await services.engine.capacity()
     host = Host(capacity.total, capacity.gpu_ids, services.settings.capacity)
-    boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip() if Path("/proc").exists() else ""
+    boot_id = read_boot_id()
 
     def moment() -> Moment:
         return Moment(services.clock.now(), services.clock.boottime(), boot_id)
@@ -112,3 +112,9 @@ async def start(services: Services) -> Runtime:
     await runtime.environments.start()
     await runtime.deletions.start()
     return runtime
+
+
+def read_boot_id() -> str:
+    """Tells apart the monotonic clocks of two boots; "" where the kernel does not say."""
+    path = Path("/proc/sys/kernel/random/boot_id")
+    return path.read_text().strip() if path.exists() else ""

@@ -108,7 +108,9 @@ def free_ports(count: int) -> tuple[int, ...]:
             item.close()
 
 
-async def collect(s: Services, plan: JobPlan, attempt: Attempt, *, keep_outputs: bool, retried: bool) -> Collected:
+async def collect(
+    s: Services, plan: JobPlan, attempt: Attempt, *, keep_outputs: bool, retried: bool
+) -> Collected:
     """Stores logs, `outputs/` and, when the attempt succeeded, its outputs. A retried attempt's logs go
     below `retries/N/`, so that the next attempt's do not replace them."""
     roots = [Path(s.engine.work_dir(node, attempt.id)) for node in attempt.nodes]

@@ -96,7 +96,8 @@ def read_command_job(name: str, properties: Mapping[str, Any]) -> CommandJob:
         called = NOT_OFFERED.get(job_type.lower())
         if called is None:
             raise InvalidRequest(
-                f"jobType {job_type!r} of job {name!r} is not a job type. Use 'Command'.", target="properties.jobType"
+                f"jobType {job_type!r} of job {name!r} is not a job type. Use 'Command'.",
+                target="properties.jobType",
             )
         raise NotOffered(
             f"Job {name!r} is a {called} job (jobType {job_type!r}); Tidemill does not offer {called} jobs yet. "
@@ -105,11 +106,15 @@ def read_command_job(name: str, properties: Mapping[str, Any]) -> CommandJob:
         )
     command = properties.get("command")
     if not isinstance(command, str) or not command.strip():
-        raise InvalidRequest(f"Job {name!r} has no command: give what to run, for example 'python train.py'.",
-                             target="properties.command")
+        raise InvalidRequest(
+            f"Job {name!r} has no command: give what to run, for example 'python train.py'.",
+            target="properties.command",
+        )
     resources = _mapping(properties.get("resources"), "properties.resources")
     node_count = _integer(resources.get("instanceCount"), 1, "properties.resources.instanceCount", 1, 10_000)
-    distribution = _distribution(_mapping(properties.get("distribution"), "properties.distribution"), node_count)
+    distribution = _distribution(
+        _mapping(properties.get("distribution"), "properties.distribution"), node_count
+    )
     limits = _mapping(properties.get("limits"), "properties.limits")
     return CommandJob(
         command=command,
@@ -187,7 +192,10 @@ def _distribution(raw: Mapping[str, Any], node_count: int) -> Distribution:
                 target=where,
             )
         return Distribution(
-            kind, processes_per_node=(workers + servers) // node_count, workers=workers, parameter_servers=servers
+            kind,
+            processes_per_node=(workers + servers) // node_count,
+            workers=workers,
+            parameter_servers=servers,
         )
     if kind == "ray":
         return Distribution(
@@ -224,7 +232,9 @@ def _timeout(raw: Any) -> int | None:
             target="properties.limits.timeout",
         ) from error
     if seconds <= 0:
-        raise InvalidRequest(f"limits.timeout {raw!r} must be more than zero.", target="properties.limits.timeout")
+        raise InvalidRequest(
+            f"limits.timeout {raw!r} must be more than zero.", target="properties.limits.timeout"
+        )
     return int(seconds)
 
 
@@ -248,7 +258,8 @@ def _mode(raw: Any, table: Mapping[str, str], default: str, where: str) -> str:
         found = str(raw)
     if found is None:
         raise InvalidRequest(
-            f"Mode {raw!r} is not known here. Use one of {', '.join(sorted(set(table.values())))}.", target=where
+            f"Mode {raw!r} is not known here. Use one of {', '.join(sorted(set(table.values())))}.",
+            target=where,
         )
     return found
 

@@ -37,7 +37,9 @@ def ports_needed(distribution: Distribution) -> int:
     return PORTS_NEEDED[distribution.kind]
 
 
-def ranks_of(job: CommandJob, command: str, host: str, ports: tuple[int, ...], mpirun: str = "mpirun") -> tuple[Rank, ...]:
+def ranks_of(
+    job: CommandJob, command: str, host: str, ports: tuple[int, ...], mpirun: str = "mpirun"
+) -> tuple[Rank, ...]:
     """The ranks of one attempt. `command` has its expressions filled in; `host` is where every node is
     reached by the others; `ports` are free there (as many as `ports_needed`)."""
     kind = job.distribution.kind
@@ -54,8 +56,14 @@ def ranks_of(job: CommandJob, command: str, host: str, ports: tuple[int, ...], m
     if job.node_count == 1:
         return (Rank(0, 0, 0, _bash(command), (), "user_logs/std_log.txt"),)
     return tuple(
-        Rank(i, i, 0, _bash(command), (("NODE_RANK", str(i)), ("AZUREML_NODE_COUNT", str(job.node_count))),
-             _process_log(i, job.node_count))
+        Rank(
+            i,
+            i,
+            0,
+            _bash(command),
+            (("NODE_RANK", str(i)), ("AZUREML_NODE_COUNT", str(job.node_count))),
+            _process_log(i, job.node_count),
+        )
         for i in range(job.node_count)
     )
 
@@ -75,7 +83,9 @@ def _pytorch(job: CommandJob, command: str, host: str, port: int) -> tuple[Rank,
             "WORLD_SIZE": str(world),
             "LOCAL_WORLD_SIZE": str(per_node),
         }
-        ranks.append(Rank(rank, node, local, _bash(command), tuple(variables.items()), _process_log(rank, world)))
+        ranks.append(
+            Rank(rank, node, local, _bash(command), tuple(variables.items()), _process_log(rank, world))
+        )
     return tuple(ranks)
 
 
@@ -88,9 +98,16 @@ def _tensorflow(job: CommandJob, command: str, host: str, ports: tuple[int, ...]
     ranks: list[Rank] = []
     for rank in range(workers + servers):
         role, index = ("worker", rank) if rank < workers else ("ps", rank - workers)
-        config = json.dumps({"cluster": cluster, "task": {"type": role, "index": index}, "environment": "cloud"})
+        config = json.dumps(
+            {"cluster": cluster, "task": {"type": role, "index": index}, "environment": "cloud"}
+        )
         node, local = divmod(rank, job.distribution.processes_per_node)
-        variables = (("TF_CONFIG", config), ("RANK", str(rank)), ("NODE_RANK", str(node)), ("LOCAL_RANK", str(local)))
+        variables = (
+            ("TF_CONFIG", config),
+            ("RANK", str(rank)),
+            ("NODE_RANK", str(node)),
+            ("LOCAL_RANK", str(local)),
+        )
         log = f"user_logs/std_log_process_{index}{'_ps' if role == 'ps' else ''}.txt"
         if workers + servers == 1:
             log = "user_logs/std_log.txt"
@@ -110,9 +127,28 @@ def _ray(job: CommandJob, command: str, host: str, port: int) -> tuple[Rank, ...
         f"for i in $(seq 60); do ray status --address={host}:{port} >/dev/null 2>&1 && break; sleep 1; done\n"
         f"exec ray start --address={host}:{port} --block --disable-usage-stats {extra.worker_args}"
     )
-    ranks = [Rank(0, 0, 0, _bash(head), (("RAY_ADDRESS", f"{host}:{port}"), ("NODE_RANK", "0")), _process_log(0, job.node_count))]
+    ranks = [
+        Rank(
+            0,
+            0,
+            0,
+            _bash(head),
+            (("RAY_ADDRESS", f"{host}:{port}"), ("NODE_RANK", "0")),
+            _process_log(0, job.node_count),
+        )
+    ]
     for i in range(1, job.node_count):
-        ranks.append(Rank(i, i, 0, _bash(worker), (("NODE_RANK", str(i)),), _process_log(i, job.node_count), primary=False))
+        ranks.append(
+            Rank(
+                i,
+                i,
+                0,
+                _bash(worker),
+                (("NODE_RANK", str(i)),),
+                _process_log(i, job.node_count),
+                primary=False,
+            )
+        )
     return tuple(ranks)
 
 
@@ -125,7 +161,14 @@ def _process_log(rank: int, world: int) -> str:
 
 
 def azureml_variables(
-    job: str, display_name: str, experiment: str, scope: Scope, attempt: int, service: str, token: str, tracking: str
+    job: str,
+    display_name: str,
+    experiment: str,
+    scope: Scope,
+    attempt: int,
+    service: str,
+    token: str,
+    tracking: str,
 ) -> dict[str, str]:
     """What Azure ML sets for a job's processes. `service` is the ARM base address, `tracking` MLflow's."""
     return {

@@ -61,29 +61,43 @@ def attempt_end(ranks: Mapping[int, RankEnd], stop_reason: str, log_tail: str = 
     where = f"Rank {rank}: " if len(ranks) > 1 else ""
     if end.reason == "timeout":
         return AttemptEnd(
-            Outcome.CANCELED, "JobTimeout", f"{where}The job ran longer than its limits.timeout and was stopped.",
-            end.exit_code, end.signal,
+            Outcome.CANCELED,
+            "JobTimeout",
+            f"{where}The job ran longer than its limits.timeout and was stopped.",
+            end.exit_code,
+            end.signal,
         )
     if end.reason == "oom":
         peak = f" (peak {end.peak_memory / 2**20:,.0f} MiB)" if end.peak_memory else ""
         return AttemptEnd(
-            Outcome.FAILED, "OutOfMemory",
+            Outcome.FAILED,
+            "OutOfMemory",
             f"{where}The node's memory limit was reached{peak} and the kernel killed the job. "
             "Use a larger size or less memory." + _tail(log_tail),
-            end.exit_code, end.signal,
+            end.exit_code,
+            end.signal,
         )
     if end.reason == "spawn_failed":
-        return AttemptEnd(Outcome.FAILED, "StartFailed", f"{where}The command could not be started: {end.message}.",
-                          end.exit_code, end.signal)
+        return AttemptEnd(
+            Outcome.FAILED,
+            "StartFailed",
+            f"{where}The command could not be started: {end.message}.",
+            end.exit_code,
+            end.signal,
+        )
     if end.signal is not None:
         return AttemptEnd(
-            Outcome.FAILED, "KilledBySignal",
+            Outcome.FAILED,
+            "KilledBySignal",
             f"{where}The command was killed by {_signal_name(end.signal)}, sent by something outside Tidemill."
             + _tail(log_tail),
-            end.exit_code, end.signal,
+            end.exit_code,
+            end.signal,
         )
     return AttemptEnd(
-        Outcome.FAILED, "UserError", f"{where}The command ended with exit code {end.exit_code}." + _tail(log_tail),
+        Outcome.FAILED,
+        "UserError",
+        f"{where}The command ended with exit code {end.exit_code}." + _tail(log_tail),
         end.exit_code,
     )
 

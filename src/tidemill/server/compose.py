@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import sys
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
 
 from tidemill.app.services import Addresses, Caller, Services, Settings
 from tidemill.identity.ca import tls_files
 from tidemill.identity.keys import Keys
 from tidemill.identity.secrets import SecretBox
 from tidemill.identity.storage_keys import StorageKeys
-from tidemill.identity.tokens import Principal, TokenIssuer
 from tidemill.server.home import Config, Home
+from tidemill.server.issuer import make_issuer
 from tidemill.server.ports import SystemClock, SystemIds
 from tidemill.wire.http import Route
 
@@ -41,45 +42,29 @@ class Composed:
     owner: Caller
 
 
-def issuer(home: Home, config: Config, keys: Keys, addresses: Addresses) -> TokenIssuer:
-    """The home's token issuer. Tokens for its own addresses are accepted with and without a last slash."""
-    import getpass
-
-    try:
-        name = getpass.getuser()
-    except (KeyError, OSError):
-        name = "owner"
-    return TokenIssuer(
-        signing_pem=keys.signing_pem,
-        links_key=keys.links,
-        tenant=config.tenant,
-        principal=Principal(
-            config.owner_oid, config.client_id, name, keys.identity_header, keys.client_secret
-        ),
-        audiences=(addresses.https, addresses.http, addresses.data),
-        now=SystemClock().now,
-    )
-
-
 async def compose(home: Home, config: Config, keys: Keys, addresses: Addresses, incarnation: str) -> Composed:
     """Opens everything a home has. Nothing runs by itself yet."""
     from tidemill.catalog.curated import CuratedCatalog
     from tidemill.catalog.sizes import SizeCatalog
     from tidemill.data.blobstore import BlobStore
     from tidemill.engines.local import LocalEngine
+    from tidemill.environments.builder import EnvironmentBuilder
     from tidemill.store.sql import open_store
+    from tidemill.store.tracking import TrackingStore
 
     clock, ids = SystemClock(), SystemIds()
     store = open_store(config.database or home.db / "tidemill.db")
-    curated = CuratedCatalog()
-    engine = LocalEngine(home.root, clock=clock, binds=(home.envs, tls_files(home.tls).bundle))
-    tokens = issuer(home, config, keys, addresses)
+    engine = LocalEngine(
+        home.root, clock=clock, binds=(home.envs, tls_files(home.tls).bundle, Path(sys.base_prefix))
+    )
+    tokens = make_issuer(config, keys, (addresses.https, addresses.http, addresses.data), clock.now)
     services = Services(
         settings=Settings(
             home=home.root,
             subscription=config.subscription,
             tenant=config.tenant,
             region=config.region,
+            ca_bundle=tls_files(home.tls).bundle,
             capacity=config.capacity,
             strict_python=config.strict_python,
         ),
@@ -87,42 +72,27 @@ async def compose(home: Home, config: Config, keys: Keys, addresses: Addresses, 
         clock=clock,
         ids=ids,
         store=store,
-        tracking=_tracking(home, clock),
+        tracking=TrackingStore(home.db / "tracking.db"),
         blobs=BlobStore(home.blobs, clock.now),
         sizes=SizeCatalog.load(await engine.capacity()),
-        curated=curated,
-        environments=_environments(home, curated, clock),
+        curated=CuratedCatalog(),
+        environments=EnvironmentBuilder(home.envs, clock.now, strict_python=config.strict_python),
         engine=engine,
         tokens=tokens,
         secrets=SecretBox(keys.master),
         storage_keys=StorageKeys(keys.storage),
         incarnation=incarnation,
     )
+    store.on_commit(services.live.on_commit)
+    store.on_commit(services.live.on_commit)
     return Composed(services, Caller(config.owner_oid, tokens.principal.name, "owner"))
 
 
 async def close(services: Services) -> None:
     """Lets go of every file, after everything that uses them has ended."""
     await services.store.close()
-    if services.tracking is not None:
-        await services.tracking.close()
+    await services.tracking.close()
     services.blobs.close()
-
-
-def _tracking(home: Home, clock: SystemClock) -> Any:
-    if importlib.util.find_spec("tidemill.store.tracking") is None:
-        return None
-    from tidemill.store.tracking import TrackingStore
-
-    return TrackingStore(home.db / "tracking.db")
-
-
-def _environments(home: Home, curated: Any, clock: SystemClock) -> Any:
-    if importlib.util.find_spec("tidemill.environments.builder") is None:
-        return None
-    from tidemill.environments.builder import EnvironmentBuilder
-
-    return EnvironmentBuilder(home.envs)
 
 
 def routes() -> list[Route]:

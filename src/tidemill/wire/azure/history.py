@@ -156,7 +156,10 @@ async def run_data(ctx: Context) -> Response:
     metadata = run_body(ctx.services, row, status)
     kinds = {output.name: output.type for output in status.plan.outputs}
     metadata["outputs"] = {
-        output: {"assetId": asset, "type": _MODEL_TYPES.get(kinds.get(output, ""), kinds.get(output, "uri_folder"))}
+        output: {
+            "assetId": asset,
+            "type": _MODEL_TYPES.get(kinds.get(output, ""), kinds.get(output, "uri_folder")),
+        }
         for output, asset in status.progress.registered
     }
     return json_response({"runMetadata": metadata, "runDefinition": None, "jobSpecification": None})

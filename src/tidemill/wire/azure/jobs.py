@@ -12,9 +12,7 @@ from tidemill.domain.model import JobState, Resource
 from tidemill.wire.arm.envelope import render, render_list
 from tidemill.wire.http import Context, Route, bytes_response
 
-BASE = (
-    "/subscriptions/{sub}/resourceGroups/{rg}/providers/Microsoft.MachineLearningServices/workspaces/{ws}/jobs"
-)
+BASE = "/subscriptions/{sub}/resourceGroups/{rg}/providers/Microsoft.MachineLearningServices/workspaces/{ws}/jobs"
 ACTION = "Microsoft.MachineLearningServices/workspaces/jobs"
 TYPE = "Microsoft.MachineLearningServices/workspaces/jobs"
 PAGE = 100
@@ -32,12 +30,16 @@ def routes() -> list[Route]:
 
 
 async def put_job(ctx: Context) -> Response:
-    row, created = await jobs.submit(ctx.services, ctx.caller, ctx.scope, ctx.params["name"], await ctx.request.json())
+    row, created = await jobs.submit(
+        ctx.services, ctx.caller, ctx.scope, ctx.params["name"], await ctx.request.json()
+    )
     return bytes_response(render_job(ctx.services, row), 201 if created else 200)
 
 
 async def get_job(ctx: Context) -> Response:
-    return bytes_response(render_job(ctx.services, await jobs.get(ctx.services, ctx.scope, ctx.params["name"])))
+    return bytes_response(
+        render_job(ctx.services, await jobs.get(ctx.services, ctx.scope, ctx.params["name"]))
+    )
 
 
 async def list_jobs(ctx: Context) -> Response:
@@ -104,8 +106,4 @@ def render_job(services: Services, row: Resource) -> bytes:
         error = job_status(row.status).progress.error
         if error is not None:
             live["error"] = {"code": error.code, "message": error.message}
-    return render(
-        row, f"{row.key.scope.arm_id}/jobs/{row.key.name}", TYPE, encode(live)
-    )
-
-
+    return render(row, f"{row.key.scope.arm_id}/jobs/{row.key.name}", TYPE, encode(live))

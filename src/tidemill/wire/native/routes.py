@@ -55,7 +55,12 @@ async def list_jobs(ctx: Context) -> Response:
             )
         wanted.append(known[state.lower()])
     rows = await jobs.list_jobs(
-        ctx.services, ctx.scope, archived=archived, states=wanted, limit=limit + 1, after=query.get("after") or None
+        ctx.services,
+        ctx.scope,
+        archived=archived,
+        states=wanted,
+        limit=limit + 1,
+        after=query.get("after") or None,
     )
     following = rows[limit - 1].uid if len(rows) > limit else None
     value = await job_views.summaries(ctx.services, rows[:limit])
@@ -64,7 +69,9 @@ async def list_jobs(ctx: Context) -> Response:
 
 def whole(text: str, name: str, low: int, high: int) -> int:
     if not text.isdigit() or not low <= int(text) <= high:
-        raise InvalidRequest(f"{name} is {text!r}: it must be a whole number from {low} to {high}.", target=name)
+        raise InvalidRequest(
+            f"{name} is {text!r}: it must be a whole number from {low} to {high}.", target=name
+        )
     return int(text)
 
 
@@ -79,7 +86,9 @@ async def wait_job(ctx: Context) -> Response:
     try:
         timeout = min(float(text), MAX_WAIT_S)
     except ValueError:
-        raise InvalidRequest(f"timeout is {text!r}: it must be seconds, at most 60.", target="timeout") from None
+        raise InvalidRequest(
+            f"timeout is {text!r}: it must be seconds, at most 60.", target="timeout"
+        ) from None
     row = await jobs.wait(ctx.services, ctx.scope, ctx.params["name"], timeout)
     return json_response(await job_views.summary(ctx.services, row))
 
@@ -110,5 +119,3 @@ async def list_computes(ctx: Context) -> Response:
 
 async def get_compute(ctx: Context) -> Response:
     return json_response(await compute_views.detail(ctx.services, ctx.scope, ctx.params["name"]))
-
-

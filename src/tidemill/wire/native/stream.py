@@ -35,7 +35,7 @@ class Cursor:
 
     @classmethod
     def parse(cls, text: str) -> Cursor:
-        """"12:user_logs%2Fstd_log.txt=340" -> Cursor; anything unreadable starts from the beginning."""
+        """ "12:user_logs%2Fstd_log.txt=340" -> Cursor; anything unreadable starts from the beginning."""
         head, _, tail = text.partition(":")
         cursor = cls(int(head) if head.isdigit() else 0)
         for part in tail.split(","):
