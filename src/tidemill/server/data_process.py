@@ -1,0 +1,226 @@
+"""The data process: blobs on a port of its own, which keeps serving while control is down or busy.
+
+    python -m tidemill.server.data_process --home DIR --port N [--state FILE]
+
+It holds an flock on home/data.lock for as long as it lives and writes {"pid", "port"} to the state file
+(home/data.json) once it listens, so that a new control process can find and adopt it. SIGTERM ends it after
+the requests in flight. Exit codes: 0 stopped; 3 another data process holds this home; 4 the port is taken.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import fcntl
+import json
+import logging
+import logging.handlers
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tidemill.domain.errors import TidemillError
+from tidemill.server.ports import listen
+
+if TYPE_CHECKING:
+    from uvicorn import Server
+
+    from tidemill.data.blobstore import BlobStore
+    from tidemill.domain.model import Caller
+
+EXIT_HELD = 3
+EXIT_PORT_TAKEN = 4
+LOCK = "data.lock"
+STATE = "data.json"
+_LOG_BYTES = 10 << 20
+_SWEEP_EVERY_S = 3600.0
+_GRACE_S = 3  # control kills after five
+
+log = logging.getLogger("tidemill.data")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    options = _options(argv)
+    home: Path = options.home
+    lock = hold(home)
+    if lock is None:
+        holder = read_state(options.state or home / STATE)
+        pid = holder["pid"] if holder else "unknown"
+        print(f"The data process of {home} is running already (pid {pid}).", file=sys.stderr)
+        return EXIT_HELD
+    try:
+        sockets = listen(options.port, "--data-port")
+    except TidemillError as error:
+        print(error.message, file=sys.stderr)
+        return EXIT_PORT_TAKEN
+    _log_to(home / "logs" / "data.log")
+    state = options.state or home / STATE
+    try:
+        _serve(home, sockets, state)
+    finally:
+        state.unlink(missing_ok=True)
+        os.close(lock)
+    return 0
+
+
+def hold(home: Path) -> int | None:
+    """Takes home/data.lock: -> its descriptor, to be kept open; None while another data process lives."""
+    fd = os.open(home / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        return None
+    return fd
+
+
+def read_state(path: Path) -> dict[str, int] | None:
+    """{"pid", "port"} of the data process, as far as its file says; None where there is none."""
+    try:
+        state = json.loads(path.read_bytes())
+        return {"pid": int(state["pid"]), "port": int(state["port"])}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def is_held(home: Path) -> bool:
+    """True while a data process of this home lives."""
+    fd = hold(home)
+    if fd is None:
+        return True
+    os.close(fd)
+    return False
+
+
+def bearer_verifier(home: Path) -> Callable[[str], Caller]:
+    """Verifies the tokens of this home. Cryptography is loaded with the first token, not before: most
+    clients use account keys."""
+    made: list[Callable[[str], Caller]] = []
+
+    def verify(token: str) -> Caller:
+        if not made:
+            made.append(_issuer(home))
+        return made[0](token)
+
+    return verify
+
+
+def _options(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="tidemill.server.data_process")
+    parser.add_argument("--home", type=Path, required=True)
+    parser.add_argument("--port", type=int, default=8445, help="0 takes a free one")
+    parser.add_argument("--state", type=Path, help="where pid and port are written (home/data.json)")
+    return parser.parse_args(argv)
+
+
+def _serve(home: Path, sockets: list[socket.socket], state: Path) -> None:
+    from tidemill.data.blobstore import BlobStore
+    from tidemill.identity.storage_keys import StorageKeys
+    from tidemill.wire.blob.app import BlobApp
+
+    store = BlobStore(home / "blobs", _now)
+    keys = StorageKeys.load(home / "secrets" / "storage.key")
+    app = BlobApp(store, keys, _now, bearer_verifier(home))
+    stop = threading.Event()
+    sweeper = threading.Thread(target=_sweep, args=(store, stop), name="sweep", daemon=True)
+    port: int = sockets[0].getsockname()[1]
+
+    def started() -> None:
+        _write_state(state, {"pid": os.getpid(), "port": port})
+        log.info("serving on port %d, pid %d", port, os.getpid())
+        sweeper.start()
+
+    server = _server(home, app, started)
+    import uvloop
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(server.serve(sockets=sockets))
+    stop.set()
+    app.close()
+    store.close()
+    log.info("stopped")
+
+
+def _server(home: Path, app: object, started: Callable[[], None]) -> Server:
+    from uvicorn.config import Config
+    from uvicorn.server import Server
+
+    class Announcing(Server):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            started()
+
+    config = Config(
+        app,  # type: ignore[arg-type]
+        http="httptools",
+        loop="none",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=_GRACE_S,
+        ssl_certfile=home / "tls" / "server.pem",
+        ssl_keyfile=home / "tls" / "server.key",
+    )
+    return Announcing(config)
+
+
+def _sweep(store: BlobStore, stop: threading.Event) -> None:
+    while True:
+        try:
+            removed = store.sweep()
+            if removed:
+                log.info("removed %d files that no blob names", removed)
+        except Exception:
+            log.exception("the sweep failed")
+        if stop.wait(_SWEEP_EVERY_S):
+            return
+
+
+def _issuer(root: Path) -> Callable[[str], Caller]:
+    from tidemill.app.services import Addresses
+    from tidemill.identity.keys import load_or_create
+    from tidemill.server.compose import issuer
+    from tidemill.server.home import Home, load_config
+
+    home = Home(root)
+    config = load_config(home)
+    ports = config.ports
+    addresses = Addresses(
+        f"https://localhost:{ports.get('https', 0)}",
+        f"http://127.0.0.1:{ports.get('http', 0)}",
+        f"https://localhost:{ports.get('data', 0)}",
+    )
+    return issuer(home, config, load_or_create(home.secrets), addresses).verify
+
+
+def _write_state(path: Path, state: dict[str, int]) -> None:
+    temporary = path.with_name(path.name + ".new")
+    temporary.write_text(json.dumps(state))
+    temporary.replace(path)
+
+
+def _log_to(path: Path) -> None:
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    handler = logging.handlers.RotatingFileHandler(path, maxBytes=_LOG_BYTES, backupCount=2)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    root = logging.getLogger()
+    root.addHandler(handler)
+    root.setLevel(logging.WARNING)
+    log.setLevel(logging.INFO)
+
+
+def _now() -> int:
+    return time.time_ns() // 1000
+
+
+if __name__ == "__main__":
+    sys.exit(main())
