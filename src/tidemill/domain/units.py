@@ -21,7 +21,8 @@ def parse_duration(text: str) -> float:
     match = _DURATION.match(text.strip())
     if match is None:
         raise ValueError(
-            f"{text!r} is not an ISO 8601 duration of days, hours, minutes and seconds: write PT90S, PT2M, PT1H30M or P1D."
+            f"{text!r} is not an ISO 8601 duration of days, hours, minutes and seconds: "
+            "write PT90S, PT2M, PT1H30M or P1D"
         )
     return sum(float(value) * _SECONDS[unit] for unit, value in match.groupdict().items() if value)
 
@@ -64,11 +65,11 @@ def human_duration(micros: int) -> str:
 
 
 def human_bytes(count: int) -> str:
-    """Binary units with three significant digits: `512 B`, `1.5 KiB`, `14 GiB`."""
+    """Binary units with four significant digits: `512 B`, `1.5 KiB`, `14 GiB`."""
     value = float(count)
     for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
         if abs(value) < 1024:
-            return f"{value:.3g} {unit}" if unit != "B" else f"{count} B"
+            return f"{value:.4g} {unit}" if unit != "B" else f"{count} B"
         value /= 1024
     return f"{value:.4g} PiB"
 
@@ -79,7 +80,7 @@ def human_cpus(milli: int) -> str:
 
 
 def human_usd(micro_usd: int) -> str:
-    """Millionths of a dollar: `$1.23`; below a cent with up to six digits, so that a short run is not free."""
+    """Millionths of a dollar: `$1.23`; below a cent up to six digits, so that a short run is not free."""
     if micro_usd < 0:
         return f"-{human_usd(-micro_usd)}"
     if micro_usd >= 10_000 or micro_usd == 0:
