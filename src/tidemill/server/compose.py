@@ -13,8 +13,8 @@ from tidemill.identity.ca import tls_files
 from tidemill.identity.keys import Keys
 from tidemill.identity.secrets import SecretBox
 from tidemill.identity.storage_keys import StorageKeys
+from tidemill.identity.tokens import Principal, TokenIssuer
 from tidemill.server.home import Config, Home
-from tidemill.server.issuer import make_issuer
 from tidemill.server.ports import SystemClock, SystemIds
 from tidemill.wire.http import Route
 
@@ -42,6 +42,25 @@ class Composed:
     owner: Caller
 
 
+def issuer(home: Home, config: Config, keys: Keys, addresses: Addresses) -> TokenIssuer:
+    """The home's token issuer; it accepts tokens for this server's own addresses."""
+    import getpass
+
+    try:
+        name = getpass.getuser()
+    except (KeyError, OSError):
+        name = "owner"
+    principal = Principal(config.owner_oid, config.client_id, name, keys.identity_header, keys.client_secret)
+    return TokenIssuer(
+        signing_pem=keys.signing_pem,
+        links_key=keys.links,
+        tenant=config.tenant,
+        principal=principal,
+        audiences=(addresses.https, addresses.http, addresses.data),
+        now=SystemClock().now,
+    )
+
+
 async def compose(home: Home, config: Config, keys: Keys, addresses: Addresses, incarnation: str) -> Composed:
     """Opens everything a home has. Nothing runs by itself yet."""
     from tidemill.catalog.curated import CuratedCatalog
@@ -57,7 +76,7 @@ async def compose(home: Home, config: Config, keys: Keys, addresses: Addresses, 
     engine = LocalEngine(
         home.root, clock=clock, binds=(home.envs, tls_files(home.tls).bundle, Path(sys.base_prefix))
     )
-    tokens = make_issuer(config, keys, (addresses.https, addresses.http, addresses.data), clock.now)
+    tokens = issuer(home, config, keys, addresses)
     services = Services(
         settings=Settings(
             home=home.root,

@@ -140,6 +140,7 @@ async def _start_services(
     stack.push_async_callback(cleaner.stop)
     running = await runtime.start(services)
     stack.push_async_callback(running.stop)
+    services.live.explainer = running.explain
     return App(services, compose.routes())
 
 
@@ -147,13 +148,12 @@ def _find_or_start_data(
     home: homes.Home, options: Options, remembered: int, changed: Callable[[int], None]
 ) -> dataproc.DataProcess:
     """Adopts the data process that a killed server left, unless another port is asked for now."""
-    last = homes.read_server(home) or {}
-    pid = int(last.get("data_pid") or 0)
-    if pid and dataproc.is_ours(pid, home.root):
-        port = int(str(last["addresses"]["data"]).rsplit(":", 1)[1])
+    found = dataproc.find(home)
+    if found is not None:
+        pid, port = found
         if options.data_port in (0, port):
             data = dataproc.DataProcess(home, port, changed)
-            data.adopt(pid)
+            data.pid = pid
             _log.info("data process %d adopted", pid)
             return data
         dataproc.terminate(pid, dataproc.STOP_S)

@@ -8,7 +8,6 @@ import contextlib
 import logging
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tidemill.domain.errors import TidemillError
+from tidemill.server.data_process import STATE, is_held, read_state
 from tidemill.server.home import Home
 
 MODULE = "tidemill.server.data_process"
@@ -35,17 +35,14 @@ class DataProcess:
         self.port = port
         self.pid = 0
 
-    def adopt(self, pid: int) -> None:
-        self.pid = pid
-
     def start(self) -> None:
         """Spawns it; `ready` waits until it listens."""
         self.pid = spawn(self._home, self.port)
 
     async def ready(self) -> None:
-        """Returns once it accepts connections. Raises TidemillError when it ends, or after READY_S."""
+        """Returns once it serves. Raises TidemillError when it ends, or after READY_S."""
         until = time.monotonic() + READY_S
-        while not _accepts(self.port):
+        while (read_state(self._home.root / STATE) or {}).get("pid") != self.pid:
             if not _alive(self.pid) or time.monotonic() > until:
                 raise TidemillError(
                     f"The data process did not start. Its log has the reason: {self._home.logs / 'data.log'}",
@@ -91,8 +88,19 @@ def spawn(home: Home, port: int) -> int:
     return child.pid
 
 
-def is_ours(pid: int, home: Path) -> bool:
-    """Whether `pid` is the data process of that home (a pid may have been given to somebody else)."""
+def find(home: Home) -> tuple[int, int] | None:
+    """(pid, port) of the data process that serves this home now. Waits for one that is just starting."""
+    until = time.monotonic() + READY_S
+    while is_held(home.root) and time.monotonic() < until:
+        state = read_state(home.root / STATE)
+        # After a kill the file may name a process that is gone, or a pid that somebody else has now.
+        if state is not None and _is_data_process(state["pid"], home.root):
+            return state["pid"], state["port"]
+        time.sleep(0.01)
+    return None
+
+
+def _is_data_process(pid: int, home: Path) -> bool:
     try:
         argv = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except OSError:
@@ -147,9 +155,3 @@ def _reap(pid: int) -> None:
 def _alive(pid: int) -> bool:
     _reap(pid)
     return Path(f"/proc/{pid}").exists()
-
-
-def _accepts(port: int) -> bool:
-    with socket.socket() as sock:
-        sock.settimeout(0.5)
-        return sock.connect_ex(("127.0.0.1", port)) == 0

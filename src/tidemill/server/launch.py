@@ -121,17 +121,16 @@ def down(home: Path) -> dict[str, Any]:
     from tidemill.server import dataproc
 
     where = homes.Home(Path(home).expanduser().absolute())
-    state = homes.read_server(where) or {}
     stopped: list[int] = []
     pid = holder(where.lock)
     if pid is not None:
         if not dataproc.terminate(pid, STOP_S):
             raise Conflict(f"The server (pid {pid}) does not end.", "StopFailed")
         stopped.append(pid)
-    data_pid = int(state.get("data_pid") or 0)
-    if data_pid and dataproc.is_ours(data_pid, where.root):
-        dataproc.terminate(data_pid, dataproc.STOP_S)
-        stopped.append(data_pid)
+    data = dataproc.find(where) if where.root.exists() else None
+    if data is not None:
+        dataproc.terminate(data[0], dataproc.STOP_S)
+        stopped.append(data[0])
     where.server_json.unlink(missing_ok=True)
     return {"stopped": stopped}
 
