@@ -49,10 +49,12 @@ def exit_code_of(status: int) -> int:
 
 def did_you_mean(word: str, known: list[str] | tuple[str, ...], ending: str = "?") -> str:
     """`" Did you mean 'x'?"`, or "" when nothing is near."""
-    from difflib import get_close_matches
+    from difflib import SequenceMatcher, get_close_matches
 
     lowered = {name.lower(): name for name in known}
     near = get_close_matches(word.lower(), list(lowered), n=2, cutoff=0.6)
     if not near:
         return ""
-    return " Did you mean " + " or ".join(f"'{lowered[name]}'" for name in near) + ending
+    likeness = [SequenceMatcher(None, word.lower(), name).ratio() for name in near]
+    close = [name for name, ratio in zip(near, likeness, strict=True) if ratio > likeness[0] - 0.1]
+    return " Did you mean " + " or ".join(f"'{lowered[name]}'" for name in close) + ending

@@ -114,25 +114,27 @@ class Session:
         )
         if all(found):
             return found
-        known = self.addresses().get("workspace") or {}
-        if not all(known.get(key) for key in ("subscription", "group", "name")):
-            known = self._first_workspace()
+        known = self._default_workspace()
         return (found[0] or known["subscription"], found[1] or known["group"], found[2] or known["name"])
 
-    def _first_workspace(self) -> dict[str, str]:
+    def _default_workspace(self) -> dict[str, str]:
+        """The one made at the first start, from the home's config; else the first that the server names."""
+        try:
+            config = json.loads((self.home / "config.json").read_bytes())
+            return {
+                "subscription": config["subscription"],
+                "group": config["group"],
+                "name": config["workspace"],
+            }
+        except (OSError, ValueError, KeyError):
+            pass
         workspaces = self.client.get("/api/v1/status").get("workspaces") or []
         if not workspaces:
-            raise CliError(
-                "This server has no workspace yet: tidemill workspace create --name main",
-                NOT_FOUND,
-                "NoWorkspace",
-            )
+            message = "This server has no workspace yet: tidemill workspace create --name main"
+            raise CliError(message, NOT_FOUND, "NoWorkspace")
         first = workspaces[0]
-        return {
-            "subscription": first["subscription"],
-            "group": first.get("resourceGroup") or first.get("group"),
-            "name": first["name"],
-        }
+        group = first.get("resourceGroup") or first["group"]
+        return {"subscription": first["subscription"], "group": group, "name": first["name"]}
 
     @property
     def subscription_id(self) -> str:

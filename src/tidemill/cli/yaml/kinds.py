@@ -148,8 +148,10 @@ def _text(kind: Text, document: Document, value: Any, trail: Trail, problems: li
             problems.append(Problem(document.place(trail), f"{_name(trail)} is empty."))
             return None
         return value
-    if kind.loose and value is not None and not isinstance(value, (dict, list)):
-        return document.place(trail).written or str(value)
+    place = document.place(trail)
+    # On the command line there are no quotes to tell text from numbers.
+    if (kind.loose or not place.line) and value is not None and not isinstance(value, (dict, list)):
+        return place.written or str(value)
     return _wrong(document, value, trail, problems, "text", quote=True)
 
 
@@ -272,10 +274,17 @@ def describe(value: Any, document: Document, trail: Trail) -> str:
         return "a mapping"
     if isinstance(value, list):
         return "a list"
-    shape = {bool: "the boolean", int: "the number", float: "the number", str: "the text"}.get(
-        type(value), "the value"
+    written = document.place(trail).written or str(value)
+    if isinstance(value, str):
+        return f"the text {written!r}"
+    shape = (
+        "the boolean"
+        if isinstance(value, bool)
+        else "the number"
+        if isinstance(value, (int, float))
+        else "the value"
     )
-    return f"{shape} {document.place(trail).written or value!r}"
+    return f"{shape} {written}"
 
 
 def _takes_nothing(kind: Kind) -> bool:

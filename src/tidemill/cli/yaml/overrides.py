@@ -41,8 +41,9 @@ def _value(text: str) -> Any:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ValueError(str(getattr(error, "problem", None) or error)) from error
-    # "--set command=echo: hi" is meant as text, as is a comment sign.
-    return text if value is None and text not in ("null", "~") else value
+    if isinstance(value, (dict, list)) and text.lstrip()[0] not in "{[":
+        return text  # "--set command=echo: hi" is meant as text
+    return text if value is None and text not in ("null", "~") else value  # as is '#'
 
 
 def _put(document: Document, trail: Trail, value: Any) -> str:
