@@ -71,8 +71,13 @@ def _prepare(node_dir: str, directory: int) -> tuple[AgentServer, int]:
 
 def isolate(config: dict[str, Any], work_path: str) -> tuple[cgroups.Groups, dict[str, Any], int]:
     """Groups, view and uid of the node: (groups, what is enforced, the uid jobs get; 0: the agent's own)."""
-    groups, missing = cgroups.create(config["group_name"])
-    groups = _joinable(groups, missing)
+    groups, missing = (
+        cgroups.Groups({}),
+        {str(c): "switched off for this engine" for c in cgroups.CONTROLLERS},
+    )
+    if config["cgroups"]:
+        groups, missing = cgroups.create(config["group_name"])
+        groups = _joinable(groups, missing)
     limits: dict[str, Any] = dict(cgroups.limit(groups, config["cpu_milli"], config["memory"], missing))
     kill_file = os.path.exists(f"{groups.kill}/cgroup.kill")
     by = ("cgroup v2 cgroup.kill" if kill_file else "cgroup v1") if groups.kill else "a reaper process"

@@ -256,6 +256,7 @@ class Tasks:
         elif task.main:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(task.main, signal.SIGTERM)
+        self._signal_newborn(task, signal.SIGTERM)
 
     def _kill(self, task: Task) -> None:
         task.kill_at = _boot() + 0.5  # again, until its end is seen
@@ -263,6 +264,13 @@ class Tasks:
             cgroups.kill(task.group)
         else:
             processes.kill([task.pid], signal.SIGTERM)  # the shepherd kills all below it and reaps them
+        self._signal_newborn(task, signal.SIGKILL)
+
+    def _signal_newborn(self, task: Task, number: int) -> None:
+        """The main process may not have joined its group yet, or not lead its session yet."""
+        newborn = task.main not in cgroups.processes(task.group) if task.group else not _leads(task.main)
+        if newborn and task.main:
+            processes.kill([task.main], number)
 
     def _look(self, task: Task) -> None:
         """After the main process: kill what remains; finish once nothing does."""
@@ -371,6 +379,13 @@ class Tasks:
                 task.told += data.decode(errors="replace")
         except BlockingIOError:
             pass
+
+
+def _leads(pid: int) -> bool:
+    try:
+        return os.getsid(pid) == pid
+    except ProcessLookupError:
+        return True
 
 
 def _said(text: str, word: str, otherwise: int) -> int:

@@ -151,7 +151,7 @@ class Engine(Protocol):
     async def remove_dir(self, node_id: str, attempt_id: str) -> None: ...
     async def read_log(self, node_id: str, attempt_id: str, path: str, offset: int, limit: int) -> bytes:
         """Bytes of a file below the attempt's work_dir (`path` is relative to it). b"" past the end or while
-        it does not exist; EngineError when the directory is gone or the path leaves it (symlinks included)."""
+        it does not exist; EngineError when the directory is gone or the path leaves it (links included)."""
         ...
 
     async def log_size(self, node_id: str, attempt_id: str, path: str) -> int:

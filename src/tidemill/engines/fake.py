@@ -1,13 +1,14 @@
 """An engine for tests of controllers: no process, no waiting, time only from the clock that it is given.
 
-Every task goes by a `Plan`; what lies in the future happens in `advance()`, after the test has moved its clock.
-Directories are real (below `root`), because staging and collecting copy real files.
+Every task goes by a `Plan`; what lies in the future happens in `advance()`, after the test has moved its
+clock. Directories are real (below `root`), because staging and collecting copy real files.
 """
 
 from __future__ import annotations
 
 import asyncio
 import heapq
+import os
 import shutil
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -64,7 +65,7 @@ class _Node:
 
 
 class FakeEngine:
-    """`calls` is every verb with its arguments, in order. `open_fails` holds node ids whose opening is lost."""
+    """`calls` is every verb with its arguments, in order. `open_fails`: node ids whose opening is lost."""
 
     name = "fake"
 
@@ -158,10 +159,7 @@ class FakeEngine:
             raise InvalidTask(f"{key}: epoch {known.spec.epoch} still has processes")
         plan = self._plan(task)
         node.tasks[key] = started = _Task(task, plan)
-        path = Path(task.log_path)
-        if path.parent.is_dir():
-            with path.open("ab") as file:
-                file.write(plan.output)
+        _append(Path(task.log_path), plan.output)
         started.events.append(self._emit("task_started", node_id, task=key, epoch=task.epoch, pid=1))
         if plan.after is not None:
             self._in(plan.after, lambda: self._exit(node_id, key, plan))
@@ -195,7 +193,7 @@ class FakeEngine:
 
     async def prepare_dir(self, node_id: str, attempt_id: str) -> str:
         self._need(node_id)
-        Path(self.work_dir(node_id, attempt_id)).mkdir(parents=True, exist_ok=True)
+        os.makedirs(self.work_dir(node_id, attempt_id), exist_ok=True)
         return self.work_dir(node_id, attempt_id)
 
     async def settle_dir(self, node_id: str, attempt_id: str) -> None:
@@ -282,3 +280,9 @@ class FakeEngine:
             return
         self._count += 1
         heapq.heappush(self._later, (self._clock.now() + delay, self._count, action))
+
+
+def _append(path: Path, output: bytes) -> None:
+    if path.parent.is_dir():
+        with path.open("ab") as file:
+            file.write(output)

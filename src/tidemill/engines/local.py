@@ -38,12 +38,14 @@ from tidemill.engines.base import (
 from tidemill.engines.gpus import GpuInventory, NvmlGpus
 from tidemill.engines.link import AgentLink, connect
 from tidemill.engines.nodedir import NodeDir
-from tidemill.sandbox import cgroups, processes
+from tidemill.sandbox import cgroups as groups
+from tidemill.sandbox import processes
 
 log = logging.getLogger("tidemill.engine")
 
 READY_TIMEOUT_S = 20.0
 SHUTDOWN_TIMEOUT_S = 8.0
+PATIENCE_S = 3.0  # for what an agent left to end by itself
 _NODE_ID = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,199}$")
 _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -67,9 +69,10 @@ class _Node:
 
 
 class LocalEngine:
-    """See `engines.base.Engine`. `binds` are the paths a job's own uid must be able to read although a
-    folder above them is closed (environments, the Python they were made from, the CA bundle);
-    `own_uids=False` keeps the server's user for jobs."""
+    """See `engines.base.Engine`. `binds` are paths that a job's own uid must be able to read although a
+    folder above them is closed (environments, the Python they were made from, the CA bundle).
+    `own_uids=False` keeps the server's user for jobs, `cgroups=False` makes no groups: both are reported
+    as not enforced."""
 
     name = "local"
 
@@ -82,6 +85,7 @@ class LocalEngine:
         gpus: GpuInventory | None = None,
         binds: Sequence[Path] = (),
         own_uids: bool = True,
+        cgroups: bool = True,
         python: str = sys.executable,
     ) -> None:
         if not sys.platform.startswith("linux"):
@@ -98,6 +102,7 @@ class LocalEngine:
         self._gpus = gpus or NvmlGpus()
         self._binds = [str(b.absolute()) for b in binds]
         self._own_uids = own_uids
+        self._use_groups = cgroups
         self._python = python
         self._nodes: dict[str, _Node] = {}
         self._events: asyncio.Queue[EngineEvent] = asyncio.Queue()
@@ -357,11 +362,12 @@ class LocalEngine:
             except EngineError as error:
                 log.warning("node %s: closing it the hard way: %s", node_id, error)
         await self._agent_gone(node, patience_s=2.0 if proved else 0.0)
-        pause = 0.005
+        pause, waited = 0.005, 0.0
         while not proved:
-            proved = await asyncio.to_thread(node.dir.kill_rest, node.config)
+            proved = await asyncio.to_thread(node.dir.kill_rest, node.config, hard=waited > PATIENCE_S)
             if not proved:
                 await asyncio.sleep(pause)
+                waited += pause
                 pause = min(1.0, pause * 2)
         await asyncio.to_thread(node.dir.remove)
         if node.link is not None:
@@ -385,10 +391,10 @@ class LocalEngine:
             if path.is_dir() and not (path / "agent" / "node.json").exists():
                 nodedir.remove_tree(str(path))
         prefix = nodedir.group_name(self._home_id, "")
-        for directory in cgroups.stale(prefix):
+        for directory in groups.stale(prefix):
             if not (self._root / os.path.basename(directory)[len(prefix) :]).exists():
-                cgroups.kill(directory)
-                if not cgroups.remove(directory):
+                groups.kill(directory)
+                if not groups.remove(directory):
                     log.warning("cgroup %s still holds processes", directory)
 
     # --- pieces
@@ -424,6 +430,7 @@ class LocalEngine:
             "node_id": spec.node_id,
             "group_name": nodedir.group_name(self._home_id, spec.node_id),
             "uid": uid,
+            "cgroups": self._use_groups,
             "gpu_ids": list(spec.gpu_ids),
             "host_gpus": len(host.gpu_ids),
             "binds": [{"path": path, "writable": False} for path in self._binds],
@@ -489,7 +496,7 @@ def _host_memory() -> int:
     """Bytes: what the host has, or less where this process's own cgroup allows less."""
     with open("/proc/meminfo") as file:
         total = next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemTotal:"))
-    found = cgroups.hierarchies()
+    found = groups.hierarchies()
     for use, name in (("memory", "memory.limit_in_bytes"), ("v2", "memory.max")):
         if use in found:
             try:

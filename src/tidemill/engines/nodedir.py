@@ -94,14 +94,17 @@ class NodeDir:
             finally:
                 os.close(handle)
 
-    def kill_rest(self, config: dict[str, Any]) -> bool:
-        """One round of killing what an agent left. True when nothing is left: groups removed, no marked
-        process."""
+    def kill_rest(self, config: dict[str, Any], hard: bool) -> bool:
+        """One round of killing what an agent left. True when nothing is left: no marked process, no group.
+        Shepherds (forks of the agent) end everything below them when asked; only `hard` kills them too."""
         groups = self._groups(config["group_name"])
         for directory in groups:
             cgroups.kill(directory)
         left = processes.marked(processes.marker(config["home_id"], self.node_id, ""))
-        processes.kill(left)
+        shepherds = set(processes.marked(processes.marker(config["home_id"], self.node_id, "agent\0")))
+        processes.kill([p for p in left if hard or p not in shepherds])
+        for number in (signal.SIGTERM, signal.SIGCONT):
+            processes.kill(sorted(shepherds), number)
         empty = not left and not any(cgroups.populated(directory) for directory in groups)
         return empty and all(cgroups.remove(directory) for directory in groups)
 

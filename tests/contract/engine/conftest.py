@@ -1,0 +1,43 @@
+"""Fixtures of the engine suite."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from engine_support import Harness, RealClock, fake_plan, local_engine
+
+from tidemill.engines.fake import FakeEngine
+
+
+@pytest.fixture
+async def local(tmp_path: Path) -> AsyncIterator[Harness]:
+    if not sys.platform.startswith("linux"):
+        pytest.skip("the local engine needs Linux")
+    home = tmp_path / "home"
+    home.mkdir(mode=0o700)
+    (home / "envs").mkdir()
+    harness = Harness(local_engine(home), lambda: local_engine(home), home)
+    yield harness
+    await harness.close()
+
+
+@pytest.fixture(params=["local", "fake"])
+async def any_engine(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Harness]:
+    """Both engines: what holds for one must hold for the other, or tests on the fake prove nothing."""
+    if request.param == "fake":
+        fake = FakeEngine(tmp_path, RealClock(), plan=fake_plan)
+
+        def again() -> FakeEngine:
+            fake.reattach()
+            return fake
+
+        harness = Harness(fake, again, tmp_path)
+    else:
+        home = tmp_path / "home"
+        home.mkdir(mode=0o700)
+        harness = Harness(local_engine(home), lambda: local_engine(home), home)
+    yield harness
+    await harness.close()
