@@ -1,0 +1,233 @@
+"""codes, environments, data and models: translation between ARM's shape and app.assets."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+from starlette.responses import Response
+
+from tidemill.app import assets
+from tidemill.app.asset_rows import ENVIRONMENTS, KINDS, AssetKind, container_key, version_key
+from tidemill.app.assets import AssetQuery
+from tidemill.app.codec import decode_object, encode
+from tidemill.app.services import Services
+from tidemill.app.storage import rebase
+from tidemill.catalog.curated import CuratedEnvironment
+from tidemill.data.bloburls import blob_url
+from tidemill.domain.errors import InvalidRequest, NotFound
+from tidemill.domain.ids import PROVIDER
+from tidemill.domain.model import Resource, Scope
+from tidemill.wire.arm.envelope import render, render_list
+from tidemill.wire.arm.etag import etag
+from tidemill.wire.arm.paging import next_link, read_page, split_page
+from tidemill.wire.blob.sas import make_sas
+from tidemill.wire.http import Context, Route, bytes_response, json_response
+
+WORKSPACE = f"/subscriptions/{{sub}}/resourceGroups/{{rg}}/providers/{PROVIDER}/workspaces/{{ws}}"
+ACTION = f"{PROVIDER}/workspaces"
+UPLOAD_HOURS = 24
+UPLOAD_PERMISSIONS = "racwdl"
+STATE = encode({"provisioningState": "Succeeded"})
+
+Handler = Callable[[AssetKind, Context], Awaitable[Response]]
+
+
+def routes() -> list[Route]:
+    found: list[Route] = []
+    for kind in KINDS.values():
+        action = f"{ACTION}/{kind.type}"
+        base = f"{WORKSPACE}/{kind.type}"
+        one, versions = base + "/{name}", base + "/{name}/versions"
+        version = versions + "/{version}"
+        table: list[tuple[str, str, str, Handler]] = [
+            ("GET", base, f"{action}/read", list_containers),
+            ("GET", one, f"{action}/read", get_container),
+            ("PUT", one, f"{action}/write", put_container),
+            ("DELETE", one, f"{action}/delete", delete_container),
+            ("GET", versions, f"{action}/versions/read", list_versions),
+            ("GET", version, f"{action}/versions/read", get_version),
+            ("PUT", version, f"{action}/versions/write", put_version),
+            ("DELETE", version, f"{action}/versions/delete", delete_version),
+            ("POST", version + "/startPendingUpload", f"{action}/versions/write", start_upload),
+        ]
+        found += [Route(method, path, need, partial(handler, kind)) for method, path, need, handler in table]
+    return found
+
+
+def render_version(services: Services, row: Resource) -> bytes:
+    return render(
+        row,
+        properties=rebase(services.addresses, row.spec),
+        extra_properties=STATE,
+        extra=encode({"etag": etag(row)}),
+    )
+
+
+def render_container(row: Resource) -> bytes:
+    computed = {**decode_object(row.status), "provisioningState": "Succeeded"}
+    return render(row, extra_properties=encode(computed), extra=encode({"etag": etag(row)}))
+
+
+async def put_version(kind: AssetKind, ctx: Context) -> Response:
+    row, created = await assets.put_version(
+        ctx.services,
+        ctx.caller,
+        ctx.scope,
+        kind,
+        ctx.params["name"],
+        ctx.params["version"],
+        await ctx.request.json(),
+    )
+    return bytes_response(render_version(ctx.services, row), 201 if created else 200)
+
+
+async def get_version(kind: AssetKind, ctx: Context) -> Response:
+    name, version = ctx.params["name"], ctx.params["version"]
+    try:
+        row = await assets.get_version(ctx.services, ctx.scope, kind, name, version)
+    except NotFound:
+        curated = _curated(ctx, kind)
+        if curated is None:
+            raise
+        return bytes_response(
+            render_version(ctx.services, _curated_version(ctx.scope, name, version, curated))
+        )
+    return bytes_response(render_version(ctx.services, row))
+
+
+async def list_versions(kind: AssetKind, ctx: Context) -> Response:
+    query = _query(ctx)
+    page = read_page(ctx.request)
+    rows = await assets.list_versions(ctx.services, ctx.scope, kind, ctx.params["name"], query)
+    shown, after = split_page(rows, page)
+    items = [render_version(ctx.services, row) for row in shown]
+    curated = _curated(ctx, kind)
+    if not items and curated is not None and query.archived is not True:
+        row = _curated_version(ctx.scope, ctx.params["name"], curated.version, curated)
+        items = [render_version(ctx.services, row)]
+    return bytes_response(render_list(items, next_link(ctx, after)))
+
+
+async def delete_version(kind: AssetKind, ctx: Context) -> Response:
+    gone = await assets.delete_version(
+        ctx.services, ctx.caller, ctx.scope, kind, ctx.params["name"], ctx.params["version"]
+    )
+    return Response(status_code=200 if gone else 204)
+
+
+async def list_containers(kind: AssetKind, ctx: Context) -> Response:
+    page = read_page(ctx.request)
+    rows = await assets.list_containers(ctx.services, ctx.scope, kind, _query(ctx))
+    shown, after = split_page(rows, page)
+    return bytes_response(render_list(map(render_container, shown), next_link(ctx, after)))
+
+
+async def get_container(kind: AssetKind, ctx: Context) -> Response:
+    name = ctx.params["name"]
+    try:
+        row = await assets.get_container(ctx.services, ctx.scope, kind, name)
+    except NotFound:
+        curated = _curated(ctx, kind)
+        if curated is None:
+            raise
+        row = _curated_container(ctx.scope, name, curated)
+    return bytes_response(render_container(row))
+
+
+async def put_container(kind: AssetKind, ctx: Context) -> Response:
+    row, created = await assets.put_container(
+        ctx.services, ctx.caller, ctx.scope, kind, ctx.params["name"], await ctx.request.json()
+    )
+    return bytes_response(render_container(row), 201 if created else 200)
+
+
+async def delete_container(kind: AssetKind, ctx: Context) -> Response:
+    gone = await assets.delete_container(ctx.services, ctx.caller, ctx.scope, kind, ctx.params["name"])
+    return Response(status_code=200 if gone else 204)
+
+
+async def start_upload(kind: AssetKind, ctx: Context) -> Response:
+    """A container of its own, and a SAS that opens only that."""
+    s = ctx.services
+    upload = await assets.start_pending_upload(s, ctx.scope, kind, ctx.params["name"], ctx.params["version"])
+    address = blob_url(s.addresses.data, upload.account, upload.container)
+    expiry = s.clock.now() + UPLOAD_HOURS * 3_600_000_000
+    key = s.storage_keys.key(upload.account)
+    sas = make_sas(key, upload.account, upload.container, None, UPLOAD_PERMISSIONS, expiry)
+    group = f"/subscriptions/{ctx.scope.subscription}/resourceGroups/{ctx.scope.group}"
+    return json_response(
+        {
+            "pendingUploadId": upload.id,
+            "pendingUploadType": "TemporaryBlobReference",
+            "blobReferenceForConsumption": {
+                "blobUri": address,
+                "storageAccountArmId": f"{group}/providers/Microsoft.Storage/storageAccounts/{upload.account}",
+                "credential": {"credentialType": "SAS", "sasUri": f"{address}?{sas}"},
+            },
+        }
+    )
+
+
+def _query(ctx: Context) -> AssetQuery:
+    """ARM's words: listViewType, $orderBy, hash; pages as everywhere."""
+    query, page = ctx.request.query, read_page(ctx.request)
+    view = query.get("listViewType", "ActiveOnly").rsplit(".", 1)[-1].replace("_", "").casefold()
+    views = {"activeonly": False, "archivedonly": True, "all": None}
+    if view not in views:
+        raise InvalidRequest(
+            f"listViewType {query['listViewType']!r} is not known. Use ActiveOnly, ArchivedOnly or All.",
+            target="listViewType",
+        )
+    order = (query.get("$orderBy") or query.get("orderBy") or "createdtime desc").casefold().split()
+    if order[0] not in ("createdtime", "createdat", "modifiedtime") or order[1:] not in (
+        [],
+        ["asc"],
+        ["desc"],
+    ):
+        raise InvalidRequest(
+            f"$orderBy {' '.join(order)!r} is not known. Use 'createdtime desc' or 'createdtime asc'.",
+            target="$orderBy",
+        )
+    return AssetQuery(
+        archived=views[view],
+        ascending=order[1:] != ["desc"],
+        limit=page.limit + 1,
+        after=page.after,
+        hash=query.get("hash", ""),
+        hash_version=query.get("hashVersion", ""),
+    )
+
+
+def _curated(ctx: Context, kind: AssetKind) -> CuratedEnvironment | None:
+    return ctx.services.curated.find(ctx.params["name"]) if kind is ENVIRONMENTS else None
+
+
+def _curated_version(scope: Scope, name: str, version: str, curated: CuratedEnvironment) -> Resource:
+    """Read-only: made from the catalogue, not stored."""
+    spec = {
+        "image": curated.image,
+        "condaFile": curated.conda_text(),
+        "description": " ".join(curated.notes()),
+        "isAnonymous": False,
+        "isArchived": False,
+        "environmentType": "Curated",
+        "osType": "Linux",
+        "tags": {},
+        "properties": {},
+    }
+    key = version_key(scope, ENVIRONMENTS, name, version)
+    return Resource(f"curated-{curated.name}", key, "Succeeded", spec=encode(spec), created_by="Tidemill")
+
+
+def _curated_container(scope: Scope, name: str, curated: CuratedEnvironment) -> Resource:
+    spec = {"description": " ".join(curated.notes()), "isArchived": False, "tags": {}, "properties": {}}
+    status = {"latestVersion": curated.version, "nextVersion": curated.version}
+    return Resource(
+        f"curated-{curated.name}",
+        container_key(scope, ENVIRONMENTS, name),
+        "Succeeded",
+        spec=encode(spec),
+        status=encode(status),
+        created_by="Tidemill",
+    )
