@@ -49,7 +49,7 @@ async def put(
         container = str(given["containerName"])
         await asyncio.to_thread(s.blobs.ensure_container, account, container)
     now, uid = s.clock.now(), s.ids.uid()
-    spec = {
+    spec: dict[str, Any] = {
         "properties": {},
         "tags": {},
         "serviceDataAccessAuthIdentity": "None",
@@ -176,9 +176,10 @@ def _check(name: str, given: dict[str, Any]) -> None:
 def _take_secrets(given: dict[str, Any]) -> dict[str, Any]:
     """Removes the secrets from the properties -> them, {} if there are none."""
     credentials = dict(object_at(given, "credentials", "properties.credentials"))
-    secrets = credentials.pop("secrets", None)
+    secrets = object_at(credentials, "secrets", "properties.credentials.secrets")
+    credentials.pop("secrets", None)
     given["credentials"] = {"credentialsType": "None", **credentials}
-    return dict(secrets) if isinstance(secrets, Mapping) else {}
+    return dict(secrets)
 
 
 def _sealed(s: Services, uid: str, secrets: Mapping[str, Any]) -> bytes:

@@ -90,9 +90,7 @@ async def get_version(kind: AssetKind, ctx: Context) -> Response:
         curated = _curated(ctx, kind)
         if curated is None:
             raise
-        return bytes_response(
-            render_version(ctx.services, _curated_version(ctx.scope, name, version, curated))
-        )
+        row = _curated_version(ctx.scope, name, version, curated)
     return bytes_response(render_version(ctx.services, row))
 
 
@@ -162,7 +160,9 @@ async def start_upload(kind: AssetKind, ctx: Context) -> Response:
             "pendingUploadType": "TemporaryBlobReference",
             "blobReferenceForConsumption": {
                 "blobUri": address,
-                "storageAccountArmId": f"{group}/providers/Microsoft.Storage/storageAccounts/{upload.account}",
+    upload = await assets.start_pending_upload(
+        s, ctx.scope, kind, ctx.params["name"], ctx.params["version"]
+    )
                 "credential": {"credentialType": "SAS", "sasUri": f"{address}?{sas}"},
             },
         }
