@@ -170,7 +170,7 @@ class MemoryTx(MemoryRead):
         self.undo: list[Callable[[], None]] = []
 
     def _set(self, table: dict[K, V], key: K, value: V) -> None:
-        before: V = table[key] if key in table else _ABSENT
+        before: Any = table.get(key, _ABSENT)
 
         def back() -> None:
             if before is _ABSENT:

@@ -58,9 +58,16 @@ def upgrade(engine: Engine) -> None:
 
 def upgrade_sqlite(path: str) -> None:
     """alembic on a SQLite file."""
-    from sqlalchemy import create_engine
+    import sqlite3
 
-    upgrade(create_engine(f"sqlite:///{path}"))
+    from sqlalchemy import create_engine, event
+
+    # Python's sqlite3 would commit before each CREATE: a kill could leave half a migration.
+    engine = create_engine(
+        "sqlite://", creator=lambda: sqlite3.connect(path, timeout=30, isolation_level=None)
+    )
+    event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
+    upgrade(engine)
 
 
 def upgrade_postgres(connect: Callable[[], Any]) -> None:

@@ -1,8 +1,8 @@
 """MLflow's tracking data (experiments, runs, params, metrics, tags) in a SQLite file of its own: a training
 loop that logs thousands of points a second does not touch the file that jobs are scheduled from.
 
-`workspace` is any string that names one (its ARM id); case does not count. Absent things raise NotFound, names
-that are taken Conflict, changes to deleted things InvalidRequest; their `code` is MLflow's error code.
+`workspace` is any string that names one (its ARM id); case does not count. Absent things raise NotFound,
+names that are taken Conflict, changes to deleted things InvalidRequest; `code` is MLflow's error code.
 """
 
 from __future__ import annotations
