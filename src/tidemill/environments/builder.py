@@ -1,0 +1,391 @@
+"""Environments on disk: locked, built once, content-addressed, read-only, visible only when whole.
+
+envs/<digest>/                 a relocatable virtual environment; .tidemill/built.json is its marker
+envs/.tmp-<digest>-<pid>/      one being built; swept when nobody holds its lock
+envs/.locks/<digest>           flock: one build per digest across processes (uv holds it too)
+envs/.python/                  interpreters that uv downloaded
+envs/logs/<digest>.log         what uv said in the latest build
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import hashlib
+import os
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+
+from tidemill.domain.errors import Conflict, NotFound, TidemillError
+from tidemill.environments import lock, python, tree
+from tidemill.environments.built import META, BuiltEnvironment, EnvironmentRecord, read_record, write_record
+from tidemill.environments.conda import CondaFile, parse_conda
+from tidemill.environments.filelock import FileLock
+from tidemill.environments.process import run_uv, uv_environment
+from tidemill.environments.requirement import Place, parse_pip
+from tidemill.environments.spec import EnvironmentSpec
+
+FORMAT = 1  # of the directory and of what the digest covers: raise it and everything is built anew
+LogLine = Callable[[str], None]
+_TMP = ".tmp-"
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    digest: str
+    parsed: CondaFile
+    wanted: python.Wanted
+
+
+@dataclass(slots=True)
+class _Build:
+    """One build in this process and everyone who waits for it."""
+
+    task: asyncio.Task[EnvironmentRecord]
+    listeners: list[LogLine] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+        for listener in self.listeners:
+            listener(line)
+
+
+class EnvironmentBuilder:
+    """Builds environments below `root` (the home's envs/). One event loop; any number of processes.
+
+    `now` is the wall clock in microseconds. `strict_python` refuses another Python version than the one asked
+    for; `allow_download` lets uv fetch it. `usable` says whether jobs could run an interpreter; by default a
+    root server asks that other users can reach it, because its jobs run as another user.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        now: Callable[[], int],
+        *,
+        strict_python: bool = False,
+        allow_download: bool = True,
+        usable: Callable[[Path], bool] | None = None,
+        cache_dir: Path | None = None,
+    ) -> None:
+        self._root = root
+        self._now = now
+        self._strict = strict_python
+        self._allow_download = allow_download
+        self._usable = usable or (python.reachable_by_others if os.geteuid() == 0 else lambda _: True)
+        self._managed = root / ".python"
+        self._uv_env = uv_environment(self._managed, cache_dir)
+        self._pythons: tuple[python.Interpreter, ...] | None = None
+        self._builds: dict[str, _Build] = {}
+
+    def key(self, spec: EnvironmentSpec) -> str:
+        """Digest of what would be built: requirements, options, Python version, platform, format.
+
+        Names, images, variables and comments have no part in it. Raises InvalidRequest (with line and column)
+        for a spec that cannot be read."""
+        return self._plan(spec).digest
+
+    async def ensure(self, spec: EnvironmentSpec, log: LogLine) -> BuiltEnvironment:
+        """The environment of `spec`, built now if it is not there. `log` gets every line of the build.
+
+        However many ask at once, in however many processes, it is built once. Raises InvalidRequest (a
+        conflict, a package that does not exist: with its line), OutOfSpace, or 503 when the index cannot be
+        reached.
+        Cancelling the last one who waits stops the build.
+        """
+        plan = self._plan(spec)
+        record = self._record(plan.digest)
+        cached = record is not None
+        if record is None:
+            record = await self._join(plan, log)
+        if self._strict and record.substituted:
+            raise python.refusal(plan.wanted, "")
+        return replace(self._built(record, cached), notes=self._notes(spec, plan, record))
+
+    def find(self, digest: str) -> BuiltEnvironment | None:
+        """A built environment, as it was built; None when it is not there."""
+        record = self._record(digest)
+        return None if record is None else self._built(record, cached=True)
+
+    def is_built(self, digest: str) -> bool:
+        return self._record(digest) is not None
+
+    def list(self) -> list[EnvironmentRecord]:
+        """Every built environment, oldest first."""
+        names = [path.parent.name for path in self._root.glob(f"[0-9a-f]*/{META}")]
+        records = [record for name in names if (record := self._record(name)) is not None]
+        return sorted(records, key=lambda record: record.built_at)
+
+    def describe(self, digest: str) -> EnvironmentRecord:
+        """Lock text, packages, size in bytes, when and how long it was built. Raises NotFound."""
+        record = self._record(digest)
+        if record is None:
+            raise NotFound(f"Environment {digest!r} is not built in this home.", "EnvironmentNotFound")
+        return record
+
+    def log_path(self, digest: str) -> Path:
+        return self._root / "logs" / f"{digest}.log"
+
+    def remove(self, digest: str) -> None:
+        """Frees its disk space; absent is fine. The caller knows that no job uses it. Raises Conflict while
+        it is being built."""
+        with FileLock(self._lock_path(digest)) as held:
+            if not held.try_acquire():
+                raise Conflict(
+                    f"Environment {digest} is being built just now: cancel what asks for it first."
+                )
+            self._discard(digest)
+
+    def sweep(self) -> int:
+        """Removes what killed builds left behind; returns how many. Builds that live are left alone."""
+        swept = 0
+        for path in self._root.glob(_TMP + "*"):
+            digest = path.name.removeprefix(_TMP).split("-")[0]
+            with FileLock(self._lock_path(digest)) as held:
+                if held.try_acquire():
+                    tree.remove_tree(path)
+                    swept += 1
+        return swept
+
+    # what to build
+
+    def _plan(self, spec: EnvironmentSpec) -> _Plan:
+        parsed = _parse(spec.conda, spec.pip)
+        wanted = python.choose(parsed.python, self._installed())
+        if wanted.interpreter is not None and not wanted.interpreter.path.exists():
+            self._pythons = None  # upgraded or removed since we looked
+            wanted = python.choose(parsed.python, self._installed())
+        return _Plan(_digest(parsed, wanted.minor), parsed, wanted)
+
+    def _installed(self) -> tuple[python.Interpreter, ...]:
+        if self._pythons is None:
+            self._pythons = python.installed(self._managed, self._usable)
+        return self._pythons
+
+    def _notes(self, spec: EnvironmentSpec, plan: _Plan, record: EnvironmentRecord) -> tuple[str, ...]:
+        notes = list(spec.notes)
+        if spec.image:
+            packages = (
+                "with the packages of the conda file"
+                if spec.conda or spec.pip
+                else "without further packages"
+            )
+            notes.append(
+                f"Image {spec.image}: there is no container runtime here, the host's Python "
+                f"{record.python_version} is used instead, {packages}."
+            )
+        return tuple(dict.fromkeys([*notes, *plan.parsed.notes, *record.notes]))
+
+    # building
+
+    async def _join(self, plan: _Plan, log: LogLine) -> EnvironmentRecord:
+        build = self._builds.get(plan.digest)
+        if build is None:
+            build = self._builds[plan.digest] = _Build(asyncio.create_task(self._build_once(plan)))
+        for line in build.lines:
+            log(line)
+        build.listeners.append(log)
+        try:
+            return await asyncio.shield(build.task)
+        except asyncio.CancelledError:
+            if len(build.listeners) == 1 and not build.task.done():
+                build.task.cancel()
+                await asyncio.gather(build.task, return_exceptions=True)
+            raise
+        finally:
+            build.listeners.remove(log)
+            if build.task.done():
+                self._builds.pop(plan.digest, None)
+
+    async def _build_once(self, plan: _Plan) -> EnvironmentRecord:
+        say = self._builds[plan.digest].say
+        try:
+            await asyncio.to_thread(self._make_directories)
+            with FileLock(self._lock_path(plan.digest)) as held:
+                await held.acquire(
+                    lambda: say("Another process is building this environment: waiting for it.")
+                )
+                record = self._record(plan.digest)
+                return record or await self._build(plan, held, say)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise lock.out_of_space() from error
+            raise
+
+    async def _build(self, plan: _Plan, held: FileLock, say: LogLine) -> EnvironmentRecord:
+        started = self._now()
+        work = self._root / f"{_TMP}{plan.digest}-{os.getpid()}"
+        with self.log_path(plan.digest).open("w", encoding="utf-8", buffering=1) as file:
+
+            def log(line: str) -> None:
+                say(line)
+                file.write(line + "\n")
+
+            try:
+                await asyncio.to_thread(self._discard, plan.digest)
+                interpreter, note = await self._interpreter(plan, held, log)
+                version, prefix = await self._fill(plan, interpreter, work, held, log)
+                record = EnvironmentRecord(
+                    digest=plan.digest,
+                    python_version=version,
+                    base_prefix=prefix,
+                    lock_text=(work / META / "lock.txt").read_text("utf-8"),
+                    notes=(note,) if note else (),
+                    substituted=interpreter.minor != plan.wanted.minor,
+                    built_at=self._now(),
+                    seconds=(self._now() - started) / 1e6,
+                )
+                record = await asyncio.to_thread(self._publish, work, record)
+                log(f"Ready: {record.seconds:.1f} s, {record.size / 1e6:.0f} MB.")
+                return record
+            except TidemillError as error:
+                file.write(error.message + "\n")
+                raise
+            finally:
+                await asyncio.shield(asyncio.to_thread(tree.remove_tree, work))
+
+    async def _fill(
+        self, plan: _Plan, interpreter: python.Interpreter, work: Path, held: FileLock, log: LogLine
+    ) -> tuple[str, str]:
+        """A virtual environment in `work` with everything in it; returns (Python's version, its prefix)."""
+        requirements = plan.parsed.requirements
+        await self._uv(["venv", "--relocatable", "--no-project", "--quiet", "--python", str(interpreter.path),
+                        str(work)], plan, held, log, "make a virtual environment for")  # fmt: skip
+        meta = work / META
+        meta.mkdir()
+        (meta / "requirements.in").write_text(lock.requirements_text(requirements), "utf-8")
+        (meta / "lock.txt").touch()
+        target = str(work / "bin" / "python")
+        if requirements:
+            log(f"Solving {len(requirements)} requirements for Python {interpreter}.")
+            options = list(plan.parsed.options)
+            if {"--extra-index-url", "--index-url"} & set(options):
+                options += ["--index-strategy", "unsafe-best-match"]  # what pip does with several indexes
+            await self._uv(["pip", "compile", "--quiet", "--no-header", "--no-annotate", "--generate-hashes",
+                            "--python", target, "--output-file", str(meta / "lock.txt"), *options,
+                            str(meta / "requirements.in")], plan, held, log, "solve")  # fmt: skip
+            await self._uv(["pip", "sync", "--python", target, "--link-mode", "copy", "--compile-bytecode",
+                            *options, str(meta / "lock.txt")], plan, held, log, "install")  # fmt: skip
+        settings = dict(
+            line.split(" = ", 1)
+            for line in (work / "pyvenv.cfg").read_text("utf-8").splitlines()
+            if " = " in line
+        )
+        return settings["version_info"], str(Path(settings["home"]).parent)
+
+    async def _interpreter(self, plan: _Plan, held: FileLock, log: LogLine) -> tuple[python.Interpreter, str]:
+        """The Python to build with and the note about it ("" when it is the one asked for)."""
+        wanted, why = plan.wanted, ""
+        if wanted.interpreter is not None:
+            return wanted.interpreter, ""
+        if self._allow_download:
+            log(f"Python {python.dotted(wanted.minor)} is not installed: asking uv for it.")
+            why = await self._download(wanted, held, log)
+            self._pythons = None
+            exact = next((p for p in self._installed() if p.minor == wanted.minor), None)
+            if exact is not None:
+                return exact, ""
+        used = python.nearest(wanted)
+        if used is None or self._strict:
+            raise python.refusal(wanted, why)
+        note = python.substitution(wanted, used, why)
+        log(note)
+        return used, note
+
+    async def _download(self, wanted: python.Wanted, held: FileLock, log: LogLine) -> str:
+        """Empty when uv fetched it, else why not."""
+        env = self._uv_env | {"UV_HTTP_RETRIES": "1"}  # offline, more tries only make the user wait
+        arguments = ["python", "install", "--no-bin", python.dotted(wanted.minor)]
+        code, output = await run_uv(arguments, env=env, cwd=self._root, log=log, held=held.descriptors)
+        if code == 0:
+            return ""
+        lines = [line.strip() for line in output.splitlines() if line.strip()]
+        return (
+            f"uv could not download it: {lines[-1].removeprefix('cause: ')}"
+            if lines
+            else "uv could not download it"
+        )
+
+    async def _uv(self, arguments: list[str], plan: _Plan, held: FileLock, log: LogLine, doing: str) -> None:
+        code, output = await run_uv([*arguments, "--no-python-downloads"], env=self._uv_env, cwd=self._root,
+                                    log=log, held=held.descriptors)  # fmt: skip
+        if code != 0:
+            raise lock.failure(output, plan.parsed.requirements, doing)
+
+    def _publish(self, work: Path, record: EnvironmentRecord) -> EnvironmentRecord:
+        """Read-only, on disk, then visible: who sees the marker has files that survive a power cut."""
+        size = tree.make_read_only(work)
+        record = replace(record, size=size)
+        os.chmod(work / META, 0o755)
+        write_record(work, record)
+        os.chmod(work / META, 0o555)
+        tree.sync_file_system(work)
+        target = self._root / record.digest
+        os.rename(work, target)
+        os.chmod(target, 0o555)
+        tree.sync_directory(self._root)
+        return record
+
+    # files
+
+    def _record(self, digest: str) -> EnvironmentRecord | None:
+        """None also when the interpreter below it has gone: then it is built anew."""
+        path = self._root / digest
+        return read_record(path) if digest and os.path.exists(path / "bin" / "python") else None
+
+    def _built(self, record: EnvironmentRecord, cached: bool) -> BuiltEnvironment:
+        path = self._root / record.digest
+        return BuiltEnvironment(
+            digest=record.digest,
+            path=path,
+            python=path / "bin" / "python",
+            bin_dir=path / "bin",
+            base_prefix=Path(record.base_prefix),
+            cached=cached,
+            notes=record.notes,
+            lock_text=record.lock_text,
+            python_version=record.python_version,
+        )
+
+    def _discard(self, digest: str) -> None:
+        """Removes the environment and remains of its killed builds. The lock is held."""
+        target, doomed = self._root / digest, self._root / f"{_TMP}{digest}-removed"
+        if target.exists():
+            os.chmod(target, 0o700)
+            os.rename(target, doomed)
+        for path in self._root.glob(f"{_TMP}{digest}-*"):
+            tree.remove_tree(path)
+
+    def _make_directories(self) -> None:
+        for directory in (self._root, self._root / ".locks", self._root / "logs"):
+            directory.mkdir(parents=True, exist_ok=True)
+
+    def _lock_path(self, digest: str) -> Path:
+        return self._root / ".locks" / digest
+
+
+@lru_cache(maxsize=256)
+def _parse(conda: str | None, pip: tuple[str, ...]) -> CondaFile:
+    """Thousands of jobs share a few environments: each text is read once."""
+    parsed = parse_conda(conda) if conda else CondaFile()
+    lines = parse_pip([(line, Place("requirements", number)) for number, line in enumerate(pip, 1)])
+    return replace(
+        parsed,
+        requirements=parsed.requirements + lines.requirements,
+        options=parsed.options + lines.options,
+    )
+
+
+def _digest(parsed: CondaFile, minor: python.Minor) -> str:
+    inputs = [
+        f"format {FORMAT}",
+        f"python {python.dotted(minor)}",
+        f"platform {platform.system()}-{platform.machine()}",
+        *sorted({requirement.text for requirement in parsed.requirements}),
+        *parsed.options,
+    ]
+    return hashlib.sha256("\n".join(inputs).encode()).hexdigest()[:40]

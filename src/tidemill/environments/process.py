@@ -1,0 +1,74 @@
+"""Running uv: its lines as they come, killed with its children on cancel and with this server's death."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+
+# uv must not outlive the server that asked for the build: the kernel kills it when the parent dies. Done by a
+# tiny launcher because running Python between fork and exec (preexec_fn) is not safe in a threaded server.
+_LAUNCHER = (
+    "import ctypes, os, signal, sys\n"
+    "ctypes.CDLL(None).prctl(1, signal.SIGKILL)\n"
+    "os.getppid() == int(sys.argv[1]) or os._exit(137)\n"
+    "os.execv(sys.argv[2], sys.argv[2:])"
+)
+_NOT_INHERITED = (
+    "VIRTUAL_ENV", "CONDA_PREFIX", "PYTHONPATH", "PYTHONHOME", "PYTHONDONTWRITEBYTECODE", "UV_PYTHON",
+    "UV_PROJECT", "UV_WORKING_DIRECTORY", "UV_CONSTRAINT", "UV_OVERRIDE", "UV_LINK_MODE",
+)  # fmt: skip
+
+
+@cache
+def uv_program() -> str:
+    """Path of the uv executable. It comes with the `uv` package."""
+    from uv import find_uv_bin
+
+    return find_uv_bin()
+
+
+def uv_environment(managed: Path, cache_dir: Path | None) -> dict[str, str]:
+    """The server's own environment (index and proxy settings included) without what points uv elsewhere."""
+    env = {key: value for key, value in os.environ.items() if key not in _NOT_INHERITED}
+    env |= {"UV_PYTHON_INSTALL_DIR": str(managed), "NO_COLOR": "1", "UV_NO_PROGRESS": "1"}
+    if cache_dir is not None:
+        env["UV_CACHE_DIR"] = str(cache_dir)
+    return env
+
+
+async def run_uv(
+    arguments: Sequence[str],
+    *,
+    env: dict[str, str],
+    cwd: Path,
+    log: Callable[[str], None],
+    held: Sequence[int] = (),
+) -> tuple[int, str]:
+    """Exit code and everything uv said; each line also goes to `log` when it comes.
+
+    `held`: descriptors (locks) that uv keeps open, so that a lock lasts until its last process is gone.
+    Cancelled: the whole process group is killed and reaped before CancelledError leaves.
+    """
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid()), uv_program(), *arguments,
+        env=env, cwd=cwd, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT, start_new_session=True, pass_fds=tuple(held), limit=1 << 20,
+    )  # fmt: skip
+    assert process.stdout is not None
+    lines: list[str] = []
+    try:
+        async for raw in process.stdout:
+            line = raw.decode("utf-8", "replace").rstrip()
+            lines.append(line)
+            log(line)
+        return await process.wait(), "\n".join(lines)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        await process.wait()
