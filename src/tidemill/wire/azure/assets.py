@@ -153,16 +153,14 @@ async def start_upload(kind: AssetKind, ctx: Context) -> Response:
     expiry = s.clock.now() + UPLOAD_HOURS * 3_600_000_000
     key = s.storage_keys.key(upload.account)
     sas = make_sas(key, upload.account, upload.container, None, UPLOAD_PERMISSIONS, expiry)
-    group = f"/subscriptions/{ctx.scope.subscription}/resourceGroups/{ctx.scope.group}"
+    group = f"/subscriptions/{ctx.scope.subscription}/resourceGroups/{ctx.scope.group}/providers"
     return json_response(
         {
             "pendingUploadId": upload.id,
             "pendingUploadType": "TemporaryBlobReference",
             "blobReferenceForConsumption": {
                 "blobUri": address,
-    upload = await assets.start_pending_upload(
-        s, ctx.scope, kind, ctx.params["name"], ctx.params["version"]
-    )
+                "storageAccountArmId": f"{group}/Microsoft.Storage/storageAccounts/{upload.account}",
                 "credential": {"credentialType": "SAS", "sasUri": f"{address}?{sas}"},
             },
         }
