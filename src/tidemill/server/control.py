@@ -260,6 +260,10 @@ def _log_to(path: Path) -> None:
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
 
 
+def _sentence(error: Exception) -> str:
+    return f"The server could not start: {type(error).__name__}: {error}. logs/control.log has the place."
+
+
 def main(argv: list[str] | None = None) -> int:
     """Started by `tidemill up --detach`: the outcome goes as one JSON line to --ready-fd."""
     parser = argparse.ArgumentParser(prog="tidemill.server.control")
@@ -275,16 +279,22 @@ def main(argv: list[str] | None = None) -> int:
     descriptor = values.pop("ready_fd")
 
     def report(outcome: dict[str, Any]) -> None:
+        nonlocal descriptor
         if descriptor is not None:
             with contextlib.suppress(OSError):  # who started us may be gone
                 os.write(descriptor, json.dumps(outcome).encode() + b"\n")
-                os.close(descriptor)
+            os.close(descriptor)
+            descriptor = None  # the number belongs to others from now on
 
     try:
         run(Options(**values), lambda state: report({"ready": state}))
     except TidemillError as error:
         report({"error": {"code": error.code, "message": error.message, "target": error.target}})
-        print(error.message, file=sys.stderr)
+        _log.error("not started: %s", error.message)
+        return 1
+    except Exception as error:
+        report({"error": {"code": "StartFailed", "message": _sentence(error), "target": None}})
+        _log.exception("not started, or ended by an error")
         return 1
     return 0
 

@@ -1,0 +1,59 @@
+"""What tests of the whole server share: a running server in a scratch home, and the SDK's own Python."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True, slots=True)
+class RunningServer:
+    """`state` is server.json; `env` what `tidemill env` prints."""
+
+    home: Path
+    state: dict[str, Any]
+    env: dict[str, str]
+
+    @property
+    def workspace_id(self) -> str:
+        where = self.state["workspace"]
+        group = f"/subscriptions/{where['subscription']}/resourceGroups/{where['group']}"
+        return f"{group}/providers/Microsoft.MachineLearningServices/workspaces/{where['name']}"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """A server of its own for each test module, on free ports."""
+    from tidemill.server import launch
+
+    home = tmp_path_factory.mktemp("home")
+    state = launch.up(home, https_port=0, http_port=0, data_port=0, detach=True)
+    try:
+        yield RunningServer(home, state, launch.variables(home))
+    finally:
+        launch.down(home)
+
+
+@pytest.fixture(scope="session")
+def sdk_python() -> str:
+    """The Python of a venv that has the unmodified azure-ai-ml: TIDEMILL_SDK_PYTHON or .venv-sdk."""
+    python = os.environ.get("TIDEMILL_SDK_PYTHON") or str(ROOT / ".venv-sdk" / "bin" / "python")
+    found = (
+        subprocess.run([python, "-c", "import azure.ai.ml"], capture_output=True)
+        if os.path.exists(python)
+        else None
+    )
+    if found is None or found.returncode != 0:
+        message = f"azure-ai-ml is not installed for {python}; set TIDEMILL_SDK_PYTHON or run `make test`"
+        if os.environ.get("CI") == "true":
+            pytest.fail(message)
+        pytest.skip(message)
+    return python
