@@ -9,7 +9,16 @@ from collections.abc import Sequence
 
 import click
 
-from tidemill.cli.errors import FAILED, INTERRUPTED, OK, USAGE, CliError, did_you_mean, exit_code_of
+from tidemill.cli.errors import (
+    FAILED,
+    INTERRUPTED,
+    NOT_RUNNING,
+    OK,
+    USAGE,
+    CliError,
+    did_you_mean,
+    exit_code_of,
+)
 from tidemill.cli.framework import CONTEXT, Group
 from tidemill.cli.session import Given, Session
 
@@ -130,7 +139,8 @@ def _domain_error(error: Exception) -> CliError | None:
     from tidemill.domain.errors import TidemillError
 
     if isinstance(error, TidemillError):
-        return CliError(error.message, exit_code_of(error.status), error.code, error.target)
+        exit_code = NOT_RUNNING if error.code == "ServerNotRunning" else exit_code_of(error.status)
+        return CliError(error.message, exit_code, error.code, error.target)
     if isinstance(error, OSError):
         place = f"{error.filename}: " if error.filename else ""
         return CliError(f"{place}{error.strerror or error}", FAILED, "SystemError")

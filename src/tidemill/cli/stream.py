@@ -28,8 +28,6 @@ class Printer:
         self._fresh = True  # the cursor stands at the start of a line
         self._path = ""
         self._paths = 0
-        self._ends: dict[str, int] = {}  # bytes of each log that were written
-        self._inexact: set[str] = set()
 
     def line(self, line: str, color: str | None = None, dim: bool = False) -> None:
         if not self._fresh:
@@ -43,18 +41,8 @@ class Printer:
         at = f"{elapsed_s:7.2f}s" if elapsed_s is not None else " " * 8
         self.line(f"{at}  {clean(message)}", dim=True)
 
-    def log(self, path: str, offset: int, chunk: str) -> None:
-        """A piece of a log. What was written before (a stream resumed a little too early) is left out."""
-        written = self._ends.get(path, 0)
-        size = len(chunk.encode())
-        if path not in self._inexact and offset < written:
-            chunk = chunk.encode()[written - offset :].decode("utf-8", "replace")
-        if "�" in chunk:
-            # Undecodable bytes make the count of what was written inexact: from here the ids alone decide.
-            self._inexact.add(path)
-        self._ends[path] = max(written, offset + size)
-        if not chunk:
-            return
+    def log(self, path: str, chunk: str) -> None:
+        """A piece of a log, as it is. Once there is more than one log, each piece says which it is of."""
         if path != self._path:
             self._paths += 1
             if self._paths > 1:
@@ -82,8 +70,9 @@ def follow(
         try:
             for event in client.events(path, {"after": last} if last else None, last):
                 lost_at = None
-                last = event.id or last
                 detail = _handle(event, printer)
+                # The id says what the client has been given: with it, nothing comes twice after a break.
+                last = event.id or last
                 if detail is not None:
                     return detail
         except TimeoutError:
@@ -119,7 +108,7 @@ def _handle(event: StreamEvent, printer: Printer) -> dict[str, Any] | None:
     if event.name == "timeline":
         printer.phase(data.get("elapsed_s"), data.get("message", ""))
     elif event.name == "log":
-        printer.log(data.get("path", ""), int(data.get("offset", 0)), data.get("text", ""))
+        printer.log(data.get("path", ""), data.get("text", ""))
     elif event.name == "end":
         return data
     return None

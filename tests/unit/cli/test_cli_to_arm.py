@@ -64,7 +64,11 @@ distribution: {type: pytorch, process_count_per_instance: 2}
 
 
 def test_serverless_and_local_jobs(tmp_path: Path) -> None:
-    text = "command: echo\nenvironment: azureml:env1:1\nresources:\n  instance_type: Standard_DS3_v2\n  instance_count: 1\n"
+    text = """
+command: echo
+environment: azureml:env1:1
+resources: {instance_type: Standard_DS3_v2, instance_count: 1}
+"""
     references = JobReferences(environment_id=f"{W}/environments/env1/versions/1")
     assert job_body(tmp_path, text, references) == {
         "command": "echo",

@@ -1,4 +1,4 @@
-"""Hashes, ignore files and signatures: the figures come from azure-ai-ml 1.35.2 and azure-storage-blob 12.31."""
+"""Hashes, ignore files and signatures: the figures come from Azure's own clients."""
 
 from __future__ import annotations
 

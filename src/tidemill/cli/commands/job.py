@@ -100,7 +100,7 @@ def list_(
     if state:
         query["state"] = state
     if include_archived or archived_only:
-        query["archived"] = "only" if archived_only else "all"
+        query["archived"] = "true" if archived_only else "all"
     rows: list[dict[str, Any]] = []
     while True:
         answer = session.client.get(f"{session.native}/jobs", query)

@@ -7,7 +7,9 @@ from typing import Any
 import click
 
 from tidemill.cli import text
+from tidemill.cli.errors import NOT_RUNNING, OK
 from tidemill.cli.framework import command
+from tidemill.cli.http import ServerGone
 from tidemill.cli.output import fact_lines, print_value
 from tidemill.cli.session import Session
 
@@ -33,19 +35,21 @@ from tidemill.cli.session import Session
     type=click.Choice(("elastic", "strict")),
     help="elastic: nodes share this host; strict: a size that does not fit is refused.",
 )
-def up(session: Session, detach: bool, **flags: Any) -> int | None:
+def up(session: Session, detach: bool, **flags: Any) -> None:
     """Start the server of a home; a new home is made on the first start."""
     from tidemill.server import launch
 
     given = {key: value for key, value in flags.items() if value is not None}
-    found = launch.up(session.home, detach=detach, **given)
-    if not detach:
-        return int(found) if isinstance(found, int) else None
-    _print_status(session, launch.status(session.home))
-    if session.output == "table":
-        home = "" if session.given.home is None else f" --home {session.home}"
-        session.note(f'Use the Azure ML SDK with: eval "$(tidemill env{home})"')
-    return None
+
+    def ready(state: dict[str, Any]) -> None:
+        _print(session, state)
+        if session.output == "table":
+            home = "" if session.given.home is None else f" --home {session.home}"
+            session.note(f'Use the Azure ML SDK with: eval "$(tidemill env{home})"')
+            if not detach:
+                session.note("Ctrl-C stops the server; jobs that run go on.")
+
+    launch.up(session.home, detach=detach, on_ready=ready, **given)
 
 
 @command(None, "down", "tidemill down")
@@ -53,18 +57,25 @@ def down(session: Session) -> None:
     """Stop the server; jobs that run go on and are found again at the next start."""
     from tidemill.server import launch
 
-    stopped = launch.down(session.home)
+    answer = launch.down(session.home)
     if session.output == "table":
-        session.note(f"{session.home}: stopped." if stopped else f"{session.home}: no server was running.")
+        session.note(f"{session.home}: {'stopped' if answer['stopped'] else 'no server was running'}.")
     else:
-        print_value(session, {"home": str(session.home), "stopped": bool(stopped)})
+        print_value(session, answer)
 
 
 @command(None, "status", "tidemill status --output json")
-def status(session: Session) -> None:
-    """Say what runs and where it is reached."""
-    found = session.addresses()
-    _print_status(session, {**found, **session.client.get("/api/v1/status")})
+def status(session: Session) -> int:
+    """Say what runs and where it is reached; exit code 5 when nothing does."""
+    from tidemill.server import launch
+
+    found = launch.status(session.home)
+    if not found.get("running") and session.output == "table":
+        raise ServerGone(f"No server is running for the home {session.home}. {session.start_hint}")
+    _print(session, found)
+    if found.get("running") and found.get("answers") is False:
+        session.note(f"It does not answer: {found.get('problem') or 'it is still starting'}.")
+    return OK if found.get("answers") else NOT_RUNNING
 
 
 @command(None, "env", 'eval "$(tidemill env)"\ntidemill env --format powershell | Invoke-Expression')
@@ -83,7 +94,7 @@ def env(session: Session, form: str) -> None:
     click.echo(launch.env(session.home, "json" if session.output == "json" else form), nl=False)
 
 
-def _print_status(session: Session, found: dict[str, Any]) -> None:
+def _print(session: Session, found: dict[str, Any]) -> None:
     if session.output != "table":
         print_value(session, found)
         return
