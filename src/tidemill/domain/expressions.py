@@ -1,4 +1,5 @@
-"""Azure's command templates: `${{inputs.x}}`, `${{outputs.y}}`, `${{search_space.z}}`, `$[[ optional part ]]`.
+"""Azure's command templates: `${{inputs.x}}`, `${{outputs.y}}`, `${{search_space.z}}` and optional
+`$[[ … ]]` parts.
 
 One pass: what a value contains is never expanded again. Text outside expressions, shell syntax included, is
 untouched.
@@ -23,8 +24,8 @@ _SPACES = ("inputs", "outputs", "search_space")
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """`used`: the expressions that stand in `text` now (`inputs.x`); `dropped`: optional parts left out, as they
-    were written."""
+    """`used`: the expressions that were filled or kept (`inputs.x`); `dropped`: optional parts left out, as
+    they were written."""
 
     text: str
     used: frozenset[str]
@@ -147,7 +148,9 @@ class _Reader:
         column = at - (self._text.rfind("\n", 0, at) + 1) + 1
         place = f"column {column}" if "\n" not in self._text else f"line {line}, column {column}"
         return InvalidRequest(
-            f"Expression {written!r} at {place} of the command {why}.", "InvalidExpression", self._target
+            f"Expression {written!r} at {place} of the command {why}" + ("" if why[-1] == "?" else "."),
+            "InvalidExpression",
+            self._target,
         )
 
 

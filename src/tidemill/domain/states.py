@@ -83,7 +83,12 @@ NODE_MOVES: Mapping[State, frozenset[State]] = {
     _N.CLOSING: frozenset({_N.LOST, _N.CLOSED}),
     _N.LOST: frozenset({_N.IDLE, _N.RUNNING, _N.CLOSING, _N.CLOSED}),
 }
-MOVES: Mapping[State, frozenset[State]] = {**JOB_MOVES, **ATTEMPT_MOVES, **NODE_MOVES}
+# By kind: states of different kinds share words ("Running"), and as strings they are equal.
+_MOVES: Mapping[type, Mapping[State, frozenset[State]]] = {
+    JobState: JOB_MOVES,
+    AttemptState: ATTEMPT_MOVES,
+    NodeState: NODE_MOVES,
+}
 WAITING = (_J.QUEUED, _J.PREPARING, _J.PROVISIONING)
 
 
@@ -97,8 +102,13 @@ def propose(current: State, target: State, context: Context | None = None) -> Ve
     return Accept()
 
 
+def moves(state: State) -> frozenset[State]:
+    """Where it may go from `state`; empty for final states."""
+    return _MOVES[type(state)].get(state, frozenset())
+
+
 def is_final(state: State) -> bool:
-    return state not in MOVES
+    return not moves(state)
 
 
 def _called(state: State, context: Context) -> str:
@@ -128,9 +138,9 @@ def _cancel_wins(current: State, target: State, context: Context) -> Verdict | N
 
 
 def _known_move(current: State, target: State, context: Context) -> Verdict | None:
-    if target in MOVES[current]:
+    if target in moves(current):
         return None
-    allowed = join_words(sorted(MOVES[current]), "or")
+    allowed = join_words(sorted(moves(current)), "or")
     return Reject(
         "IllegalTransition",
         f"{_called(current, context)} cannot go from {current} to {target}: from there it goes to {allowed}.",
@@ -149,7 +159,8 @@ def _proved_gone(current: State, target: State, context: Context) -> Verdict | N
         return None
     return Delay(
         "ProcessesAlive",
-        f"{_called(current, context)} becomes {target} when every process of it is proved gone; some may still run.",
+        f"{_called(current, context)} becomes {target} when all its processes are proved gone; "
+        "some may still run.",
     )
 
 
@@ -172,8 +183,8 @@ _RULES: Mapping[type, Sequence[Rule]] = {
 
 
 def cancel_target(state: JobState) -> JobState | None:
-    """Where a cancel leads: a waiting job is Canceled at once, one with processes by the timetable; None: it is
-    final or already being cancelled, nothing changes."""
+    """Where a cancel leads: a waiting job is Canceled at once, one with processes by the timetable; None:
+    it is final or already being cancelled, nothing changes."""
     if state.final or state is JobState.CANCEL_REQUESTED:
         return None
     return JobState.CANCELED if state in WAITING else JobState.CANCEL_REQUESTED
@@ -181,8 +192,8 @@ def cancel_target(state: JobState) -> JobState | None:
 
 @dataclass(frozen=True, slots=True)
 class CancelTimetable:
-    """Seconds after the request. `closed_s`: the node is closed with everything on it; `done_s`: the published
-    deadline by which the job is Canceled."""
+    """Seconds after the request. `closed_s`: the node is closed with everything on it; `done_s`: the
+    published deadline by which the job is Canceled."""
 
     term_s: float
     kill_s: float
@@ -208,6 +219,8 @@ def cancel_timetable(grace_s: float = 10.0, close_grace_s: float = 20.0) -> Canc
     closed = grace_s + close_grace_s
     return CancelTimetable(0.0, grace_s, closed, closed + CLOSE_S)
 
+
+DEFAULT_TIMETABLE = cancel_timetable()
 
 # ---------------------------------------------------------------- retry
 
@@ -259,12 +272,12 @@ def after_attempt(
         return End(
             JobState.FAILED,
             "TooManyPreemptions",
-            f"Preempted {plural(preemptions, 'time')}, more than the limit of {limits.preemptions}. {message}".strip(),
+            f"Preempted {plural(preemptions, 'time')}, over the limit of {limits.preemptions}. {message}".rstrip(),
         )
     if system_failures <= limits.system_failures:
         return Retry(
             f"{message or 'The system failed.'} That is not the job's fault: it is tried again "
-            f"({system_failures} of at most {plural(limits.system_failures, 'retry').replace('retrys', 'retries')})."
+            f"(retry {system_failures} of at most {limits.system_failures})."
         )
     return End(
         JobState.FAILED,
@@ -297,7 +310,7 @@ class Allowances:
     start_s: float = 60.0
     collect_s: float = 3600.0
     lost_s: float = 60.0
-    cancel: CancelTimetable = cancel_timetable()
+    cancel: CancelTimetable = DEFAULT_TIMETABLE
 
 
 DEFAULT_ALLOWANCES = Allowances()
@@ -323,7 +336,7 @@ def deadline(
 def _allowance(state: State, a: Allowances, timeout_s: float | None) -> tuple[float, str, str]:
     running = timeout_s if timeout_s is not None else a.look_again_s
     at_timeout = "stop the attempt, it is over its limit" if timeout_s is not None else "check its processes"
-    table: Mapping[State, tuple[float, str, str]] = {
+    jobs: Mapping[State, tuple[float, str, str]] = {
         _J.QUEUED: (a.look_again_s, "pool", "decide again"),
         _J.PREPARING: (a.build_s, "environments", "stop the build, fail the job"),
         _J.PROVISIONING: (a.look_again_s, "pool", "decide again"),
@@ -331,16 +344,25 @@ def _allowance(state: State, a: Allowances, timeout_s: float | None) -> tuple[fl
         _J.RUNNING: (running, "attempts", at_timeout),
         _J.FINALIZING: (a.collect_s, "attempts", "end the job with what is stored"),
         _J.CANCEL_REQUESTED: (a.cancel.done_s, "attempts", "close the nodes"),
+    }
+    attempts: Mapping[State, tuple[float, str, str]] = {
         _A.ASSIGNED: (a.look_again_s, "attempts", "start it"),
         _A.STAGING: (a.stage_s, "attempts", "stop the attempt, try again"),
         _A.STARTING: (a.start_s, "attempts", "stop the attempt, try again"),
         _A.RUNNING: (running, "attempts", at_timeout),
         _A.STOPPING: (a.cancel.done_s, "attempts", "close the nodes"),
         _A.COLLECTING: (a.collect_s, "attempts", "end the attempt with what is stored"),
+    }
+    nodes: Mapping[State, tuple[float, str, str]] = {
         _N.OPENING: (a.open_s, "nodes", "close the node, open another"),
         _N.IDLE: (a.look_again_s, "pool", "close it if nothing can use it"),
         _N.RUNNING: (a.look_again_s, "nodes", "check that its agent answers"),
         _N.CLOSING: (a.cancel.closed_s, "nodes", "close it again"),
         _N.LOST: (a.lost_s, "nodes", "close the node, prove its processes gone"),
     }
-    return table[state]
+    kinds: Mapping[type, Mapping[State, tuple[float, str, str]]] = {
+        JobState: jobs,
+        AttemptState: attempts,
+        NodeState: nodes,
+    }
+    return kinds[type(state)][state]
