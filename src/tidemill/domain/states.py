@@ -272,7 +272,7 @@ def after_attempt(
         return End(
             JobState.FAILED,
             "TooManyPreemptions",
-            f"Preempted {plural(preemptions, 'time')}, over the limit of {limits.preemptions}. {message}".rstrip(),
+            f"Preempted {plural(preemptions, 'time')}, the limit is {limits.preemptions}. {message}".rstrip(),
         )
     if system_failures <= limits.system_failures:
         return Retry(

@@ -335,6 +335,10 @@ class PoolState:
 
     # ------------------------------------------------------------ views
 
+    def cluster(self, uid: str) -> ClusterSpec | None:
+        state = self._track.clusters.get(uid)
+        return state.spec if state else None
+
     def waiting(self, cluster_uid: str) -> int:
         """Jobs that wait for this cluster."""
         state = self._track.clusters.get(cluster_uid)

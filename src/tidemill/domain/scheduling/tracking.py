@@ -61,8 +61,11 @@ class Tracker:
         self._jobs[run.job.uid] = state.uid
         self.shares.change(run.job.team, run.rate, run.at)
         for node_id in run.nodes:
-            if node_id in state.nodes:
-                self.move(state, node_id, NodeState.RUNNING, run.at, run.job.uid)
+            node = state.nodes.get(node_id)
+            if node is not None:  # after a restart it may be lost or closing: it still has the job
+                leaving = node.state in (NodeState.LOST, NodeState.CLOSING)
+                to, at = (node.state, node.since) if leaving else (NodeState.RUNNING, run.at)
+                self.move(state, node_id, to, at, run.job.uid)
 
     def move(self, state: ClusterState, node_id: str, to: NodeState, at: int, job_uid: str = "") -> None:
         node = state.nodes[node_id]
