@@ -40,6 +40,13 @@ class CliError(Exception):
         return {"error": error}
 
 
+class ServerGone(CliError):
+    """Nothing answers at the address of this home (exit code 5)."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, NOT_RUNNING, "ServerNotRunning")
+
+
 def exit_code_of(status: int) -> int:
     """The exit code for an HTTP status that is an error."""
     if status == 404:

@@ -12,11 +12,11 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import urlsplit
 
-from tidemill.cli.errors import FAILED, NOT_RUNNING, CliError, exit_code_of
+from tidemill.cli.errors import FAILED, CliError, ServerGone, exit_code_of
+from tidemill.cli.urls import Query, with_query
 
-Query = dict[str, str | int]
 LOST = (http.client.HTTPException, ConnectionError, TimeoutError, OSError)
 
 
@@ -35,13 +35,6 @@ class StreamEvent:
     id: str
     name: str
     data: Any
-
-
-class ServerGone(CliError):
-    """Nothing answers at the address of this home (exit code 5)."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(message, NOT_RUNNING, "ServerNotRunning")
 
 
 class Client:
@@ -222,20 +215,6 @@ def checked(reply: Reply) -> Reply:
         text = reply.body.decode("utf-8", "replace").strip()
         message = f"{message} {text[:300]}".strip()
     raise CliError(message, exit_code_of(reply.status), code, target, details)
-
-
-def with_query(path: str, query: Query | None) -> str:
-    if not query:
-        return path
-    text = urlencode(
-        {key: str(value) for key, value in query.items() if value != ""}, quote_via=quote, safe="$"
-    )
-    return f"{path}{'&' if '?' in path else '?'}{text}" if text else path
-
-
-def segment(text: str) -> str:
-    """One path segment, percent-encoded."""
-    return quote(text, safe="")
 
 
 def _lower(response: http.client.HTTPResponse) -> dict[str, str]:

@@ -9,12 +9,15 @@ import sys
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from tidemill.cli.errors import NOT_FOUND, CliError
-from tidemill.cli.http import Client, ServerGone, segment
+from tidemill.cli.errors import NOT_FOUND, CliError, ServerGone
+from tidemill.cli.urls import segment
+
+if TYPE_CHECKING:
+    from tidemill.cli.http import Client
 
 HOME_VARIABLE = "TIDEMILL_HOME"
 PROVIDER = "providers/Microsoft.MachineLearningServices"
@@ -75,6 +78,8 @@ class Session:
 
     def connect(self, timeout: float = 60.0) -> Client:
         """A new client at the address that the home names now (it may change when the server restarts)."""
+        from tidemill.cli.http import Client
+
         addresses = self.addresses().get("addresses", {})
         base = addresses.get("http")
         if not base:
@@ -168,6 +173,3 @@ class Session:
 
 def _variable(names: tuple[str, ...]) -> str:
     return next((os.environ[name] for name in names if os.environ.get(name)), "")
-
-
-pass_session = click.make_pass_decorator(Session, ensure=False)

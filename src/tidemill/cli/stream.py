@@ -9,10 +9,11 @@ from typing import Any, TextIO
 import click
 
 from tidemill.cli import text
-from tidemill.cli.errors import FAILED, NOT_RUNNING, OK, CliError
-from tidemill.cli.http import LOST, ServerGone, StreamEvent, segment
+from tidemill.cli.errors import FAILED, NOT_RUNNING, OK, CliError, ServerGone
+from tidemill.cli.http import LOST, StreamEvent
 from tidemill.cli.output import clean, fact_lines
 from tidemill.cli.session import Session
+from tidemill.cli.urls import segment
 
 RECONNECT_S = 60.0
 _RETRY_S = 0.1

@@ -10,8 +10,8 @@ from typing import Any
 from tidemill.cli import ignore, upload
 from tidemill.cli.errors import USAGE, CliError
 from tidemill.cli.hashing import object_hash
-from tidemill.cli.http import segment
 from tidemill.cli.session import Session
+from tidemill.cli.urls import segment
 from tidemill.cli.yaml import references, to_arm
 from tidemill.cli.yaml.document import Problem, YamlError, read_file
 from tidemill.cli.yaml.load import Spec

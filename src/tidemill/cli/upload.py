@@ -13,8 +13,8 @@ from pathlib import Path
 from tidemill.cli import hashing, ignore, text
 from tidemill.cli.blob import BlobClient, Container, container_of
 from tidemill.cli.errors import REFUSED, USAGE, CliError
-from tidemill.cli.http import segment
 from tidemill.cli.session import Session
+from tidemill.cli.urls import segment
 
 CODES_API = "2023-04-01"
 DATASTORES_API = "2024-10-01-preview"

@@ -14,10 +14,10 @@ from tidemill.cli.arm import entity
 from tidemill.cli.commands.compute import parse_tags
 from tidemill.cli.errors import NOT_FOUND, USAGE, CliError
 from tidemill.cli.framework import Group, command, group
-from tidemill.cli.http import segment
 from tidemill.cli.output import Column, key, print_item, print_list
 from tidemill.cli.session import Session
 from tidemill.cli.text import ago
+from tidemill.cli.urls import segment
 from tidemill.cli.yaml import load, references, to_arm
 from tidemill.cli.yaml.load import Spec
 

@@ -12,9 +12,9 @@ import click
 from tidemill.cli import text
 from tidemill.cli.errors import FAILED, USAGE, CliError
 from tidemill.cli.framework import command, group
-from tidemill.cli.http import segment
 from tidemill.cli.output import Column, key, print_item, print_list
 from tidemill.cli.session import PROVIDER, Session
+from tidemill.cli.urls import segment
 
 API = "2023-08-01-preview"
 WORKSPACES_API = "2024-10-01-preview"

@@ -9,9 +9,9 @@ import click
 from tidemill.cli.arm import entity
 from tidemill.cli.commands.compute import confirm
 from tidemill.cli.framework import command, group
-from tidemill.cli.http import segment
 from tidemill.cli.output import Column, key, print_item, print_list
 from tidemill.cli.session import Session
+from tidemill.cli.urls import segment
 
 API = "2024-10-01-preview"
 

@@ -11,9 +11,9 @@ import click
 from tidemill.cli import text
 from tidemill.cli.errors import INTERRUPTED, OK, USAGE, CliError
 from tidemill.cli.framework import command, group
-from tidemill.cli.http import segment
 from tidemill.cli.output import Column, fact_lines, key, print_item, print_list, print_value
 from tidemill.cli.session import Session
+from tidemill.cli.urls import segment
 
 JOBS_API = "2024-01-01-preview"
 CANCEL_API = "2023-04-01-preview"

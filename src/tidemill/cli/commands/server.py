@@ -7,9 +7,8 @@ from typing import Any
 import click
 
 from tidemill.cli import text
-from tidemill.cli.errors import NOT_RUNNING, OK
+from tidemill.cli.errors import NOT_RUNNING, OK, ServerGone
 from tidemill.cli.framework import command
-from tidemill.cli.http import ServerGone
 from tidemill.cli.output import fact_lines, print_value
 from tidemill.cli.session import Session
 
