@@ -11,16 +11,18 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import fcntl
 import json
 import logging
 import logging.handlers
 import os
+import signal
 import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -150,10 +152,30 @@ def _server(home: Path, app: object, started: Callable[[], None]) -> Server:
     from uvicorn.config import Config
     from uvicorn.server import Server
 
-    class Announcing(Server):
+    class Quiet(Server):
+        """Says when it has started, ends by SIGTERM or SIGINT, and sleeps when nothing happens (uvicorn's
+        own loop wakes ten times a second)."""
+
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
             started()
+
+        @contextlib.contextmanager
+        def capture_signals(self) -> Generator[None, None, None]:
+            yield
+
+        async def main_loop(self) -> None:
+            stop = asyncio.Event()
+            for number in (signal.SIGTERM, signal.SIGINT):
+                asyncio.get_running_loop().add_signal_handler(number, stop.set)
+            await stop.wait()
+
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            for connection in list(self.server_state.connections):
+                cycle = getattr(connection, "cycle", None)
+                if cycle is None or cycle.response_complete:  # idle: no farewell that the peer must answer
+                    connection.transport.abort()  # type: ignore[union-attr]
+            await super().shutdown(sockets)
 
     config = Config(
         app,  # type: ignore[arg-type]
@@ -164,13 +186,14 @@ def _server(home: Path, app: object, started: Callable[[], None]) -> Server:
         log_config=None,
         access_log=False,
         server_header=False,
+        date_header=False,  # the app writes it: uvicorn refreshes its own in the loop that we replace
         proxy_headers=False,
         timeout_keep_alive=75,
         timeout_graceful_shutdown=_GRACE_S,
         ssl_certfile=home / "tls" / "server.pem",
         ssl_keyfile=home / "tls" / "server.key",
     )
-    return Announcing(config)
+    return Quiet(config)
 
 
 def _sweep(store: BlobStore, stop: threading.Event) -> None:

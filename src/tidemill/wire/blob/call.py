@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from email.utils import formatdate
 from typing import Any
 from urllib.parse import unquote
 
@@ -98,6 +99,7 @@ class Call:
             (name.encode("latin-1"), value.replace("\r", " ").replace("\n", " ").encode("latin-1", "replace"))
             for name, value in headers.items()
         ]
+        raw.append((b"date", formatdate(usegmt=True).encode()))
         raw.append((b"x-ms-request-id", self.request_id.encode()))
         raw.append((b"x-ms-version", self.headers.get("x-ms-version", DEFAULT_VERSION).encode("latin-1")))
         client_id = self.headers.get("x-ms-client-request-id")

@@ -1,0 +1,170 @@
+"""Two blob services behind one face: Tidemill's data process and Azurite, each in https."""
+
+from __future__ import annotations
+
+import base64
+import fcntl
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tidemill.data.blobstore import BlobStore
+from tidemill.identity import ca
+from tidemill.identity.keys import load_or_create
+from tidemill.identity.storage_keys import StorageKeys
+from tidemill.server.data_process import read_state
+
+ROOT = Path(__file__).parents[2]
+AZURITE = ROOT / ".cache" / "azurite"
+AZURITE_VERSION = "3.35.0"
+ACCOUNT = "tmtest01"
+OTHER = "tmtest02"
+DEADLINE_S = 20.0
+
+
+class Unavailable(Exception):
+    """What this backend needs is not here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    name: str
+    port: int
+    key: str
+    ca: str
+    pid: int
+
+    @property
+    def url(self) -> str:
+        return f"https://localhost:{self.port}/{ACCOUNT}.blob.core.windows.net"
+
+
+def now() -> int:
+    return time.time_ns() // 1000
+
+
+def make_home(home: Path) -> StorageKeys:
+    """Keys, certificate and two accounts: what the data process needs of a home."""
+    for folder in ("secrets", "tls", "logs"):
+        (home / folder).mkdir(parents=True, exist_ok=True)
+    keys = StorageKeys(load_or_create(home / "secrets").storage)
+    ca.ensure(home / "tls", now())
+    store = BlobStore(home / "blobs", now)
+    store.ensure_account(ACCOUNT)
+    store.ensure_account(OTHER)
+    store.close()
+    return keys
+
+
+def start_data_process(home: Path, port: int = 0) -> tuple[subprocess.Popen[bytes], int]:
+    """-> (process, port), once it listens."""
+    argv = [sys.executable, "-m", "tidemill.server.data_process", "--home", str(home), "--port", str(port)]
+    process = subprocess.Popen(argv)
+
+    def listening() -> int | None:
+        state = read_state(home / "data.json")
+        return state["port"] if state and state["pid"] == process.pid else None
+
+    try:
+        return process, wait_for(listening, process)
+    except BaseException:
+        process.kill()
+        process.wait()
+        raise
+
+
+def wait_for(look: Callable[[], int | None], process: subprocess.Popen[bytes]) -> int:
+    until = time.monotonic() + DEADLINE_S
+    while time.monotonic() < until:
+        found = look()
+        if found is not None:
+            return found
+        if process.poll() is not None:
+            raise RuntimeError(f"{process.args} ended with {process.returncode}")
+        time.sleep(0.005)
+    raise TimeoutError(f"{process.args} is not ready after {DEADLINE_S} s")
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(DEADLINE_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+@contextmanager
+def tidemill(home: Path) -> Iterator[Backend]:
+    keys = make_home(home)
+    process, port = start_data_process(home)
+    try:
+        yield Backend("tidemill", port, keys.key(ACCOUNT), str(home / "tls" / "ca.pem"), process.pid)
+    finally:
+        stop(process)
+
+
+@contextmanager
+def azurite(home: Path) -> Iterator[Backend]:
+    """Raises Unavailable naming what is missing."""
+    binary = install_azurite()
+    make_home(home)
+    key = base64.b64encode(os.urandom(64)).decode()
+    port = free_port()
+    argv = [
+        str(binary),
+        *("--blobHost", "127.0.0.1", "--blobPort", str(port), "--location", str(home / "azurite")),
+        *("--cert", str(home / "tls" / "server.pem"), "--key", str(home / "tls" / "server.key")),
+        *("--disableProductStyleUrl", "--skipApiVersionCheck", "--silent", "--disableTelemetry"),
+    ]
+    accounts = f"{ACCOUNT}.blob.core.windows.net:{key};{OTHER}.blob.core.windows.net:{key}"
+    (home / "azurite").mkdir(exist_ok=True)
+    process = subprocess.Popen(
+        argv,
+        env={**os.environ, "AZURITE_ACCOUNTS": accounts},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        wait_for(lambda: port if accepts(port) else None, process)
+        yield Backend("azurite", port, key, str(home / "tls" / "ca.pem"), process.pid)
+    finally:
+        stop(process)
+
+
+def install_azurite() -> Path:
+    """The azurite-blob command in a prefix of its own, installed by npm once."""
+    binary = AZURITE / "node_modules" / ".bin" / "azurite-blob"
+    npm = shutil.which("npm")
+    if npm is None or shutil.which("node") is None:
+        raise Unavailable("npm and node are needed for Azurite")
+    AZURITE.mkdir(parents=True, exist_ok=True)
+    with open(AZURITE / "install.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not binary.exists():
+            argv = [npm, "install", "--no-audit", "--no-fund", "--prefix", str(AZURITE)]
+            done = subprocess.run(
+                [*argv, f"azurite@{AZURITE_VERSION}"], capture_output=True, text=True, timeout=300
+            )
+            if done.returncode or not binary.exists():
+                raise Unavailable(f"npm could not install Azurite: {done.stderr[-500:]}")
+    return binary
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+def accepts(port: int) -> bool:
+    with socket.socket() as sock:
+        sock.settimeout(0.5)
+        return sock.connect_ex(("127.0.0.1", port)) == 0
