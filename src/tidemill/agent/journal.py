@@ -74,11 +74,16 @@ class Journal:
         self._size = os.fstat(self._fd).st_size
 
     def write(self, kind: str, record: dict[str, Any], *, sync: bool = True) -> None:
+        """Raises OSError (a full disk) with nothing half-written left behind."""
         line = _line(kind, record)
-        _write_all(self._fd, line)
+        try:
+            _write_all(self._fd, line)
+            if sync:
+                os.fdatasync(self._fd)
+        except OSError:
+            os.ftruncate(self._fd, self._size)
+            raise
         self._size += len(line)
-        if sync:
-            os.fdatasync(self._fd)
 
     @property
     def long(self) -> bool:

@@ -4,6 +4,7 @@ speaks."""
 from __future__ import annotations
 
 import binascii
+import contextlib
 import os
 import select
 import signal
@@ -47,6 +48,7 @@ class AgentServer:
         self._hello = hello
         self._tasks = Tasks(place, journal, self._broadcast)
         self._clients: dict[int, Client] = {}
+        self._unsent: set[Client] = set()
         self._epoll = select.epoll()
         self._closers: list[tuple[Client, Any]] = []  # clients that wait for the answer to shutdown
         self._verbs: dict[str, Callable[[Client, dict[str, Any]], dict[str, Any] | None]] = {
@@ -76,7 +78,11 @@ class AgentServer:
                     return self._say_goodbye()
                 pause = min(pause or 0.01, 0.01)
             if self._journal.long and not self._tasks.busy:
-                self._journal.compact([("node", self._hello), *self._tasks.records()])
+                with contextlib.suppress(OSError):  # no space: the long one serves as well
+                    self._journal.compact([("node", self._hello), *self._tasks.records()])
+            for client in self._unsent:
+                self._flush(client)
+            self._unsent.clear()
             for fd, events in self._epoll.poll(-1 if pause is None else pause + 0.0005):
                 if fd == wake_reader:
                     os.read(wake_reader, 4096)
@@ -132,7 +138,7 @@ class AgentServer:
 
     def _send(self, client: Client, message: dict[str, Any]) -> None:
         client.out += protocol.encode(message)
-        self._flush(client)
+        self._unsent.add(client)  # written at the end of the turn: several messages, one write
 
     def _flush(self, client: Client) -> None:
         if client.sock.fileno() < 0:
@@ -230,3 +236,4 @@ class AgentServer:
         for client, number in self._closers:
             client.sock.setblocking(True)
             self._send(client, {"id": number, "ok": {"gone": True}})
+            self._flush(client)

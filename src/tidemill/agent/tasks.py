@@ -83,6 +83,7 @@ class Task:
         self.kill_at: float | None = None
         self.look_at: float | None = None
         self.pause = 0.001
+        self.meter: cgroups.MemoryMeter | None = None
         self.oom_before = 0
         self.alone = True  # no other task ran beside it: the node's peak is its peak
         self.events: list[dict[str, Any]] = []
@@ -98,6 +99,9 @@ class Tasks:
         self._forgotten: OrderedDict[TaskId, int] = OrderedDict()
         self._seq = 0
         self._groups_made = 0
+        memory = place.groups.paths.get("memory", "") if place.groups.kill else ""
+        self._node_meter = cgroups.MemoryMeter(memory) if memory else None
+        self._meter_each = bool(memory) and memory == place.groups.kill  # v2: a task's group counts its own
         self.memory = place.memory
 
     # --- verbs
@@ -130,7 +134,11 @@ class Tasks:
         )
         task.marker = f"{self._place.marker}{task.attempt}/{task.rank}"
         record = {"attempt": task.attempt, "rank": task.rank, "epoch": task.epoch, "at": _wall()}
-        self._journal.write("intent", record)
+        try:
+            self._journal.write("intent", record)
+        except OSError as error:
+            os.close(log)
+            raise Refused("full", f"the intent to start cannot be put on disk: {error.strerror}") from None
         self._tasks[task.attempt, task.rank] = task
         return task, log
 
@@ -149,6 +157,8 @@ class Tasks:
             spawned = spawn.grouped(order) if task.group else spawn.shepherded(order)
         except OSError as error:
             task.reason, task.message = "spawn_failed", f"could not start a process: {error}"
+            if task.group:
+                cgroups.remove(task.group)
             self._finish(task)
             return
         finally:
@@ -186,7 +196,8 @@ class Tasks:
         self._forgotten[attempt, rank] = task.epoch
         if len(self._forgotten) > REMEMBERED:
             self._forgotten.popitem(last=False)
-        self._journal.write("forget", {"attempt": attempt, "rank": rank}, sync=False)
+        with contextlib.suppress(OSError):  # a forget that is lost is repeated by nobody, and harms nobody
+            self._journal.write("forget", {"attempt": attempt, "rank": rank}, sync=False)
 
     def status(self) -> list[dict[str, Any]]:
         return [
@@ -204,7 +215,7 @@ class Tasks:
         made: list[tuple[str, dict[str, Any]]] = []
         for task in self._tasks.values():
             key = {"attempt": task.attempt, "rank": task.rank, "epoch": task.epoch}
-            made.append(("exit", task.exit) if task.exit else ("intent", key))
+            made.append(("exit", task.exit) if task.exit is not None else ("intent", key))
         return made
 
     def kill_all(self) -> None:
@@ -274,9 +285,10 @@ class Tasks:
 
     def _look(self, task: Task) -> None:
         """After the main process: kill what remains; finish once nothing does."""
+        if task.exit is not None:
+            return self._record(task, task.exit)
         if not self._remains(task):
-            self._finish(task)
-            return
+            return self._finish(task)
         if task.group:
             cgroups.kill(task.group)
         else:
@@ -286,7 +298,7 @@ class Tasks:
 
     def _remains(self, task: Task) -> bool:
         if task.group:
-            return cgroups.populated(task.group)
+            return not cgroups.remove(task.group)
         return "status " not in task.told and bool(self._strays(task))
 
     def _strays(self, task: Task) -> list[int]:
@@ -300,13 +312,11 @@ class Tasks:
         self._listen(task)
         exit_code, number = _decode(task.status)
         failure = next((ln[7:] for ln in task.told.splitlines() if ln.startswith("failed ")), "")
-        memory_group = self._memory_group(task)
         if failure:
             task.reason, task.message = "spawn_failed", failure
         elif task.reason == "":
             task.message = f"ended by {signal.Signals(number).name}" if number else ""
-            killed = memory_group and cgroups.oom_kills(memory_group) > task.oom_before
-            if killed and exit_code != 0:
+            if exit_code != 0 and task.meter is not None and task.meter.oom_kills() > task.oom_before:
                 task.reason = "oom"
                 task.message = (
                     f"killed by the kernel: it needed more memory than the node's {self.memory} bytes"
@@ -314,13 +324,22 @@ class Tasks:
         record: dict[str, Any] = {"at": _wall(), "mono": _micro(_boot()), "pid": task.main}
         record |= {"attempt": task.attempt, "rank": task.rank, "epoch": task.epoch}
         record |= {"exit_code": exit_code, "signal": number, "reason": task.reason, "message": task.message}
-        record["peak_memory"] = cgroups.peak_memory(memory_group) if memory_group and task.alone else None
-        if task.group:
-            cgroups.remove(task.group)
+        record["peak_memory"] = task.meter.peak() if task.meter is not None and task.alone else None
+        if task.meter is not None and task.meter is not self._node_meter:
+            task.meter.close()
         if task.pipe >= 0:
             os.close(task.pipe)
-        task.pipe, task.told, task.state, task.exit = -1, "", "exited", record
-        self._journal.write("exit", record)
+        task.pipe, task.told, task.state, task.exit = -1, "", "ending", record
+        self._record(task, record)
+
+    def _record(self, task: Task, record: dict[str, Any]) -> None:
+        """An exit is told once it is on disk; on a full one it is tried again until there is space."""
+        try:
+            self._journal.write("exit", record)
+        except OSError:
+            task.look_at = _boot() + 0.5
+            return
+        task.state = "exited"
         self._tell(task, "task_exited", record)
 
     def _tell(self, task: Task, kind: str, what: dict[str, Any]) -> None:
@@ -353,18 +372,11 @@ class Tasks:
         directory = f"{groups.kill}/t{self._groups_made}"
         os.mkdir(directory)
         task.group = directory
-        memory_group = self._memory_group(task)
-        if memory_group:
-            task.oom_before = cgroups.oom_kills(memory_group)
-            if task.alone:
-                task.alone = memory_group != groups.paths["memory"] or cgroups.reset_peak(memory_group)
+        task.meter = cgroups.MemoryMeter(directory) if self._meter_each else self._node_meter
+        if task.meter is not None:
+            task.oom_before = task.meter.oom_kills()
+            task.alone = self._meter_each or (task.alone and task.meter.reset())
         return tuple(groups.joined_by(directory))
-
-    def _memory_group(self, task: Task) -> str:
-        """Where the task's memory is counted: its own group (v2 with the controller), else the node's."""
-        if task.group and os.path.exists(f"{task.group}/memory.events"):
-            return task.group
-        return self._place.groups.paths.get("memory", "") if task.group else ""
 
     def _shepherd_says(self, task: Task) -> int:
         select.select([task.pipe], [], [], 10.0)

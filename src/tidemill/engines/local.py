@@ -45,6 +45,7 @@ log = logging.getLogger("tidemill.engine")
 
 READY_TIMEOUT_S = 20.0
 SHUTDOWN_TIMEOUT_S = 8.0
+HELD_TIMEOUT_S = 3.0  # for agents to be reached; one that hangs counts as not alive until it answers
 PATIENCE_S = 3.0  # for what an agent left to end by itself
 _NODE_ID = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,199}$")
 _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -128,7 +129,10 @@ class LocalEngine:
                 raise InvalidTask(f"node id {spec.node_id!r} is not valid: letters, digits, - _ and . only")
             directory = NodeDir(spec.node_id, self._root / spec.node_id)
             node = self._nodes[spec.node_id] = _Node(directory, self._config(spec, host))
-            node.dir.make(node.config)
+            try:
+                node.dir.make(node.config)
+            except OSError as error:
+                return self._lose(node, f"the node's directory cannot be made: {error}")
             node.opening = self._background(self._open(node))
         elif known.link is not None:
             self._emit_ready(known)
@@ -152,7 +156,7 @@ class LocalEngine:
                 node.opening = self._background(self._readopt(node))
         opening = [n.opening for n in nodes if n.opening is not None]
         if opening:
-            await asyncio.wait(opening)
+            await asyncio.wait(opening, timeout=HELD_TIMEOUT_S)
         return [self._held(node) for node in nodes]
 
     async def resize(self, node_id: str, granted: Vector) -> None:
@@ -309,11 +313,15 @@ class LocalEngine:
 
         def on_closed() -> None:
             node.link = None
-            if not self._detached and node.closing is None:
+            if not self._detached and node.closing is None and node.opening is None:
                 node.opening = self._background(self._readopt(node))
 
         link = await connect(str(node.dir.agent), on_event, on_closed)
-        hello = await link.call("hello")
+        try:
+            hello = await link.call("hello")
+        except EngineError:
+            link.close()
+            raise
         if not protocol.VERSION - 1 <= hello["version"] <= protocol.VERSION:
             link.close()
             raise EngineError(f"the agent speaks protocol {hello['version']}, this server {protocol.VERSION}")
@@ -353,6 +361,7 @@ class LocalEngine:
         """Asks the agent to end everything; where it does not, kills it and everything marked as its own."""
         node_id = node.dir.node_id
         if node.opening is not None:
+            node.opening.cancel()  # an agent that is just starting is found by its marker below
             await asyncio.wait([node.opening])
         proved = False
         if node.link is not None:
@@ -388,7 +397,7 @@ class LocalEngine:
         """Groups of this home whose node directory is gone: killed and removed; half-made directories:
         removed."""
         for path in self._root.iterdir():
-            if path.is_dir() and not (path / "agent" / "node.json").exists():
+            if path.is_dir() and path.name not in self._nodes and not (path / "agent" / "node.json").exists():
                 nodedir.remove_tree(str(path))
         prefix = nodedir.group_name(self._home_id, "")
         for directory in groups.stale(prefix):

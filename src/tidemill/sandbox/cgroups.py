@@ -141,7 +141,14 @@ def processes(directory: str) -> list[int]:
 
 
 def remove(directory: str) -> bool:
-    """Removes a group and those below it. False while something still lives in it."""
+    """Removes a group and those below it. False while a process lives in it: True proves it empty."""
+    try:
+        os.rmdir(directory)
+        return True
+    except FileNotFoundError:
+        return True
+    except OSError:
+        pass
     for folder, _, _ in os.walk(directory, topdown=False):
         try:
             os.rmdir(folder)
@@ -165,20 +172,45 @@ def stale(prefix: str, found: dict[str, Hierarchy] | None = None) -> list[str]:
     return hits
 
 
-def oom_kills(directory: str) -> int:
-    """How many processes the kernel has killed for memory in this group (v1's failcnt stays 0: not used)."""
-    text = _read(f"{directory}/memory.events") or _read(f"{directory}/memory.oom_control")
-    return next((int(line.split()[1]) for line in text.splitlines() if line.startswith("oom_kill ")), 0)
+class MemoryMeter:
+    """The memory counters of one group, held open: read at the start and at the end of every task."""
+
+    __slots__ = ("_oom", "_peak")
+
+    def __init__(self, directory: str) -> None:
+        self._oom = _open_first(directory, "memory.events", "memory.oom_control")
+        self._peak = _open_first(directory, "memory.peak", "memory.max_usage_in_bytes")
+
+    def oom_kills(self) -> int:
+        """Processes the kernel has killed for memory in this group (v1's failcnt stays 0: not used)."""
+        lines = os.pread(self._oom, 4096, 0).splitlines() if self._oom >= 0 else []
+        return next((int(line.split()[1]) for line in lines if line.startswith(b"oom_kill ")), 0)
+
+    def peak(self) -> int | None:
+        """Bytes, since the group was made or `reset`."""
+        return int(os.pread(self._peak, 64, 0)) if self._peak >= 0 else None
+
+    def reset(self) -> bool:
+        """Starts the peak anew. False where the kernel cannot: then it is not one task's alone."""
+        try:
+            return self._peak >= 0 and os.pwrite(self._peak, b"0", 0) == 1
+        except OSError:
+            return False
+
+    def close(self) -> None:
+        for fd in (self._oom, self._peak):
+            if fd >= 0:
+                os.close(fd)
 
 
-def peak_memory(directory: str) -> int | None:
-    text = _read(f"{directory}/memory.peak") or _read(f"{directory}/memory.max_usage_in_bytes")
-    return int(text) if text.strip() else None
-
-
-def reset_peak(directory: str) -> bool:
-    """Starts the peak anew (v1). False where the kernel cannot: then a peak is not one task's alone."""
-    return _try_write(f"{directory}/memory.max_usage_in_bytes", "0") == ""
+def _open_first(directory: str, *names: str) -> int:
+    for name in names:
+        for flags in (os.O_RDWR, os.O_RDONLY):
+            try:
+                return os.open(f"{directory}/{name}", flags | os.O_CLOEXEC)
+            except OSError:
+                continue
+    return -1
 
 
 def _make_unified(name: str, v2: Hierarchy | None, missing: dict[str, str]) -> str:
