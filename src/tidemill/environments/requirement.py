@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from tidemill.domain.errors import InvalidRequest
 
-_NAME = re.compile(r"^([A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)\s*(?:\[[^\]]*\])?\s*(?=$|[<>=!~;@( ])")
+_NAME = re.compile(r"^([A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)\s*(?:\[[^\]]*\])?\s*(?=$|[<>=!~;@(])")
 _REMOTE = re.compile(r"^(?:git\+https?|git\+ssh|https?)://")
 # pip's options that mean the same to uv; all but --pre take a value.
 _OPTIONS = {
