@@ -74,7 +74,7 @@ class App:
         if route is None:
             raise self._no_route(request, methods)
         if route.action == PUBLIC:
-            return await route.handler(Context(request, self._services, _NOBODY, params, self._whole))
+            return await route.handler(Context(request, self._services, _NOBODY, params, self._scope(params)))
         caller = authenticate(self._services, self._token(request))
         scope = self._scope(params)
         authorise(caller, route.action, scope)

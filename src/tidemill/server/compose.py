@@ -103,7 +103,6 @@ async def compose(home: Home, config: Config, keys: Keys, addresses: Addresses, 
         incarnation=incarnation,
     )
     store.on_commit(services.live.on_commit)
-    store.on_commit(services.live.on_commit)
     return Composed(services, Caller(config.owner_oid, tokens.principal.name, "owner"))
 
 

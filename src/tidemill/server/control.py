@@ -107,7 +107,7 @@ async def _serve(home: homes.Home, options: Options, ready: Callable[[dict[str, 
         data.supervise()
         await _start_listeners(stack, app, tls, https, http)
 
-        state |= _state(config, data.pid, addresses, started)
+        state |= _state(home, config, data.pid, addresses, started)
         homes.write_server(home, state)
         stack.callback(home.server_json.unlink, missing_ok=True)
         _quiet_collector()
@@ -222,10 +222,13 @@ async def _end(listener: _Listener, task: asyncio.Task[None]) -> None:
     await task
 
 
-def _state(config: homes.Config, data_pid: int, addresses: Addresses, started: int) -> dict[str, Any]:
+def _state(
+    home: homes.Home, config: homes.Config, data_pid: int, addresses: Addresses, started: int
+) -> dict[str, Any]:
     scope = config.scope
     return {
         "version": __version__,
+        "home": str(home.root),
         "pid": os.getpid(),
         "data_pid": data_pid,
         "addresses": {"https": addresses.https, "http": addresses.http, "data": addresses.data},

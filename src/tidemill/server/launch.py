@@ -121,13 +121,15 @@ def down(home: Path) -> dict[str, Any]:
     from tidemill.server import dataproc
 
     where = homes.Home(Path(home).expanduser().absolute())
+    if not where.root.exists():
+        return {"stopped": []}
     stopped: list[int] = []
+    data = dataproc.find(where)  # a server that ends well takes it along
     pid = holder(where.lock)
     if pid is not None:
         if not dataproc.terminate(pid, STOP_S):
             raise Conflict(f"The server (pid {pid}) does not end.", "StopFailed")
         stopped.append(pid)
-    data = dataproc.find(where) if where.root.exists() else None
     if data is not None:
         dataproc.terminate(data[0], dataproc.STOP_S)
         stopped.append(data[0])
@@ -136,14 +138,14 @@ def down(home: Path) -> dict[str, Any]:
 
 
 def status(home: Path) -> dict[str, Any]:
-    """What runs on `home`: {"running": false, "home"} or what `GET /api/v1/status` answers, with `running`,
-    `home` and the addresses. A server that holds the lock but does not answer is reported as such."""
+    """What runs on `home`: {"up": false, "home"}, or {"up": true, "answers"} with what server.json says and
+    what `GET /api/v1/status` answers. "answers" is false for one that holds the lock but does not answer."""
     where = homes.Home(Path(home).expanduser().absolute())
     pid = holder(where.lock)
     if pid is None:
-        return {"running": False, "home": str(where.root)}
+        return {"up": False, "home": str(where.root)}
     state = homes.read_server(where) or {}
-    known = {"running": True, "home": str(where.root), "pid": pid, **state}
+    known = {"up": True, "home": str(where.root), "pid": pid, **state}
     if not state:
         return {**known, "answers": False}
     try:

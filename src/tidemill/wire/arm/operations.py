@@ -44,10 +44,10 @@ def operation_headers(ctx: Context, operation: str, *, with_location: bool = Tru
     """Headers of a 201 or 202 whose work goes on: Azure-AsyncOperation, Location, x-ms-retry-after-ms.
     A PUT leaves `Location` out: the client then reads the resource itself."""
     base = f"{base_url(ctx)}/subscriptions/{ctx.scope.subscription}/providers/{PROVIDER}/locations/"
-    base += f"{ctx.services.settings.region}/computeOperations"
+    base += f"{ctx.services.settings.region}/computeOperation"
     version = f"?api-version={ctx.request.api_version or '2024-10-01'}"
     headers = {
-        "Azure-AsyncOperation": f"{base}Status/{operation}{version}",
+        "Azure-AsyncOperation": f"{base}sStatus/{operation}{version}",
         "x-ms-retry-after-ms": RETRY_MS,
     }
     if with_location:
@@ -111,11 +111,10 @@ def _failure(row: Resource | None) -> dict[str, Any]:
 
 def routes() -> list[Route]:
     """The status and result addresses of every operation, for each of the names that clients know."""
-    action = f"{PROVIDER}/locations/{{}}/read"
     found: list[Route] = []
     for prefix in (_LOCATION, _WORKSPACE_LOCATION):
-        for name in ("computeOperations", "mfeOperation", "workspaceOperations"):
-            for ending, handler in (("Status", _status), ("Results", _result)):
-                path = f"{prefix}/{name}{ending}/{{id}}"
-                found.append(Route("GET", path, action.format(f"{name}{ending}"), handler, f"{name}{ending}"))
+        for kind in ("compute", "mfe", "workspace"):
+            for name, handler in ((f"{kind}OperationsStatus", _status), (f"{kind}OperationResults", _result)):
+                action = f"{PROVIDER}/locations/{name}/read"
+                found.append(Route("GET", f"{prefix}/{name}/{{id}}", action, handler, name))
     return found
