@@ -79,10 +79,11 @@ def _check(s: Services, item: PlannedInput) -> None:
     if s.blobs.container(place.account, place.container) is None:
         names = ", ".join(c.name for c in s.blobs.containers(place.account))
         raise _missing(item, f"there is no container {place.container!r}; there are: {names}.")
-    exact = bool(place.path) and s.blobs.get(place.account, place.container, place.path) is not None
+    path = place.path.rstrip("/")  # a folder's ends in a slash; a file of that name may lie there
+    exact = bool(path) and s.blobs.get(place.account, place.container, path) is not None
     if exact and item.type not in FOLDER_TYPES:
         return
-    folder = place.path.rstrip("/") + "/" if place.path.strip("/") else ""
+    folder = f"{path}/" if path else ""
     below = bool(s.blobs.list(place.account, place.container, folder, limit=1).blobs)
     if below and item.type != "uri_file":
         return
@@ -90,11 +91,11 @@ def _check(s: Services, item: PlannedInput) -> None:
         raise _missing(item, "it is a folder. Use type uri_folder.")
     if exact:
         raise _missing(item, "it is a file. Use type uri_file.")
-    parent = folder.rstrip("/").rpartition("/")[0]
+    parent = path.rpartition("/")[0]
     page = s.blobs.list(place.account, place.container, f"{parent}/" if parent else "", "/", limit=_NAMED)
     names = [blob.name for blob in page.blobs] + list(page.prefixes)
     beside = f" Beside it: {', '.join(names)}." if names else ""
-    raise _missing(item, f"nothing is stored at {place.container}/{place.path}.{beside}")
+    raise _missing(item, f"nothing is stored at {place.container}/{path}.{beside}")
 
 
 def _missing(item: PlannedInput, why: str) -> NotFound:

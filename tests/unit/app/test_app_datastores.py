@@ -1,0 +1,88 @@
+"""Datastores: the workspace's own, user-made ones, and their secrets."""
+
+from __future__ import annotations
+
+import pytest
+
+from tidemill.app import datastores
+from tidemill.app.codec import decode_object
+from tidemill.domain.errors import Conflict, InvalidRequest, NotFound, NotOffered
+
+THEIRS = {
+    "datastoreType": "AzureBlob",
+    "accountName": "acct",
+    "containerName": "c",
+    "credentials": {
+        "credentialsType": "AccountKey",
+        "secrets": {"secretsType": "AccountKey", "key": "c2VjcmV0LWtleQ=="},
+    },
+    "novel": 1,
+}
+
+
+async def test_the_default_ones_are_there(services, scope):
+    rows = await datastores.list_of(services, scope, ascending=True)
+    assert {row.key.name for row in rows} == {
+        "workspaceblobstore", "workspaceartifactstore", "workspaceworkingdirectory", "workspacefilestore",
+    }  # fmt: skip
+    default = await datastores.list_of(services, scope, default=True)
+    assert [row.key.name for row in default] == ["workspaceblobstore"]
+    named = await datastores.list_of(services, scope, names=["WorkspaceFileStore"])
+    assert [row.key.name for row in named] == ["workspacefilestore"]
+
+
+async def test_pages_go_on_where_they_ended(services, scope):
+    everything = [row.uid for row in await datastores.list_of(services, scope)]
+    first = await datastores.list_of(services, scope, limit=3)
+    rest = await datastores.list_of(services, scope, limit=3, after=first[-1].uid)
+    assert [row.uid for row in (*first, *rest)] == everything
+
+
+async def test_the_key_of_our_own_storage_opens_it(services, scope):
+    secrets = await datastores.secrets_of(services, scope, "workspaceartifactstore")
+    account = decode_object((await datastores.get(services, scope, "workspaceartifactstore")).spec)[
+        "accountName"
+    ]
+    assert secrets == {"secretsType": "AccountKey", "key": services.storage_keys.key(account)}
+
+
+async def test_a_users_secret_is_sealed_and_given_back_only_when_asked(services, scope, owner):
+    row, created = await datastores.put(services, owner, scope, "theirs", {"properties": THEIRS})
+    assert created and decode_object(row.spec)["novel"] == 1
+    assert b"c2VjcmV0LWtleQ" not in row.spec + row.status
+    assert decode_object(row.spec)["credentials"] == {"credentialsType": "AccountKey"}
+    secrets = await datastores.secrets_of(services, scope, "theirs")
+    assert secrets == {"secretsType": "AccountKey", "key": "c2VjcmV0LWtleQ=="}
+    without = {**THEIRS, "credentials": {"credentialsType": "AccountKey"}, "description": "d"}
+    changed, created = await datastores.put(services, owner, scope, "theirs", {"properties": without})
+    assert not created and changed.status == row.status
+    assert await datastores.secrets_of(services, scope, "theirs") == secrets
+
+
+async def test_the_default_ones_stay(services, scope, owner):
+    with pytest.raises(Conflict, match="cannot be deleted"):
+        await datastores.delete(services, owner, scope, "WorkspaceBlobStore")
+    with pytest.raises(Conflict, match="accountName"):
+        await datastores.put(services, owner, scope, "workspaceblobstore", {"properties": THEIRS})
+
+
+async def test_deleted_then_named_when_asked_for(services, scope, owner):
+    await datastores.put(services, owner, scope, "theirs", {"properties": THEIRS})
+    assert await datastores.delete(services, owner, scope, "theirs")
+    assert not await datastores.delete(services, owner, scope, "theirs")
+    with pytest.raises(NotFound, match="workspaceblobstore"):
+        await datastores.get(services, scope, "theirs")
+    with pytest.raises(NotFound, match="Did you mean 'workspaceblobstore'"):
+        await datastores.secrets_of(services, scope, "workspaceblobstor")
+
+
+async def test_refused_by_name(services, scope, owner):
+    with pytest.raises(NotOffered, match="'OneLake'"):
+        await datastores.put(services, owner, scope, "x", {"properties": {"datastoreType": "OneLake"}})
+    with pytest.raises(InvalidRequest, match="containerName"):
+        only = {"datastoreType": "AzureBlob", "accountName": "a"}
+        await datastores.put(services, owner, scope, "x", {"properties": only})
+    with pytest.raises(NotFound, match="no stored secrets"):
+        open_one = {**THEIRS, "credentials": {"credentialsType": "None"}}
+        await datastores.put(services, owner, scope, "open", {"properties": open_one})
+        await datastores.secrets_of(services, scope, "open")
