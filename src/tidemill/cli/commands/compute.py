@@ -202,7 +202,7 @@ def list_nodes(session: Session, name: str) -> None:
         Column("enforced", _enforced, wide=True),
         Column("cost", key("cost_usd"), _usd, right=True),
     )
-    print_list(session, detail.get("nodes") or [], columns, f"{name} holds no nodes now.")
+    print_list(session, nodes_of(detail), columns, f"{name} holds no nodes now.")
 
 
 @command(compute, "list-sizes", "tidemill compute list-sizes --location westeurope")
@@ -258,16 +258,20 @@ def show_facts(detail: dict[str, Any]) -> list[tuple[str, str]]:
         facts.append(("capacity", text.plain(detail["capacity"])))
     if detail.get("next_action"):
         facts.append(("next", text.plain(detail["next_action"])))
-    for node in detail.get("nodes") or [] if isinstance(detail.get("nodes"), list) else []:
-        facts.append(
-            (
-                f"node {node.get('id')}",
-                f"{node.get('state')}" + (f", runs {node['job']}" if node.get("job") else ""),
-            )
-        )
+    for node in nodes_of(detail):
+        runs = f", runs {node['job']}" if node.get("job") else ""
+        facts.append((f"node {node.get('id')}", f"{node.get('state')}{runs}"))
     for waiting in detail.get("queue") or []:
         facts.append((f"waits {waiting.get('name')}", str(waiting.get("why") or waiting.get("state"))))
     return facts
+
+
+def nodes_of(detail: dict[str, Any]) -> list[dict[str, Any]]:
+    """The NodeViews of a compute's detail; `nodes` itself may be the counts of the summary."""
+    views = detail.get("nodes_list")
+    if views is None and isinstance(detail.get("nodes"), list):
+        views = detail["nodes"]
+    return views or []
 
 
 def _enforced(node: dict[str, Any]) -> str:

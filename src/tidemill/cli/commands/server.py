@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import click
@@ -69,10 +70,11 @@ def status(session: Session) -> int:
     from tidemill.server import launch
 
     found = launch.status(session.home)
-    if not found.get("running") and session.output == "table":
+    alive = found.get("pid") is not None  # "running" counts jobs, where a server answers
+    if not alive and session.output == "table":
         raise ServerGone(f"No server is running for the home {session.home}. {session.start_hint}")
     _print(session, found)
-    if found.get("running") and found.get("answers") is False:
+    if alive and found.get("answers") is False:
         session.note(f"It does not answer: {found.get('problem') or 'it is still starting'}.")
     return OK if found.get("answers") else NOT_RUNNING
 
@@ -110,8 +112,11 @@ def status_facts(found: dict[str, Any]) -> list[tuple[str, str]]:
     ]
     labels: dict[str, str] = {"https": "Azure API", "http": "portal", "data": "storage"}
     facts.extend((labels.get(name) or name, str(value)) for name, value in addresses.items())
-    if found.get("uptime_s") is not None:
-        facts.append(("up for", text.duration(found["uptime_s"])))
+    uptime = found.get("uptime_s")
+    if uptime is None and isinstance(found.get("started_at"), int):
+        uptime = time.time() - found["started_at"] / 1e6
+    if uptime is not None:
+        facts.append(("up for", text.duration(uptime)))
     for workspace in found.get("workspaces") or []:
         group = workspace.get("resourceGroup") or workspace.get("group")
         facts.append(
