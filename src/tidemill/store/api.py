@@ -3,6 +3,8 @@
 `write(fn)` runs `fn(tx)` inside a transaction: synchronous, re-runnable, no I/O, no clock, no randomness of
 its own. Its result is returned only after the commit is on disk. Many closures share one fsynced commit;
 each has its own savepoint, so an exception rolls back only that closure and is raised to its caller.
+A closure may be run again before its result is given out (a conflict, a commit that did not fit on the disk).
+On SQLite it runs on the event loop: a handful of statements, not a thousand.
 `read(fn)` sees a consistent snapshot and never waits for the writer.
 
 Every method is implemented by `store.sql` (SQLite and PostgreSQL) and by `store.memory`, and is held to
@@ -103,7 +105,10 @@ class Tx(Read, Protocol):
     return the stored value; StaleRevision otherwise."""
 
     def insert(self, row: Resource) -> Resource: ...
-    def update(self, row: Resource) -> Resource: ...
+    def update(self, row: Resource) -> Resource:
+        """Key, created_at and created_by stay as they were inserted."""
+        ...
+
     def delete(self, row: Resource) -> None: ...
 
     def insert_attempt(self, attempt: Attempt) -> Attempt: ...
@@ -145,7 +150,8 @@ class Store(Protocol):
     async def write(self, fn: Callable[[Tx], T]) -> T: ...
     async def read(self, fn: Callable[[Read], T]) -> T: ...
     def on_commit(self, listener: Callable[[frozenset[Touched]], None]) -> None:
-        """Called on the event loop once per commit, before the writers of that commit resume."""
+        """Called on the event loop once per commit that touched something, before its writers resume.
+        Heartbeats, leases and meta touch nothing."""
         ...
 
     async def close(self) -> None: ...

@@ -13,7 +13,7 @@ from tidemill.domain.errors import TidemillError
 from tidemill.store.migrations import HEAD, REVISIONS
 
 if TYPE_CHECKING:
-    from sqlalchemy import Engine
+    from sqlalchemy import Connection, Engine
 
 _STAMP = (
     "CREATE TABLE alembic_version (\n\tversion_num VARCHAR(32) NOT NULL,\n"
@@ -66,7 +66,11 @@ def upgrade_sqlite(path: str) -> None:
     engine = create_engine(
         "sqlite://", creator=lambda: sqlite3.connect(path, timeout=30, isolation_level=None)
     )
-    event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
+
+    def begin(connection: Connection) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    event.listen(engine, "begin", begin)
     upgrade(engine)
 
 

@@ -27,7 +27,7 @@ RESOURCE_COLUMNS = (
     "uid, subscription, resource_group, workspace, type, name, parent, state, spec, status, tags, location, "
     "ref, digest, archived, created_at, modified_at, created_by, next_at, revision"
 )
-RESOURCE_KEY_COLUMNS = "scope_key, type_key, parent_key, name_key, ref_key"
+RESOURCE_KEY_COLUMNS = "scope_key, type_key, parent_key, whole_key, ref_key"
 # A resource's key, creation time and creator never change.
 RESOURCE_UPDATES = (
     "state, spec, status, tags, location, ref, digest, archived, modified_at, next_at, revision, ref_key"
@@ -72,6 +72,11 @@ def folded(key: Key) -> tuple[str, str, str, str]:
     return scope_key(key.scope), fold(key.type), fold(key.parent), fold(key.name)
 
 
+def whole_key(scope: str, type: str, parent: str, name: str) -> str:
+    """The folded parts as one text. No part holds a line break: they are segments of a path."""
+    return f"{scope}\n{type}\n{parent}\n{name}"
+
+
 def _scope(subscription: str, group: str, workspace: str) -> Scope:
     parts = (subscription, group, workspace)
     found = _scopes.get(parts)
@@ -84,6 +89,7 @@ def _scope(subscription: str, group: str, workspace: str) -> Scope:
 
 def resource_row(row: Resource) -> Row:
     key, scope = row.key, row.key.scope
+    parts = folded(key)
     return (
         row.uid,
         scope.subscription,
@@ -105,7 +111,8 @@ def resource_row(row: Resource) -> Row:
         row.created_by,
         row.next_at,
         row.revision,
-        *folded(key),
+        *parts[:3],
+        whole_key(*parts),
         fold(row.ref),
     )
 

@@ -67,10 +67,11 @@ resources = Table(
     _text("scope_key"),
     _text("type_key"),
     _text("parent_key"),
-    _text("name_key"),
+    # All four parts in one column: a planner without statistics cannot take another index for it.
+    _text("whole_key"),
     _text("ref_key"),
     PrimaryKeyConstraint("uid", name="resources_pk"),
-    UniqueConstraint("scope_key", "type_key", "parent_key", "name_key", name="resources_key"),
+    UniqueConstraint("whole_key", name="resources_key"),
     # Each ends in uid: a list in order is a range of an index, merged over the values of what is not fixed.
     Index("resources_scope", "type_key", "scope_key", "archived", "uid"),
     Index("resources_scope_state", "type_key", "scope_key", "state", "archived", "uid"),

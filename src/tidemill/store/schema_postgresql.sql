@@ -146,10 +146,10 @@ CREATE TABLE resources (
 	scope_key TEXT COLLATE "C" DEFAULT '' NOT NULL,
 	type_key TEXT COLLATE "C" DEFAULT '' NOT NULL,
 	parent_key TEXT COLLATE "C" DEFAULT '' NOT NULL,
-	name_key TEXT COLLATE "C" DEFAULT '' NOT NULL,
+	whole_key TEXT COLLATE "C" DEFAULT '' NOT NULL,
 	ref_key TEXT COLLATE "C" DEFAULT '' NOT NULL,
 	CONSTRAINT resources_pk PRIMARY KEY (uid),
-	CONSTRAINT resources_key UNIQUE (scope_key, type_key, parent_key, name_key)
+	CONSTRAINT resources_key UNIQUE (whole_key)
 );
 
 CREATE INDEX resources_digest ON resources (digest, uid) WHERE digest <> '';

@@ -25,7 +25,7 @@ from tidemill.store.sqltx import SqlRead, SqlTx
 T = TypeVar("T")
 
 CHECKPOINT_BYTES = 4 << 20  # a WAL of this size is copied into the database, beside running commits
-TRUNCATE_BYTES = 64 << 20  # a WAL that grew to this in spite of it is emptied between two commits
+TRUNCATE_BYTES = 32 << 20  # a WAL that grew to this in spite of it is emptied between two commits
 BUSY_S = 30.0  # how long a commit waits for another process that writes
 
 
@@ -156,8 +156,11 @@ class SqliteSession:
         return self._truncate
 
     def maintain(self) -> None:
-        self._truncate, self._passed = False, 0
-        self._execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        self._truncate = False
+        # SQLite lets one checkpoint in at a time and would answer "busy".
+        with self._checkpointer.running:
+            self._execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        self._passed = 0
 
     def close(self) -> None:
         self._checkpointer.stop()
@@ -168,6 +171,7 @@ class _Checkpointer:
     """Copies the WAL into the database while commits go on (PASSIVE waits for nobody and stops nobody)."""
 
     def __init__(self, path: Path) -> None:
+        self.running = threading.Lock()
         self._path = path
         self._wake = threading.Event()
         self._stopping = False
@@ -193,7 +197,8 @@ class _Checkpointer:
             if self._stopping:
                 break
             try:
-                connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+                with self.running:
+                    connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
             except sqlite3.Error:
                 # Full disk: the WAL still holds everything; the next one asked for tries again.
                 continue

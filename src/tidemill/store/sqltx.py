@@ -35,7 +35,7 @@ def _update(table: str, columns: str, key: str) -> str:
 
 
 _SELECT_RESOURCE = f"SELECT {rows.RESOURCE_COLUMNS} FROM resources WHERE "
-_GET = _SELECT_RESOURCE + "scope_key = ? AND type_key = ? AND parent_key = ? AND name_key = ?"
+_GET = _SELECT_RESOURCE + "whole_key = ?"
 _BY_UID = _SELECT_RESOURCE + "uid = ?"
 _DUE = (
     _SELECT_RESOURCE + "type_key = ? AND next_at IS NOT NULL AND next_at <= ? ORDER BY next_at, uid LIMIT ?"
@@ -78,7 +78,7 @@ class SqlRead:
         self._execute = execute
 
     def get(self, key: Key) -> Resource | None:
-        row = self._execute(_GET, rows.folded(key)).fetchone()
+        row = self._execute(_GET, (rows.whole_key(*rows.folded(key)),)).fetchone()
         return None if row is None else rows.to_resource(row)
 
     def by_uid(self, uid: str) -> Resource | None:

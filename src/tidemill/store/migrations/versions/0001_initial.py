@@ -174,10 +174,10 @@ def upgrade() -> None:
         _text("scope_key"),
         _text("type_key"),
         _text("parent_key"),
-        _text("name_key"),
+        _text("whole_key"),
         _text("ref_key"),
         sa.PrimaryKeyConstraint("uid", name="resources_pk"),
-        sa.UniqueConstraint("scope_key", "type_key", "parent_key", "name_key", name="resources_key"),
+        sa.UniqueConstraint("whole_key", name="resources_key"),
     )
     _partial("resources_digest", "resources", ["digest", "uid"], "digest <> ''")
     _partial("resources_due", "resources", ["type_key", "next_at", "uid"], "next_at IS NOT NULL")
