@@ -78,7 +78,7 @@ def run(
     def rest_is_counted(plan: Plan) -> bool:
         return not limited and not plan.idle and not plan.state.queue.gangs
 
-    live = [plan for plan in plans if plan.state.queue]
+    live = [plan for plan in plans if plan.state.queue and plan.slots]
     while live:
         plan, key = _next(live, share)
         if key is None:
@@ -116,9 +116,8 @@ def _step(plan: Plan, job: JobRequest, rate: int, budget: Budget, now: int) -> b
     if plan.blocked is None:
         if count > plan.slots:
             plan.blocked = job
-            plan.done = plan.slots == 0
-            if not plan.done:
-                plan.reservation = reserve(count, plan.slots, ends(plan.state, now, plan), now)
+            plan.reservation = reserve(count, plan.slots, ends(plan.state, now, plan), now)
+            plan.done = plan.reservation.at <= now and not plan.reservation.extra  # nothing may slip in
             return False
         if opens and not budget.fits(opens, plan.spec.node):
             plan.blocked, plan.host_blocked, plan.done = job, True, True
@@ -134,7 +133,6 @@ def _step(plan: Plan, job: JobRequest, rate: int, budget: Budget, now: int) -> b
     if plan.reservation is None or not plan.reservation.admits(count, job.estimated_us, now):
         return False
     _give(plan, job, rate, opens, budget)
-    plan.done = plan.done or plan.slots == 0
     return True
 
 
@@ -143,6 +141,7 @@ def _give(plan: Plan, job: JobRequest, rate: int, opens: int, budget: Budget) ->
     count = job.node_count
     plan.slots -= count
     plan.planned += count
+    plan.done = plan.done or plan.slots == 0  # what comes next would be blocked
     if count <= len(plan.idle):
         nodes = tuple(sorted(node_id for _, node_id in plan.idle[-count:]))
         del plan.idle[-count:]

@@ -35,6 +35,7 @@ from tidemill.domain.scheduling.types import (
     Wait,
 )
 
+FULL = LastPlan(blocked=True)
 STEP = 1_000  # wake-ups for a change of order are at least this far apart (microseconds)
 
 
@@ -83,6 +84,9 @@ class PoolState:
                 continue
             if state.spec.deleting:
                 out += self._delete(state, state.spec, now)
+            elif not state.idle and not state.fleet().slots:
+                state.last = FULL  # nothing to give out, nothing to close
+                track.due.pop(uid, None)
             else:
                 plans[uid] = planner.begin(state)
         track.awake.clear()
@@ -177,6 +181,8 @@ class PoolState:
             wishes += [(plan, False)] * plan.opens
         for plan in plans:
             fleet = plan.state.fleet()
+            if plan.state.queue and fleet.slots:
+                self._track.awake.add(plan.state.uid)
             missing = autoscale.to_fill(fleet) - plan.opens
             for _ in range(missing):
                 if not budget.fits(1, plan.spec.node):
@@ -184,12 +190,7 @@ class PoolState:
                     break
                 budget.take(1, plan.spec.node)
                 wishes.append((plan, True))
-        decided = self._make(wishes) if wishes else []
-        for plan in plans:
-            state = plan.state
-            if state.queue and state.fleet().slots:
-                self._track.awake.add(state.uid)
-        return decided
+        return self._make(wishes) if wishes else []
 
     def _make(self, wishes: list[tuple[Plan, bool]]) -> list[OpenNode]:
         sizes = self._node_sizes()
@@ -334,10 +335,6 @@ class PoolState:
         return max(now, min(times)) if times else None
 
     # ------------------------------------------------------------ views
-
-    def cluster(self, uid: str) -> ClusterSpec | None:
-        state = self._track.clusters.get(uid)
-        return state.spec if state else None
 
     def waiting(self, cluster_uid: str) -> int:
         """Jobs that wait for this cluster."""

@@ -85,8 +85,12 @@ class JobQueue:
         return job
 
     def first(self, share: Share) -> JobRequest | None:
-        key = Walk(self).peek(share)
-        return self.jobs[key[3]] if key is not None else None
+        """The next job; None if nothing waits."""
+        if not self._order:
+            return None
+        level = self._levels[self._order[0]]
+        best = min((share(team), *line.entries[line.start]) for team, line in level.items())
+        return self.jobs[best[2]]
 
     def ahead(self, job: JobRequest, share: Share) -> int:
         """How many jobs come before this one as shares are now."""

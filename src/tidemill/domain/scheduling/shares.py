@@ -61,22 +61,25 @@ def crossing(
 class FairShare:
     """Usages of all teams; changes only when a team takes or gives back nodes, never by being asked."""
 
-    __slots__ = ("half_life_us", "usages", "weights")
+    __slots__ = ("_means", "half_life_us", "usages", "weights")
 
     def __init__(self, half_life_us: int = DAY, weights: Mapping[str, float] | None = None) -> None:
         self.half_life_us = half_life_us
         self.weights: dict[str, float] = dict(weights or {})
         self.usages: dict[str, Usage] = {}
+        self._means: dict[str, tuple[int, float]] = {}  # team -> (when, decayed mean then): asked many times
 
     def weight(self, team: str) -> float:
         return self.weights.get(team, 1.0)
 
     def restore(self, team: str, value: float, at: int) -> None:
         self.usages[team] = Usage(value, at, self.usages.get(team, NONE).rate)
+        self._means.pop(team, None)
 
     def change(self, team: str, rate: int, at: int) -> None:
         """Adds `rate` (negative: gives back) from `at` on."""
         usage = self.usages.get(team)
+        self._means.pop(team, None)
         if usage is None:
             self.usages[team] = Usage(0.0, at, rate)
             return
@@ -84,7 +87,13 @@ class FairShare:
         self.usages[team] = Usage(decayed(usage, at, self.half_life_us), at, usage.rate + rate)
 
     def share(self, team: str, now: int, extra: int = 0) -> float:
-        return share(self.usages.get(team, NONE), self.weight(team), now, self.half_life_us, extra)
+        usage = self.usages.get(team)
+        if usage is None:
+            return extra / self.weights.get(team, 1.0)
+        known = self._means.get(team)
+        if known is None or known[0] != now:
+            known = self._means[team] = (now, decayed(usage, now, self.half_life_us))
+        return (known[1] + usage.rate + extra) / self.weights.get(team, 1.0)
 
     def crossing(self, one: str, other: str, now: int) -> int | None:
         return crossing(
