@@ -20,7 +20,9 @@ ELASTIC = t.Host(Vector(4000, 16 * GIB), ("gpu0", "gpu1"))
 STRICT = t.Host(Vector(10000, 24 * GIB), ("gpu0", "gpu1"), "strict")
 
 
-def cluster(uid: str = "c1", node: Vector = SMALL, low: int = 0, high: int = 2, **more: object) -> t.ClusterSpec:
+def cluster(
+    uid: str = "c1", node: Vector = SMALL, low: int = 0, high: int = 2, **more: object
+) -> t.ClusterSpec:
     spec = t.ClusterSpec(uid, f"{uid}-cluster", WS, "S2", node, low, high, 10 * SECOND)
     return replace(spec, **more)  # type: ignore[arg-type]
 
@@ -157,8 +159,10 @@ class World:
             assert len(decision.node_ids) == request.node_count == len(set(decision.node_ids))
             for node_id, gpu_ids in zip(decision.node_ids, decision.gpu_ids, strict=True):
                 node = self.nodes[node_id]
-                assert node.state is NodeState.IDLE and node.cluster_uid == request.cluster_uid
-                assert node.gpu_ids == gpu_ids and len(gpu_ids) == self.clusters[node.cluster_uid].node.gpus
+                assert node.state is NodeState.IDLE
+                assert node.cluster_uid == request.cluster_uid
+                assert node.gpu_ids == gpu_ids
+                assert len(gpu_ids) == self.clusters[node.cluster_uid].node.gpus
                 self.nodes[node_id] = replace(
                     node, state=NodeState.RUNNING, job_uid=request.uid, since=self.now
                 )
@@ -189,7 +193,8 @@ class World:
             if not decision.running:
                 del self.waiting[decision.job_uid]
         else:
-            assert decision.job_uid in self.waiting and decision.sentence
+            assert decision.job_uid in self.waiting
+            assert decision.sentence
             before = self.told.get(decision.job_uid)
             assert before is None or before.code != decision.code or decision.job_uid in self.started
             self.told[decision.job_uid] = decision
@@ -210,9 +215,11 @@ class World:
             assert sum(n.granted.memory for n in held) <= self.host.total.memory
         for uid in self.waiting:
             wait = self.pool.explain(uid, self.now)
-            assert wait is not None and wait.code and wait.sentence[-1] == ".", wait
+            assert wait is not None
+            assert wait.sentence[-1] == ".", wait
             refusal = self.refusal(self.waiting[uid])
-            assert (refusal is not None) == (refusal is not None and wait.code == f"Waiting.{refusal}")
+            parked = wait.code in ("Waiting.GangTooLarge", "Waiting.GpusMissing", "Waiting.HostTooSmall")
+            assert wait.code == f"Waiting.{refusal}" if refusal else not parked, (wait, refusal)
         assert set(self.pool.grants()) >= set(self.nodes)
 
     was_elastic: bool = False

@@ -90,7 +90,9 @@ def test_the_same_decisions_as_the_oracle(kind: int, ops: list[tuple[int, int, i
         step(world, op, a, b, c, counter, last)
         if op != 3 or a % 2:  # sometimes several events come before one decision
             last = world.decide()
-            assert all(isinstance(d, t.Wait) for d in world.decide()), "asked twice, answered twice"
+            settled = world.pool.next_wakeup(world.now) != world.now
+            again = world.decide()
+            assert not settled or all(isinstance(d, t.Wait) for d in again), "asked twice, answered twice"
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -46,6 +46,7 @@ class PoolState:
         self, host: Host, half_life_us: int = DAY, weights: Mapping[str, float] | None = None
     ) -> None:
         self._track = Tracker(host, FairShare(half_life_us, weights))
+        self._again = False  # starts have changed the shares that the rest was planned with
 
     @property
     def host(self) -> Host:
@@ -100,6 +101,7 @@ class PoolState:
         for plan in evaluated:
             out += self._close(plan, now)
         out += self._open(evaluated, budget)
+        self._again = any(plan.starts and plan.state.uid in track.awake for plan in evaluated)
         for state in told:
             out += self._news(state, now)
         return out
@@ -308,7 +310,9 @@ class PoolState:
 
     def next_wakeup(self, now: int) -> int | None:
         """When to decide again if nothing happens before: an idle node is due, or the order of teams changes
-        where that lets a job start. None: never."""
+        where that lets a job start. `now`: at once, the last decision is not all. None: never."""
+        if self._again:
+            return now
         track = self._track
         times = list(track.due.values())
         teams: list[set[str]] = []
