@@ -215,8 +215,9 @@ class BlobStore:
         kind: str = "BlockBlob",
         check: Check | None = None,
     ) -> BlobInfo:
-        """The bytes become the blob; uncommitted blocks of that name are dropped. Closes the upload."""
-        check_blob_name(name)
+        """The bytes become the blob; uncommitted blocks of that name are dropped. Ends the upload."""
+        with discarded_on_error(upload):
+            check_blob_name(name)
 
         def apply(db: sqlite3.Connection) -> tuple[BlobInfo, list[str]]:
             return self._committer.replace(db, upload, (account, container, name), properties, kind, check)
@@ -372,11 +373,11 @@ class BlobStore:
     # Blocks
 
     def stage_block(self, upload: Upload, account: str, container: str, name: str, block_id: str) -> Block:
-        """An uncommitted block, kept a week. Closes the upload. InvalidRequest(InvalidBlobOrBlock) where its
+        """An uncommitted block, kept a week. Ends the upload. InvalidRequest(InvalidBlobOrBlock) where its
         id has another length than those before."""
-        return blobblocks.stage_block(
-            self._committer, upload, (account, container, check_blob_name(name)), block_id
-        )
+        with discarded_on_error(upload):
+            check_blob_name(name)
+        return blobblocks.stage_block(self._committer, upload, (account, container, name), block_id)
 
     def blocks(self, account: str, container: str, name: str) -> tuple[list[Block], list[Block]]:
         """-> (committed, uncommitted). Raises NotFound(BlobNotFound) where there is neither."""
