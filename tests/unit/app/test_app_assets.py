@@ -34,7 +34,8 @@ async def test_a_version_is_what_it_was_made_as(services, put):
     row, created = await put(ENVIRONMENTS, "env", "1", image="python:3.11", condaFile="a: 1", novel=[1])
     assert created
     same, created = await put(ENVIRONMENTS, "env", "1", image="python:3.11", condaFile="a: 1")
-    assert not created and same.revision == row.revision
+    assert not created
+    assert same.revision == row.revision
     assert decode_object(same.spec)["novel"] == [1]
     for other in (
         {"image": "python:3.12", "condaFile": "a: 1"},
@@ -51,9 +52,13 @@ async def test_a_version_is_what_it_was_made_as(services, put):
 async def test_what_may_change_of_a_version(services, put):
     first, _ = await put(ENVIRONMENTS, "env", "1", image="i", tags={"a": "1"}, description="d")
     row, _ = await put(ENVIRONMENTS, "env", "1", image="i", tags={"b": "2"}, isArchived=True)
-    assert row.uid == first.uid and row.archived and row.created_at == first.created_at
+    assert row.uid == first.uid
+    assert row.archived
+    assert row.created_at == first.created_at
     spec = decode_object(row.spec)
-    assert spec["tags"] == {"b": "2"} and spec["description"] == "d" and spec["isArchived"] is True
+    assert spec["tags"] == {"b": "2"}
+    assert spec["description"] == "d"
+    assert spec["isArchived"] is True
 
 
 async def test_containers_follow_their_versions(services, scope, owner, put):
@@ -106,7 +111,8 @@ async def test_lists_leave_out_what_is_archived_or_anonymous(services, scope, ow
     assert await versions(archived=True) == ["2"]
     assert await versions(archived=None, ascending=True) == ["1", "2", "3"]
     assert await versions(limit=1) == ["3"]
-    assert await names() == ["env"] and await names(archived=None) == ["old", "env"]
+    assert await names() == ["env"]
+    assert await names(archived=None) == ["old", "env"]
 
 
 async def test_data_is_a_full_address_with_a_slash_for_folders(services, put):
@@ -129,15 +135,30 @@ async def test_data_is_a_full_address_with_a_slash_for_folders(services, put):
     [
         (DATA, {"dataUri": "./x", "dataType": "uri_file"}, InvalidRequest, "a path on some machine"),
         (DATA, {"dataType": "uri_file"}, InvalidRequest, "has no dataUri"),
-        (DATA, {"dataUri": "https://x/y", "dataType": "csv"}, InvalidRequest, "uri_file, uri_folder, mltable"),
-        (DATA, {"dataUri": "azureml://datastores/nope/paths/x", "dataType": "uri_file"}, NotFound, "workspaceblobstore"),
-        (DATA, {"dataUri": "azureml://jobs/j1/outputs/o", "dataType": "uri_folder"}, NotFound, "There are none yet"),
+        (
+            DATA,
+            {"dataUri": "https://x/y", "dataType": "csv"},
+            InvalidRequest,
+            "uri_file, uri_folder, mltable",
+        ),
+        (
+            DATA,
+            {"dataUri": "azureml://datastores/nope/paths/x", "dataType": "uri_file"},
+            NotFound,
+            "workspaceblobstore",
+        ),
+        (
+            DATA,
+            {"dataUri": "azureml://jobs/j1/outputs/o", "dataType": "uri_folder"},
+            NotFound,
+            "There are none yet",
+        ),
         (MODELS, {"modelUri": "https://x/y", "modelType": "pickle"}, InvalidRequest, "custom_model"),
         (MODELS, {}, InvalidRequest, "has no modelUri"),
         (ENVIRONMENTS, {"tags": {}}, InvalidRequest, "is empty"),
         (CODES, {}, InvalidRequest, "has no codeUri"),
     ],
-)  # fmt: skip
+)
 async def test_refused_with_the_reason(services, scope, put, kind, properties, error, words):
     with pytest.raises(error) as caught:
         await put(kind, "a", "1", **properties)
@@ -166,7 +187,7 @@ def job_row(scope, state: JobState) -> Resource:
 
 async def test_a_model_of_a_jobs_output_points_at_its_bytes(services, scope, put):
     row = await services.store.write(lambda tx: tx.insert(job_row(scope, JobState.RUNNING)))
-    with pytest.raises(Conflict, match="j1.*is Running"):
+    with pytest.raises(Conflict, match=r"j1.*is Running"):
         await put(MODELS, "m", "1", modelUri="azureml://jobs/j1/outputs/model/paths/inner/")
     await services.store.write(lambda tx: (tx.delete(row), tx.insert(job_row(scope, JobState.COMPLETED))))
     made, _ = await put(
@@ -174,15 +195,17 @@ async def test_a_model_of_a_jobs_output_points_at_its_bytes(services, scope, put
     )
     spec = decode_object(made.spec)
     assert spec["modelUri"] == f"{LONG}/datastores/workspaceblobstore/paths/azureml/j1/model/inner/"
-    assert spec["flavors"] == {} and spec["jobName"] == "j1"
+    assert spec["flavors"] == {}
+    assert spec["jobName"] == "j1"
     artifacts, _ = await put(MODELS, "m", "2", modelUri="runs:/j1/sk")
     assert decode_object(artifacts.spec)["modelUri"] == (
         f"{LONG}/datastores/workspaceartifactstore/paths/ExperimentRun/dcid.j1/sk"
     )
     # What a client sends back after a GET is the same version.
     same, created = await put(MODELS, "m", "1", **{**spec, "flavors": {}, "provisioningState": "Succeeded"})
-    assert not created and same.revision == made.revision
-    with pytest.raises(NotFound, match="'artifacts', 'model'|model"):
+    assert not created
+    assert same.revision == made.revision
+    with pytest.raises(NotFound, match=r"'artifacts', 'model'|model"):
         await put(MODELS, "m", "3", modelUri="azureml://jobs/j1/outputs/modl")
 
 
@@ -196,7 +219,8 @@ async def test_code_is_found_by_its_content_in_the_whole_workspace(services, sco
         return [r.key.parent for r in await assets.list_versions(services, scope, CODES, "another", query)]
 
     assert await by_hash("ab" * 32) == ["uuid-1"]
-    assert await by_hash("cd" * 32) == [] and await by_hash("ab" * 32, "202601") == []
+    assert await by_hash("cd" * 32) == []
+    assert await by_hash("ab" * 32, "202601") == []
 
 
 async def test_a_build_context_gets_back_the_account_the_client_lost(services, put):
@@ -208,11 +232,13 @@ async def test_a_build_context_gets_back_the_account_the_client_lost(services, p
     again, created = await put(
         ENVIRONMENTS, "b", "1", build={"contextUri": given, "dockerfilePath": "Dockerfile"}
     )
-    assert not created and again.revision == row.revision
+    assert not created
+    assert again.revision == row.revision
 
 
 async def test_each_upload_has_a_container_of_its_own(services, scope):
     first = await assets.start_pending_upload(services, scope, CODES, "c", "1")
     second = await assets.start_pending_upload(services, scope, CODES, "c", "1")
-    assert first.container != second.container and first.account == second.account
+    assert first.container != second.container
+    assert first.account == second.account
     assert services.blobs.container(first.account, first.container) is not None

@@ -23,13 +23,18 @@ def cluster(size: Any = "STANDARD_DS3_V2", scale: Any = None, **inner: Any) -> d
 
 async def test_created_then_the_same_then_changed(services, scope, owner):
     row, created = await computes.put(services, owner, scope, "cpu", cluster())
-    assert created and row.state == "Succeeded" and row.location == "local"
+    assert created
+    assert row.state == "Succeeded"
+    assert row.location == "local"
     again, created = await computes.put(services, owner, scope, "CPU", cluster())
-    assert not created and again.revision == row.revision
+    assert not created
+    assert again.revision == row.revision
     changed, created = await computes.put(
         services, owner, scope, "cpu", cluster(scale={"minNodeCount": 1, "maxNodeCount": 3})
     )
-    assert not created and changed.uid == row.uid and changed.revision > row.revision
+    assert not created
+    assert changed.uid == row.uid
+    assert changed.revision > row.revision
     events = await services.store.read(lambda r: r.events(row.uid))
     assert [e.code for e in events] == ["Created", "Updated"]
     assert events[0].message == (
@@ -44,8 +49,10 @@ async def test_unknown_fields_are_kept_and_computed_ones_are_not(services, scope
     body["identity"] = {"type": "SystemAssigned"}
     row, _ = await computes.put(services, owner, scope, "cpu", body)
     spec = decode_object(row.spec)
-    assert spec["properties"]["novel"] == {"a": [1]} and spec["properties"]["subnet"] == {"id": "/s"}
-    assert "currentNodeCount" not in spec["properties"] and "provisioningState" not in spec
+    assert spec["properties"]["novel"] == {"a": [1]}
+    assert spec["properties"]["subnet"] == {"id": "/s"}
+    assert "currentNodeCount" not in spec["properties"]
+    assert "provisioningState" not in spec
     assert spec["disableLocalAuth"] is False
     assert decode_object(row.status) == {"identity": {"type": "SystemAssigned"}}
 
@@ -53,7 +60,8 @@ async def test_unknown_fields_are_kept_and_computed_ones_are_not(services, scope
 async def test_a_password_is_not_stored(services, scope, owner):
     account = {"adminUserName": "u", "adminUserPassword": "hunter2"}
     row, _ = await computes.put(services, owner, scope, "cpu", cluster(userAccountCredentials=account))
-    assert b"hunter2" not in row.spec and b"adminUserName" in row.spec
+    assert b"hunter2" not in row.spec
+    assert b"adminUserName" in row.spec
 
 
 @pytest.mark.parametrize(
@@ -104,8 +112,8 @@ async def test_patch_merges_the_scale(services, scope, owner):
     row = await computes.patch(services, owner, scope, "cpu", body)
     scale = decode_object(row.spec)["properties"]["scaleSettings"]
     assert scale == {"minNodeCount": 0, "maxNodeCount": 5, "nodeIdleTimeBeforeScaleDown": "PT2M"}
+    too_many = {"properties": {"properties": {"scaleSettings": {"minNodeCount": 9}}}}
     with pytest.raises(InvalidRequest):
-        too_many = {"properties": {"properties": {"scaleSettings": {"minNodeCount": 9}}}}
         await computes.patch(services, owner, scope, "cpu", too_many)
 
 
@@ -114,16 +122,19 @@ async def test_an_empty_one_goes_at_once_a_busy_one_waits(services, scope, owner
     node = Node("cpu-1", row.uid, "local", "Standard_DS3_v2", Vector(1000, 1), state=NodeState.IDLE)
     await services.store.write(lambda tx: tx.insert_node(node))
     deleting = await computes.delete(services, owner, scope, "cpu")
-    assert deleting is not None and deleting.state == "Deleting"
+    assert deleting is not None
+    assert deleting.state == "Deleting"
     with pytest.raises(Conflict, match="being deleted"):
         await computes.put(services, owner, scope, "cpu", cluster())
     with pytest.raises(Conflict, match="being deleted"):
         await computes.resolve(services, scope, "cpu")
     spec = computes.cluster_of(services, deleting)
-    assert spec is not None and spec.deleting
+    assert spec is not None
+    assert spec.deleting
     await computes.put(services, owner, scope, "free", cluster())
     gone = await computes.delete(services, owner, scope, "free")
-    assert gone is not None and gone.state == "Succeeded"
+    assert gone is not None
+    assert gone.state == "Succeeded"
     assert [v.row.key.name for v in await computes.list_of(services, scope)] == ["cpu"]
     assert await computes.delete(services, owner, scope, "never") is None
 
@@ -143,14 +154,17 @@ async def test_nodes_and_usages_are_what_lives(services, scope, owner):
 async def test_no_compute_is_this_host(services, scope, owner, name):
     spec = await computes.resolve(services, scope, name)
     assert (spec.name, spec.size, spec.max_nodes, spec.min_nodes) == ("local", "host", 4, 0)
-    assert spec.uid.startswith("local:") and spec.node.cpu_milli == 4000 and spec.workspace == scope
+    assert spec.uid.startswith("local:")
+    assert spec.node.cpu_milli == 4000
+    assert spec.workspace == scope
     assert await computes.resolve_uid(services, scope, spec.uid) == spec
 
 
 async def test_resolved_by_name_and_by_id(services, scope, owner):
     row, _ = await computes.put(services, owner, scope, "cpu", cluster())
     expected = computes.cluster_of(services, row)
-    assert expected is not None and expected.idle_us == 120_000_000
+    assert expected is not None
+    assert expected.idle_us == 120_000_000
     assert expected.node.cpu_milli == 4000
     for given in (
         "cpu",
@@ -173,5 +187,6 @@ async def test_a_gang_larger_than_the_cluster_is_refused_at_submit(services, sco
     plan = JobPlan(CommandJob("true", display_name="j", node_count=3), row.uid, "cpu")
     with pytest.raises(InvalidRequest) as caught:
         await computes.check_admission(services, scope, plan)
-    assert "3 nodes" in caught.value.message and "max_instances" in caught.value.message
+    assert "3 nodes" in caught.value.message
+    assert "max_instances" in caught.value.message
     await computes.check_admission(services, scope, replace(plan, job=replace(plan.job, node_count=2)))

@@ -74,7 +74,8 @@ async def test_models_are_found_among_models(services, scope, owner, resolve):
 async def test_literals_and_web_addresses(resolve):
     assert (await resolve("0.1", "literal")).literal == "0.1"
     web = await resolve("https://example.org/x.csv")
-    assert web.url == "https://example.org/x.csv" and web.place is None
+    assert web.url == "https://example.org/x.csv"
+    assert web.place is None
     assert (await resolve("https://example.org/dir", "uri_folder", "direct")).uri == "https://example.org/dir"
     with pytest.raises(InvalidRequest, match="holds one file"):
         await resolve("https://example.org/dir", "uri_folder")
@@ -94,10 +95,14 @@ async def test_a_folder_does_not_take_in_its_neighbour(resolve):
         ("./x.csv", InvalidRequest, "a path on some machine"),
         ("azureml://registries/r/data/d/versions/1", NotOffered, "registries"),
         ("https://localhost:8445/tmother.blob.core.windows.net/c/x", NotFound, "not this workspace's"),
-        ("azureml://subscriptions/s/resourcegroups/g/workspaces/w/datastores/d/paths/p", InvalidRequest, "another workspace"),
+        (
+            "azureml://subscriptions/s/resourcegroups/g/workspaces/w/datastores/d/paths/p",
+            InvalidRequest,
+            "another workspace",
+        ),
         ("azureml://jobs/nope/outputs/o", NotFound, "Job 'nope'"),
     ],
-)  # fmt: skip
+)
 async def test_refused_naming_what_is_wrong(services, scope, owner, resolve, value, error, words):
     theirs = {"datastoreType": "AzureBlob", "accountName": "acct", "containerName": "c"}
     await datastores.put(services, owner, scope, "theirs", {"properties": theirs})
@@ -123,16 +128,18 @@ async def test_what_is_not_there_is_refused_with_what_lies_beside(services, acco
     await check("data/train.csv", "custom_model")
     with pytest.raises(NotFound) as caught:
         await check("data/tran.csv", "uri_file")
-    assert "data/train.csv" in caught.value.message and "data/more/" in caught.value.message
-    with pytest.raises(NotFound, match="it is a folder. Use type uri_folder"):
+    assert "data/train.csv" in caught.value.message
+    assert "data/more/" in caught.value.message
+    with pytest.raises(NotFound, match=r"it is a folder. Use type uri_folder"):
         await check("data", "uri_file")
-    with pytest.raises(NotFound, match="it is a file. Use type uri_file"):
+    with pytest.raises(NotFound, match=r"it is a file. Use type uri_file"):
         await check("data/train.csv", "uri_folder")
 
 
 async def test_outputs_have_a_place_of_their_own(account, place_output):
     folder = await place_output()
-    assert folder.place.path == "azureml/j1/o/" and folder.place.container == "azureml-blobstore"
+    assert folder.place.path == "azureml/j1/o/"
+    assert folder.place.container == "azureml-blobstore"
     assert folder.uri.endswith("/datastores/workspaceblobstore/paths/azureml/j1/o/")
     file = await place_output(type="uri_file")
     assert file.place.path == "azureml/j1/o/o"

@@ -45,8 +45,10 @@ def test_folders_files_and_addresses(blobs, root):
     Path(values["model"], "deep", "w.bin").write_bytes(b"123")
     Path(values["score"]).write_text("0.9")
     stored = collect_outputs(blobs, outputs, root / "outputs")
-    assert stored["model"].files == (("deep/w.bin", 3),) and stored["model"].bytes == 3
-    assert stored["score"].files == (("score", 3),) and "there" not in stored
+    assert stored["model"].files == (("deep/w.bin", 3),)
+    assert stored["model"].bytes == 3
+    assert stored["score"].files == (("score", 3),)
+    assert "there" not in stored
     assert names(blobs, "azureml-blobstore") == ["azureml/j/model/deep/w.bin", "azureml/j/score/score"]
     assert blobs.read_bytes("acct", "azureml-blobstore", "azureml/j/score/score") == b"0.9"
     # Again, as a controller that died half-way does it.
@@ -85,7 +87,8 @@ def test_a_folder_replaced_by_a_link_is_not_followed(blobs, root, tmp_path, kind
     (elsewhere / "o").write_text("secret")
     (root / "outputs" / "o").symlink_to(elsewhere)
     stored = collect_outputs(blobs, [output("o", kind)], root / "outputs")["o"]
-    assert stored.files == () and "link" in stored.notes[0]
+    assert stored.files == ()
+    assert "link" in stored.notes[0]
     assert names(blobs, "azureml-blobstore") == []
 
 
@@ -93,7 +96,8 @@ def test_what_was_not_written_is_said(blobs, root):
     outputs = [output("o"), output("f", "uri_file"), output("default")]
     prepare_outputs(outputs, root / "outputs")
     stored = collect_outputs(blobs, outputs, root / "outputs")
-    assert "is empty" in stored["o"].notes[0] and "no file" in stored["f"].notes[0]
+    assert "is empty" in stored["o"].notes[0]
+    assert "no file" in stored["f"].notes[0]
     assert stored["default"].notes == ()
 
 
@@ -129,4 +133,5 @@ def test_a_working_directory_that_became_a_link_is_not_followed(blobs, root, tmp
     (elsewhere / "x").write_text("secret")
     (root / "code").symlink_to(elsewhere.parent)
     stored = collect_artifacts(blobs, Place("acct", "azureml", "r/"), root / "code", root)
-    assert stored.files == () and names(blobs, "azureml") == []
+    assert stored.files == ()
+    assert names(blobs, "azureml") == []

@@ -6,6 +6,7 @@ import http.server
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -52,7 +53,8 @@ def test_a_file_a_folder_a_literal_and_an_address(blobs, tmp_path):
     found = sorted(p.relative_to(tmp_path / "inputs/all") for p in (tmp_path / "inputs/all").rglob("*.csv"))
     assert found == [Path("more/x.csv"), Path("train.csv")]
     assert staged.copied_bytes == 4 + 4 + 2
-    assert len(staged.notes) == 1 and "d, all" in staged.notes[0]
+    assert len(staged.notes) == 1
+    assert "d, all" in staged.notes[0]
 
 
 @pytest.mark.parametrize(("mode", "writable"), [("ro_mount", False), ("rw_mount", True), ("download", True)])
@@ -79,11 +81,12 @@ def test_models_are_files_or_folders(blobs, tmp_path):
         [planned("data/train.csv", "custom_model"), planned("data", "mlflow_model", name="m")],
         tmp_path,
     )
-    assert Path(staged.values["d"]).is_file() and (Path(staged.values["m"]) / "train.csv").is_file()
+    assert Path(staged.values["d"]).is_file()
+    assert (Path(staged.values["m"]) / "train.csv").is_file()
 
 
 def test_nothing_there_is_said(blobs, tmp_path):
-    with pytest.raises(NotFound, match="Input 'd'.*nothing is stored"):
+    with pytest.raises(NotFound, match=r"Input 'd'.*nothing is stored"):
         stage_inputs(blobs, [planned("nope/", "uri_folder")], tmp_path)
     with pytest.raises(NotFound, match="there is no file at data/none"):
         stage_inputs(blobs, [planned("data/none")], tmp_path)
@@ -102,7 +105,7 @@ def test_code_is_a_folder_or_one_file(blobs, tmp_path):
 
 
 class Site(http.server.BaseHTTPRequestHandler):
-    calls: list[str] = []
+    calls: ClassVar[list[str]] = []
 
     def do_GET(self) -> None:
         Site.calls.append(self.path)
@@ -143,18 +146,21 @@ def test_a_web_address_becomes_a_file(blobs, tmp_path, site):
     item = PlannedInput("w", "uri_file", "download", "", url=f"{site}/dir/my%20data.csv?sig=1")
     staged = stage_inputs(blobs, [item], tmp_path)
     assert staged.values["w"] == str(tmp_path / "w/my data.csv")
-    assert Path(staged.values["w"]).read_bytes() == b"hello" and staged.copied_bytes == 5
+    assert Path(staged.values["w"]).read_bytes() == b"hello"
+    assert staged.copied_bytes == 5
 
 
 def test_what_may_pass_is_tried_again_and_the_rest_is_not(tmp_path, site):
     waits: list[float] = []
     assert download(f"{site}/flaky", tmp_path / "f", wait=waits.append) == 5
-    assert Site.calls == ["/flaky"] * 2 and len(waits) == 1
+    assert Site.calls == ["/flaky"] * 2
+    assert len(waits) == 1
     with pytest.raises(NotFound, match="404"):
         download(f"{site}/missing", tmp_path / "f", wait=waits.append)
     with pytest.raises(InvalidRequest, match="403"):
         download(f"{site}/secret", tmp_path / "f", wait=waits.append)
-    assert Site.calls.count("/missing") == 1 and Site.calls.count("/secret") == 1
+    assert Site.calls.count("/missing") == 1
+    assert Site.calls.count("/secret") == 1
 
 
 def test_a_file_is_whole_or_absent(tmp_path, site):
@@ -166,5 +172,5 @@ def test_a_file_is_whole_or_absent(tmp_path, site):
 
 
 def test_an_unreachable_site_is_named(tmp_path):
-    with pytest.raises(InvalidRequest, match="http://127.0.0.1:9/x could not be read"):
+    with pytest.raises(InvalidRequest, match=r"http://127.0.0.1:9/x could not be read"):
         download("http://127.0.0.1:9/x", tmp_path / "f", wait=lambda seconds: None)

@@ -32,7 +32,10 @@ FORMS = [
     (f"{LONG}/data/d/versions/1", AssetId(W, "data", "d", "1")),
     ("azureml://data/d/versions/1", AssetId(None, "data", "d", "1")),
     ("azureml://locations/eu/workspaces/0f/data/d/versions/1", AssetId(None, "data", "d", "1")),
-    ("azureml://registries/azureml/environments/e/labels/latest", RegistryUri("azureml", "environments", "e", "", "latest")),
+    (
+        "azureml://registries/r/environments/e/labels/latest",
+        RegistryUri("r", "environments", "e", "", "latest"),
+    ),
     ("azureml://datastores/ds/paths/a/b c.csv", DatastoreUri("ds", "a/b c.csv")),
     ("azureml://datastores/ds/paths/a/", DatastoreUri("ds", "a/")),
     ("azureml://datastores/ds/paths/", DatastoreUri("ds", "")),
@@ -40,13 +43,16 @@ FORMS = [
     ("azureml://datastores/ds/ExperimentRun/dcid.j", DatastoreUri("ds", "ExperimentRun/dcid.j")),
     (f"{LONG}/datastores/ds/paths/a/b", DatastoreUri("ds", "a/b", W)),
     (f"{LONG}/datastores/ds/paths/azureml/datastores/x", DatastoreUri("ds", "azureml/datastores/x", W)),
-    (f"azureml:/{W.arm_id.replace('/providers/Microsoft.MachineLearningServices', '')}/datastores/ds/paths/a", DatastoreUri("ds", "a", W)),
+    (
+        "azureml:/subscriptions/s/resourceGroups/g/workspaces/w/datastores/ds/paths/a",
+        DatastoreUri("ds", "a", W),
+    ),
     ("azureml://jobs/j/outputs/o", JobOutputUri("j", "o")),
     ("azureml://jobs/j/outputs/artifacts/paths/model/", JobOutputUri("j", "artifacts", "model/")),
     ("runs:/j/model", JobOutputUri("j", "artifacts", "model")),
     ("https://localhost:8445/tm1.blob.core.windows.net/c/a/b%20c", BlobUrl("tm1", "c", "a/b c")),
     ("https://127.0.0.1:1/tm1.blob.core.windows.net/c/a?sig=x", BlobUrl("tm1", "c", "a")),
-    ("https://localhost:8445/azureml-blobstore/LocalUpload/h/ctx/", BlobUrl("", "azureml-blobstore", "LocalUpload/h/ctx/")),
+    ("https://localhost:8445/azureml-blobstore/L/h/ctx/", BlobUrl("", "azureml-blobstore", "L/h/ctx/")),
     ("http://localhost:9999/files/a.csv", WebUrl("http://localhost:9999/files/a.csv")),
     ("https://acct.blob.core.windows.net/c/a", WebUrl("https://acct.blob.core.windows.net/c/a")),
     ("wasbs://c@acct.blob.core.windows.net/a", OtherUrl("wasbs", "wasbs://c@acct.blob.core.windows.net/a")),
@@ -54,7 +60,7 @@ FORMS = [
     ("file:///data/a%20b", LocalPath("/data/a b")),
     ("./data", LocalPath("./data")),
     ("/data/a", LocalPath("/data/a")),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("text", "expected"), FORMS)
