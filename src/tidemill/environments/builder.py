@@ -58,8 +58,8 @@ class EnvironmentBuilder:
     """Builds environments below `root` (the home's envs/). One event loop; any number of processes.
 
     `now` is the wall clock in microseconds. `strict_python` refuses another Python version than the one asked
-    for; `allow_download` lets uv fetch it. `usable` says whether jobs could run an interpreter; by default a
-    root server asks that other users can reach it, because its jobs run as another user.
+    for; `allow_download` lets uv fetch it. `rank` says which interpreters jobs can run
+    (`python.installed`); by default a root server takes those that other users can reach.
     """
 
     def __init__(
@@ -69,18 +69,19 @@ class EnvironmentBuilder:
         *,
         strict_python: bool = False,
         allow_download: bool = True,
-        usable: Callable[[Path], bool] | None = None,
+        rank: Callable[[Path], int | None] | None = None,
         cache_dir: Path | None = None,
     ) -> None:
         self._root = root
         self._now = now
         self._strict = strict_python
         self._allow_download = allow_download
-        self._usable = usable or (python.reachable_by_others if os.geteuid() == 0 else lambda _: True)
+        self._rank = rank or (python.rank_for_other_users if os.geteuid() == 0 else lambda _: 0)
         self._managed = root / ".python"
         self._uv_env = uv_environment(self._managed, cache_dir)
         self._pythons: tuple[python.Interpreter, ...] | None = None
         self._builds: dict[str, _Build] = {}
+        self._prepared = False
 
     def key(self, spec: EnvironmentSpec) -> str:
         """Digest of what would be built: requirements, options, Python version, platform, format.
@@ -163,7 +164,7 @@ class EnvironmentBuilder:
 
     def _installed(self) -> tuple[python.Interpreter, ...]:
         if self._pythons is None:
-            self._pythons = python.installed(self._managed, self._usable)
+            self._pythons = python.installed(self._managed, self._rank)
         return self._pythons
 
     def _notes(self, spec: EnvironmentSpec, plan: _Plan, record: EnvironmentRecord) -> tuple[str, ...]:
@@ -204,7 +205,7 @@ class EnvironmentBuilder:
     async def _build_once(self, plan: _Plan) -> EnvironmentRecord:
         say = self._builds[plan.digest].say
         try:
-            await asyncio.to_thread(self._make_directories)
+            await asyncio.to_thread(self._prepare)
             with FileLock(self._lock_path(plan.digest)) as held:
                 await held.acquire(
                     lambda: say("Another process is building this environment: waiting for it.")
@@ -360,9 +361,14 @@ class EnvironmentBuilder:
         for path in self._root.glob(f"{_TMP}{digest}-*"):
             tree.remove_tree(path)
 
-    def _make_directories(self) -> None:
+    def _prepare(self) -> None:
+        """Once per process, before its first build: the directories, and out with what a killed one left."""
+        if self._prepared:
+            return
         for directory in (self._root, self._root / ".locks", self._root / "logs"):
             directory.mkdir(parents=True, exist_ok=True)
+        self.sweep()
+        self._prepared = True
 
     def _lock_path(self, digest: str) -> Path:
         return self._root / ".locks" / digest

@@ -50,20 +50,20 @@ def dotted(minor: Minor) -> str:
     return f"{minor[0]}.{minor[1]}"
 
 
-def installed(managed: Path, usable: Callable[[Path], bool]) -> tuple[Interpreter, ...]:
+def installed(managed: Path, rank: Callable[[Path], int | None]) -> tuple[Interpreter, ...]:
     """Interpreters on this machine, one per minor version, oldest first.
 
-    `managed`: where uv's downloads for this home are. `usable` refuses programs that jobs could not run
-    (see `reachable_by_others`).
+    `managed`: where uv's downloads for this home are. `rank` of a program: None where jobs could not run it,
+    else of two of one version the lower wins, then the one found first.
     """
-    found: dict[Minor, Interpreter] = {}
+    found: dict[Minor, tuple[int, Interpreter]] = {}
     for directory in _directories(managed):
         for interpreter in _in(directory):
-            if interpreter.minor not in found and (
-                directory.is_relative_to(managed) or usable(interpreter.path)
-            ):
-                found[interpreter.minor] = interpreter
-    return tuple(found[minor] for minor in sorted(found))
+            place = 0 if directory.is_relative_to(managed) else rank(interpreter.path)
+            best = found.get(interpreter.minor)
+            if place is not None and (best is None or place < best[0]):
+                found[interpreter.minor] = (place, interpreter)
+    return tuple(found[minor][1] for minor in sorted(found))
 
 
 def choose(specifier: str, pythons: tuple[Interpreter, ...]) -> Wanted:
@@ -104,8 +104,16 @@ def refusal(wanted: Wanted, why: str) -> InvalidRequest:
     )
 
 
+def rank_for_other_users(program: Path) -> int | None:
+    """Jobs of a root server run as another user: programs that everyone can reach come first, then this
+    server's own Python, which the engine shows to jobs wherever it lies. Others are of no use."""
+    if reachable_by_others(program):
+        return 0
+    return 1 if program.is_relative_to(Path(sys.base_prefix).resolve()) else None
+
+
 def reachable_by_others(program: Path) -> bool:
-    """Whether a process of another user can run it: jobs of a root server have a user of their own."""
+    """Whether a process of another user can run it where it lies."""
     if not program.stat().st_mode & stat.S_IXOTH:
         return False
     return all(parent.stat().st_mode & stat.S_IXOTH for parent in program.parents)

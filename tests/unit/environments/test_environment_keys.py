@@ -137,10 +137,10 @@ def test_only_programs_count_as_interpreters(tmp_path: Path, monkeypatch: pytest
     shim.write_text("#!/bin/sh\nexit 127\n")
     shim.chmod(0o755)
     monkeypatch.setenv("PATH", f"{shim.parent}{os.pathsep}{os.environ['PATH']}")
-    found = python.installed(tmp_path / "managed", lambda _: True)
+    found = python.installed(tmp_path / "managed", lambda _: 0)
     assert found
     assert shim not in [interpreter.path for interpreter in found]
-    assert python.installed(tmp_path / "managed", lambda _: False) == ()
+    assert python.installed(tmp_path / "managed", lambda _: None) == ()
 
 
 def test_programs_that_other_users_cannot_reach(tmp_path: Path):
@@ -149,3 +149,15 @@ def test_programs_that_other_users_cannot_reach(tmp_path: Path):
     program.touch(0o755)
     assert not python.reachable_by_others(program)
     assert python.reachable_by_others(Path("/bin/sh").resolve())
+    assert python.rank_for_other_users(program) is None
+
+
+def test_the_servers_own_python_counts_wherever_it_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    program = tmp_path / "bin" / "python3.14"
+    program.parent.mkdir(mode=0o700)
+    program.write_bytes(b"\x7fELF")
+    program.chmod(0o755)
+    monkeypatch.setattr("sys.base_prefix", str(tmp_path))
+    assert python.rank_for_other_users(program) == 1
+    found = python.installed(tmp_path / "managed", python.rank_for_other_users)
+    assert Interpreter((3, 14), program) in found
