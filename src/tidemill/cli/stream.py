@@ -68,6 +68,7 @@ def follow(
     client = session.client
     last, lost_at, told = "", None, False
     while True:
+        failure: CliError | None = None  # what a server that answers, but with an error, said last
         try:
             for event in client.events(path, {"after": last} if last else None, last):
                 lost_at = None
@@ -83,6 +84,7 @@ def follow(
         except CliError as error:
             if error.exit_code != FAILED:
                 raise
+            failure = error
         except LOST:
             pass
         now = clock()
@@ -91,6 +93,8 @@ def follow(
             printer.line("          The server went away; the job goes on. Waiting for it…", "yellow")
             told = True
         if now - lost_at > patience_s:
+            if failure is not None:
+                raise failure
             raise CliError(
                 f"The server did not come back within {patience_s:.0f} s; job {name} may still be running. "
                 f"{session.start_hint}, then: tidemill job stream --name {name}",
