@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from tidemill.cli.session import Session
-from tidemill.cli.text import plain
+from tidemill.cli.text import plain, uri
 
 STATE_COLORS = {
     "Completed": "green",
@@ -76,7 +76,13 @@ def print_list(
 def print_item(session: Session, item: Any, facts: Sequence[tuple[str, str]] | None = None) -> None:
     """One thing: `facts` as label and text in a table, else the value itself."""
     if session.output == "table":
-        pairs = facts if facts is not None else [(name, plain(value)) for name, value in (item or {}).items()]
+        pairs = facts
+        if pairs is None:  # all there is, without what is empty
+            pairs = [
+                (k, uri(v) if isinstance(v, str) else plain(v))
+                for k, v in (item or {}).items()
+                if plain(v) != "-"
+            ]
         for line in fact_lines(pairs):
             click.echo(line)
     elif session.output == "tsv":

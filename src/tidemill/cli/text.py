@@ -85,6 +85,14 @@ def number(value: Any) -> str:
     return plain(value)
 
 
+def uri(value: Any, now: float = 0.0) -> str:
+    """A data URI without the workspace in it: azureml://datastores/STORE/paths/PATH."""
+    shown = plain(value)
+    if shown.lower().startswith("azureml://subscriptions/") and "/datastores/" in shown:
+        return "azureml://datastores/" + shown.split("/datastores/", 1)[1]
+    return shown
+
+
 def plain(value: Any) -> str:
     """A table cell from any JSON value."""
     if value is None or value == "" or value == [] or value == {}:

@@ -16,7 +16,7 @@ from tidemill.cli.errors import NOT_FOUND, USAGE, CliError
 from tidemill.cli.framework import Group, command, group
 from tidemill.cli.output import Column, key, print_item, print_list
 from tidemill.cli.session import Session
-from tidemill.cli.text import ago
+from tidemill.cli.text import ago, uri
 from tidemill.cli.urls import segment
 from tidemill.cli.yaml import load, references, to_arm
 from tidemill.cli.yaml.load import Spec
@@ -76,7 +76,7 @@ KINDS = (
         "2023-04-01-preview",
         load.load_data,
         _data_body,
-        (Column("type", key("type")), Column("path", key("path"), wide=True), _WHEN, _ABOUT),
+        (Column("type", key("type")), Column("path", key("path"), uri, wide=True), _WHEN, _ABOUT),
         (("path", "Local path, URL or azureml:// URI."), ("type", "uri_file, uri_folder or mltable.")),
         "tidemill data create --name digits --path ./digits --type uri_folder",
     ),
@@ -86,7 +86,7 @@ KINDS = (
         "2023-08-01-preview",
         load.load_model,
         _model_body,
-        (Column("type", key("type")), Column("path", key("path"), wide=True), _WHEN, _ABOUT),
+        (Column("type", key("type")), Column("path", key("path"), uri, wide=True), _WHEN, _ABOUT),
         (
             ("path", "Local path or azureml:// URI, a job's output too."),
             ("type", "custom_model, mlflow_model, …"),
