@@ -6,13 +6,18 @@ from __future__ import annotations
 import base64
 import datetime as dt
 import hashlib
+import http.client
 import os
+import ssl
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from blob_backends import ACCOUNT, OTHER, Backend, Unavailable, azurite, tidemill
+from blob_backends import ACCOUNT, OTHER, Backend, Unavailable, azurite, now, tidemill
+
+from tidemill.data.blobstore import BlobStore
+from tidemill.identity.tokens import TokenIssuer
 
 blob = (
     pytest.importorskip("azure.storage.blob")
@@ -426,6 +431,29 @@ def blob_with(backend: Backend, container: str, name: str, sas: str) -> BlobClie
     return client_of(backend, credential=sas).get_blob_client(container, name)
 
 
+def home_issuer(home: Path) -> TokenIssuer:
+    """What the home's control process issues tokens with."""
+    from tidemill.app.services import Addresses
+    from tidemill.identity.keys import load_or_create
+    from tidemill.server.compose import issuer
+    from tidemill.server.home import Home, load_config
+
+    place = Home(home)
+    addresses = Addresses("https://localhost:1", "http://127.0.0.1:1", "https://localhost:1")
+    return issuer(place, load_config(place), load_or_create(place.secrets), addresses)
+
+
+def ask(backend: Backend, path: str, token: str) -> tuple[int, bytes]:
+    connection = http.client.HTTPSConnection(
+        "localhost", backend.port, timeout=10, context=ssl.create_default_context(cafile=backend.ca)
+    )
+    connection.request("GET", path, headers={"Authorization": f"Bearer {token}"} if token else {})
+    answer = connection.getresponse()
+    result = answer.status, answer.read()
+    connection.close()
+    return result
+
+
 class TestAccess:
     def test_blob_sas(self, backend: Backend, container: ContainerClient) -> None:
         container.upload_blob("ü/b c", b"secret")
@@ -529,6 +557,39 @@ class TestAccess:
     def test_an_account_that_nobody_owns(self, ours: Backend) -> None:
         with pytest.raises(ResourceNotFoundError):
             list(client_of(ours, url=ours.url.replace(ACCOUNT, "nobody")).list_containers())
+
+    def test_tokens(self, ours: Backend, container: ContainerClient) -> None:
+        """Of the owner, of a job of the workspace that owns the account, of another workspace, of nobody."""
+        from tidemill.domain.model import Scope
+
+        home = Path(ours.ca).parents[1]
+        store = BlobStore(home / "blobs", now)
+        store.ensure_account(ACCOUNT, Scope("s", "g", "Main"))
+        store.close()
+        container.upload_blob("b", b"x")
+        path = f"/{ACCOUNT}.blob.core.windows.net/{container.container_name}/b"
+        tokens = home_issuer(home)
+        given = {
+            "oid": "j",
+            "name": "job",
+            "kind": "job",
+            "audience": "https://storage.azure.com",
+            "ttl_s": 60,
+        }
+        assert ask(ours, path, tokens.issue_owner(storage)) == (200, b"x")
+        assert ask(ours, path, tokens.issue(**given, scope=Scope("S", "G", "main"), job="j1")) == (200, b"x")
+        for token, status in (
+            (tokens.issue(**given, scope=Scope("s", "g", "other"), job="j2"), 403),
+            (tokens.issue(**given), 403),
+            (tokens.issue_owner(storage) + "x", 401),
+            (tokens.issue_owner(storage, ttl_s=-5), 401),
+            ("nonsense", 401),
+        ):
+            assert ask(ours, path, token)[0] == status
+
+    def test_no_authorization_at_all(self, ours: Backend, container: ContainerClient) -> None:
+        status, body = ask(ours, f"/{ACCOUNT}.blob.core.windows.net/{container.container_name}/b", "")
+        assert (status, b"NoAuthenticationInformation" in body) == (401, True)
 
     def test_our_own_sas(self, ours: Backend, container: ContainerClient) -> None:
         import time
