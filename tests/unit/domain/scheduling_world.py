@@ -238,12 +238,14 @@ class World:
     def settle(self, steps: int = 50) -> None:
         """Opens and closes whatever is decided until nothing more is."""
         for _ in range(steps):
-            decisions = self.decide()
+            acted = bool(self.decide())
             while self.pending:
                 self.ready(self.open_one())
-            for node in [n for n in self.nodes.values() if n.state is NodeState.CLOSING]:
+                acted = True
+            for node in [n for n in self.nodes.values() if n.state is NodeState.CLOSING and not n.job_uid]:
                 self.gone(node.id)
-            if not decisions:
+                acted = True
+            if not acted:
                 return
         raise AssertionError("it does not settle")
 

@@ -30,7 +30,7 @@ class LastPlan:
     opening: frozenset[str] = frozenset()
     opening_first: int = 0
     host_blocked: str = ""  # the job for which the host has no room
-    blocked: bool = False  # a job could not be planned although others behind it might be
+    contested: bool = False  # another order of the teams could plan other jobs
 
 
 @dataclass(slots=True)

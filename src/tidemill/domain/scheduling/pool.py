@@ -35,7 +35,7 @@ from tidemill.domain.scheduling.types import (
     Wait,
 )
 
-FULL = LastPlan(blocked=True)
+FULL = LastPlan()
 STEP = 1_000  # wake-ups for a change of order are at least this far apart (microseconds)
 
 
@@ -146,7 +146,8 @@ class PoolState:
             frozenset(job.uid for job in plan.opening),
             plan.opening_first,
             plan.blocked.uid if plan.blocked and plan.host_blocked else "",
-            plan.blocked is not None,
+            contested=bool(state.queue.gangs or limits(self.host, plan.spec))
+            and len(state.queue) > len(plan.opening) + plan.opening_first,
         )
 
     def _close(self, plan: Plan, now: int) -> Iterable[Decision]:
@@ -310,24 +311,26 @@ class PoolState:
 
     def next_wakeup(self, now: int) -> int | None:
         """When to decide again if nothing happens before: an idle node is due, or the order of teams changes
-        where that lets a job start. `now`: at once, the last decision is not all. None: never."""
+        where that lets a job start. `now`: at once, the last decision is not all. None: never.
+        (While nodes are opening the order may also change through what is planned for them: their events
+        come anyway.)"""
         if self._again:
             return now
         track = self._track
         times = list(track.due.values())
         teams: list[set[str]] = []
         shared: set[str] = set()
-        blocked = False
+        contested = False
         for uid in track.awake:
             state = track.clusters.get(uid)
             if state is None or state.spec is None or not state.queue:
                 continue
             if limits(self.host, state.spec):
                 shared |= state.queue.teams()
-                blocked = blocked or state.last.blocked
-            elif state.last.blocked:
+                contested = contested or state.last.contested
+            elif state.last.contested:
                 teams.append(state.queue.teams())
-        if blocked:
+        if contested:
             teams.append(shared)
         for group in teams:
             names = sorted(group)
