@@ -40,7 +40,8 @@ class Printer:
 
     def phase(self, elapsed_s: float | None, message: str) -> None:
         at = f"{elapsed_s:7.2f}s" if elapsed_s is not None else " " * 8
-        self.line(f"{at}  {clean(message)}", dim=True)
+        first = (message.splitlines() or [""])[0]  # the rest, the end of a log, comes in the closing block
+        self.line(f"{at}  {clean(first)}", dim=True)
 
     def log(self, path: str, chunk: str) -> None:
         """A piece of a log, as it is. Once there is more than one log, each piece says which it is of."""
@@ -90,7 +91,8 @@ def follow(
         now = clock()
         lost_at = now if lost_at is None else lost_at
         if not told:
-            printer.line("          The server went away; the job goes on. Waiting for it…", "yellow")
+            what = "went away" if failure is None else "could not answer"
+            printer.line(f"          The server {what}; the job goes on. Waiting for it…", "yellow")
             told = True
         if now - lost_at > patience_s:
             if failure is not None:
