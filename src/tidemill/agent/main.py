@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 def main(node_dir: str) -> None:
     _fork_away()
+    # Whoever started us may have left descriptors open (libuv does): none of them is ours to hold for life.
+    os.closerange(3, 65536)
     directory = os.open(os.path.join(node_dir, "agent"), os.O_RDONLY | os.O_DIRECTORY)
     try:
         server, lock = _prepare(os.path.abspath(node_dir), directory)

@@ -1,4 +1,4 @@
-"""Jobs as people read them: summary, detail, time line, price, and why one waits. See docs/architecture.md."""
+"""Jobs as people read them: summary, detail, time line, price, why one waits (docs/architecture.md)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from tidemill.app import costs, job_logs
 from tidemill.app.codec import decode_object, job_status
 from tidemill.app.services import Services
 from tidemill.app.times import iso
+from tidemill.domain.errors import NotFound
 from tidemill.domain.model import Attempt, Event, JobState, Resource
 from tidemill.domain.plan import JobStatus
 
@@ -108,10 +109,18 @@ async def detail(s: Services, row: Resource) -> dict[str, Any]:
         "timeline": [timeline_entry(event, row.created_at) for event in events],
         "attempts_list": [_attempt(attempt) for attempt in attempts],
         "price": price.as_dict(),
-        "metrics": await s.tracking.latest(row.key.name),
+        "metrics": await _metrics(s, row),
         "logs": [{"path": file.path, "size": file.size} for file in files],
         "studio": page_of(s, row),
     }
+
+
+async def _metrics(s: Services, row: Resource) -> dict[str, float]:
+    """The last value of each metric; none before the job's first word to the tracking API."""
+    try:
+        return {m.key: m.value for m in await s.tracking.latest(row.key.scope.arm_id, row.key.name)}
+    except NotFound:
+        return {}
 
 
 def timeline_entry(event: Event, submitted_at: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Everything that happens without being asked: started with the server, woken by commits and engine events."""
+"""What happens without being asked: started with the server, woken by commits and engine events."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tidemill.app import computes
 from tidemill.app.services import Services
 from tidemill.app.transitions import Moment
 from tidemill.controllers.attempts import Attempts
@@ -102,7 +101,6 @@ async def start(services: Services) -> Runtime:
     attempts = Attempts(services, moment)
     pool = Pool(services, moment, host, attempts.take, nodes.open, nodes.close)
     runtime = Runtime(services, pool, nodes, attempts, Environments(services), Deletions(services))
-    await computes.prepare(services, capacity)
     await nodes.recover()
     for attempt in await services.store.read(lambda r: r.live_attempts()):
         attempts.take(attempt)

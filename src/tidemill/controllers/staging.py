@@ -33,7 +33,7 @@ FOLDERS = ("code", "inputs", "outputs", "logs/user_logs", "tmp")
 
 @dataclass(frozen=True, slots=True)
 class NodeFiles:
-    """One node's directory; `inputs` and `outputs`: what `${{inputs.x}}` and `${{outputs.y}}` become there."""
+    """One node's directory, and what `${{inputs.x}}` and `${{outputs.y}}` become there."""
 
     root: str
     inputs: dict[str, str]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 from collections.abc import Callable
 from typing import Any
 
@@ -87,8 +88,15 @@ async def connect(
     except OSError as error:
         raise Unreachable(f"the node's directory cannot be opened: {error}") from None
     try:
-        path = f"/proc/self/fd/{directory}/sock"
-        await asyncio.get_running_loop().create_unix_connection(lambda: link, path)
+        # Connected here: uvloop does not follow such a path. On a Unix socket this never waits.
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            sock.setblocking(False)
+            sock.connect(f"/proc/self/fd/{directory}/sock")
+            await asyncio.get_running_loop().create_unix_connection(lambda: link, sock=sock)
+        except BaseException:
+            sock.close()
+            raise
     except OSError as error:
         raise Unreachable(f"the node's agent cannot be reached: {error}") from None
     finally:

@@ -299,7 +299,8 @@ class LocalEngine:
         assert starter.stdout is not None
         try:
             async with asyncio.timeout(READY_TIMEOUT_S):
-                said = (await starter.stdout.read()).decode(errors="replace").strip()
+                # One line, not until the end: the agent may hold a copy of the pipe for as long as it lives.
+                said = (await starter.stdout.readline()).decode(errors="replace").strip()
                 await starter.wait()
         except TimeoutError:
             return f"no word from it within {READY_TIMEOUT_S:g} s"
