@@ -49,9 +49,7 @@ def main() -> None:
             stack.enter_context(azurite(homes[1])),
         ]
         best = _measure([_Bench(backend, data) for backend in backends], options.rounds)
-    print(
-        f"{options.mib} MiB, best of {options.rounds}. MiB/s; small: requests/s; CPU: server seconds per GiB"
-    )
+    print(f"{options.mib} MiB, best of {options.rounds}. MiB/s; small: requests/s; CPU: server s per GiB")
     print(HEADER)
     for name in best[0]:
         ours, theirs = best[0][name], best[1][name]

@@ -569,11 +569,12 @@ class TestAccess:
         container.upload_blob("b", b"x")
         path = f"/{ACCOUNT}.blob.core.windows.net/{container.container_name}/b"
         tokens = home_issuer(home)
+        storage = "https://storage.azure.com"
         given = {
             "oid": "j",
             "name": "job",
             "kind": "job",
-            "audience": "https://storage.azure.com",
+            "audience": storage,
             "ttl_s": 60,
         }
         assert ask(ours, path, tokens.issue_owner(storage)) == (200, b"x")
