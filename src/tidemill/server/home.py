@@ -108,6 +108,9 @@ def prepare(root: Path) -> Home:
         root.chmod(0o700)
         for folder in (home.secrets, home.tls, home.db, home.blobs, home.envs, home.logs):
             folder.mkdir(mode=0o700, exist_ok=True)
+        # Jobs run as users of their own and read this one, through the view their node gives them; the home
+        # itself stays closed to everybody else.
+        home.envs.chmod(0o755)
     except (FileExistsError, NotADirectoryError):
         raise InvalidRequest(f"{root} is not a directory. Give one: --home DIR.", target="--home") from None
     except PermissionError as error:
