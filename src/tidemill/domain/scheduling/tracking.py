@@ -233,7 +233,8 @@ class Tracker:
         if known is not None:
             self.room.give_back(known.granted, known.gpu_ids)
         elif state.pending:
-            match = next((p for p in state.pending if p.gpu_ids == node.gpu_ids), state.pending[0])
+            asked = (node.gpu_ids, node.granted)
+            match = next((p for p in state.pending if (p.gpu_ids, p.granted) == asked), state.pending[0])
             state.pending.remove(match)
             self.room.give_back(match.granted, match.gpu_ids)
         self.room.hold(node.granted, node.gpu_ids)
