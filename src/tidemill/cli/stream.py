@@ -72,7 +72,8 @@ def follow(
         failure: CliError | None = None  # what a server that answers, but with an error, said last
         try:
             for event in client.events(path, {"after": last} if last else None, last):
-                lost_at = None
+                if event.id != last:
+                    lost_at = None  # news; a server that only repeats its state has not come back
                 detail = _handle(event, printer)
                 # The id says what the client has been given: with it, nothing comes twice after a break.
                 last = event.id or last
@@ -98,7 +99,7 @@ def follow(
             if failure is not None:
                 raise failure
             raise CliError(
-                f"The server did not come back within {patience_s:.0f} s; job {name} may still be running. "
+                f"The server gave no news within {patience_s:.0f} s; job {name} may still be running. "
                 f"{session.start_hint}, then: tidemill job stream --name {name}",
                 NOT_RUNNING,
                 "ServerNotRunning",

@@ -416,6 +416,21 @@ def test_a_server_that_stays_away_ends_the_stream_with_5(
     assert "tidemill job stream --name j1" in capsys.readouterr().err
 
 
+def test_a_server_that_breaks_off_at_the_end_every_time_is_not_asked_for_ever(
+    home: Path, fake: Fake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ticks = iter(range(0, 1000, 10))
+    last = events(end=DETAIL)[5]
+    fake.on("GET", PATH, lambda asked: [last, Break()])
+    follow = stream.follow
+    monkeypatch.setattr(
+        stream,
+        "follow",
+        lambda s, n, p: follow(s, n, p, clock=lambda: next(ticks), sleep=lambda seconds: None),
+    )
+    assert run("job", "stream", "--name", "j1") == 5
+
+
 def test_streaming_what_does_not_exist_is_3_at_once(home: Path, fake: Fake) -> None:
     fake.on("GET", PATH, error(404, "ResourceNotFound", "no job"))
     assert run("job", "stream", "--name", "j1") == 3
