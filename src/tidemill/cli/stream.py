@@ -40,7 +40,8 @@ class Printer:
 
     def phase(self, elapsed_s: float | None, message: str) -> None:
         at = f"{elapsed_s:7.2f}s" if elapsed_s is not None else " " * 8
-        first = (message.splitlines() or [""])[0]  # the rest, the end of a log, comes in the closing block
+        # What follows the first line is the end of the log, which has just been shown.
+        first = (message.splitlines() or [""])[0].removesuffix(" The end of its log:")
         self.line(f"{at}  {clean(first)}", dim=True)
 
     def log(self, path: str, chunk: str) -> None:
@@ -127,7 +128,7 @@ def close(printer: Printer, detail: dict[str, Any]) -> None:
     status = detail.get("status", "")
     printer.line("")
     printer.line(headline(detail), "green" if status == GOOD else "red" if status == "Failed" else "yellow")
-    for line in fact_lines(closing_facts(detail)):
+    for line in fact_lines(closing_facts(detail, log_shown=True)):
         printer.line("  " + line)
 
 
@@ -142,19 +143,23 @@ def headline(detail: dict[str, Any]) -> str:
     return line
 
 
-def closing_facts(detail: dict[str, Any]) -> list[tuple[str, str]]:
+def closing_facts(detail: dict[str, Any], log_shown: bool = False) -> list[tuple[str, str]]:
+    """`log_shown`: the reader has just seen the log, so its end is not repeated in the error."""
     facts: list[tuple[str, str]] = []
     error = detail.get("error") or {}
     if error.get("message"):
-        facts.append(("error", error["message"]))
+        message: str = error["message"]
+        if log_shown:
+            message = message.splitlines()[0].removesuffix(" The end of its log:")
+        facts.append(("error", message))
     if detail.get("exit_code") not in (None, 0):
         facts.append(("exit code", str(detail["exit_code"])))
     for name, value in (detail.get("metrics") or {}).items():
         facts.append((clean(name), text.number(value)))
     for name, output in (detail.get("outputs") or {}).items():
         shown = (output or {}).get("asset") or (output or {}).get("uri")
-        if shown:
-            facts.append((f"output {clean(name)}", shown))
+        if shown and detail.get("status") == GOOD:
+            facts.append((f"output {clean(name)}", text.uri(shown)))
     price = detail.get("price") or {}
     if price:
         facts.append(("price", price_line(price)))
