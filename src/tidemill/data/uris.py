@@ -227,7 +227,9 @@ def _workspace_id(text: str, given: str) -> Uri:
         raise InvalidRequest(
             f"{given!r} is not the id of an asset version or of a datastore path. Use {_FORMS}."
         )
-    return AssetId(scope, found["kind"], found["name"], found["version"] or "", found["label"] or "")
+    # The SDK makes `…/data/azureml:digits/versions/1` of an input `azureml:digits@latest`.
+    name = found["name"].removeprefix("azureml:")
+    return AssetId(scope, found["kind"], name, found["version"] or "", found["label"] or "")
 
 
 def _datastore(rest: str, scope: Scope | None, given: str) -> DatastoreUri:

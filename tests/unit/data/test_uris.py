@@ -30,6 +30,7 @@ FORMS = [
     (f"{W.arm_id}/data/d/versions/1", AssetId(W, "data", "d", "1")),
     (f"azureml:{W.arm_id}/models/m/versions/2", AssetId(W, "models", "m", "2")),
     (f"{LONG}/data/d/versions/1", AssetId(W, "data", "d", "1")),
+    (f"{W.arm_id}/data/azureml:d/versions/1", AssetId(W, "data", "d", "1")),
     ("azureml://data/d/versions/1", AssetId(None, "data", "d", "1")),
     ("azureml://locations/eu/workspaces/0f/data/d/versions/1", AssetId(None, "data", "d", "1")),
     (

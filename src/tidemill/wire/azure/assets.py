@@ -21,6 +21,7 @@ from tidemill.domain.model import Resource, Scope
 from tidemill.wire.arm.envelope import render, render_list
 from tidemill.wire.arm.etag import etag
 from tidemill.wire.arm.paging import next_link, read_page, split_page
+from tidemill.wire.azure import data_plane
 from tidemill.wire.blob.sas import make_sas
 from tidemill.wire.http import Context, Route, bytes_response, json_response
 
@@ -34,7 +35,7 @@ Handler = Callable[[AssetKind, Context], Awaitable[Response]]
 
 
 def routes() -> list[Route]:
-    found: list[Route] = []
+    found = data_plane.routes()
     for kind in KINDS.values():
         action = f"{ACTION}/{kind.type}"
         base = f"{WORKSPACE}/{kind.type}"
@@ -75,7 +76,7 @@ async def put_version(kind: AssetKind, ctx: Context) -> Response:
         ctx.caller,
         ctx.scope,
         kind,
-        ctx.params["name"],
+        _name(ctx),
         ctx.params["version"],
         await ctx.request.json(),
     )
@@ -83,7 +84,7 @@ async def put_version(kind: AssetKind, ctx: Context) -> Response:
 
 
 async def get_version(kind: AssetKind, ctx: Context) -> Response:
-    name, version = ctx.params["name"], ctx.params["version"]
+    name, version = _name(ctx), ctx.params["version"]
     try:
         row = await assets.get_version(ctx.services, ctx.scope, kind, name, version)
     except NotFound:
@@ -97,19 +98,19 @@ async def get_version(kind: AssetKind, ctx: Context) -> Response:
 async def list_versions(kind: AssetKind, ctx: Context) -> Response:
     query = _query(ctx)
     page = read_page(ctx.request)
-    rows = await assets.list_versions(ctx.services, ctx.scope, kind, ctx.params["name"], query)
+    rows = await assets.list_versions(ctx.services, ctx.scope, kind, _name(ctx), query)
     shown, after = split_page(rows, page)
     items = [render_version(ctx.services, row) for row in shown]
     curated = _curated(ctx, kind)
     if not items and curated is not None and query.archived is not True:
-        row = _curated_version(ctx.scope, ctx.params["name"], curated.version, curated)
+        row = _curated_version(ctx.scope, _name(ctx), curated.version, curated)
         items = [render_version(ctx.services, row)]
     return bytes_response(render_list(items, next_link(ctx, after)))
 
 
 async def delete_version(kind: AssetKind, ctx: Context) -> Response:
     gone = await assets.delete_version(
-        ctx.services, ctx.caller, ctx.scope, kind, ctx.params["name"], ctx.params["version"]
+        ctx.services, ctx.caller, ctx.scope, kind, _name(ctx), ctx.params["version"]
     )
     return Response(status_code=200 if gone else 204)
 
@@ -122,7 +123,7 @@ async def list_containers(kind: AssetKind, ctx: Context) -> Response:
 
 
 async def get_container(kind: AssetKind, ctx: Context) -> Response:
-    name = ctx.params["name"]
+    name = _name(ctx)
     try:
         row = await assets.get_container(ctx.services, ctx.scope, kind, name)
     except NotFound:
@@ -135,20 +136,20 @@ async def get_container(kind: AssetKind, ctx: Context) -> Response:
 
 async def put_container(kind: AssetKind, ctx: Context) -> Response:
     row, created = await assets.put_container(
-        ctx.services, ctx.caller, ctx.scope, kind, ctx.params["name"], await ctx.request.json()
+        ctx.services, ctx.caller, ctx.scope, kind, _name(ctx), await ctx.request.json()
     )
     return bytes_response(render_container(row), 201 if created else 200)
 
 
 async def delete_container(kind: AssetKind, ctx: Context) -> Response:
-    gone = await assets.delete_container(ctx.services, ctx.caller, ctx.scope, kind, ctx.params["name"])
+    gone = await assets.delete_container(ctx.services, ctx.caller, ctx.scope, kind, _name(ctx))
     return Response(status_code=200 if gone else 204)
 
 
 async def start_upload(kind: AssetKind, ctx: Context) -> Response:
     """A container of its own, and a SAS that opens only that."""
     s = ctx.services
-    upload = await assets.start_pending_upload(s, ctx.scope, kind, ctx.params["name"], ctx.params["version"])
+    upload = await assets.start_pending_upload(s, ctx.scope, kind, _name(ctx), ctx.params["version"])
     address = blob_url(s.addresses.data, upload.account, upload.container)
     expiry = s.clock.now() + UPLOAD_HOURS * 3_600_000_000
     key = s.storage_keys.key(upload.account)
@@ -197,8 +198,13 @@ def _query(ctx: Context) -> AssetQuery:
     )
 
 
+def _name(ctx: Context) -> str:
+    """The SDK asks for the latest of `azureml:digits@latest` under the name `azureml:digits`."""
+    return ctx.params["name"].removeprefix("azureml:")
+
+
 def _curated(ctx: Context, kind: AssetKind) -> CuratedEnvironment | None:
-    return ctx.services.curated.find(ctx.params["name"]) if kind is ENVIRONMENTS else None
+    return ctx.services.curated.find(_name(ctx)) if kind is ENVIRONMENTS else None
 
 
 def _curated_version(scope: Scope, name: str, version: str, curated: CuratedEnvironment) -> Resource:

@@ -27,7 +27,7 @@ WRITE = "Microsoft.MachineLearningServices/workspaces/experiments/runs/write"
 LOG_URL_TTL_US = 3600 * 1_000_000
 JUST_ENDED_US = 120 * 1_000_000
 
-_MODEL_TYPES = {"custom_model": "CustomModel", "mlflow_model": "MLFlowModel", "triton_model": "TritonModel"}
+DEFAULT = "default"  # the SDK's own output: it finds the artifacts without being told
 
 
 def routes() -> list[Route]:
@@ -154,13 +154,15 @@ async def run_data(ctx: Context) -> Response:
     row = await jobs.get(ctx.services, ctx.scope, name)
     status = job_status(row.status)
     metadata = run_body(ctx.services, row, status)
-    kinds = {output.name: output.type for output in status.plan.outputs}
+    registered = dict(status.progress.registered)
+    # Models too are reported as the data they are: the SDK fails on its own request for models' addresses.
     metadata["outputs"] = {
-        output: {
-            "assetId": asset,
-            "type": _MODEL_TYPES.get(kinds.get(output, ""), kinds.get(output, "uri_folder")),
+        output.name: {
+            "assetId": registered.get(output.name) or output.uri,
+            "type": "uri_file" if output.type == "uri_file" else "uri_folder",
         }
-        for output, asset in status.progress.registered
+        for output in status.plan.outputs
+        if row.state == JobState.COMPLETED and output.name != DEFAULT
     }
     return json_response({"runMetadata": metadata, "runDefinition": None, "jobSpecification": None})
 
