@@ -1,4 +1,4 @@
-"""Trains a support vector machine on scikit-learn's handwritten digits and saves it. Knows nothing of Tidemill."""
+"""Trains a support vector machine on scikit-learn's handwritten digits. Knows nothing of Tidemill."""
 
 import argparse
 import json

@@ -1,4 +1,4 @@
-"""From what a job says of its environment to what will be built: a registered one, a curated one, the host's."""
+"""What a job's environment is built from: a registered one, a curated one, the host's Python."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What use cases are given: the ports of the system, in one frozen value. Composition: `server/compose.py`."""
+"""What use cases are given: the ports of the system in one frozen value, made by `server/compose.py`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The native API (`/api/v1`): what ARM has no word for, for the CLI and the portal. See docs/architecture.md."""
+"""The native API (`/api/v1`): what ARM has no word for (docs/architecture.md)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from tidemill.domain.model import JobState
 from tidemill.wire.http import SIGNED_IN, Context, Route, json_response
 from tidemill.wire.native.stream import stream_job
 
-W = "/api/v1/subscriptions/{sub}/resourceGroups/{rg}/providers/Microsoft.MachineLearningServices/workspaces/{ws}"
+W = (
+    "/api/v1/subscriptions/{sub}/resourceGroups/{rg}/providers/Microsoft.MachineLearningServices"
+    "/workspaces/{ws}"
+)
 JOBS = "Microsoft.MachineLearningServices/workspaces/jobs/read"
 COMPUTES = "Microsoft.MachineLearningServices/workspaces/computes/read"
 MAX_WAIT_S = 60.0

@@ -1,0 +1,1 @@
+"""Benchmarks: each prints a table with ratios to floors measured in the same run. `make bench` runs all."""

@@ -1,0 +1,109 @@
+"""No-op jobs through the whole path, over HTTP, against floors taken in the same run.
+
+    python -m benchmarks.jobs [--jobs 1000] [--single 100] [--queued 100,1000,10000]
+
+Floors: `posix_spawn` of /bin/true; one fsynced SQLite commit per job (a bare queue).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sqlite3
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+from benchmarks.common import Client, Table, running_server
+
+
+def floor_spawn(count: int = 300) -> float:
+    """Seconds per posix_spawn + wait of /bin/true, median."""
+    taken: list[float] = []
+    for _ in range(count):
+        started = time.perf_counter()
+        os.waitpid(os.posix_spawn("/bin/true", ["true"], {}), 0)
+        taken.append(time.perf_counter() - started)
+    return statistics.median(taken)
+
+
+def floor_commits(count: int = 300) -> float:
+    """Seconds per synced SQLite commit of one row, median."""
+    with tempfile.TemporaryDirectory() as folder:
+        database = sqlite3.connect(Path(folder) / "queue.db", isolation_level=None)
+        database.execute("PRAGMA journal_mode=WAL")
+        database.execute("PRAGMA synchronous=FULL")
+        database.execute("CREATE TABLE jobs (id INTEGER PRIMARY KEY, state TEXT)")
+        taken: list[float] = []
+        for _ in range(count):
+            started = time.perf_counter()
+            database.execute("INSERT INTO jobs (state) VALUES ('done')")
+            taken.append(time.perf_counter() - started)
+        database.close()
+    return statistics.median(taken)
+
+
+def single(client: Client, count: int) -> list[float]:
+    """Seconds from the PUT to the answer that the job has ended, one after another on a warm node."""
+    taken: list[float] = []
+    for i in range(count):
+        started = time.perf_counter()
+        client.submit(f"one-{i}-{os.getpid()}", "true")
+        client.wait(f"one-{i}-{os.getpid()}")
+        taken.append(time.perf_counter() - started)
+    return taken
+
+
+def many(client: Client, count: int, prefix: str) -> tuple[float, float]:
+    """-> (seconds to submit them all, seconds until the last has ended)."""
+    started = time.perf_counter()
+    names = [f"{prefix}-{i}-{os.getpid()}" for i in range(count)]
+    client.submit_all(names, "true")
+    submitted = time.perf_counter() - started
+    while client.unfinished():
+        time.sleep(0.02)
+    taken = time.perf_counter() - started
+    states = client.states(names)
+    wrong = {name: state for name, state in states.items() if state != "Completed"}
+    if wrong:
+        raise SystemExit(f"{len(wrong)} jobs did not complete: {dict(list(wrong.items())[:3])}")
+    return submitted, taken
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--jobs", type=int, default=1000)
+    parser.add_argument("--single", type=int, default=100)
+    arguments = parser.parse_args()
+    spawn, commit = floor_spawn(), floor_commits()
+    table = Table("No-op jobs", ("what", "figure", "floor", "ratio", "target"))
+    with running_server() as server:
+        client = Client(server)
+        started = time.perf_counter()
+        client.submit("first", "true")
+        client.wait("first")
+        cold = time.perf_counter() - started
+        table.add("from zero nodes", f"{cold * 1e3:.0f} ms", f"{spawn * 1e3:.2f} ms", cold / spawn, "<= 300 ms")
+        times = single(client, arguments.single)
+        middle = statistics.median(times)
+        table.add(
+            "one job, warm, p50", f"{middle * 1e3:.1f} ms", f"{spawn * 1e3:.2f} ms", middle / spawn, "<= 25 ms"
+        )
+        worst = statistics.quantiles(times, n=100)[98] if len(times) > 2 else max(times)
+        table.add("one job, warm, p99", f"{worst * 1e3:.1f} ms", "", None, "")
+        cpu = server.cpu_seconds()
+        submitted, taken = many(client, arguments.jobs, "many")
+        used = server.cpu_seconds() - cpu
+        rate = arguments.jobs / taken
+        table.add(
+            f"{arguments.jobs} jobs at once", f"{rate:.0f} jobs/s", f"{1 / commit:.0f} commits/s",
+            rate * commit, ">= 250 jobs/s",
+        )
+        table.add("  submitted", f"{arguments.jobs / submitted:.0f} jobs/s", "", None, "")
+        table.add("  control process", f"{used / arguments.jobs * 1e3:.2f} ms CPU/job", "", None, "")
+    table.show()
+
+
+if __name__ == "__main__":
+    main()
