@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from scheduling_world import ELASTIC, GPU, LARGE, SECOND, SMALL, STRICT, World, cluster, job
 
@@ -83,6 +83,9 @@ def start_world(kind: int) -> World:
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.integers(0, 7), OPS)
+@example(  # starts change the shares, so that another gang fits: the decision is not all
+    2, [(0, 0, 0, 0), (0, 1, 0, 0), (0, 8, 3, 0), (0, 18, 0, 1), (6, 0, 0, 0), (8, 0, 0, 0), (6, 0, 1, 0)]
+)
 def test_the_same_decisions_as_the_oracle(kind: int, ops: list[tuple[int, int, int, int]]) -> None:
     world = start_world(kind)
     last: list[t.Decision] = []

@@ -343,6 +343,23 @@ def test_two_half_opened_gangs_do_not_block_each_other_for_ever() -> None:
     assert list(world.running) == ["g2"]
 
 
+def test_nodes_held_for_a_reserved_gang_are_not_taken_by_another_cluster() -> None:
+    world = World(replace(STRICT, total=Vector(6_000, 12 * GIB)))  # three small nodes
+    world.set_cluster(cluster("c1", SMALL, high=3))
+    world.set_cluster(cluster("c2", SMALL, high=1))
+    with_nodes(world, 3, "c1")
+    world.queue(job("long", "c1"))
+    world.decide()
+    world.queue(job("gang", "c1", nodes=3, submitted_at=1))
+    world.queue(job("other", "c2", submitted_at=2))
+    decisions = world.decide()
+    assert of(decisions, t.CloseNode) == []
+    assert [w.code for w in of(decisions, t.Wait)] == ["Waiting.NodesBusy", "Waiting.HostFull"]
+    world.set_cluster(cluster("c1", SMALL, high=4))  # without the gang in front they are
+    world.cancel("gang")
+    assert [d.code for d in of(world.decide(), t.CloseNode)] == ["NodeClosing.Reclaimed"]
+
+
 def test_gpus_are_allotted_exactly_and_waited_for() -> None:
     world = World()
     world.set_cluster(cluster("c1", GPU, high=2))

@@ -211,7 +211,6 @@ def _offer(
             return False
         if opens and not _fits(opens, size, free, claimed):
             desk.blocked, desk.stopped = job, True
-            desk.idle = []
             for index, part in enumerate(_parts(size)):
                 claimed[index] += opens * part
             _reclaim(snapshot, desk, desks, free, claimed)

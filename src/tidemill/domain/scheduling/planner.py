@@ -121,8 +121,7 @@ def _step(plan: Plan, job: JobRequest, rate: int, budget: Budget, now: int) -> b
             return False
         if opens and not budget.fits(opens, plan.spec.node):
             plan.blocked, plan.host_blocked, plan.done = job, True, True
-            budget.claim(opens, plan.spec.node)
-            plan.idle.clear()  # held for it
+            budget.claim(opens, plan.spec.node)  # and what is idle here is held for it
             return False
         _give(plan, job, rate, opens, budget)
         return True

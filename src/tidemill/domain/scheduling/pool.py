@@ -101,7 +101,7 @@ class PoolState:
         for plan in evaluated:
             out += self._close(plan, now)
         out += self._open(evaluated, budget)
-        self._again = any(plan.starts and plan.state.uid in track.awake for plan in evaluated)
+        self._again = bool(track.awake) and any(plan.starts for plan in evaluated)
         for state in told:
             out += self._news(state, now)
         return out
