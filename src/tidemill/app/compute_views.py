@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from tidemill.app import computes, costs, job_views
-from tidemill.app.codec import decode_object, job_status
+from tidemill.app.codec import decode_object
 from tidemill.app.services import Services
 from tidemill.app.times import iso
 from tidemill.app.workspaces import require_workspace
-from tidemill.domain.model import JobState, Node, NodeState, Resource, Scope
+from tidemill.domain.model import JobState, Node, NodeState, Scope
 from tidemill.domain.scheduling.types import ClusterSpec
 from tidemill.domain.units import human_duration
 from tidemill.store.api import Read, ResourceQuery
@@ -47,7 +47,9 @@ async def detail(s: Services, scope: Scope, name: str) -> dict[str, Any]:
     body["nodes_list"] = [await _node(s, node) for node in nodes]
     first = events[0].at if events else s.clock.now()
     body["timeline"] = [job_views.timeline_entry(event, first) for event in events[-50:]]
-    body["queue"] = [{"name": row.key.name, "state": row.state, "why": _waiting(s, row)} for row in queue]
+    body["queue"] = [
+        {"name": row.key.name, "state": row.state, "why": job_views.waiting_sentence(s, row)} for row in queue
+    ]
     return body
 
 
@@ -57,11 +59,6 @@ async def _find(s: Services, scope: Scope, name: str) -> tuple[ClusterSpec, str]
     row = (await computes.get(s, scope, name)).row
     spec = computes.cluster_of(s, row)
     return spec or await computes.resolve(s, scope, name), row.state
-
-
-def _waiting(s: Services, row: Resource) -> str:
-    wait = s.live.explain(row.uid)
-    return wait.sentence if wait else job_status(row.status).progress.waiting
 
 
 async def _summary(s: Services, spec: ClusterSpec, state: str) -> dict[str, Any]:

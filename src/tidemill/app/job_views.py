@@ -63,7 +63,7 @@ def _summary(s: Services, row: Resource, status: JobStatus, price: costs.JobCost
         "attempts": progress.attempt,
         "cost_usd": price.usd,
         "cost_open": price.open,
-        "reason": progress.waiting,
+        "reason": waiting_sentence(s, row),
         "error": None
         if progress.error is None
         else {"code": progress.error.code, "message": progress.error.message},
@@ -72,6 +72,12 @@ def _summary(s: Services, row: Resource, status: JobStatus, price: costs.JobCost
         "tags": spec.get("tags", {}),
         "page": page_of(s, row),
     }
+
+
+def waiting_sentence(s: Services, row: Resource) -> str:
+    """Why it waits, in the scheduler's words; "" if it does not."""
+    wait = s.live.explain(row.uid) if row.state in (JobState.QUEUED, JobState.PROVISIONING) else None
+    return wait.sentence if wait else ""
 
 
 def page_of(s: Services, row: Resource) -> str:
@@ -161,8 +167,6 @@ async def why(s: Services, row: Resource) -> dict[str, Any]:
         wait = s.live.explain(row.uid)
         if wait is not None:
             sentence, code, expected = wait.sentence, wait.code, wait.expected_at
-        elif status.progress.waiting:
-            sentence, code = status.progress.waiting, status.progress.waiting_code
     elif state is JobState.FAILED and status.progress.error is not None:
         sentence, code = status.progress.error.message, status.progress.error.code
     return {

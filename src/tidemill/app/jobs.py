@@ -202,8 +202,6 @@ async def cancel(s: Services, caller: Caller, scope: Scope, name: str) -> Resour
             progress = replace(
                 progress,
                 ended_at=now,
-                waiting="",
-                waiting_code="",
                 error=JobError("Canceled", f"Canceled by {caller.name} before it started."),
             )
             tx.add_event(

@@ -86,7 +86,7 @@ def assign(
         assert node is not None
         tx.update_node(replace(node, state=NodeState.RUNNING, attempt_id=attempt.id, idle_since=None))
         tx.open_interval(allocation(attempt, node, row, when, region))
-    progress = replace(status.progress, attempt=number, waiting="", waiting_code="")
+    progress = replace(status.progress, attempt=number)
     tx.update(with_progress(row, status, JobState.STARTING, when.at, progress))
     tx.add_event(job_event(row, when.at, "Assigned", message))
     return attempt
@@ -244,8 +244,6 @@ def _end_job(
         exit_code=result.exit_code,
         error=error,
         logs=collected.logs,
-        waiting="",
-        waiting_code="",
     )
     tx.add_event(job_event(row, now, state.value, message.split("\n", 1)[0]))
     tx.update(with_progress(row, status, state, now, progress))

@@ -19,6 +19,7 @@ from tidemill.app.output_assets import register_outputs
 from tidemill.app.services import Services
 from tidemill.app.transitions import Collected, Moment
 from tidemill.controllers import launching, staging
+from tidemill.controllers.cleaning import Cleaner, Leftover
 from tidemill.domain.errors import TidemillError
 from tidemill.domain.model import Attempt, AttemptState, JobState, Outcome, Resource
 from tidemill.domain.outcome import AttemptEnd, RankEnd, attempt_end
@@ -67,7 +68,8 @@ class _Live:
 
 
 class Attempts:
-    def __init__(self, services: Services, moment: Callable[[], Moment]) -> None:
+    def __init__(self, services: Services, moment: Callable[[], Moment], cleaner: Cleaner) -> None:
+        self._cleaner = cleaner
         self._s = services
         self._moment = moment
         self._live: dict[str, _Live] = {}
@@ -85,24 +87,24 @@ class Attempts:
             self._drive_safely(attempt.id), name=f"attempt {attempt.id}"
         )
 
-    async def look(self, attempt_id: str) -> None:
-        """Its row was changed by somebody: a stop was asked for, or it is new."""
-        attempt = await self._s.store.read(lambda r: r.attempt(attempt_id))
-        if attempt is None or attempt.state is AttemptState.ENDED:
-            return
-        live = self._live.get(attempt_id)
-        if live is None:
-            self.take(attempt)
-        elif attempt.stop_requested_at is not None and live.attempt.stop_requested_at is None:
-            live.attempt = attempt
-            live.changed.set()
+    def stop_job(self, job_uid: str) -> None:
+        """A stop was asked for, in the rows of its live attempts."""
+        self._spawn(self._stop_job(job_uid))
+
+    async def _stop_job(self, job_uid: str) -> None:
+        for attempt in await self._s.store.read(lambda r: r.attempts_of(job_uid)):
+            live = self._live.get(attempt.id)
+            if live is not None and attempt.stop_requested_at is not None:
+                live.attempt = attempt
+                live.changed.set()
 
     def on_engine_event(self, event: EngineEvent) -> None:
         if event.task is not None:
             live = self._live.get(event.task.attempt_id)
             if live is None:
                 # Repeated for an attempt that has ended: the agent may drop it now.
-                self._spawn(self._forget(event.node_id, event.task))
+                if event.kind == "task_exited":
+                    self._cleaner.add(Leftover(event.node_id, event.task.attempt_id, (event.task.rank,)))
                 return
             if event.kind == "task_started":
                 live.started_at = min(live.started_at or event.at, event.at)
@@ -158,7 +160,7 @@ class Attempts:
         else:
             result, collected = failed, Collected()
         await self._record_end(live, result, collected)
-        self._spawn(self._clean(live))
+        self._leave(live)
 
     async def _launch(self, live: _Live, row: Resource, plan: JobPlan) -> AttemptEnd | None:
         """Stages and starts every rank. -> an end if it could not be started at all."""
@@ -332,17 +334,11 @@ class Attempts:
             register_outputs(tx, live.attempt.job_uid, when.at)
         return state
 
-    async def _clean(self, live: _Live) -> None:
-        for rank in live.ranks:
-            await self._forget(live.node_of(rank), TaskKey(live.attempt.id, rank))
-        for node in live.attempt.nodes:
-            await self._s.engine.remove_dir(node, live.attempt.id)
-
-    async def _forget(self, node_id: str, key: TaskKey) -> None:
-        try:
-            await self._s.engine.forget(node_id, key)
-        except EngineError:
-            log.debug("forget %s on %s: the node is gone", key, node_id)
+    def _leave(self, live: _Live) -> None:
+        """Its files and records on its nodes are no longer needed."""
+        for index, node_id in enumerate(live.attempt.nodes):
+            ranks = tuple(rank for rank, placed in live.ranks.items() if placed.node_index == index)
+            self._cleaner.add(Leftover(node_id, live.attempt.id, ranks))
 
     def _spawn(self, coroutine: object) -> None:
         task = asyncio.ensure_future(coroutine)  # type: ignore[arg-type]

@@ -29,10 +29,12 @@ class Environments:
         ):
             self.take(row)
 
-    async def look(self, uid: str) -> None:
-        row = await self._s.store.read(lambda r: r.by_uid(uid))
-        if row is not None and row.state == JobState.PREPARING:
+    def follow(self, row: Resource) -> None:
+        """A job has changed: what it needs is built; a cancelled one waits for nothing any more."""
+        if row.state == JobState.PREPARING:
             self.take(row)
+        elif row.uid in self._tasks and JobState(row.state).final:
+            self._tasks[row.uid].cancel()
 
     def take(self, row: Resource) -> None:
         if row.uid not in self._tasks:

@@ -28,6 +28,7 @@ from tidemill.domain.model import (
 from tidemill.domain.plan import JobError
 from tidemill.domain.scheduling import types as sched
 from tidemill.domain.scheduling.pool import PoolState
+from tidemill.domain.scheduling.sentences import NODES_OPENING
 from tidemill.store.api import Read, ResourceQuery, Tx
 
 log = logging.getLogger("tidemill.pool")
@@ -55,11 +56,14 @@ class Pool:
         on_attempt: Callable[[Attempt], None],
         on_open: Callable[[Node], None],
         on_close: Callable[[str], None],
+        on_job: Callable[[Resource], None],
+        on_stop: Callable[[str], None],
     ) -> None:
         self._s = services
         self._moment = moment
         self._state = PoolState(host)
         self._on_attempt, self._on_open, self._on_close = on_attempt, on_open, on_close
+        self._on_job, self._on_stop = on_job, on_stop
         self._wake = asyncio.Event()
         self._jobs: set[str] = set()
         self._computes: set[str] = set()
@@ -175,6 +179,10 @@ class Pool:
         elif not waits and uid in self._waiting:
             self._waiting.discard(uid)
             self._state.apply(sched.JobGone(uid, now))
+        if row is not None:
+            self._on_job(row)
+            if row.state == JobState.CANCEL_REQUESTED:
+                self._on_stop(uid)
 
     def _queue(self, row: Resource, now: int) -> None:
         self._waiting.add(row.uid)
@@ -266,6 +274,8 @@ class Pool:
         for node in carried.opened:
             self._known_nodes[node.id] = node.state
             self._on_open(node)
+        for job_uid in carried.stopped:
+            self._on_stop(job_uid)
         for node_id in carried.closing:
             self._known_nodes[node_id] = NodeState.CLOSING
             self._on_close(node_id)
@@ -286,6 +296,8 @@ class Pool:
                     _note_wait(tx, decision, when.at)
                 case sched.EndJob():
                     _end_job(tx, decision, when.at)
+                    if decision.running:
+                        carried.stopped.append(decision.job_uid)
         return carried
 
     def _assign(self, tx: Tx, decision: sched.Assign, when: Moment, carried: Carried) -> None:
@@ -369,11 +381,9 @@ def _note_wait(tx: Tx, decision: sched.Wait, now: int) -> None:
     row = tx.by_uid(decision.job_uid)
     if row is None or row.state not in WAITING:
         return
-    status = job_status(row.status)
-    progress = replace(status.progress, waiting_code=decision.code, waiting=decision.sentence)
-    opening = "Opening" in decision.code
-    state = JobState.PROVISIONING if opening else JobState.QUEUED
-    tx.update(transitions.with_progress(row, status, state, now, progress))
+    state = JobState.PROVISIONING if decision.code == NODES_OPENING else JobState.QUEUED
+    if row.state != state:
+        tx.update(replace(row, state=state, modified_at=now))
     tx.add_event(transitions.job_event(row, now, decision.code, decision.sentence))
 
 
@@ -389,8 +399,6 @@ def _end_job(tx: Tx, decision: sched.EndJob, now: int) -> None:
     progress = replace(
         status.progress,
         ended_at=now,
-        waiting="",
-        waiting_code="",
         error=JobError(decision.code, decision.sentence),
     )
     tx.update(transitions.with_progress(row, status, JobState.CANCELED, now, progress))

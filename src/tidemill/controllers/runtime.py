@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from tidemill.app.services import Services
 from tidemill.app.transitions import Moment
 from tidemill.controllers.attempts import Attempts
+from tidemill.controllers.cleaning import Cleaner
 from tidemill.controllers.deletions import Deletions
 from tidemill.controllers.environments import Environments
 from tidemill.controllers.nodes import Nodes
@@ -28,10 +29,8 @@ class Runtime:
     attempts: Attempts
     environments: Environments
     deletions: Deletions
+    cleaner: Cleaner
     _events: asyncio.Task[None] | None = None
-    _looking: asyncio.Task[None] | None = None
-    _attempts_changed: set[str] = field(default_factory=set)
-    _jobs_changed: set[str] = field(default_factory=set)
 
     def explain(self, job_uid: str) -> Wait | None:
         """Why a job waits, now."""
@@ -45,6 +44,7 @@ class Runtime:
         await self.pool.stop()
         await self.environments.stop()
         await self.deletions.stop()
+        await self.cleaner.stop()
         await self.attempts.stop()
         await self.nodes.stop()
         await self.services.engine.detach()
@@ -52,28 +52,8 @@ class Runtime:
     def on_commit(self, touched: frozenset[Touched]) -> None:
         for item in touched:
             self.pool.touched(item.kind, item.uid)
-            if item.kind == "attempt":
-                self._attempts_changed.add(item.uid)
-            elif item.kind == "resource:jobs":
-                self._jobs_changed.add(item.uid)
-            elif item.kind in ("node", "resource:computes"):
+            if item.kind in ("node", "resource:computes"):
                 self.deletions.wake()
-        if (self._attempts_changed or self._jobs_changed) and self._looking is None:
-            self._looking = asyncio.create_task(self._look(), name="changes")
-
-    async def _look(self) -> None:
-        """One task for all that changed meanwhile."""
-        while self._attempts_changed or self._jobs_changed:
-            attempts, self._attempts_changed = self._attempts_changed, set()
-            jobs, self._jobs_changed = self._jobs_changed, set()
-            try:
-                for uid in attempts:
-                    await self.attempts.look(uid)
-                for uid in jobs:
-                    await self.environments.look(uid)
-            except Exception:
-                log.exception("changed rows could not be read")
-        self._looking = None
 
     async def follow_engine(self) -> None:
         async for event in self.services.engine.events():
@@ -98,9 +78,14 @@ async def start(services: Services) -> Runtime:
         return pool.size_of(compute_uid)
 
     nodes = Nodes(services, moment, host, size_of)
-    attempts = Attempts(services, moment)
-    pool = Pool(services, moment, host, attempts.take, nodes.open, nodes.close)
-    runtime = Runtime(services, pool, nodes, attempts, Environments(services), Deletions(services))
+    cleaner = Cleaner(services.engine)
+    attempts = Attempts(services, moment, cleaner)
+    environments = Environments(services)
+    pool = Pool(
+        services, moment, host, attempts.take, nodes.open, nodes.close, environments.follow, attempts.stop_job
+    )
+    runtime = Runtime(services, pool, nodes, attempts, environments, Deletions(services), cleaner)
+    cleaner.start()
     await nodes.recover()
     for attempt in await services.store.read(lambda r: r.live_attempts()):
         attempts.take(attempt)

@@ -10,7 +10,9 @@ committed with the attempt before anything is started, so a running job's files 
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -28,7 +30,7 @@ from tidemill.domain.plan import JobPlan, Place
 from tidemill.engines.base import EngineError
 from tidemill.store.api import Tx
 
-FOLDERS = ("code", "inputs", "outputs", "logs/user_logs", "tmp")
+FOLDERS = ("code", "logs", "logs/user_logs", "tmp")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,14 +61,12 @@ async def stage(s: Services, plan: JobPlan, attempt: Attempt) -> tuple[Staged, A
     files: list[NodeFiles] = []
     notes: list[str] = []
     for node in attempt.nodes:
-        root = await s.engine.prepare_dir(node, attempt.id)
+        root = await s.engine.prepare_dir(node, attempt.id, FOLDERS)
+        staged = NodeFiles(root, {}, {})
         if plan.code or plan.inputs or plan.outputs:
             staged, said = await asyncio.to_thread(_stage_node, s, plan, Path(root))
             notes += [note for note in said if note not in notes]
-        else:
-            _make_folders(Path(root))
-            staged = NodeFiles(root, {}, {})
-        await s.engine.settle_dir(node, attempt.id)
+            await s.engine.settle_dir(node, attempt.id)
         files.append(staged)
     ports = free_ports(ports_needed(plan.job.distribution))
     result = Staged(tuple(files), ports, tuple(notes))
@@ -82,13 +82,7 @@ async def stage(s: Services, plan: JobPlan, attempt: Attempt) -> tuple[Staged, A
     return result, await s.store.write(remember)
 
 
-def _make_folders(root: Path) -> None:
-    for folder in FOLDERS:
-        (root / folder).mkdir(parents=True, exist_ok=True)
-
-
 def _stage_node(s: Services, plan: JobPlan, root: Path) -> tuple[NodeFiles, tuple[str, ...]]:
-    _make_folders(root)
     if plan.code is not None:
         stage_code(s.blobs, plan.code, root / "code")
     inputs = stage_inputs(s.blobs, plan.inputs, root / "inputs")
@@ -113,16 +107,20 @@ async def collect(
 ) -> Collected:
     """Stores logs, `outputs/` and, when the attempt succeeded, its outputs. A retried attempt's logs go
     below `retries/N/`, so that the next attempt's do not replace them."""
-    roots = [Path(s.engine.work_dir(node, attempt.id)) for node in attempt.nodes]
-    if not plan.outputs and all(_nothing_written(root, plan) for root in roots):
+    directories = [s.engine.work_dir(node, attempt.id) for node in attempt.nodes]
+    if not plan.outputs and all(_nothing_written(directory, plan) for directory in directories):
         return Collected()
+    roots = [Path(directory) for directory in directories]
     return await asyncio.to_thread(_collect, s, plan, attempt, roots, keep_outputs, retried)
 
 
-def _nothing_written(root: Path, plan: JobPlan) -> bool:
-    logs = (root / "logs" / path for path, _ in log_names(plan.job))
-    kept = (root / "code" / "outputs", root / "code" / "logs")
-    return not any(log.exists() and log.stat().st_size for log in logs) and not any(p.exists() for p in kept)
+def _nothing_written(root: str, plan: JobPlan) -> bool:
+    """Whether an attempt left nothing that is kept: empty logs, no `outputs/`, no `logs/` of its own."""
+    for path, _ in log_names(plan.job):
+        with suppress(FileNotFoundError):
+            if os.stat(f"{root}/logs/{path}").st_size:
+                return False
+    return not (os.path.lexists(f"{root}/code/outputs") or os.path.lexists(f"{root}/code/logs"))
 
 
 def _collect(

@@ -88,8 +88,6 @@ class JobProgress:
     ended_at: int | None = None
     exit_code: int | None = None
     error: JobError | None = None
-    waiting_code: str = ""
-    waiting: str = ""  # the sentence
     cancel_requested_at: int | None = None
     cancelled_by: str = ""
     logs: tuple[tuple[str, int], ...] = ()  # (path, size) once collected

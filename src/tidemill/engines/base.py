@@ -140,8 +140,8 @@ class Engine(Protocol):
         """Directory of an attempt on that node, readable and writable by the job; made by prepare_dir."""
         ...
 
-    async def prepare_dir(self, node_id: str, attempt_id: str) -> str:
-        """Makes work_dir (owned by the node's job uid)."""
+    async def prepare_dir(self, node_id: str, attempt_id: str, folders: Sequence[str] = ()) -> str:
+        """Makes work_dir and `folders` below it (parents before children), owned by the node's job uid."""
         ...
 
     async def settle_dir(self, node_id: str, attempt_id: str) -> None:

@@ -191,9 +191,10 @@ class FakeEngine:
     def work_dir(self, node_id: str, attempt_id: str) -> str:
         return str(self._root / node_id / "work" / attempt_id)
 
-    async def prepare_dir(self, node_id: str, attempt_id: str) -> str:
+    async def prepare_dir(self, node_id: str, attempt_id: str, folders: Sequence[str] = ()) -> str:
         self._need(node_id)
-        os.makedirs(self.work_dir(node_id, attempt_id), exist_ok=True)
+        for folder in ("", *folders):
+            os.makedirs(os.path.join(self.work_dir(node_id, attempt_id), folder), exist_ok=True)
         return self.work_dir(node_id, attempt_id)
 
     async def settle_dir(self, node_id: str, attempt_id: str) -> None:

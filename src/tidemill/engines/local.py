@@ -209,12 +209,10 @@ class LocalEngine:
             raise InvalidTask(f"attempt id {attempt_id!r} cannot name a directory")
         return str(self._root / node_id / "work" / attempt_id)
 
-    async def prepare_dir(self, node_id: str, attempt_id: str) -> str:
+    async def prepare_dir(self, node_id: str, attempt_id: str, folders: Sequence[str] = ()) -> str:
         node, _ = self._need(node_id)
         path = self.work_dir(node_id, attempt_id)
-        os.makedirs(path, 0o700, exist_ok=True)
-        if node.hello["uid"]:
-            os.chown(path, node.hello["uid"], node.hello["uid"])
+        nodedir.make_folders(path, folders, node.hello["uid"])
         return path
 
     async def settle_dir(self, node_id: str, attempt_id: str) -> None:

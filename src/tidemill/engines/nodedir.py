@@ -16,7 +16,7 @@ import os
 import shutil
 import signal
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -135,6 +135,18 @@ def free_uid(home: str, taken: set[int]) -> int:
     """The lowest free uid of this home's range; ranges keep two homes of one host apart."""
     first = UID_BASE + int(home, 16) % HOMES * UIDS_PER_HOME
     return next(uid for uid in range(first, first + UIDS_PER_HOME) if uid not in taken)
+
+
+def make_folders(directory: str, folders: Sequence[str], uid: int) -> None:
+    """The directory and `folders` below it, for `uid` alone (0: ours). What is there already stays as it is:
+    it may be a running job's."""
+    for path in (directory, *(f"{directory}/{folder}" for folder in folders)):
+        try:
+            os.mkdir(path, 0o700)
+        except FileExistsError:
+            continue
+        if uid:
+            os.chown(path, uid, uid)
 
 
 def hand_over(directory: str, uid: int) -> None:

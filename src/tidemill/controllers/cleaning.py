@@ -1,0 +1,70 @@
+"""Removes what ended attempts leave on their nodes, when nothing more urgent is to be done.
+
+Nobody waits for it, so it keeps out of the way of jobs that do: it works once no attempt has ended for a
+moment, or when much has gathered. What is not cleaned when the server dies is repeated by the agent as an
+event of an attempt that has ended, and comes here again; what is not cleaned when a node closes goes with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+
+from tidemill.engines.base import Engine, EngineError, TaskKey
+
+log = logging.getLogger("tidemill.cleaning")
+
+QUIET_S = 0.25
+MOST = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Leftover:
+    """One attempt's tasks and directory on one node."""
+
+    node_id: str
+    attempt_id: str
+    ranks: tuple[int, ...]
+
+
+class Cleaner:
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._left: list[Leftover] = []
+        self._added = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._run(), name="cleaning")
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    def add(self, leftover: Leftover) -> None:
+        self._left.append(leftover)
+        self._added.set()
+
+    async def _run(self) -> None:
+        while True:
+            await self._added.wait()
+            before = -1
+            while before != len(self._left) and len(self._left) < MOST:
+                before = len(self._left)
+                await asyncio.sleep(QUIET_S)
+            self._added.clear()
+            taken, self._left = self._left, []
+            for leftover in taken:
+                await self._clean(leftover)
+
+    async def _clean(self, leftover: Leftover) -> None:
+        try:
+            for rank in leftover.ranks:
+                await self._engine.forget(leftover.node_id, TaskKey(leftover.attempt_id, rank))
+            await self._engine.remove_dir(leftover.node_id, leftover.attempt_id)
+        except EngineError:
+            log.debug("attempt %s on %s: the node is gone", leftover.attempt_id, leftover.node_id)
+        except Exception:
+            log.exception("attempt %s on %s could not be cleaned up", leftover.attempt_id, leftover.node_id)
