@@ -1,11 +1,13 @@
 """Run history (`/history/v1.0`): what `jobs.stream`, `jobs.download`, `archive` and `show_services` read.
 
-A run that has just ended answers `Finalizing` to its first `details` read: the SDK prints logs only while a
-run is in progress, so a job of 50 ms would otherwise show nothing.
+The SDK's `jobs.stream` prints logs only while a run is in progress. So the first `details` read of each of
+its streams that meets an ended run answers `Finalizing`: a job of 20 ms, one that ended last week and two
+streams at once all show their whole log.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
@@ -25,7 +27,9 @@ HISTORY = "/history/v1.0" + W
 READ = "Microsoft.MachineLearningServices/workspaces/experiments/runs/read"
 WRITE = "Microsoft.MachineLearningServices/workspaces/experiments/runs/write"
 LOG_URL_TTL_US = 3600 * 1_000_000
-JUST_ENDED_US = 120 * 1_000_000
+SDK = "azure-ai-ml"  # in the User-Agent of the client whose streams need it
+MAX_TOLD = 5  # a client that makes a new connection for each read is told the truth after so many
+TOLD_WINDOW_US = 30 * 1_000_000
 
 DEFAULT = "default"  # the SDK's own output: it finds the artifacts without being told
 
@@ -46,29 +50,40 @@ def routes() -> list[Route]:
     ]
 
 
+@dataclass(slots=True)
+class _Told:
+    clients: set[str] = field(default_factory=set)  # connections that were told Finalizing, not yet the end
+    at: list[int] = field(default_factory=list)  # when, within TOLD_WINDOW_US
+
+
 class _Followed:
-    """Which runs a client has been told about since they ended: kept in memory, a restart only means that
-    one more read says Finalizing."""
+    """Which streams were told `Finalizing` of an ended run. A stream is known by its connection. Kept in
+    memory: a restart only means that one more read says Finalizing."""
 
     def __init__(self) -> None:
-        self._told: dict[str, None] = {}
+        self._runs: dict[str, _Told] = {}
 
     async def details(self, ctx: Context) -> Response:
         row = await jobs.get(ctx.services, ctx.scope, ctx.params["name"])
         body = await run_details(ctx.services, row)
-        if JobState(row.state).final and self._first_read_after_end(ctx.services, row):
-            body["status"] = JobState.FINALIZING.value
-            body.pop("endTimeUtc", None)
-            body.pop("error", None)
+        if JobState(row.state).final and SDK in ctx.request.header("user-agent"):
+            client = ":".join(map(str, ctx.request.scope.get("client") or ()))
+            if self._finalizing(row.uid, client, ctx.services.clock.now()):
+                body["status"] = JobState.FINALIZING.value
+                body.pop("endTimeUtc", None)
+                body.pop("error", None)
         return json_response(body)
 
-    def _first_read_after_end(self, services: Services, row: Resource) -> bool:
-        ended = job_status(row.status).progress.ended_at or 0
-        if services.clock.now() - ended > JUST_ENDED_US or row.uid in self._told:
+    def _finalizing(self, uid: str, client: str, now: int) -> bool:
+        told = self._runs.setdefault(uid, _Told())
+        told.at = [at for at in told.at if now - at < TOLD_WINDOW_US]
+        if client in told.clients or len(told.at) >= MAX_TOLD:
+            told.clients.discard(client)  # its next stream starts anew
             return False
-        self._told[row.uid] = None
-        if len(self._told) > 10_000:
-            self._told.pop(next(iter(self._told)))
+        told.clients.add(client)
+        told.at.append(now)
+        while len(self._runs) > 1_000:
+            self._runs.pop(next(iter(self._runs)))
         return True
 
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 from starlette.responses import Response
 
 from tidemill.app import jobs
-from tidemill.app.codec import encode, job_status
+from tidemill.app.codec import decode_object, encode, job_status
 from tidemill.app.services import Services
 from tidemill.domain.errors import InvalidRequest
+from tidemill.domain.ids import PROVIDER
 from tidemill.domain.model import JobState, Resource
 from tidemill.wire.arm.envelope import render, render_list
 from tidemill.wire.http import Context, Route, bytes_response
 
-BASE = "/subscriptions/{sub}/resourceGroups/{rg}/providers/Microsoft.MachineLearningServices/workspaces/{ws}/jobs"
-ACTION = "Microsoft.MachineLearningServices/workspaces/jobs"
-TYPE = "Microsoft.MachineLearningServices/workspaces/jobs"
+TYPE = f"{PROVIDER}/workspaces/jobs"
+BASE = f"/subscriptions/{{sub}}/resourceGroups/{{rg}}/providers/{PROVIDER}/workspaces/{{ws}}/jobs"
+ACTION = TYPE
 PAGE = 100
 
 
@@ -86,24 +87,36 @@ async def cancel_job(ctx: Context) -> Response:
 def page_of(services: Services, row: Resource) -> str:
     """The address of a job's page in the portal."""
     scope = row.key.scope
-    return f"{services.addresses.http}/ui/{scope.subscription}/{scope.group}/{scope.workspace}/jobs/{row.key.name}"
+    where = f"{scope.subscription}/{scope.group}/{scope.workspace}"
+    return f"{services.addresses.http}/ui/{where}/jobs/{row.key.name}"
 
 
 def render_job(services: Services, row: Resource) -> bytes:
     """ARM's shape. The stored properties are joined with the live ones, not decoded."""
+    netloc = services.addresses.https.split("://", 1)[1]
+    tracking = f"azureml://{netloc}/mlflow/v1.0{row.key.scope.arm_id}"
     live: dict[str, object] = {
         "status": row.state,
         "provisioningState": "Succeeded",
         "services": {
             "Studio": {"jobServiceType": "Studio", "endpoint": page_of(services, row)},
-            "Tracking": {
-                "jobServiceType": "Tracking",
-                "endpoint": f"azureml://{services.addresses.https.split('://', 1)[1]}/mlflow/v1.0{row.key.scope.arm_id}",
-            },
+            "Tracking": {"jobServiceType": "Tracking", "endpoint": tracking},
         },
     }
     if JobState(row.state) is JobState.FAILED:
         error = job_status(row.status).progress.error
         if error is not None:
             live["error"] = {"code": error.code, "message": error.message}
-    return render(row, f"{row.key.scope.arm_id}/jobs/{row.key.name}", TYPE, encode(live))
+    return render(
+        row, f"{row.key.scope.arm_id}/jobs/{row.key.name}", TYPE, encode(live), properties=_shown(row.spec)
+    )
+
+
+def _shown(spec: bytes) -> bytes:
+    """Without an output named `default`: in Azure's answers that is where the run's artifacts lie, and the
+    SDK's stream reads the logs there instead of following them."""
+    if b'"default"' not in spec:
+        return spec
+    properties = decode_object(spec)
+    outputs = properties.get("outputs") or {}
+    return encode({**properties, "outputs": {k: v for k, v in outputs.items() if k != "default"}})
