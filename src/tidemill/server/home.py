@@ -23,7 +23,8 @@ _OURS = {"lock", "secrets", "tls", "db", "blobs", "envs", "logs"}
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """config.json: what was decided at the first start and stays. `ports` are those of the last start."""
+    """config.json: what was decided at the first start and stays. `ports` are those of the last start.
+    `cancel_grace_s`: seconds from TERM to KILL; `close_grace_s`: from there to closing the node."""
 
     subscription: str
     tenant: str
@@ -34,6 +35,8 @@ class Config:
     client_id: str
     capacity: str = "elastic"
     strict_python: bool = False
+    cancel_grace_s: float = 10.0
+    close_grace_s: float = 20.0
     database: str = ""
     ports: dict[str, int] = field(default_factory=dict[str, int])
 
