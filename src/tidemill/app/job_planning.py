@@ -21,6 +21,8 @@ from tidemill.store.api import Read
 async def plan_job(s: Services, caller: Caller, scope: Scope, name: str, job: CommandJob) -> JobPlan:
     """Raises NotFound, InvalidRequest or NotOffered with the name at fault and those that exist."""
     target = await computes.resolve(s, scope, job.compute_id)
+    if job.instance_type and not job.compute_id:
+        s.sizes.require(job.instance_type)
     environment = await plan_environment(s, scope, job.environment_id)
     account = await _account(s, scope)
 

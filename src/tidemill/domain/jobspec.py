@@ -87,6 +87,7 @@ class CommandJob:
     node_count: int = 1
     timeout_s: int | None = None
     priority: int = 0
+    instance_type: str = ""  # a VM size, of jobs without a compute
 
 
 def read_command_job(name: str, properties: Mapping[str, Any]) -> CommandJob:
@@ -100,8 +101,8 @@ def read_command_job(name: str, properties: Mapping[str, Any]) -> CommandJob:
                 target="properties.jobType",
             )
         raise NotOffered(
-            f"Job {name!r} is a {called} job (jobType {job_type!r}); Tidemill does not offer {called} jobs yet. "
-            "Use a command job.",
+            f"Job {name!r} is of type {called} (jobType {job_type!r}); "
+            f"Tidemill does not offer {called} jobs yet. Use a command job.",
             "properties.jobType",
         )
     command = properties.get("command")
@@ -131,6 +132,7 @@ def read_command_job(name: str, properties: Mapping[str, Any]) -> CommandJob:
         node_count=node_count,
         timeout_s=_timeout(limits.get("timeout")),
         priority=_priority(_mapping(properties.get("queueSettings"), "properties.queueSettings")),
+        instance_type=_text(resources.get("instanceType")),
     )
 
 

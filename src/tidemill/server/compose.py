@@ -28,6 +28,7 @@ ROUTE_MODULES = (
     "tidemill.wire.azure.datastores",
     "tidemill.wire.azure.jobs",
     "tidemill.wire.azure.history",
+    "tidemill.wire.azure.not_offered",
     "tidemill.wire.mlflow.routes",
     "tidemill.wire.native.routes",
     "tidemill.portal.routes",

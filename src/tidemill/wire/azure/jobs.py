@@ -6,6 +6,7 @@ from starlette.responses import Response
 
 from tidemill.app import jobs
 from tidemill.app.codec import decode_object, encode, job_status
+from tidemill.app.job_views import page_of
 from tidemill.app.services import Services
 from tidemill.domain.errors import InvalidRequest
 from tidemill.domain.ids import PROVIDER
@@ -84,22 +85,16 @@ async def cancel_job(ctx: Context) -> Response:
     return Response(status_code=200)
 
 
-def page_of(services: Services, row: Resource) -> str:
-    """The address of a job's page in the portal."""
-    scope = row.key.scope
-    where = f"{scope.subscription}/{scope.group}/{scope.workspace}"
-    return f"{services.addresses.http}/ui/{where}/jobs/{row.key.name}"
-
-
 def render_job(services: Services, row: Resource) -> bytes:
     """ARM's shape. The stored properties are joined with the live ones, not decoded."""
     netloc = services.addresses.https.split("://", 1)[1]
+    # The SDK appends `&tid=…` to the page's address: it must have a query.
     tracking = f"azureml://{netloc}/mlflow/v1.0{row.key.scope.arm_id}"
     live: dict[str, object] = {
         "status": row.state,
         "provisioningState": "Succeeded",
         "services": {
-            "Studio": {"jobServiceType": "Studio", "endpoint": page_of(services, row)},
+            "Studio": {"jobServiceType": "Studio", "endpoint": f"{page_of(services, row)}?from=sdk"},
             "Tracking": {"jobServiceType": "Tracking", "endpoint": tracking},
         },
     }
