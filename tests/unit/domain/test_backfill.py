@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tidemill.domain.scheduling.backfill import reserve
@@ -21,6 +21,8 @@ def start_of(needs: int, free: int, ends: list[tuple[int, int]]) -> int:
     )
 
 
+@settings(max_examples=500, deadline=None)
+@example([(None, 1), (10, 2)], 2, 1, [(1, None)], [50, 1, 1, 1, 1])
 @given(ENDS, st.integers(1, 4), st.integers(0, 8), JOBS, st.lists(st.integers(1, 60), min_size=5, max_size=5))
 def test_what_passes_never_delays(
     ends: list[tuple[int | None, int]],

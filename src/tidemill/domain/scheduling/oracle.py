@@ -282,7 +282,7 @@ def _reclaim(
     )
     for node, other in candidates:
         usable = other.usable - len(other.reclaimed)
-        if other.blocked is not None or usable <= min(other.spec.min_nodes, other.spec.max_nodes):
+        if (other.blocked and other.slots > 0) or usable <= min(other.spec.min_nodes, other.spec.max_nodes):
             continue
         gives = (node.granted.cpu_milli, node.granted.memory, len(node.gpu_ids))
         if not any(

@@ -170,7 +170,7 @@ def _reclaim(plan: Plan, job: JobRequest, others: Iterable[Plan], budget: Budget
     candidates = sorted(
         (since, node_id, index)
         for index, other in enumerate(plans)
-        if other is not plan and other.blocked is None  # a blocked one ranks higher
+        if other is not plan and not (other.blocked and other.slots)  # that one ranks higher
         for since, node_id in other.idle
     )
     for since, node_id, index in candidates:
