@@ -28,6 +28,7 @@ COMMANDS = {
     "down": (_ROOM + "server:down", "Stop it."),
     "status": (_ROOM + "server:status", "What runs, and where it is reached."),
     "env": (_ROOM + "server:env", "Variables that point the Azure ML SDK here."),
+    "portal": (_ROOM + "portal:portal", "Sign a browser in to the pages."),
     "job": (_ROOM + "job:job", "Submit, follow, stop and fetch jobs."),
     "compute": (_ROOM + "compute:compute", "Clusters: sizes, nodes, scaling, prices."),
     "environment": (_ROOM + "assets:environment", "Environments and their versions."),

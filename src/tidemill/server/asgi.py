@@ -15,12 +15,14 @@ from tidemill.app.services import Caller, Services
 from tidemill.app.workspaces import WorkspaceIndex
 from tidemill.domain.errors import Conflict, NotFound, OutOfSpace, TidemillError, Unauthenticated
 from tidemill.domain.model import Scope
+from tidemill.portal.frame import error_page
+from tidemill.portal.session import COOKIE, is_local_host
 from tidemill.store.api import StaleRevision
 from tidemill.wire.arm.errors import error_response
 from tidemill.wire.http import PUBLIC, ClientGone, Context, Request, Route, Router
 
-COOKIE = "tidemill_session"  # the portal's: a token of this server, SameSite=Strict
 DATA_PLANE = "/mferp/managementfrontend"  # the SDK's data-plane prefix of ARM's own paths
+_BROWSED = ("/ui", "/api/v1")  # answers to a browser, so the name it was reached by counts
 _SAFE = ("GET", "HEAD")
 _NOBODY = Caller("", "anonymous", "anonymous")
 _log = logging.getLogger("tidemill.http")
@@ -51,7 +53,7 @@ class App:
         except ClientGone:
             return
         except TidemillError as error:
-            response = error_response(error)
+            response = _refusal(request, error)
         except StaleRevision:
             response = error_response(
                 Conflict(
@@ -60,7 +62,7 @@ class App:
                 )
             )
         except Exception as error:
-            response = error_response(self._unexpected(error, request, request_id))
+            response = _refusal(request, self._unexpected(error, request, request_id))
         response.raw_headers.append((b"x-ms-request-id", request_id.encode()))
         response.raw_headers.append((b"x-ms-correlation-request-id", request_id.encode()))
         await response(scope, receive, send)
@@ -68,6 +70,12 @@ class App:
     async def _answer(self, request: Request) -> Response:
         raw = request.scope.get("raw_path") or request.path.encode()
         path = raw.decode("latin-1")
+        if path.lower().startswith(_BROWSED) and not is_local_host(request.header("host")):
+            raise TidemillError(
+                f"{request.header('host')!r} is not this server's own name: use localhost or 127.0.0.1.",
+                "MisdirectedRequest",
+                status=421,
+            )
         route, params, methods = self.router.match(request.method, path)
         if route is None and not methods and path.lower().startswith(DATA_PLANE):
             route, params, methods = self.router.match(request.method, path[len(DATA_PLANE) :])
@@ -90,7 +98,7 @@ class App:
                 raise Unauthenticated(f"Authentication failed. Send a Bearer token, not {scheme!r}.")
             return token.strip()
         cookie = _cookie(request.header("cookie"))
-        # Strict cookies are not sent by other sites; the origin is checked as well before anything changes.
+        # Another site sends a Lax cookie only to go to a page; the origin is checked before any change.
         if cookie and (request.method in _SAFE or self._same_origin(request)):
             return cookie
         raise Unauthenticated("Authentication failed. The 'Authorization' header is missing.")
@@ -142,6 +150,10 @@ class App:
             "InternalServerError",
             status=500,
         )
+
+
+def _refusal(request: Request, error: TidemillError) -> Response:
+    return error_page(error) if request.path.startswith("/ui") else error_response(error)
 
 
 def _cookie(header: str) -> str:

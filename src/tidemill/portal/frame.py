@@ -1,0 +1,81 @@
+"""What every page of a workspace has around it, and pages for when there is nothing else to show."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import quote
+
+from starlette.responses import Response
+
+from tidemill.app import overview
+from tidemill.domain.errors import TidemillError
+from tidemill.domain.model import Scope
+from tidemill.portal import pages
+from tidemill.wire.http import Context, Request
+
+
+def base_of(scope: Scope) -> str:
+    """The address below which a workspace's pages are."""
+    return "/ui/" + "/".join(
+        quote(part, safe="") for part in (scope.subscription, scope.group, scope.workspace)
+    )
+
+
+def is_fragment(request: Request) -> bool:
+    """Whether htmx asks for a part of a page that it has."""
+    return request.header("hx-request") == "true" and request.header("hx-history-restore-request") != "true"
+
+
+async def around(ctx: Context, section: str) -> dict[str, Any]:
+    """The values of base.html. `flags` is what a command needs to reach this workspace."""
+    status = await overview.status(ctx.services)
+    scopes = [Scope(w["subscription"], w["resourceGroup"], w["name"]) for w in status["workspaces"]]
+    several = len(scopes) > 1
+    return {
+        "section": section,
+        "base": base_of(ctx.scope),
+        "workspace": ctx.scope.workspace,
+        "group_name": ctx.scope.group,
+        "workspaces": [
+            (scope.workspace, scope.group, base_of(scope), scope == ctx.scope) for scope in scopes
+        ],
+        "flags": f" -w {ctx.scope.workspace} -g {ctx.scope.group}" if several else "",
+        "server": status,
+        "now": ctx.services.clock.now(),
+    }
+
+
+async def first_page(ctx: Context) -> Response:
+    """The jobs of the first workspace, or how to make one."""
+    workspaces = (await overview.status(ctx.services))["workspaces"]
+    if not workspaces:
+        return pages.page(
+            "message.html",
+            title="No workspace yet",
+            message="This server has no workspace. Make one:",
+            command="tidemill workspace create --name main",
+            hint="",
+        )
+    first = workspaces[0]
+    return pages.redirect(
+        base_of(Scope(first["subscription"], first["resourceGroup"], first["name"])) + "/jobs"
+    )
+
+
+def error_page(error: TidemillError) -> Response:
+    """What a browser is shown instead of ARM's error body."""
+    if error.status == 401:
+        return pages.page(
+            "message.html",
+            401,
+            title="Sign in",
+            message="This page belongs to the owner of this Tidemill server. Type this in a terminal; "
+            "it prints an address that signs this browser in:",
+            command="tidemill portal",
+            hint=f"{error.message} A server with a home of its own: tidemill portal --home DIR."
+            if error.code != "AuthenticationFailed" or "link" in error.message.lower()
+            else "A server with a home of its own: tidemill portal --home DIR. Then reload this page.",
+        )
+    titles = {403: "Not allowed", 404: "Not found", 507: "The disk is full"}
+    title = titles.get(error.status, "This did not work")
+    return pages.page("message.html", error.status, title=title, message=error.message, command="", hint="")

@@ -1,0 +1,85 @@
+"""The browser's session: a one-time link that the owner's command prints, and the cookie it turns into."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from http.cookies import SimpleCookie
+from urllib.parse import quote
+
+from starlette.responses import Response
+
+from tidemill.app.services import Services
+from tidemill.domain.errors import InvalidRequest, Unauthenticated
+from tidemill.identity.tokens import ML_AUDIENCE
+
+COOKIE = "tidemill_session"
+LINK_TTL_S = 120
+SESSION_TTL_S = 12 * 3600
+HOME = "/ui"
+_HOSTS = ("localhost", "127.0.0.1", "[::1]")
+
+
+class LinkBook:
+    """Signed links of which each opens one session. Those that were used are kept until they expire."""
+
+    def __init__(self) -> None:
+        self._used: dict[str, int] = {}
+
+    def make(self, services: Services, after: str) -> tuple[str, int]:
+        """-> (path with query, expiry in microseconds) of a link that signs in and goes on to `after`."""
+        nonce = secrets.token_urlsafe(18)
+        expires = services.clock.now() + LINK_TTL_S * 1_000_000
+        signed = services.tokens.sign_path(_purpose(services, nonce), expires)
+        return f"/ui/login?token={nonce}&next={quote(after, safe='/')}&{signed}", expires
+
+    def redeem(self, services: Services, query: Mapping[str, str]) -> None:
+        """Raises Unauthenticated for a link that is changed, expired, used, or of an earlier server."""
+        nonce = query.get("token", "")
+        services.tokens.check_path(_purpose(services, nonce), query)
+        now = services.clock.now()
+        self._used = {key: until for key, until in self._used.items() if until > now}
+        if nonce in self._used:
+            raise Unauthenticated("This link was used already; each opens one session.", "LinkUsed")
+        self._used[nonce] = now + LINK_TTL_S * 1_000_000
+
+
+def _purpose(services: Services, nonce: str) -> str:
+    # The incarnation is in it because the book of used links ends with the server.
+    return f"/ui/login/{services.incarnation}/{nonce}"
+
+
+def local_page(text: str) -> str:
+    """`text` if it is a page of the portal ("" is its first page). Raises InvalidRequest otherwise: a login
+    link must not be able to lead to another site."""
+    page = text or HOME
+    inside = page == HOME or page.startswith((HOME + "/", HOME + "?"))
+    if not inside or "\\" in page or not page.isprintable():
+        raise InvalidRequest(f"next is {text!r}: it must be a page of this portal, /ui/…", target="next")
+    return page
+
+
+def signed_in(services: Services, cookie_header: str) -> bool:
+    morsel = SimpleCookie(cookie_header).get(COOKIE)
+    try:
+        return morsel is not None and bool(services.tokens.verify(morsel.value))
+    except Unauthenticated:
+        return False
+
+
+def open_session(services: Services, response: Response, secure: bool) -> None:
+    """Lax, not Strict: a job's address clicked in a notebook is a navigation from another site. It
+    only lets pages be read; whatever changes something is checked for its origin as well."""
+    token = services.tokens.issue_owner(ML_AUDIENCE, SESSION_TTL_S)
+    response.set_cookie(
+        COOKIE, token, max_age=SESSION_TTL_S, path="/", secure=secure, httponly=True, samesite="lax"
+    )
+
+
+def is_local_host(host: str) -> bool:
+    """Whether a Host header names this machine's loopback. Another name that resolves here is a page of some
+    other site, which must not reach the session (DNS rebinding)."""
+    name, separator, port = host.rpartition(":")
+    if not separator or not port.isdigit():
+        name = host
+    return name.lower() in _HOSTS

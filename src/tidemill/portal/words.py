@@ -1,0 +1,86 @@
+"""How values are written on pages."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from tidemill.domain.units import human_bytes, human_duration, human_usd
+
+SECOND = 1_000_000
+GROUPS = {
+    "Queued": "waiting",
+    "Preparing": "waiting",
+    "Provisioning": "waiting",
+    "Starting": "running",
+    "Running": "running",
+    "Finalizing": "running",
+    "CancelRequested": "stopping",
+    "Completed": "completed",
+    "Failed": "failed",
+    "Canceled": "canceled",
+    "Opening": "waiting",
+    "Idle": "idle",
+    "Closing": "stopping",
+    "Lost": "failed",
+    "Succeeded": "completed",
+    "Deleting": "stopping",
+}
+
+
+def group(state: str) -> str:
+    """The class that colours a state's badge."""
+    return GROUPS.get(state, "idle")
+
+
+def duration(seconds: float | None) -> str:
+    return "–" if seconds is None else human_duration(round(max(seconds, 0.0) * SECOND))
+
+
+def usd(amount: float | None) -> str:
+    return "no price" if amount is None else human_usd(round(amount * SECOND))
+
+
+def rate(amount: float | None) -> str:
+    """Dollars per hour, to a tenth of a cent: list prices have as many digits."""
+    return "no price" if amount is None else f"${amount:,.3f}/h"
+
+
+def size(count: int) -> str:
+    return human_bytes(count)
+
+
+def number(value: float) -> str:
+    """A metric: six significant digits."""
+    return f"{value:.6g}"
+
+
+def moment(text: str | None) -> datetime | None:
+    """ISO 8601 -> the host's own time zone."""
+    return datetime.fromisoformat(text).astimezone() if text else None
+
+
+def clock(text: str | None) -> str:
+    at = moment(text)
+    return at.strftime("%H:%M:%S") if at else "–"
+
+
+def full(text: str | None) -> str:
+    at = moment(text)
+    return at.strftime("%A %d %B %Y, %H:%M:%S %Z") if at else ""
+
+
+def ago(text: str | None, now: int) -> str:
+    """In the largest unit: `4 s ago`, `2 h ago`."""
+    at = moment(text)
+    if at is None:
+        return "–"
+    seconds = max(int(now / SECOND - at.timestamp()), 0)
+    for length, unit in ((86_400, "d"), (3_600, "h"), (60, "min")):
+        if seconds >= length:
+            return f"{seconds // length} {unit} ago"
+    return f"{seconds} s ago"
+
+
+def since(text: str | None, now: int) -> str:
+    at = moment(text)
+    return "–" if at is None else duration(now / SECOND - at.astimezone(UTC).timestamp())
