@@ -69,7 +69,7 @@ async def _summary(s: Services, spec: ClusterSpec, state: str) -> dict[str, Any]
             r.count(ResourceQuery("jobs", ref=spec.uid, states=_WAITING)),
         )
     )
-    counts = dict.fromkeys(("idle", "running", "opening", "closing", "lost"), 0)
+    counts: dict[str, int] = dict.fromkeys(("idle", "running", "opening", "closing", "lost"), 0)
     for node in nodes:
         counts[node.state.value.lower()] += 1
     price = costs.usd_hour(s, spec.size)

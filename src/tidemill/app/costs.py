@@ -1,20 +1,23 @@
-"""What jobs and nodes cost: the ledger's intervals at the list price of their size."""
+"""What jobs and nodes cost: the ledger's intervals at the dated list price of their size (domain.prices)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 from tidemill.app.services import Services
 from tidemill.domain.model import Interval, Resource
+from tidemill.domain.prices import PricePeriod, cost
 
-SHOWBACK = "list price of the size; showback: your own hardware has no price sheet"
+SHOWBACK = "showback until your hardware has a price sheet"
+UNPRICED = "this size has no price sheet"
 
 
 @dataclass(frozen=True, slots=True)
 class JobCost:
-    """`usd` is None where the size has no price (`host`)."""
+    """`usd` is None where the size has no price (`host`); `seconds` are node seconds."""
 
     usd: float | None
     usd_hour: float | None
@@ -26,8 +29,13 @@ class JobCost:
 
     def as_dict(self) -> dict[str, Any]:
         return {
-            "usd": self.usd, "usd_hour": self.usd_hour, "size": self.size, "nodes": self.nodes,
-            "seconds": self.seconds, "basis": self.basis, "open": self.open,
+            "usd": self.usd,
+            "usd_hour": self.usd_hour,
+            "size": self.size,
+            "nodes": self.nodes,
+            "seconds": self.seconds,
+            "basis": self.basis,
+            "open": self.open,
         }
 
 
@@ -41,19 +49,29 @@ async def job_costs(s: Services, rows: Sequence[Resource]) -> dict[str, JobCost]
         lambda r: {row.uid: r.intervals(job_uid=row.uid, kind="allocation") for row in rows}
     )
     now = s.clock.now()
-    return {uid: _cost(s, intervals, now) for uid, intervals in found.items()}
+    return {uid: _job_cost(s, intervals, now) for uid, intervals in found.items()}
 
 
-def _cost(s: Services, intervals: Sequence[Interval], now: int) -> JobCost:
-    seconds = sum(((i.ended_at or now) - i.started_at) for i in intervals) / 1e6
-    size = intervals[0].size if intervals else ""
-    price = s.sizes.price(size, intervals[0].region) if intervals else None
-    usd = None if price is None else seconds / 3600 * price.usd_hour
+def _job_cost(s: Services, intervals: Sequence[Interval], now: int) -> JobCost:
+    if not intervals:
+        return JobCost(0.0, None, "", 0, 0.0, "nothing ran", False)
+    total = cost(intervals, lambda i: _periods(s, i), now)
+    size = intervals[-1].size
+    price = s.sizes.price(size, intervals[-1].region)
     return JobCost(
-        usd if intervals else 0.0, price.usd_hour if price else None, size, len({i.node_id for i in intervals}),
-        seconds, f"{price.basis}, {price.as_of}; {SHOWBACK}" if price else "no price sheet for this host",
-        any(i.ended_at is None for i in intervals),
+        usd=float(total.usd) if price else None,
+        usd_hour=price.usd_hour if price else None,
+        size=size,
+        nodes=len({i.node_id for i in intervals}),
+        seconds=total.seconds,
+        basis=f"{price.basis} of {price.as_of}; {SHOWBACK}" if price else UNPRICED,
+        open=total.open,
     )
+
+
+def _periods(s: Services, interval: Interval) -> list[PricePeriod]:
+    price = s.sizes.price(interval.size, interval.region, interval.started_at)
+    return [PricePeriod(0, Decimal(str(price.usd_hour)) if price else None, price.basis if price else "")]
 
 
 def usd_hour(s: Services, size: str) -> float | None:
@@ -62,11 +80,14 @@ def usd_hour(s: Services, size: str) -> float | None:
 
 
 async def node_usd(s: Services, node_id: str) -> float | None:
+    """What a node has cost since the engine has it; None for a size without a price."""
     intervals = await s.store.read(lambda r: r.intervals(node_id=node_id, kind="node"))
-    return _cost(s, intervals, s.clock.now()).usd
+    total = cost(intervals, lambda i: _periods(s, i), s.clock.now())
+    return None if total.unpriced_seconds else float(total.usd)
 
 
 def listed(s: Services, size: str, region: str) -> dict[str, Any]:
+    """A size's price fields in the catalogue."""
     price = s.sizes.price(size, region)
     if price is None:
         return {"price_usd_hour": None, "price_date": "", "price_basis": ""}

@@ -46,7 +46,7 @@ def spec_of_row(s: Services, row: Resource) -> EnvironmentSpec:
 
 
 def planned(s: Services, given: str, spec: EnvironmentSpec) -> PlannedEnvironment:
-    label = f"{spec.name}:{spec.version}" if spec.name else given
+    label = f"{spec.name}:{_short(spec.version)}" if spec.name else given
     digest = s.environments.key(spec)
     return PlannedEnvironment(
         label=label,
@@ -59,3 +59,8 @@ def planned(s: Services, given: str, spec: EnvironmentSpec) -> PlannedEnvironmen
         variables=tuple(spec.variables.items()),
         notes=spec.notes,
     )
+
+
+def _short(version: str) -> str:
+    """Versions of anonymous environments are hashes of 64 digits: eight tell them apart for a reader."""
+    return version[:8] if len(version) == 64 else version

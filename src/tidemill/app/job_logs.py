@@ -11,9 +11,11 @@ from tidemill.app.services import Services
 from tidemill.domain.errors import NotFound
 from tidemill.domain.launch import log_names
 from tidemill.domain.model import Attempt, JobState, Resource
+from tidemill.domain.plan import JobStatus
 from tidemill.engines.base import EngineError
 
 CHUNK = 1024 * 1024
+BUILD_LOG = "azureml-logs/20_image_build_log.txt"  # Azure's name for it: its SDK streams it, too
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,17 +27,37 @@ class LogFile:
 async def list_logs(s: Services, row: Resource) -> Sequence[LogFile]:
     """The log files that hold something, by name."""
     status = job_status(row.status)
+    found = _build_log(s, status)
     if JobState(row.state).final:
-        return [LogFile(path, size) for path, size in status.progress.logs]
+        return [*found, *(LogFile(path, size) for path, size in status.progress.logs)]
     attempt = await live_attempt(s, row)
     if attempt is None:
-        return []
-    found: list[LogFile] = []
+        return found
     for path, node_index in log_names(status.plan.job):
         size = await live_size(s, attempt, node_index, path)
         if size:
             found.append(LogFile(path, size))
     return sorted(found, key=lambda f: f.path)
+
+
+def _build_log(s: Services, status: JobStatus) -> list[LogFile]:
+    """The log of the build of its environment, where that was built for this job."""
+    if not status.progress.built_environment:
+        return []
+    try:
+        size = s.environments.log_path(status.plan.environment.digest).stat().st_size
+    except FileNotFoundError:
+        return []
+    return [LogFile(BUILD_LOG, size)] if size else []
+
+
+def _read_build_log(s: Services, status: JobStatus, offset: int, limit: int) -> bytes:
+    try:
+        with open(s.environments.log_path(status.plan.environment.digest), "rb") as file:
+            file.seek(offset)
+            return file.read(limit)
+    except FileNotFoundError:
+        return b""
 
 
 async def live_attempt(s: Services, row: Resource) -> Attempt | None:
@@ -53,6 +75,8 @@ async def live_size(s: Services, attempt: Attempt, node_index: int, path: str) -
 async def read_log(s: Services, row: Resource, path: str, offset: int, limit: int = CHUNK) -> bytes:
     """Bytes from `offset`. Raises NotFound for a file that the job does not have."""
     status = job_status(row.status)
+    if path == BUILD_LOG and status.progress.built_environment:
+        return _read_build_log(s, status, offset, limit)
     if not JobState(row.state).final:
         attempt = await live_attempt(s, row)
         places = dict(log_names(status.plan.job))

@@ -12,6 +12,7 @@ from tidemill.app.times import iso
 from tidemill.domain.errors import NotFound
 from tidemill.domain.model import Attempt, Event, JobState, Resource
 from tidemill.domain.plan import JobStatus
+from tidemill.domain.states import cancel_timetable
 
 # Event code -> the phase a time line groups it under.
 PHASES = {
@@ -192,10 +193,7 @@ def _next(state: JobState, s: Services) -> list[str]:
         case JobState.PREPARING:
             return ["Its environment is being built; no node is held meanwhile."]
         case JobState.CANCEL_REQUESTED:
-            return [
-                f"KILL follows TERM after {s.settings.cancel_grace_s:.0f} s; "
-                f"its node is closed {s.settings.close_grace_s:.0f} s later."
-            ]
+            return [cancel_timetable(s.settings.cancel_grace_s, s.settings.close_grace_s).sentence]
         case JobState.FAILED:
             return ["Read its log: tidemill job stream --name NAME"]
         case _:

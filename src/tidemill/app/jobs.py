@@ -18,6 +18,7 @@ from tidemill.domain.ids import check_name
 from tidemill.domain.jobspec import read_command_job
 from tidemill.domain.model import Caller, Event, JobState, Key, Resource, Scope
 from tidemill.domain.plan import JobError, JobProgress, JobStatus
+from tidemill.domain.states import cancel_target, cancel_timetable
 from tidemill.store.api import AlreadyExists, Read, ResourceQuery, Tx
 
 TYPE = "jobs"
@@ -63,11 +64,11 @@ async def submit(
         key=key_of(scope, name),
         state=JobState.QUEUED if ready else JobState.PREPARING,
         spec=encode(stored),
-        status=encode(JobStatus(plan, JobProgress(queued_at=now))),
+        status=encode(JobStatus(plan, JobProgress(queued_at=now, built_environment=not ready))),
         tags=encode(stored["tags"]),
         ref=plan.compute_uid,
         digest=digest,
-        archived=stored["isArchived"],
+        archived=bool(stored["isArchived"]),
         created_at=now,
         modified_at=now,
         created_by=caller.name,
@@ -172,12 +173,13 @@ async def cancel(s: Services, caller: Caller, scope: Scope, name: str) -> Resour
     """Asks for the end of a job: at once if nothing runs, else by the published timetable (TERM, then KILL
     after the grace period, then its node is closed). Cancelling an ended job changes nothing."""
     now = s.clock.now()
+    timetable = cancel_timetable(s.settings.cancel_grace_s, s.settings.close_grace_s)
 
     def change(tx: Tx) -> Resource:
         row = tx.get(key_of(scope, name))
         if row is None:
             raise NotFound(f"Job {name!r} was not found in workspace {scope.workspace!r}.", target=name)
-        if JobState(row.state).final or row.state == JobState.CANCEL_REQUESTED:
+        if cancel_target(JobState(row.state)) is None:
             return row
         status = job_status(row.status)
         progress = replace(status.progress, cancel_requested_at=now, cancelled_by=caller.name)
@@ -192,8 +194,7 @@ async def cancel(s: Services, caller: Caller, scope: Scope, name: str) -> Resour
                     "job",
                     now,
                     "CancelRequested",
-                    f"Cancel requested by {caller.name}: TERM now, KILL after {s.settings.cancel_grace_s:.0f} s, "
-                    f"its node closed {s.settings.close_grace_s:.0f} s later.",
+                    f"Cancel requested by {caller.name}. {timetable.sentence}",
                     caller.name,
                 )
             )
@@ -222,8 +223,8 @@ async def cancel(s: Services, caller: Caller, scope: Scope, name: str) -> Resour
 
 
 async def patch(s: Services, caller: Caller, scope: Scope, name: str, changes: Mapping[str, Any]) -> Resource:
-    """Changes what may change: `tags` (merged; null removes), `displayName`, `description`, `hidden`/`isArchived`,
-    `properties` (merged)."""
+    """Changes what may change: `tags` and `properties` (merged; null removes), `displayName`, `description`,
+    `hidden` or `isArchived`."""
     now = s.clock.now()
 
     def change(tx: Tx) -> Resource:

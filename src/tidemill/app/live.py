@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 from tidemill.domain.model import Touched
@@ -25,7 +25,7 @@ class Live:
                 event.set()
 
     @contextmanager
-    def watching(self, uid: str) -> Iterator[asyncio.Event]:
+    def watching(self, uid: str) -> Generator[asyncio.Event]:
         """An event that is set with every commit that touches the row (or its events) of `uid`."""
         event = asyncio.Event()
         self._watchers.setdefault(uid, set()).add(event)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from tidemill.app.codec import encode, job_status
 from tidemill.domain.model import (
@@ -22,7 +23,7 @@ from tidemill.domain.model import (
 )
 from tidemill.domain.outcome import AttemptEnd
 from tidemill.domain.plan import JobError, JobProgress, JobStatus
-from tidemill.domain.states import Retry, after_attempt
+from tidemill.domain.states import Accept, Retry, State, after_attempt, propose
 from tidemill.store.api import Tx
 
 
@@ -44,9 +45,35 @@ class Collected:
     error: str = ""  # outputs could not be stored: the job fails with this
 
 
+class IllegalMove(RuntimeError):
+    """A transition that domain.states refuses: a fault of ours, never of a user."""
+
+
+def moved(current: State, target: State) -> State:
+    """`target`, if the rules of domain.states let `current` become it. Raises IllegalMove."""
+    verdict = propose(current, target)
+    if not isinstance(verdict, Accept):
+        raise IllegalMove(verdict.reason)
+    return target
+
+
+def attempt_in(attempt: Attempt, state: AttemptState, **changes: Any) -> Attempt:
+    """The attempt in `state`, with other changes. Raises IllegalMove."""
+    moved(attempt.state, state)
+    return replace(attempt, state=state, **changes)
+
+
+def node_in(node: Node, state: NodeState, **changes: Any) -> Node:
+    """The node in `state`, with other changes. Raises IllegalMove."""
+    moved(node.state, state)
+    return replace(node, state=state, **changes)
+
+
 def with_progress(
     row: Resource, status: JobStatus, state: JobState, now: int, progress: JobProgress
 ) -> Resource:
+    """The job's row in `state`. Raises IllegalMove."""
+    moved(JobState(row.state), state)
     return replace(row, state=state, status=encode(replace(status, progress=progress)), modified_at=now)
 
 
@@ -84,7 +111,7 @@ def assign(
     tx.insert_attempt(attempt)
     for node in held:
         assert node is not None
-        tx.update_node(replace(node, state=NodeState.RUNNING, attempt_id=attempt.id, idle_since=None))
+        tx.update_node(node_in(node, NodeState.RUNNING, attempt_id=attempt.id, idle_since=None))
         tx.open_interval(allocation(attempt, node, row, when, region))
     progress = replace(status.progress, attempt=number)
     tx.update(with_progress(row, status, JobState.STARTING, when.at, progress))
@@ -120,7 +147,7 @@ def running(tx: Tx, attempt_id: str, started_at: int, notes: Sequence[str]) -> N
         AttemptState.STARTING,
     ):
         return
-    tx.update_attempt(replace(attempt, state=AttemptState.RUNNING, started_at=started_at))
+    tx.update_attempt(attempt_in(attempt, AttemptState.RUNNING, started_at=started_at))
     row = tx.by_uid(attempt.job_uid)
     if row is None:
         return
@@ -144,16 +171,14 @@ def stopping(tx: Tx, attempt_id: str, now: int, reason: str) -> None:
     attempt = tx.attempt(attempt_id)
     if attempt is None or attempt.state is AttemptState.ENDED or attempt.stop_requested_at is not None:
         return
-    tx.update_attempt(
-        replace(attempt, stop_requested_at=now, stop_reason=reason, state=AttemptState.STOPPING)
-    )
+    tx.update_attempt(attempt_in(attempt, AttemptState.STOPPING, stop_requested_at=now, stop_reason=reason))
 
 
 def collecting(tx: Tx, attempt_id: str, now: int, message: str) -> None:
     attempt = tx.attempt(attempt_id)
     if attempt is None or attempt.state in (AttemptState.COLLECTING, AttemptState.ENDED):
         return
-    tx.update_attempt(replace(attempt, state=AttemptState.COLLECTING))
+    tx.update_attempt(attempt_in(attempt, AttemptState.COLLECTING))
     row = tx.by_uid(attempt.job_uid)
     if row is None:
         return
@@ -186,9 +211,9 @@ def end(
     if row is not None and attempt.started_at is None and started_at is not None:
         _started_events(tx, row, attempt, started_at, notes)
     tx.update_attempt(
-        replace(
+        attempt_in(
             attempt,
-            state=AttemptState.ENDED,
+            AttemptState.ENDED,
             outcome=result.outcome,
             exit_code=result.exit_code,
             signal=result.signal,
@@ -202,7 +227,7 @@ def end(
         tx.close_interval(f"{attempt.id}:{node_id}", when.at, when.mono, result.outcome.value)
         node = tx.node(node_id)
         if node is not None and node.attempt_id == attempt.id and node.state is NodeState.RUNNING:
-            tx.update_node(replace(node, state=NodeState.IDLE, attempt_id="", idle_since=when.at))
+            tx.update_node(node_in(node, NodeState.IDLE, attempt_id="", idle_since=when.at))
     if row is None or JobState(row.state).final:
         return None
     return _end_job(tx, row, attempt, when.at, result, started_at, collected)
@@ -225,7 +250,9 @@ def _end_job(
         progress = replace(progress, preemptions=progress.preemptions + 1)
     cancelled = row.state == JobState.CANCEL_REQUESTED
     outcome = Outcome.CANCELED if cancelled else result.outcome
-    verdict = after_attempt(outcome, progress.system_failures, result.code, result.message)
+    verdict = after_attempt(
+        outcome, progress.system_failures, result.code, result.message, progress.preemptions
+    )
     for note in collected.notes:
         tx.add_event(job_event(row, now, "Note", note))
     if isinstance(verdict, Retry):

@@ -131,12 +131,13 @@ def shared_variables(
 def _check_launcher(kind: str, bin_dir: Path) -> None:
     if kind == "mpi" and shutil.which("mpirun") is None:
         raise InvalidRequest(
-            "The job's distribution is mpi, but this host has no mpirun. Install an MPI (Debian: openmpi-bin) "
-            "or use the pytorch distribution.",
+            "The job's distribution is mpi, but this host has no mpirun. Install an MPI "
+            "(Debian: openmpi-bin) or use the pytorch distribution.",
             "MpiMissing",
         )
     if kind == "ray" and not (bin_dir / "ray").exists():
         raise InvalidRequest(
-            "The job's distribution is ray, but its environment has no ray. Add 'ray[default]' to its pip list.",
+            "The job's distribution is ray, but its environment has no ray. "
+            "Add 'ray[default]' to its pip list.",
             "RayMissing",
         )

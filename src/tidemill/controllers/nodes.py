@@ -13,10 +13,11 @@ from dataclasses import replace
 
 from tidemill.app.codec import encode
 from tidemill.app.services import Services
-from tidemill.app.transitions import Moment
+from tidemill.app.transitions import Moment, node_in
 from tidemill.domain.model import Event, Interval, Node, NodeState, Resource, Scope, Vector
 from tidemill.domain.scheduling.capacity import elastic_grants
 from tidemill.domain.scheduling.types import Host
+from tidemill.domain.units import human_bytes, human_cpus, plural
 from tidemill.engines.base import EngineError, EngineEvent, LimitReport, NodeSpec
 from tidemill.store.api import Read, Tx
 
@@ -126,9 +127,9 @@ class Nodes:
                 }
             )
             node = tx.update_node(
-                replace(
+                node_in(
                     node,
-                    state=NodeState.IDLE,
+                    NodeState.IDLE,
                     ready_at=when.at,
                     idle_since=when.at,
                     heartbeat_at=when.at,
@@ -170,7 +171,7 @@ class Nodes:
             node = tx.node(node_id)
             if node is None or node.state in (NodeState.CLOSED, NodeState.LOST, NodeState.CLOSING):
                 return
-            tx.update_node(replace(node, state=NodeState.LOST, reason="Its agent does not answer."))
+            tx.update_node(node_in(node, NodeState.LOST, reason="Its agent does not answer."))
             message = f"Node {node.id} was lost: its agent does not answer. Its processes are being ended."
             tx.add_event(Event(node.id, "node", when.at, "NodeLost", message))
             tx.add_event(Event(node.compute_uid, "compute", when.at, "NodeLost", message))
@@ -189,9 +190,7 @@ class Nodes:
             if node is None or node.state is NodeState.CLOSED:
                 return []
             was_lost = lost or node.state is NodeState.LOST
-            tx.update_node(
-                replace(node, state=NodeState.CLOSED, closed_at=when.at, attempt_id="", reason=message)
-            )
+            tx.update_node(node_in(node, NodeState.CLOSED, closed_at=when.at, attempt_id="", reason=message))
             if was_lost:
                 held = tx.intervals(node_id=node_id, kind="node", open_only=True)
                 seen = max([i.last_seen_at for i in held], default=when.at)
@@ -262,6 +261,6 @@ def _ready_sentence(node: Node, limits: Mapping[str, LimitReport]) -> str:
 
 def _share_sentence(granted: Vector, count: int) -> str:
     return (
-        f"Shares this host with {count - 1} other node{'s' if count != 2 else ''}: it has {granted.cpu_milli / 1000:g} "
-        f"cores and {granted.memory / 2**30:.1f} GiB now."
+        f"Shares this host with {plural(count - 1, 'other node')}: "
+        f"it has {human_cpus(granted.cpu_milli)} and {human_bytes(granted.memory)} now."
     )

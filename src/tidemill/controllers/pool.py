@@ -361,7 +361,7 @@ class Pool:
         if node is None or node.state not in (NodeState.IDLE, NodeState.OPENING):
             carried.events.append(sched.NotDone(decision, when.at))
             return
-        tx.update_node(replace(node, state=NodeState.CLOSING, reason=decision.sentence))
+        tx.update_node(transitions.node_in(node, NodeState.CLOSING, reason=decision.sentence))
         tx.add_event(Event(node.id, "node", when.at, decision.code, decision.sentence))
         tx.add_event(
             Event(

@@ -15,6 +15,7 @@ from tidemill.controllers.deletions import Deletions
 from tidemill.controllers.environments import Environments
 from tidemill.controllers.nodes import Nodes
 from tidemill.controllers.pool import Pool
+from tidemill.controllers.watchdog import Watchdog
 from tidemill.domain.model import Touched, Vector
 from tidemill.domain.scheduling.types import Host, Wait
 
@@ -30,6 +31,7 @@ class Runtime:
     environments: Environments
     deletions: Deletions
     cleaner: Cleaner
+    watchdog: Watchdog
     _events: asyncio.Task[None] | None = None
 
     def explain(self, job_uid: str) -> Wait | None:
@@ -41,6 +43,7 @@ class Runtime:
         if self._events is not None:
             self._events.cancel()
             await asyncio.gather(self._events, return_exceptions=True)
+        await self.watchdog.stop()
         await self.pool.stop()
         await self.environments.stop()
         await self.deletions.stop()
@@ -50,6 +53,7 @@ class Runtime:
         await self.services.engine.detach()
 
     def on_commit(self, touched: frozenset[Touched]) -> None:
+        self.watchdog.wake()
         for item in touched:
             self.pool.touched(item.kind, item.uid)
             if item.kind in ("node", "resource:computes"):
@@ -84,7 +88,8 @@ async def start(services: Services) -> Runtime:
     pool = Pool(
         services, moment, host, attempts.take, nodes.open, nodes.close, environments.follow, attempts.stop_job
     )
-    runtime = Runtime(services, pool, nodes, attempts, environments, Deletions(services), cleaner)
+    watchdog = Watchdog(services, pool, attempts, nodes, environments)
+    runtime = Runtime(services, pool, nodes, attempts, environments, Deletions(services), cleaner, watchdog)
     cleaner.start()
     await nodes.recover()
     for attempt in await services.store.read(lambda r: r.live_attempts()):
@@ -94,6 +99,7 @@ async def start(services: Services) -> Runtime:
     await pool.start()
     await runtime.environments.start()
     await runtime.deletions.start()
+    watchdog.start()
     return runtime
 
 

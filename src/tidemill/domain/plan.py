@@ -88,6 +88,7 @@ class JobProgress:
     ended_at: int | None = None
     exit_code: int | None = None
     error: JobError | None = None
+    built_environment: bool = False  # its environment was built for it: the build's log is one of its logs
     cancel_requested_at: int | None = None
     cancelled_by: str = ""
     logs: tuple[tuple[str, int], ...] = ()  # (path, size) once collected

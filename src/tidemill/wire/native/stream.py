@@ -24,6 +24,7 @@ from tidemill.wire.http import Context
 # The kernel appends to a log without telling anybody; its size is looked at this often while somebody watches.
 LOG_LOOK_S = 0.05
 KEEP_ALIVE_S = 10.0
+WRITING = (JobState.PREPARING, JobState.STARTING, JobState.RUNNING, JobState.CANCEL_REQUESTED)
 
 
 @dataclass(slots=True)
@@ -79,7 +80,7 @@ async def _events(s: Services, row: Resource, cursor: Cursor) -> AsyncIterator[b
             if quiet >= KEEP_ALIVE_S:
                 quiet = 0.0
                 yield b": still here\n\n"
-            running = state in (JobState.RUNNING, JobState.STARTING, JobState.CANCEL_REQUESTED)
+            running = state in WRITING
             try:
                 await asyncio.wait_for(changed.wait(), LOG_LOOK_S if running else KEEP_ALIVE_S / 2)
             except TimeoutError:
