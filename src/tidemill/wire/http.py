@@ -7,7 +7,7 @@ one without: `Route` has no default for `action`. Static segments match without 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl, unquote
@@ -31,7 +31,7 @@ _decode = msgspec.json.Decoder().decode
 class Request:
     """The parts of an ASGI request that handlers use. Bodies are JSON of at most MAX_BODY bytes."""
 
-    __slots__ = ("_receive", "_body", "_query", "headers_raw", "method", "path", "scope")
+    __slots__ = ("_body", "_query", "_receive", "headers_raw", "method", "path", "scope")
 
     def __init__(self, scope: dict[str, Any], receive: Callable[[], Awaitable[dict[str, Any]]]) -> None:
         self.scope = scope
@@ -79,6 +79,17 @@ class Request:
                     break
             self._body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
         return self._body
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """The body as it comes in, of any size; instead of `body`, once."""
+        more = True
+        while more:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                raise ClientGone
+            more = message.get("more_body", False)
+            if message.get("body"):
+                yield message["body"]
 
     async def json(self) -> dict[str, Any]:
         """The body as a JSON object; {} when empty. Raises InvalidRequest with the decoder's place."""
