@@ -69,7 +69,8 @@ JOB_MOVES: Mapping[State, frozenset[State]] = {
     _J.CANCEL_REQUESTED: frozenset({_J.CANCELED}),
 }
 ATTEMPT_MOVES: Mapping[State, frozenset[State]] = {
-    _A.ASSIGNED: frozenset({_A.STAGING, _A.STOPPING, _A.COLLECTING, _A.ENDED}),
+    # What needs no files is started without a word about staging.
+    _A.ASSIGNED: frozenset({_A.STAGING, _A.STARTING, _A.RUNNING, _A.STOPPING, _A.COLLECTING, _A.ENDED}),
     _A.STAGING: frozenset({_A.STARTING, _A.STOPPING, _A.COLLECTING, _A.ENDED}),
     _A.STARTING: frozenset({_A.RUNNING, _A.STOPPING, _A.COLLECTING, _A.ENDED}),
     _A.RUNNING: frozenset({_A.STOPPING, _A.COLLECTING, _A.ENDED}),
