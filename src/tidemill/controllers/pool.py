@@ -262,7 +262,14 @@ class Pool:
         if not decisions:
             return
         when = self._moment()
-        carried = await self._s.store.write(lambda tx: self._carry_out(tx, decisions, when))
+        try:
+            carried = await self._s.store.write(lambda tx: self._carry_out(tx, decisions, when))
+        except BaseException:
+            # The scheduler takes its decisions as done; none of these was.
+            for decision in decisions:
+                if isinstance(decision, sched.Assign | sched.OpenNode | sched.CloseNode):
+                    self._state.apply(sched.NotDone(decision, now))
+            raise
         for event in carried.events:
             self._state.apply(event)
         for attempt in carried.attempts:

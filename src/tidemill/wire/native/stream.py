@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import codecs
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote, unquote
@@ -17,11 +17,12 @@ from starlette.responses import StreamingResponse
 
 from tidemill.app import job_logs, job_views, jobs
 from tidemill.app.codec import encode, job_status
+from tidemill.app.job_logs import LogFile
 from tidemill.app.services import Services
 from tidemill.domain.model import JobState, Resource
 from tidemill.wire.http import Context
 
-# The kernel appends to a log without telling anybody; its size is looked at this often while somebody watches.
+# The kernel appends to a log without telling anybody: its size is looked at this often while watched.
 LOG_LOOK_S = 0.05
 KEEP_ALIVE_S = 10.0
 WRITING = (JobState.PREPARING, JobState.STARTING, JobState.RUNNING, JobState.CANCEL_REQUESTED)
@@ -88,25 +89,32 @@ async def _events(s: Services, row: Resource, cursor: Cursor) -> AsyncIterator[b
 
 
 async def _news(s: Services, row: Resource, cursor: Cursor) -> AsyncIterator[bytes]:
-    """Events and log text since the cursor, which moves on. The log comes before the event that ends the job."""
+    """Events and log text since the cursor, which moves on: the environment's log comes before what follows
+    its build, the job's before the event that ends it."""
     events = await s.store.read(lambda r: r.events(row.uid, cursor.seq))
+    built, written = _split(await job_logs.list_logs(s, row))
+    early = [e for e in events if e.code in ("Submitted", "Preparing")]
     ending = [e for e in events if e.code in ("Completed", "Failed", "Canceled")]
-    for event in events:
-        if event in ending:
-            continue
-        cursor.seq = max(cursor.seq, event.seq)
-        yield _event("timeline", job_views.timeline_entry(event, row.created_at), cursor)
-    for file in await job_logs.list_logs(s, row):
-        async for chunk in _log_text(s, row, file.path, file.size, cursor):
-            yield chunk
-    for event in ending:
-        cursor.seq = max(cursor.seq, event.seq)
-        yield _event("timeline", job_views.timeline_entry(event, row.created_at), cursor)
+    between = [e for e in events if e not in early and e not in ending]
+    for batch, files in ((early, built), (between, written), (ending, [])):
+        for event in batch:
+            cursor.seq = max(cursor.seq, event.seq)
+            yield _event("timeline", job_views.timeline_entry(event, row.created_at), cursor)
+        for file in files:
+            async for chunk in _log_text(s, row, file.path, file.size, cursor):
+                yield chunk
+
+
+def _split(files: Sequence[LogFile]) -> tuple[list[LogFile], list[LogFile]]:
+    """The environment's log, and the job's own."""
+    built = [file for file in files if file.path == job_logs.BUILD_LOG]
+    return built, [file for file in files if file.path != job_logs.BUILD_LOG]
 
 
 async def _log_text(s: Services, row: Resource, path: str, size: int, cursor: Cursor) -> AsyncIterator[bytes]:
     # A new attempt writes a new file of the same name.
-    key = f"{job_status(row.status).progress.attempt}|{path}"
+    attempt = 0 if path == job_logs.BUILD_LOG else job_status(row.status).progress.attempt
+    key = f"{attempt}|{path}"
     while cursor.offsets.get(key, 0) < size:
         offset = cursor.offsets.get(key, 0)
         raw = await job_logs.read_log(s, row, path, offset)
