@@ -60,6 +60,8 @@ def _routes(base: str) -> Iterator[Route]:
             ("DELETE", "artifacts/write", artifacts.delete_file),
         ):
             yield Route(method, f"{base}/{api}/{_FILES}/{{path:path}}", f"{_ACTION}/{action}", handler)
+        models = f"{base}/{api}/mlflow/logged-models/search"
+        yield Route("POST", models, f"{_ACTION}/models/read", _no_logged_models)
         yield Route("GET", f"{base}/{api}/mlflow/server-info", SIGNED_IN, _server_info)
         for method in ("GET", "POST", "PUT", "PATCH", "DELETE"):
             yield Route(method, f"{base}/{api}/{{rest:path}}", SIGNED_IN, _absent)
@@ -85,6 +87,11 @@ async def _server_info(ctx: Context) -> Response:
             "multipart_downloads_enabled": False,
         }
     )
+
+
+async def _no_logged_models(ctx: Context) -> Response:
+    """None can be made yet, so there are none; clients ask before they read a run's artifacts."""
+    return json_response({"models": []})
 
 
 async def _absent(ctx: Context) -> Response:
