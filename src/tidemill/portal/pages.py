@@ -43,7 +43,10 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         auto_reload=False,
     )
-    names = ("group", "duration", "usd", "rate", "size", "number", "clock", "full", "ago", "since")
+    names = (
+        *("group", "duration", "usd", "rate", "size", "number", "clock", "full", "ago", "since"),
+        *("short", "headline", "lastline"),
+    )
     environment.filters |= {name: getattr(words, name) for name in names}
     environment.globals["asset"] = _asset
     return environment

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
-from http.cookies import SimpleCookie
 from urllib.parse import quote
 
 from starlette.responses import Response
@@ -60,11 +59,19 @@ def local_page(text: str) -> str:
 
 
 def signed_in(services: Services, cookie_header: str) -> bool:
-    morsel = SimpleCookie(cookie_header).get(COOKIE)
     try:
-        return morsel is not None and bool(services.tokens.verify(morsel.value))
+        return bool(services.tokens.verify(cookie_of(cookie_header)))
     except Unauthenticated:
         return False
+
+
+def cookie_of(header: str) -> str:
+    """The session's token in a Cookie header, or ""."""
+    for part in header.split(";"):
+        name, _, value = part.strip().partition("=")
+        if name == COOKIE:
+            return value
+    return ""
 
 
 def open_session(services: Services, response: Response, secure: bool) -> None:

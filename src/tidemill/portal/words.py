@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 
 from tidemill.domain.units import human_bytes, human_duration, human_usd
 
 SECOND = 1_000_000
+_DIGEST = re.compile(r"\b([0-9a-f]{8})[0-9a-f]{24,}\b")
 GROUPS = {
     "Queued": "waiting",
     "Preparing": "waiting",
@@ -30,6 +32,23 @@ GROUPS = {
 def group(state: str) -> str:
     """The class that colours a state's badge."""
     return GROUPS.get(state, "idle")
+
+
+def short(text: str) -> str:
+    """Long digests by their first eight digits."""
+    return _DIGEST.sub(r"\1…", text)
+
+
+def headline(text: str) -> str:
+    """The first line of a message, without a last sentence that announces the lines after it."""
+    first = text.strip().split("\n", 1)[0]
+    if first.endswith(":") and ". " in first:
+        return first.rsplit(". ", 1)[0] + "."
+    return first
+
+
+def lastline(text: str) -> str:
+    return text.strip().rsplit("\n", 1)[-1]
 
 
 def duration(seconds: float | None) -> str:

@@ -16,10 +16,11 @@ from tidemill.app.workspaces import WorkspaceIndex
 from tidemill.domain.errors import Conflict, NotFound, OutOfSpace, TidemillError, Unauthenticated
 from tidemill.domain.model import Scope
 from tidemill.portal.frame import error_page
-from tidemill.portal.session import COOKIE, is_local_host
+from tidemill.portal.session import cookie_of, is_local_host
 from tidemill.store.api import StaleRevision
 from tidemill.wire.arm.errors import error_response
 from tidemill.wire.http import PUBLIC, ClientGone, Context, Request, Route, Router
+from tidemill.wire.mlflow import errors as mlflow_errors
 
 DATA_PLANE = "/mferp/managementfrontend"  # the SDK's data-plane prefix of ARM's own paths
 _BROWSED = ("/ui", "/api/v1")  # answers to a browser, so the name it was reached by counts
@@ -55,12 +56,10 @@ class App:
         except TidemillError as error:
             response = _refusal(request, error)
         except StaleRevision:
-            response = error_response(
-                Conflict(
-                    "Somebody else changed this at the same moment. Read it again and repeat.",
-                    "ConcurrentChange",
-                )
+            conflict = Conflict(
+                "Somebody else changed this at the same moment. Read it again and repeat.", "ConcurrentChange"
             )
+            response = _refusal(request, conflict)
         except Exception as error:
             response = _refusal(request, self._unexpected(error, request, request_id))
         response.raw_headers.append((b"x-ms-request-id", request_id.encode()))
@@ -97,7 +96,7 @@ class App:
             if scheme.lower() != "bearer":
                 raise Unauthenticated(f"Authentication failed. Send a Bearer token, not {scheme!r}.")
             return token.strip()
-        cookie = _cookie(request.header("cookie"))
+        cookie = cookie_of(request.header("cookie"))
         # Another site sends a Lax cookie only to go to a page; the origin is checked before any change.
         if cookie and (request.method in _SAFE or self._same_origin(request)):
             return cookie
@@ -153,12 +152,7 @@ class App:
 
 
 def _refusal(request: Request, error: TidemillError) -> Response:
+    """The error in the shape of the dialect that was spoken."""
+    if request.path.lower().startswith(mlflow_errors.PREFIX):
+        return mlflow_errors.mlflow_error(error)
     return error_page(error) if request.path.startswith("/ui") else error_response(error)
-
-
-def _cookie(header: str) -> str:
-    for part in header.split(";"):
-        name, _, value = part.strip().partition("=")
-        if name == COOKIE:
-            return value
-    return ""

@@ -45,8 +45,12 @@
 
     flush() {
       if (!this.waiting) return;
-      const text = plain((this.last.data + this.waiting).replace(ESCAPES, ""));
+      let text = plain((this.last.data + this.waiting).replace(ESCAPES, ""));
       this.waiting = "";
+      if (text.length > MOST) {
+        text = text.slice(text.indexOf("\n", text.length - MOST) + 1);
+        this.shorten();
+      }
       const cut = text.lastIndexOf("\n") + 1;
       if (cut) {
         this.last.before(document.createTextNode(text.slice(0, cut)));

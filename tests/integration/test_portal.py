@@ -1,0 +1,293 @@
+"""The pages as a browser gets them: content, access, and nothing that a value could break out of."""
+
+from __future__ import annotations
+
+import http.client
+import re
+import ssl
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote, urlsplit
+
+import pytest
+
+from tidemill.cli.main import run
+from tidemill.cli.session import Given, Session
+
+EVIL = "<script>alert(1)</script>"
+JOB = """\
+type: command
+display_name: "{display}"
+experiment_name: portal
+command: {command}
+environment:
+  image: mcr.microsoft.com/azureml/minimal
+compute: azureml:{compute}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    status: int
+    headers: http.client.HTTPMessage
+    text: str
+
+
+class Portal:
+    """A browser without a screen, on the loopback listener."""
+
+    def __init__(self, server, scratch: Path) -> None:
+        self.server = server
+        self.scratch = scratch
+        self.session = Session(Given(home=str(server.home)))
+        self.address = server.state["addresses"]["http"]
+        where = server.state["workspace"]
+        self.base = f"/ui/{where['subscription']}/{where['group']}/{where['name']}"
+        self.cookie = ""
+
+    def get(self, path: str, method: str = "GET", body: str | None = None, **headers: str) -> Reply:
+        """Header names with _ for -; the session's cookie unless another is given."""
+        sent = {name.replace("_", "-"): value for name, value in headers.items()}
+        if self.cookie:
+            sent.setdefault("cookie", self.cookie)
+        connection = http.client.HTTPConnection(urlsplit(self.address).netloc, timeout=20)
+        try:
+            connection.request(method, path, body, sent)
+            answer = connection.getresponse()
+            return Reply(answer.status, answer.headers, answer.read().decode())
+        finally:
+            connection.close()
+
+    def link(self, after: str = "") -> str:
+        answer = self.session.client.call(
+            "POST", "/api/v1/portal/link", {"next": after or self.base + "/jobs"}
+        )
+        assert answer["url"].startswith(self.address + "/ui/login?")
+        return answer["url"].removeprefix(self.address)
+
+    def sign_in(self) -> None:
+        answer = self.get(self.link())
+        assert (answer.status, answer.headers["location"]) == (303, self.base + "/jobs")
+        self.cookie = answer.headers["set-cookie"].split(";")[0]
+
+    def tidemill(self, *args: str) -> None:
+        assert run(["--home", str(self.server.home), *args]) == 0
+
+    def submit(self, name: str, command: str, display: str, compute: str = "cpu-cluster") -> None:
+        path = self.scratch / f"{name}.yml"
+        path.write_text(JOB.format(command=command, display=display, compute=compute))
+        self.tidemill("job", "create", "--file", str(path), "--name", name)
+
+    def wait(self, name: str, states: tuple[str, ...]) -> None:
+        deadline = time.monotonic() + 60
+        while True:
+            job = self.session.client.get(f"{self.session.native}/jobs/{name}")
+            if job["status"] in states:
+                return
+            assert time.monotonic() < deadline, job
+            time.sleep(0.05)
+
+
+@pytest.fixture(scope="module")
+def portal(server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Portal]:
+    portal = Portal(server, tmp_path_factory.mktemp("jobs"))
+    size = ("--size", "Standard_D2s_v3", "--max-instances", "2")
+    portal.tidemill("compute", "create", "--name", "cpu-cluster", *size)
+    portal.submit("broken", "python3 -c \"raise ValueError('no digits here')\"", f"fails {EVIL}")
+    portal.submit("steady", f"echo '{EVIL}'; sleep 120", "steady")
+    portal.wait("broken", ("Failed",))
+    portal.wait("steady", ("Running",))
+    portal.sign_in()
+    yield portal
+    portal.tidemill("job", "cancel", "--name", "steady")
+
+
+def test_without_a_session_a_page_says_how_to_sign_in(portal: Portal) -> None:
+    for path in ("/ui", portal.base + "/jobs", portal.base + "/jobs/steady", portal.base + "/computes"):
+        answer = portal.get(path, cookie="")
+        assert answer.status == 401
+        assert answer.headers["content-type"].startswith("text/html")
+        assert "<code>tidemill portal</code>" in answer.text
+        assert "steady" not in answer.text
+        assert "cpu-cluster" not in answer.text
+    assert portal.get(portal.base + "/jobs", cookie="tidemill_session=a.b.c").status == 401
+
+
+def test_a_link_opens_one_session(portal: Portal) -> None:
+    link = portal.link()
+    first = portal.get(link, cookie="")
+    assert first.status == 303
+    given = [part.strip().lower() for part in first.headers["set-cookie"].split(";")]
+    assert {"httponly", "samesite=lax", "path=/"} <= set(given)
+    assert "secure" not in given  # plain http on loopback
+    again = portal.get(link, cookie="")
+    assert again.status == 401
+    assert "used already" in again.text
+    assert "set-cookie" not in again.headers
+    assert portal.get(link).status == 303  # a browser that is signed in goes on to the page
+
+
+def test_over_https_the_cookie_is_for_https_only(portal: Portal) -> None:
+    context = ssl.create_default_context(cafile=portal.server.home / "tls" / "ca.pem")
+    netloc = urlsplit(portal.server.state["addresses"]["https"]).netloc
+    connection = http.client.HTTPSConnection(netloc, context=context, timeout=20)
+    connection.request("GET", portal.link())
+    answer = connection.getresponse()
+    connection.close()
+    assert answer.status == 303
+    assert "; secure" in answer.headers["set-cookie"].lower()
+
+
+def test_links_are_for_the_owner_and_cannot_be_changed(portal: Portal) -> None:
+    assert portal.get("/api/v1/portal/link", "POST", "{}", cookie="").status == 401
+    # The cookie alone changes nothing: a page of another origin could be asking.
+    assert portal.get("/api/v1/portal/link", "POST", "{}").status == 401
+    assert portal.get("/api/v1/portal/link", "POST", "{}", origin="http://evil.example").status == 401
+    assert portal.get("/api/v1/portal/link", "POST", "{}", origin=portal.address).status == 200
+    link = portal.link()
+    token = re.search(r"token=([^&]+)", link)[1]  # type: ignore[index]
+    later = re.sub(r"se=(\d+)", lambda m: f"se={int(m[1]) + 9999}", link)
+    for changed in (link.replace(token, token[::-1]), later, "/ui/login", "/ui/login?token=&se=&sig="):
+        answer = portal.get(changed, cookie="")
+        assert answer.status == 401
+        assert "set-cookie" not in answer.headers
+    away = re.sub(r"next=[^&]+", "next=" + quote("//evil.example/ui", safe=""), link)
+    assert portal.get(away, cookie="").status == 400
+    refused = portal.get(
+        "/api/v1/portal/link", "POST", '{"next": "https://evil.example"}', origin=portal.address
+    )
+    assert refused.status == 400
+
+
+def test_another_name_for_this_machine_is_refused(portal: Portal) -> None:
+    for path in (portal.base + "/jobs", "/api/v1/status", "/UI", "/ui/static/app.css"):
+        assert portal.get(path, host="rebound.example:8440").status == 421
+    assert portal.get("/api/v1/status", host="localhost:1").status == 200
+
+
+def test_jobs(portal: Portal) -> None:
+    page = portal.get(portal.base + "/jobs")
+    assert page.status == 200
+    assert "<title>Jobs of main · Tidemill</title>" in page.text
+    assert "fails &lt;script&gt;" in page.text
+    assert "ValueError: no digits here" in page.text
+    assert 'badge running">Running' in page.text
+    assert re.search(r"\$0\.\d+", page.text)
+    failed = portal.get(portal.base + "/jobs?state=failed")
+    assert "jobs/broken" in failed.text
+    assert "jobs/steady" not in failed.text
+    named = portal.get(portal.base + "/jobs?q=STEA")
+    assert "jobs/steady" in named.text
+    assert "jobs/broken" not in named.text
+    nothing = portal.get(portal.base + "/jobs?q=" + quote('"><b>'))
+    assert "Nothing matches" in nothing.text
+    assert '"><b>' not in nothing.text
+
+
+def test_a_fragment_is_sent_only_when_it_is_new(portal: Portal) -> None:
+    page = portal.get(portal.base + "/jobs?state=failed")
+    poll = re.search(r'hx-get="([^"]+seen=[^"]+)"', page.text)[1].replace("&amp;", "&")  # type: ignore[index]
+    fragment = portal.get(poll.replace("seen=", "seen=x"), hx_request="true")
+    assert fragment.status == 200
+    assert fragment.text.lstrip().startswith('<div id="jobs"')
+    # "4 s ago" moves on: ask for what was just sent until both fall into the same second
+    for _ in range(5):
+        latest = portal.get(poll, hx_request="true")
+        if latest.status == 204:
+            break
+        poll = re.search(r'hx-get="([^"]+)"', latest.text)[1].replace("&amp;", "&")  # type: ignore[index]
+    assert latest.status == 204
+
+
+def test_a_failed_job(portal: Portal) -> None:
+    page = portal.get(portal.base + "/jobs/broken")
+    assert page.status == 200
+    assert "(Failed) · Tidemill</title>" in page.text
+    assert "Traceback (most recent call last)" in page.text
+    assert "<dt>Exit code</dt><dd>1<" in page.text
+    assert "list price" in page.text
+    assert '<rect class="phase run"' in page.text
+    assert "Submitted by" in page.text
+    assert 'data-final="true"' in page.text
+    assert "hx-trigger" not in page.text  # nothing to wait for
+
+
+def test_a_running_job_and_its_stream(portal: Portal) -> None:
+    page = portal.get(portal.base + "/jobs/steady")
+    assert "Run rate" in page.text
+    assert "$0.096/h" in page.text
+    assert 'class="phase run open"' in page.text
+    top = portal.get(portal.base + "/jobs/steady?seen=x", hx_request="true")
+    assert top.text.lstrip().startswith('<div id="top"')
+    assert 'hx-swap-oob="true"' in top.text
+    seen = re.search(r"seen=([0-9a-f]{16})", page.text)[1]  # type: ignore[index]
+    same = portal.get(f"{portal.base}/jobs/steady?seen={seen}", hx_request="true")
+    assert "hx-swap-oob" not in same.text
+    stream = re.search(r'data-stream="([^"]+)"', page.text)[1]  # type: ignore[index]
+    connection = http.client.HTTPConnection(urlsplit(portal.address).netloc, timeout=20)
+    connection.request("GET", stream, headers={"cookie": portal.cookie})
+    answer = connection.getresponse()
+    lines: list[str] = []
+    while not any("alert(1)" in line for line in lines):
+        lines.append(answer.readline().decode())
+        assert lines[-1], lines
+    connection.close()
+    assert "event: log\n" in lines
+
+
+def test_computes(portal: Portal) -> None:
+    listed = portal.get(portal.base + "/computes")
+    assert "Standard_D2s_v3, $0.096/h a node" in listed.text
+    page = portal.get(portal.base + "/computes/cpu-cluster")
+    assert 'href="' + portal.base + '/jobs/steady"' in page.text
+    assert "Share of this host:" in page.text
+    assert re.search(r'<li class="(yes|no)" title="[^"]+">. memory', page.text)
+    assert "NodeOpening" in page.text
+
+
+def test_pages_hold_nothing_inline(portal: Portal) -> None:
+    for path in ("/jobs", "/jobs/broken", "/jobs/steady", "/computes", "/computes/cpu-cluster"):
+        page = portal.get(portal.base + path)
+        policy = page.headers["content-security-policy"]
+        assert "default-src 'none'" in policy
+        assert "unsafe" not in policy
+        assert page.headers["cache-control"] == "no-store"
+        assert EVIL not in page.text
+        assert all(" src=" in tag for tag in re.findall(r"<script[^>]*>", page.text))
+        assert not re.search(r"<[^>]+\s(style|on[a-z]+)=", page.text)
+        for address in re.findall(r'(?:src|href)="(/ui/static/[^"]+)"', page.text):
+            assert portal.get(address, cookie="").status == 200
+
+
+def test_what_is_not_there(portal: Portal) -> None:
+    missing = portal.get(portal.base + "/jobs/nobody")
+    assert missing.status == 404
+    assert "nobody" in missing.text
+    assert missing.headers["content-type"].startswith("text/html")
+    assert portal.get(portal.base.replace("/main", "/mian") + "/jobs").status == 404
+    assert portal.get("/ui/static/..%2Fpages.py").status == 404
+    assert portal.get("/ui/nothing/here").status == 404
+
+
+def test_the_first_page_leads_to_the_jobs(portal: Portal) -> None:
+    answer = portal.get("/ui")
+    assert (answer.status, answer.headers["location"]) == (303, portal.base + "/jobs")
+
+
+def test_an_empty_workspace_says_what_to_type(portal: Portal) -> None:
+    portal.tidemill("workspace", "create", "--name", "quiet")
+    base = portal.base.rsplit("/", 1)[0] + "/quiet"
+    jobs = portal.get(base + "/jobs")
+    assert "No jobs yet" in jobs.text
+    assert "tidemill job create --file job.yml --stream -w quiet" in jobs.text
+    assert f'href="{portal.base}/jobs"' in jobs.text  # the way to the other workspace
+    assert "tidemill compute create" in portal.get(base + "/computes").text
+
+
+def test_the_command_prints_a_link(portal: Portal, capsys: pytest.CaptureFixture[str]) -> None:
+    portal.tidemill("portal", "--job", "steady", "--no-browser")
+    link = capsys.readouterr().out.strip().removeprefix(portal.address)
+    answer = portal.get(link, cookie="")
+    assert (answer.status, answer.headers["location"]) == (303, portal.base + "/jobs/steady")

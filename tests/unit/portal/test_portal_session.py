@@ -1,0 +1,62 @@
+"""Who gets a session, and from which address."""
+
+from __future__ import annotations
+
+import pytest
+
+from tidemill.app.access import authorise
+from tidemill.app.services import Caller
+from tidemill.domain.errors import Forbidden, InvalidRequest
+from tidemill.domain.model import Scope
+from tidemill.portal import words
+from tidemill.portal.routes import SIGN_IN
+from tidemill.portal.session import is_local_host, local_page
+
+
+def test_a_jobs_token_cannot_become_a_session() -> None:
+    scope = Scope("sub", "group", "main")
+    with pytest.raises(Forbidden):
+        authorise(Caller("o", "job", "job", scope, "j1"), SIGN_IN, Scope("sub"))
+    with pytest.raises(Forbidden):
+        authorise(Caller("o", "job", "job", scope, "j1"), SIGN_IN, scope)
+
+
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:8440", "127.0.0.1:8440", "[::1]:8440", "[::1]"])
+def test_loopback_names(host: str) -> None:
+    assert is_local_host(host)
+
+
+@pytest.mark.parametrize(
+    "host", ["", "evil.example", "evil.example:8440", "localhost.evil.example", "127.0.0.1.nip.io:1", "a:b:1"]
+)
+def test_other_names(host: str) -> None:
+    assert not is_local_host(host)
+
+
+@pytest.mark.parametrize(
+    "page", ["//evil.example", "https://evil.example/ui", "/uix", "/api/v1", "/ui/\\evil", "/ui/\r\nx: y"]
+)
+def test_a_link_leads_only_to_pages(page: str) -> None:
+    with pytest.raises(InvalidRequest):
+        local_page(page)
+
+
+def test_pages_of_the_portal() -> None:
+    assert [local_page(page) for page in ("", "/ui", "/ui?x=1", "/ui/s/g/w/jobs/j")] == [
+        "/ui",
+        "/ui",
+        "/ui?x=1",
+        "/ui/s/g/w/jobs/j",
+    ]
+
+
+def test_words() -> None:
+    assert words.short("env:" + "0123456789abcdef" * 4 + " built") == "env:01234567… built"
+    assert words.headline("It ended with exit code 1. The end of its log:\nTraceback") == (
+        "It ended with exit code 1."
+    )
+    assert words.headline("Compute 'a' is gone.") == "Compute 'a' is gone."
+    assert words.lastline("a\nValueError: b\n") == "ValueError: b"
+    assert words.usd(None) == "no price"
+    assert words.usd(0.0000263) == "$0.000026"
+    assert words.ago("2026-11-23T07:00:00.000000Z", 1_795_417_200_000_000 + 7_200_000_000) == "2 h ago"
