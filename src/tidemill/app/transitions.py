@@ -171,7 +171,9 @@ def stopping(tx: Tx, attempt_id: str, now: int, reason: str) -> None:
     attempt = tx.attempt(attempt_id)
     if attempt is None or attempt.state is AttemptState.ENDED or attempt.stop_requested_at is not None:
         return
-    tx.update_attempt(attempt_in(attempt, AttemptState.STOPPING, stop_requested_at=now, stop_reason=reason))
+    # What has ended already is not stopped any more: its results are being stored.
+    state = attempt.state if attempt.state is AttemptState.COLLECTING else AttemptState.STOPPING
+    tx.update_attempt(attempt_in(attempt, state, stop_requested_at=now, stop_reason=reason))
 
 
 def collecting(tx: Tx, attempt_id: str, now: int, message: str) -> None:

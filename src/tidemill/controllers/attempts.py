@@ -20,6 +20,7 @@ from tidemill.app.services import Services
 from tidemill.app.transitions import Collected, Moment
 from tidemill.controllers import launching, staging
 from tidemill.controllers.cleaning import Cleaner, Leftover
+from tidemill.data.staging import Stopped
 from tidemill.domain.errors import TidemillError
 from tidemill.domain.model import Attempt, AttemptState, JobState, Outcome, Resource
 from tidemill.domain.outcome import AttemptEnd, RankEnd, attempt_end
@@ -50,6 +51,11 @@ class _Live:
 
     def node_of(self, rank: int) -> str:
         return self.attempt.nodes[self.ranks[rank].node_index]
+
+    def going(self) -> None:
+        """Raises Stopped once a stop is asked for: what is not staged yet is not started."""
+        if self.attempt.stop_requested_at is not None:
+            raise Stopped
 
     @property
     def settled(self) -> bool:
@@ -169,17 +175,19 @@ class Attempts:
             # Everything had ended before a restart; the exit records will be repeated, or their node is gone.
             return await self._find_ranks(live, row, plan)
         try:
-            staged, attempt = await staging.stage(self._s, plan, attempt)
+            staged, attempt = await staging.stage(self._s, plan, attempt, live.going)
             if live.attempt.stop_requested_at is None:
                 live.attempt = attempt
             live.notes = staged.notes
             ranks = launching.place(self._s, row, plan, attempt, staged)
         except TidemillError as error:
             return AttemptEnd(Outcome.FAILED, error.code, error.message)
+        except Stopped:
+            return attempt_end({}, live.attempt.stop_reason)
         except EngineError as error:
             return AttemptEnd(Outcome.SYSTEM_FAILURE, "StagingFailed", str(error))
         live.ranks = {rank.rank: rank for rank in ranks}
-        for rank in ranks:
+        for rank in ranks if live.attempt.stop_requested_at is None else ():
             try:
                 await self._s.engine.start(attempt.nodes[rank.node_index], rank.task)
             except InvalidTask as error:

@@ -22,7 +22,7 @@ from tidemill.app.codec import encode
 from tidemill.app.services import Services
 from tidemill.app.transitions import Collected
 from tidemill.data.outputs import Stored, collect_artifacts, collect_logs, collect_outputs, prepare_outputs
-from tidemill.data.staging import stage_code, stage_inputs
+from tidemill.data.staging import Going, stage_code, stage_inputs
 from tidemill.domain.launch import log_names, ports_needed
 from tidemill.domain.model import Attempt, AttemptState
 from tidemill.domain.outcome import TAIL_BYTES
@@ -54,8 +54,12 @@ class Staged:
 _decode_staged = msgspec.json.Decoder(Staged)
 
 
-async def stage(s: Services, plan: JobPlan, attempt: Attempt) -> tuple[Staged, Attempt]:
-    """Directories, code and inputs on every node, once per attempt. Raises what a user can mend."""
+def _on() -> None: ...
+
+
+async def stage(s: Services, plan: JobPlan, attempt: Attempt, going: Going = _on) -> tuple[Staged, Attempt]:
+    """Directories, code and inputs on every node, once per attempt. Raises what a user can mend, and
+    Stopped, which `going` raises when the files are not wanted any more."""
     if attempt.ranks != b"{}":
         return _decode_staged.decode(attempt.ranks), attempt
     files: list[NodeFiles] = []
@@ -64,7 +68,7 @@ async def stage(s: Services, plan: JobPlan, attempt: Attempt) -> tuple[Staged, A
         root = await s.engine.prepare_dir(node, attempt.id, FOLDERS)
         staged = NodeFiles(root, {}, {})
         if plan.code or plan.inputs or plan.outputs:
-            staged, said = await asyncio.to_thread(_stage_node, s, plan, Path(root))
+            staged, said = await asyncio.to_thread(_stage_node, s, plan, Path(root), going)
             notes += [note for note in said if note not in notes]
             await s.engine.settle_dir(node, attempt.id)
         files.append(staged)
@@ -82,10 +86,10 @@ async def stage(s: Services, plan: JobPlan, attempt: Attempt) -> tuple[Staged, A
     return result, await s.store.write(remember)
 
 
-def _stage_node(s: Services, plan: JobPlan, root: Path) -> tuple[NodeFiles, tuple[str, ...]]:
+def _stage_node(s: Services, plan: JobPlan, root: Path, going: Going) -> tuple[NodeFiles, tuple[str, ...]]:
     if plan.code is not None:
-        stage_code(s.blobs, plan.code, root / "code")
-    inputs = stage_inputs(s.blobs, plan.inputs, root / "inputs")
+        stage_code(s.blobs, plan.code, root / "code", going)
+    inputs = stage_inputs(s.blobs, plan.inputs, root / "inputs", going)
     outputs = prepare_outputs(plan.outputs, root / "outputs")
     return NodeFiles(str(root), inputs.values, outputs), inputs.notes
 

@@ -192,11 +192,20 @@ class BlobStore:
         rows.need_container(db, account, container)
         return rows.list_page(db, account, container, prefix, delimiter, marker, limit, uncommitted)
 
-    def copy_out(self, account: str, container: str, prefix_or_name: str, destination: Path) -> int:
+    def copy_out(
+        self,
+        account: str,
+        container: str,
+        prefix_or_name: str,
+        destination: Path,
+        *,
+        going: Callable[[], None] = lambda: None,
+    ) -> int:
         """A blob -> the file `destination`; else what is below the prefix -> a tree there. -> bytes copied.
-        Raises NotFound where nothing is there, InvalidRequest for a name that would leave `destination`."""
+        Raises NotFound where nothing is there, InvalidRequest for a name that would leave `destination`,
+        and what `going` raises, which is called now and then."""
         rows.need_container(self._index.read(), account, container)
-        return copy_blobs_out(self, account, container, prefix_or_name, destination)
+        return copy_blobs_out(self, account, container, prefix_or_name, destination, going)
 
     # Writing
 

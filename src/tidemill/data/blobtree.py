@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 Skipped = Callable[[str, str], None]
 """Called with (path below the directory, why it is not stored)."""
 
+Going = Callable[[], None]
+"""Called now and then; what it raises ends the copying."""
+
 _PAGE = 1000
+_SLICE = 256 * 2**20  # bytes between two calls of `going`
 
 
 def files_below(directory: Path, skipped: Skipped | None = None) -> Iterator[tuple[str, Path]]:
@@ -44,11 +48,16 @@ def files_below(directory: Path, skipped: Skipped | None = None) -> Iterator[tup
 
 
 def copy_blobs_out(
-    store: BlobStore, account: str, container: str, prefix_or_name: str, destination: Path
+    store: BlobStore,
+    account: str,
+    container: str,
+    prefix_or_name: str,
+    destination: Path,
+    going: Going,
 ) -> int:
     """See BlobStore.copy_out."""
     if prefix_or_name:
-        copied = _copy_one(store, account, container, prefix_or_name, destination)
+        copied = _copy_one(store, account, container, prefix_or_name, destination, going)
         if copied is not None:
             return copied
     prefix = prefix_or_name.rstrip("/") + "/" if prefix_or_name else ""
@@ -57,7 +66,7 @@ def copy_blobs_out(
         page = store.list(account, container, prefix, "", marker, _PAGE)
         for info in page.blobs:
             found = True
-            total += _copy_below(store, info, prefix, destination)
+            total += _copy_below(store, info, prefix, destination, going)
         if not page.next_marker:
             break
         marker = page.next_marker
@@ -101,17 +110,19 @@ def _why_not(path: Path, relative: str, root: Path) -> str:
     return "" if stat.S_ISREG(status.st_mode) else "not a regular file"
 
 
-def _copy_below(store: BlobStore, info: BlobInfo, prefix: str, destination: Path) -> int:
+def _copy_below(store: BlobStore, info: BlobInfo, prefix: str, destination: Path, going: Going) -> int:
     relative = info.name[len(prefix) :]
     if relative.endswith("/") and info.size == 0:  # a marker that stands for a folder
         destination.joinpath(*safe_parts(relative[:-1])).mkdir(parents=True, exist_ok=True)
         return 0
     target = destination.joinpath(*safe_parts(relative))
-    copied = _copy_one(store, info.account, info.container, info.name, target)
+    copied = _copy_one(store, info.account, info.container, info.name, target, going)
     return copied or 0
 
 
-def _copy_one(store: BlobStore, account: str, container: str, name: str, target: Path) -> int | None:
+def _copy_one(
+    store: BlobStore, account: str, container: str, name: str, target: Path, going: Going
+) -> int | None:
     opened = store.open(account, container, name)
     if opened is None:
         return None
@@ -122,7 +133,9 @@ def _copy_one(store: BlobStore, account: str, container: str, name: str, target:
             flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
             fd = os.open(target, flags, 0o644)
             try:
-                copy_range(source, 0, fd, 0, info.size)
+                for offset in range(0, info.size, _SLICE):
+                    going()
+                    copy_range(source, offset, fd, offset, min(_SLICE, info.size - offset))
             finally:
                 os.close(fd)
     finally:

@@ -28,6 +28,16 @@ TIMEOUT_S = 60.0
 TRIES = 3
 _CHUNK = 1 << 20
 
+Going = Callable[[], None]
+"""Called now and then while bytes are moved; raises Stopped to end it."""
+
+
+class Stopped(Exception):
+    """The staging is not wanted any more."""
+
+
+def _on() -> None: ...
+
 
 @dataclass(frozen=True, slots=True)
 class StagedInputs:
@@ -38,7 +48,9 @@ class StagedInputs:
     copied_bytes: int
 
 
-def stage_inputs(blobs: BlobStore, inputs: Sequence[PlannedInput], directory: Path) -> StagedInputs:
+def stage_inputs(
+    blobs: BlobStore, inputs: Sequence[PlannedInput], directory: Path, going: Going = _on
+) -> StagedInputs:
     """Puts every input below `directory`/NAME. Raises NotFound, InvalidRequest, NotOffered or OutOfSpace."""
     values: dict[str, str] = {}
     copied = 0
@@ -49,7 +61,7 @@ def stage_inputs(blobs: BlobStore, inputs: Sequence[PlannedInput], directory: Pa
         elif item.mode == "direct":
             values[item.name] = item.uri or item.url
         else:
-            path, size = _stage(blobs, item, directory / item.name)
+            path, size = _stage(blobs, item, directory / item.name, going)
             values[item.name] = str(path)
             copied += size
             if item.mode in ("ro_mount", "rw_mount"):
@@ -59,17 +71,17 @@ def stage_inputs(blobs: BlobStore, inputs: Sequence[PlannedInput], directory: Pa
     return StagedInputs(values, _notes(mounted), copied)
 
 
-def stage_code(blobs: BlobStore, place: Place, directory: Path) -> int:
+def stage_code(blobs: BlobStore, place: Place, directory: Path, going: Going = _on) -> int:
     """The code folder becomes `directory`. -> bytes copied. Raises NotFound when nothing is stored there."""
     _clear(directory)
     if _is_file(blobs, place):
         directory.mkdir(parents=True)
         name = place.path.rsplit("/", 1)[-1]
-        return blobs.copy_out(place.account, place.container, place.path, directory / name)
-    return _copy_folder(blobs, place, directory, "The code folder")
+        return blobs.copy_out(place.account, place.container, place.path, directory / name, going=going)
+    return _copy_folder(blobs, place, directory, "The code folder", going)
 
 
-def _stage(blobs: BlobStore, item: PlannedInput, directory: Path) -> tuple[Path, int]:
+def _stage(blobs: BlobStore, item: PlannedInput, directory: Path, going: Going) -> tuple[Path, int]:
     if item.mode in EVALUATED:
         raise NotOffered(
             f"Input {item.name!r} has mode {item.mode!r}, which Tidemill does not offer. Use ro_mount."
@@ -78,23 +90,23 @@ def _stage(blobs: BlobStore, item: PlannedInput, directory: Path) -> tuple[Path,
     if item.place is None:
         target = directory / _file_name(item.url)
         directory.mkdir(parents=True)
-        return target, download(item.url, target)
+        return target, download(item.url, target, going=going)
     if item.type not in FOLDER_TYPES and _is_file(blobs, item.place):
         directory.mkdir(parents=True)
         target = directory / item.place.path.rsplit("/", 1)[-1]
-        size = blobs.copy_out(item.place.account, item.place.container, item.place.path, target)
+        size = blobs.copy_out(item.place.account, item.place.container, item.place.path, target, going=going)
         return target, size
     if item.type == "uri_file":
         raise NotFound(f"Input {item.name!r}: there is no file at {item.given}.", "InputNotFound", item.name)
-    return directory, _copy_folder(blobs, item.place, directory, f"Input {item.name!r} ({item.given})")
+    return directory, _copy_folder(blobs, item.place, directory, f"Input {item.name!r} ({item.given})", going)
 
 
-def _copy_folder(blobs: BlobStore, place: Place, directory: Path, what: str) -> int:
+def _copy_folder(blobs: BlobStore, place: Place, directory: Path, what: str, going: Going) -> int:
     prefix = place.path if not place.path or place.path.endswith("/") else place.path + "/"
     if not blobs.list(place.account, place.container, prefix, limit=1).blobs:
         raise NotFound(f"{what}: nothing is stored below {place.container}/{prefix}.", "InputNotFound")
     directory.mkdir(parents=True, exist_ok=True)
-    return blobs.copy_out(place.account, place.container, prefix, directory)
+    return blobs.copy_out(place.account, place.container, prefix, directory, going=going)
 
 
 def _is_file(blobs: BlobStore, place: Place) -> bool:
@@ -137,6 +149,7 @@ def download(
     limit: int = MAX_DOWNLOAD,
     timeout_s: float = TIMEOUT_S,
     wait: Callable[[float], None] = time.sleep,
+    going: Going = _on,
 ) -> int:
     """An http(s) address into a file -> bytes. What may pass (a broken connection, 429, 5xx) is tried
     TRIES times. Raises NotFound, InvalidRequest or OutOfSpace; the file is whole or absent."""
@@ -147,7 +160,7 @@ def download(
         if attempt:
             wait(0.5 * 2**attempt)
         try:
-            return _fetch(url, target, limit, timeout_s)
+            return _fetch(url, target, limit, timeout_s, going)
         except HTTPError as error:
             problem = f"the server answered {error.code} {error.reason}"
             if error.code in (404, 410):
@@ -163,7 +176,7 @@ def download(
     raise InvalidRequest(f"{url} could not be read: {problem}.", "InputNotAvailable", url)
 
 
-def _fetch(url: str, target: Path, limit: int, timeout_s: float) -> int:
+def _fetch(url: str, target: Path, limit: int, timeout_s: float, going: Going) -> int:
     from urllib.request import Request, build_opener
 
     part = target.with_name(target.name + ".part")
@@ -173,7 +186,10 @@ def _fetch(url: str, target: Path, limit: int, timeout_s: float) -> int:
         if expected is not None and int(expected) > limit:
             raise _too_large(url, int(expected), limit)
         size = 0
-        while chunk := reply.read(_CHUNK):
+        while chunk := reply.read1(
+            _CHUNK
+        ):  # what is there: a slow sender does not keep us from being stopped
+            going()
             size += len(chunk)
             if size > limit:
                 raise _too_large(url, size, limit)
