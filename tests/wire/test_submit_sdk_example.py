@@ -1,0 +1,71 @@
+"""The example that users of the Azure SDK start from, as it is, and a curated environment."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.sdk, pytest.mark.slow, pytest.mark.timeout(420)]
+
+EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "train-digits" / "submit_sdk.py"
+
+CURATED = """
+import os
+from azure.ai.ml import MLClient, command
+from azure.identity import DefaultAzureCredential
+
+ml = MLClient(DefaultAzureCredential(), os.environ["AZURE_SUBSCRIPTION_ID"],
+              os.environ["AZURE_RESOURCE_GROUP"], os.environ["AZUREML_WORKSPACE_NAME"])
+for environment in ("azureml://registries/azureml/environments/sklearn-1.5/labels/latest",
+                    "AzureML-sklearn-1.5@latest"):
+    job = ml.jobs.create_or_update(command(
+        command="python -c 'import sklearn; print(\\"sklearn\\", sklearn.__version__)'",
+        environment=environment, compute="local"))
+    ml.jobs.stream(job.name)
+    print("status:", ml.jobs.get(job.name).status)
+"""
+
+
+def run(server, python: str, *arguments: str) -> str:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("AZURE", "PYTHON"))}
+    done = subprocess.run(
+        [python, *arguments],
+        env={**clean, **server.env},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def example(server, sdk_python) -> list[str]:
+    """What it prints the first time, and again at once."""
+    return [run(server, sdk_python, str(EXAMPLE)) for _ in range(2)]
+
+
+def test_the_script_knows_nothing_of_us():
+    imports = [line for line in EXAMPLE.read_text().splitlines() if line.startswith(("import ", "from "))]
+    assert not [line for line in imports if "tidemill" in line.lower()]
+
+
+def test_the_example_trains_and_registers(example):
+    first, again = example
+    for printed in example:
+        assert "workspace: main" in printed
+        assert "trained on 1347 images: accuracy 0.99" in printed
+        assert "artifacts/user_logs/std_log.txt" in printed
+        assert "named-outputs/model/model.pkl" in printed
+        assert printed.count("model saved") == 1
+    assert "registered: digits-sdk version 1" in first
+    assert "registered: digits-sdk version 2" in again
+
+
+def test_curated_environments_by_both_names(server, sdk_python):
+    printed = run(server, sdk_python, "-c", CURATED)
+    assert printed.count("sklearn 1.5.") == 2
+    assert printed.count("Completed") + printed.count("COMPLETED") == 2
