@@ -29,8 +29,8 @@ from tidemill.app.workspaces import require_workspace
 from tidemill.catalog.sizes import HOST
 from tidemill.domain.errors import Conflict, InvalidRequest
 from tidemill.domain.ids import parse_workspace_id
+from tidemill.domain.jobspec import CommandJob
 from tidemill.domain.model import Caller, Event, JobState, Key, Node, NodeState, Resource, Scope, Vector
-from tidemill.domain.plan import JobPlan
 from tidemill.domain.quota import admit
 from tidemill.domain.scheduling.types import ClusterSpec, Host, JobRequest
 from tidemill.domain.units import human_duration, plural
@@ -228,21 +228,19 @@ def find(read: Read, scope: Scope, name: str) -> Resource:
 
 
 async def resolve(s: Services, scope: Scope, compute: str) -> ClusterSpec:
+    """`resolve_in` with a reading of its own."""
+    return await s.store.read(lambda r: resolve_in(s, r, scope, compute, require_workspace(r, scope)))
+
+
+def resolve_in(s: Services, read: Read, scope: Scope, compute: str, workspace: Resource) -> ClusterSpec:
     """`compute`: an ARM id, a name, `azureml:name`, or "" (also "local", "serverless"): this host.
 
     Raises NotFound naming the computes that exist, Conflict for one that is being deleted.
     """
     name = _name_of(scope, compute)
-
-    def look(read: Read) -> Resource:
-        if name in ("", *RESERVED):
-            return require_workspace(read, scope)
-        return find(read, scope, name)
-
-    row = await s.store.read(look)
-    if row.key.type != TYPE:
-        return local_cluster(s, row)
-    spec = cluster_of(s, row)
+    if name in ("", *RESERVED):
+        return local_cluster(s, workspace)
+    spec = cluster_of(s, find(read, scope, name))
     if spec is None:
         raise InvalidRequest(
             f"Compute {name!r} has a VM size that the catalogue does not know any more. Create another."
@@ -306,15 +304,12 @@ def local_cluster(s: Services, workspace: Resource) -> ClusterSpec:
     )
 
 
-async def check_admission(s: Services, scope: Scope, plan: JobPlan) -> None:
+async def check_admission(s: Services, spec: ClusterSpec, job: CommandJob, team: str) -> None:
     """Refuses at submit what could never start (domain.quota). Raises InvalidRequest with the figures."""
-    spec = await resolve_uid(s, scope, plan.compute_uid)
-    if spec is None:
-        return
     capacity = await s.engine.capacity()
     host = Host(capacity.total, capacity.gpu_ids, s.settings.capacity)
-    job = plan.job
-    request = JobRequest("", job.display_name, scope, plan.team, spec.uid, job.node_count, job.priority, 0)
+    name, nodes = job.display_name, job.node_count
+    request = JobRequest("", name, spec.workspace, team, spec.uid, nodes, job.priority, submitted_at=0)
     refusal = admit(request, spec, host)
     if refusal is not None:
         raise InvalidRequest(refusal.message, refusal.code, "properties.resources.instanceCount")

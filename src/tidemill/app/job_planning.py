@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from tidemill.app import computes
 from tidemill.app.asset_rows import CODES, find_version
 from tidemill.app.codec import decode_object
@@ -9,55 +11,62 @@ from tidemill.app.environments import plan_environment
 from tidemill.app.inputs import check_inputs_exist, resolve_input, resolve_output
 from tidemill.app.locations import Storage, locate
 from tidemill.app.services import Services
+from tidemill.app.workspaces import require_workspace
 from tidemill.data.uris import AssetId, AssetName, parse_uri
-from tidemill.domain.errors import InvalidRequest, NotFound
+from tidemill.domain.errors import InvalidRequest
 from tidemill.domain.expressions import render_command
 from tidemill.domain.jobspec import CommandJob
-from tidemill.domain.model import Caller, Key, Scope
+from tidemill.domain.model import Caller, Scope
 from tidemill.domain.plan import JobPlan, Place, PlannedInput, PlannedOutput
+from tidemill.domain.scheduling.types import ClusterSpec
 from tidemill.store.api import Read
 
 
 async def plan_job(s: Services, caller: Caller, scope: Scope, name: str, job: CommandJob) -> JobPlan:
     """Raises NotFound, InvalidRequest or NotOffered with the name at fault and those that exist."""
-    target = await computes.resolve(s, scope, job.compute_id)
     if job.instance_type and not job.compute_id:
         s.sizes.require(job.instance_type)
     environment = await plan_environment(s, scope, job.environment_id)
-    account = await _account(s, scope)
-
-    def resolve(read: Read) -> tuple[tuple[PlannedInput, ...], tuple[PlannedOutput, ...], Place | None]:
-        return (
-            tuple(resolve_input(s, read, scope, account, item) for item in job.inputs),
-            tuple(resolve_output(s, read, scope, account, name, item) for item in job.outputs),
-            _code(s, read, scope, job.code_id, account),
-        )
-
-    inputs, outputs, code = await s.store.read(resolve)
+    found = await s.store.read(lambda read: _look(s, read, scope, name, job))
+    await computes.check_admission(s, found.compute, job, caller.oid)
     _check_command(job)
-    if any(item.place is not None for item in inputs):
-        await check_inputs_exist(s, inputs)
+    if any(item.place is not None for item in found.inputs):
+        await check_inputs_exist(s, found.inputs)
     return JobPlan(
         job=job,
-        compute_uid=target.uid,
-        compute_name=target.name,
+        compute_uid=found.compute.uid,
+        compute_name=found.compute.name,
         environment=environment,
-        code=code,
-        inputs=inputs,
-        outputs=outputs,
+        code=found.code,
+        inputs=found.inputs,
+        outputs=found.outputs,
         team=caller.oid,
-        account=account,
-        artifacts=Place(account, "azureml", f"ExperimentRun/dcid.{name}/"),
+        account=found.account,
+        artifacts=Place(found.account, "azureml", f"ExperimentRun/dcid.{name}/"),
     )
 
 
-async def _account(s: Services, scope: Scope) -> str:
-    """The workspace's storage account. Raises NotFound."""
-    key = Key(Scope(scope.subscription, scope.group), "workspaces", scope.workspace)
-    row = await s.store.read(lambda r: r.get(key))
-    if row is None:
-        raise NotFound(f"Workspace {scope.workspace!r} was not found.", target=scope.workspace)
-    return str(decode_object(row.status)["storage_account"])
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What one reading of the store gives a plan."""
+
+    compute: ClusterSpec
+    account: str
+    inputs: tuple[PlannedInput, ...]
+    outputs: tuple[PlannedOutput, ...]
+    code: Place | None
+
+
+def _look(s: Services, read: Read, scope: Scope, name: str, job: CommandJob) -> _Found:
+    workspace = require_workspace(read, scope)
+    account = str(decode_object(workspace.status)["storage_account"])
+    return _Found(
+        computes.resolve_in(s, read, scope, job.compute_id, workspace),
+        account,
+        tuple(resolve_input(s, read, scope, account, item) for item in job.inputs),
+        tuple(resolve_output(s, read, scope, account, name, item) for item in job.outputs),
+        _code(s, read, scope, job.code_id, account),
+    )
 
 
 def _code(s: Services, read: Read, scope: Scope, code_id: str, account: str) -> Place | None:

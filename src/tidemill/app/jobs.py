@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any, cast
 
-from tidemill.app import computes, job_planning
+from tidemill.app import job_planning
 from tidemill.app.codec import decode_object, encode, job_status
 from tidemill.app.services import Services
 from tidemill.app.transitions import stopping
@@ -47,7 +47,6 @@ async def submit(
         return _same_or_conflict(existing, digest), False
     job = read_command_job(name, properties)
     plan = await job_planning.plan_job(s, caller, scope, name, job)
-    await computes.check_admission(s, scope, plan)
     ready = not plan.environment.digest or s.environments.is_built(plan.environment.digest)
     now = s.clock.now()
     stored = {
@@ -265,8 +264,8 @@ def find(read: Read, scope: Scope, name: str) -> Resource | None:
 
 
 async def delete(s: Services, caller: Caller, scope: Scope, name: str) -> bool:
-    """Deletes an ended job's row. -> False if there was none. A job that has not ended is a Conflict.
-    Its events and ledger stay: what was spent stays on the bill."""
+    """Deletes an ended job's row and what it logged. -> False if there was none. A job that has not ended is
+    a Conflict. Its events and ledger stay: what was spent stays on the bill."""
     now = s.clock.now()
 
     def change(tx: Tx) -> bool:
@@ -279,7 +278,12 @@ async def delete(s: Services, caller: Caller, scope: Scope, name: str) -> bool:
         tx.add_event(Event(row.uid, "job", now, "Deleted", f"Deleted by {caller.name}.", caller.name))
         return True
 
-    return await s.store.write(change)
+    row = await s.store.read(lambda r: find(r, scope, name))
+    deleted = await s.store.write(change)
+    if deleted and row is not None:
+        # A later job of that name must not go on where this one ended.
+        await s.tracking.drop_run(scope.arm_id, row.key.name)
+    return deleted
 
 
 async def wait(s: Services, scope: Scope, name: str, timeout_s: float) -> Resource:

@@ -18,6 +18,7 @@ class Deletions:
     def __init__(self, services: Services) -> None:
         self._s = services
         self._wake = asyncio.Event()
+        self._doomed: list[str] = []
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -29,18 +30,22 @@ class Deletions:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
-    def wake(self) -> None:
+    def compute_changed(self) -> None:
         self._wake.set()
+
+    def node_changed(self) -> None:
+        if self._doomed:
+            self._wake.set()
 
     async def _run(self) -> None:
         while True:
             await self._wake.wait()
             self._wake.clear()
             try:
-                doomed = await self._s.store.read(
+                self._doomed = await self._s.store.read(
                     lambda r: [row.uid for row in r.find(ResourceQuery("computes", states=("Deleting",)))]
                 )
-                for uid in doomed:
+                for uid in self._doomed:
                     await self._s.store.write(lambda tx, uid=uid: self._finish(tx, uid))
             except Exception:
                 log.exception("a deletion failed; again in 1 s")

@@ -56,8 +56,10 @@ class Runtime:
         self.watchdog.wake()
         for item in touched:
             self.pool.touched(item.kind, item.uid)
-            if item.kind in ("node", "resource:computes"):
-                self.deletions.wake()
+            if item.kind == "resource:computes":
+                self.deletions.compute_changed()
+            elif item.kind in ("node", "resource:jobs"):
+                self.deletions.node_changed()
 
     async def follow_engine(self) -> None:
         async for event in self.services.engine.events():

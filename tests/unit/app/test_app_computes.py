@@ -12,7 +12,6 @@ from tidemill.app.codec import decode_object
 from tidemill.domain.errors import Conflict, InvalidRequest, NotFound, NotOffered
 from tidemill.domain.jobspec import CommandJob
 from tidemill.domain.model import Node, NodeState, Vector
-from tidemill.domain.plan import JobPlan
 
 
 def cluster(size: Any = "STANDARD_DS3_V2", scale: Any = None, **inner: Any) -> dict[str, Any]:
@@ -184,9 +183,10 @@ async def test_resolved_by_name_and_by_id(services, scope, owner):
 
 async def test_a_gang_larger_than_the_cluster_is_refused_at_submit(services, scope, owner):
     row, _ = await computes.put(services, owner, scope, "cpu", cluster())
-    plan = JobPlan(CommandJob("true", display_name="j", node_count=3), row.uid, "cpu")
+    spec = computes.cluster_of(services, row)
+    job = CommandJob("true", display_name="j", node_count=3)
     with pytest.raises(InvalidRequest) as caught:
-        await computes.check_admission(services, scope, plan)
+        await computes.check_admission(services, spec, job, "team")
     assert "3 nodes" in caught.value.message
     assert "max_instances" in caught.value.message
-    await computes.check_admission(services, scope, replace(plan, job=replace(plan.job, node_count=2)))
+    await computes.check_admission(services, spec, replace(job, node_count=2), "team")
