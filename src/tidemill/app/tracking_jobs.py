@@ -128,9 +128,12 @@ async def live(s: Services, scope: Scope, records: Sequence[RunRecord]) -> list[
 
 
 def _with_job(record: RunRecord, row: Resource | None) -> RunRecord:
+    run = record.run
     if row is None:
-        return record
-    run, progress = record.run, job_status(row.status).progress
+        # The job was deleted: what it left running runs no more.
+        gone = JOB_TAG in record.tags and run.status not in ENDED
+        return replace(record, run=replace(run, status="KILLED")) if gone else record
+    progress = job_status(row.status).progress
     status = _STATUS.get(JobState(row.state), "RUNNING")
     if run.id == row.key.name:
         started = progress.started_at or row.created_at

@@ -105,6 +105,7 @@ class WorkspaceCleaner:
                 continue
             for kind in CHILD_TYPES:
                 await self._remove(scope, kind)
+            await services.tracking.delete_workspace(scope.arm_id)
             await asyncio.to_thread(services.blobs.delete_account, account_of(row))
             await services.store.write(lambda tx, s=scope: _remove_row(tx, s))
 

@@ -32,6 +32,7 @@ __all__ = ["ACTIVE", "DELETED", "Experiment", "Metric", "Run", "RunRecord", "Tra
 T = TypeVar("T")
 
 VERSION = 1  # PRAGMA user_version
+_DROPPED_AT_ONCE = 20  # runs per commit
 
 
 class TrackingStore:
@@ -105,6 +106,16 @@ class TrackingStore:
 
     async def restore_run(self, workspace: str, run_id: str, at: int) -> None:
         await self._writer.submit(lambda tx: tx.set_run_lifecycle(fold(workspace), run_id, ACTIVE, at))
+
+    async def drop_run(self, workspace: str, run_id: str) -> None:
+        """Removes a run for good, with all that was logged; an absent one is left alone."""
+        await self._writer.submit(lambda tx: tx.drop_run(fold(workspace), run_id))
+
+    async def delete_workspace(self, workspace: str) -> None:
+        """Removes everything of a workspace, in commits small enough to let other writers in between."""
+        while await self._writer.submit(lambda tx: tx.drop_runs(fold(workspace), _DROPPED_AT_ONCE)):
+            pass
+        await self._writer.submit(lambda tx: tx.drop_experiments(fold(workspace)))
 
     async def log_batch(
         self,

@@ -352,6 +352,34 @@ class TrackingTx(TrackingRead):
         for key, value in tags:
             self._execute("INSERT OR REPLACE INTO tags VALUES (?, ?, ?)", (number, key, value))
 
+    def drop_runs(self, workspace: str, limit: int) -> int:
+        """Removes up to `limit` runs with all that was logged. -> how many."""
+        sql = "SELECT id, run_id FROM runs WHERE workspace = ? LIMIT ?"
+        found = self._execute(sql, (workspace, limit)).fetchall()
+        for number, run_id in found:
+            self._drop(number, run_id)
+        return len(found)
+
+    def drop_run(self, workspace: str, run_id: str) -> None:
+        """Removes a run with all that was logged; an absent one is left alone."""
+        sql = "SELECT id FROM runs WHERE workspace = ? AND run_id = ?"
+        for (number,) in self._execute(sql, (workspace, run_id)).fetchall():
+            self._drop(number, run_id)
+
+    def _drop(self, number: int, run_id: str) -> None:
+        run = (number,)
+        self._execute("DELETE FROM points WHERE series IN (SELECT id FROM series WHERE run = ?)", run)
+        for table in ("series", "params", "tags"):
+            self._execute(f"DELETE FROM {table} WHERE run = ?", run)
+        self._execute("DELETE FROM runs WHERE id = ?", run)
+        self.touched.append(Touched("run", run_id))
+
+    def drop_experiments(self, workspace: str) -> None:
+        """Removes the experiments of a workspace that has no runs left."""
+        mine = "SELECT id FROM experiments WHERE workspace = ?"
+        self._execute(f"DELETE FROM experiment_tags WHERE experiment IN ({mine})", (workspace,))
+        self._execute("DELETE FROM experiments WHERE workspace = ?", (workspace,))
+
     def delete_tag(self, workspace: str, run_id: str, key: str) -> None:
         number = self._active_run(workspace, run_id)
         if self._execute("DELETE FROM tags WHERE run = ? AND key = ?", (number, key)).rowcount == 0:

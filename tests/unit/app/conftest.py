@@ -20,6 +20,7 @@ from tidemill.engines.fake import FakeEngine
 from tidemill.identity.secrets import SecretBox
 from tidemill.identity.storage_keys import StorageKeys
 from tidemill.store.memory import MemoryStore
+from tidemill.store.tracking import TrackingStore
 
 SCOPE = Scope("11111111-1111-1111-1111-111111111111", "tidemill", "main")
 OWNER = Caller("o", "owner", "owner")
@@ -62,7 +63,7 @@ async def services(tmp_path: Path) -> AsyncIterator[Services]:
         clock=clock,
         ids=ids,
         store=store,
-        tracking=unused,
+        tracking=TrackingStore(tmp_path / "tracking.db"),
         blobs=BlobStore(tmp_path / "blobs", clock.now),
         sizes=SizeCatalog.load(capacity),
         curated=CuratedCatalog(),
@@ -78,6 +79,7 @@ async def services(tmp_path: Path) -> AsyncIterator[Services]:
     await workspaces.create(made, OWNER, group, workspaces.WorkspaceDraft(SCOPE.workspace))
     yield made
     await store.close()
+    await made.tracking.close()
     made.blobs.close()
 
 

@@ -19,6 +19,7 @@ from tidemill.identity.storage_keys import StorageKeys
 from tidemill.server.ports import SystemClock, SystemIds
 from tidemill.store.api import ResourceQuery
 from tidemill.store.memory import MemoryStore
+from tidemill.store.tracking import TrackingStore
 
 MAIN = Scope("sub", "grp", "main")
 GROUP = Scope("sub", "grp")
@@ -32,6 +33,7 @@ async def services(tmp_path: Path):
     made = SimpleNamespace(
         store=MemoryStore(),
         blobs=blobs,
+        tracking=TrackingStore(tmp_path / "tracking.db"),
         clock=SystemClock(),
         ids=SystemIds(),
         settings=SimpleNamespace(region="eastus", tenant="t", subscription="sub"),
@@ -40,6 +42,7 @@ async def services(tmp_path: Path):
     await workspaces.ensure_defaults(cast(Services, made), OWNER, MAIN)
     yield made
     await made.store.close()
+    await made.tracking.close()
     blobs.close()
 
 

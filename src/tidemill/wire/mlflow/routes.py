@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from urllib.parse import quote
 
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
 
 from tidemill.domain.errors import NotFound
-from tidemill.wire.http import SIGNED_IN, Context, Handler, Route, json_response
+from tidemill.wire.http import PUBLIC, SIGNED_IN, Context, Handler, Route, json_response
 from tidemill.wire.mlflow import artifacts, experiments, runs
 
 _W = "/subscriptions/{sub}/resourceGroups/{rg}/providers/Microsoft.MachineLearningServices/workspaces/{ws}"
@@ -65,8 +66,16 @@ def _routes(base: str) -> Iterator[Route]:
         yield Route("GET", f"{base}/{api}/mlflow/server-info", SIGNED_IN, _server_info)
         for method in ("GET", "POST", "PUT", "PATCH", "DELETE"):
             yield Route(method, f"{base}/{api}/{{rest:path}}", SIGNED_IN, _absent)
+    yield Route("GET", base, PUBLIC, _page)
     yield Route("GET", f"{base}/version", SIGNED_IN, _version)
     yield Route("GET", f"{base}/health", SIGNED_IN, _health)
+
+
+async def _page(ctx: Context) -> Response:
+    """Where the client's "View run … at" leads a browser: to the workspace's jobs in the portal."""
+    scope = ctx.scope
+    path = "/".join(quote(part, safe="") for part in (scope.subscription, scope.group, scope.workspace))
+    return RedirectResponse(f"{ctx.services.addresses.http}/ui/{path}/jobs")
 
 
 async def _version(ctx: Context) -> Response:
