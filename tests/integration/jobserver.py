@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import itertools
 import json
 import os
 import signal
@@ -242,7 +243,8 @@ class JobServer:
         uid = self.sql("SELECT uid FROM resources WHERE type_key = 'jobs' AND name = ?", job)[0][0]
         attempts = self.sql("SELECT id, nodes FROM attempts WHERE job_uid = ?", uid)
         rows = self.sql(
-            "SELECT id, node_id, started_at, ended_at FROM intervals WHERE kind = 'allocation' AND job_uid = ?",
+            "SELECT id, node_id, started_at, ended_at FROM intervals "
+            "WHERE kind = 'allocation' AND job_uid = ?",
             uid,
         )
         expected = {f"{attempt}:{node}" for attempt, nodes in attempts for node in json.loads(nodes)}
@@ -261,7 +263,7 @@ class JobServer:
                 "ORDER BY started_at",
                 node,
             )
-            for (_, end), (start, _) in zip(shares, shares[1:], strict=False):
+            for (_, end), (start, _) in itertools.pairwise(shares):
                 assert end is not None
                 assert end <= start, f"node {node}: two allocations at once"
 
