@@ -10,6 +10,7 @@
   const follow = document.getElementById("log-follow");
   const files = new Map();
   let shown = "";
+  let chosen = false;
   let scheduled = false;
 
   // Terminal colours are dropped; a carriage return starts its line again, as progress bars expect.
@@ -81,6 +82,8 @@
     }
   }
 
+  const isOwn = (path) => path.startsWith("user_logs/");
+
   const offer = () => {
     const file = files.get(shown);
     follow.hidden = !file || file.follows;
@@ -114,12 +117,17 @@
     const tab = document.createElement("button");
     tab.type = "button";
     tab.dataset.path = path;
-    tab.textContent = path.replace(/^user_logs\//, "");
-    tab.addEventListener("click", () => show(path));
+    tab.textContent = path.replace(/^(user_logs|azureml-logs)\//, "");
+    tab.addEventListener("click", () => {
+      chosen = true;
+      show(path);
+    });
     tabs.append(tab);
     tabs.hidden = files.size < 2;
     empty.hidden = true;
-    show(shown || path);
+    // The job's own words come before those of the environment's build, unless the reader has chosen.
+    const better = isOwn(path) && !isOwn(shown) && !chosen;
+    show(shown && !better ? shown : path);
     return file;
   };
 

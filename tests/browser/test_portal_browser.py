@@ -1,0 +1,162 @@
+"""The pages in a real browser: what JavaScript and CSS do."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.browser
+
+JOB = """\
+type: command
+experiment_name: browser
+command: |
+  {command}
+environment:
+  image: mcr.microsoft.com/azureml/minimal
+compute: azureml:cpu-cluster
+"""
+# Sixty lines at once, then one for each file 0, 1, … that appears in the folder, and the end with `stop`.
+STEADY = (
+    "for i in $(seq 60); do echo line $i; done; n=0; while [ ! -e {go}/stop ]; do "
+    "if [ -e {go}/$n ]; then echo more $n; n=$((n+1)); fi; sleep 0.05; done; echo last"
+)
+
+OWN_LOG = "#log-panes pre[aria-label^=user_logs]"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    chromium = shutil.which("chromium")
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        sync_playwright = None
+    if chromium is None or sync_playwright is None:
+        message = "needs Debian's chromium and the Python package playwright"
+        if os.environ.get("CI") == "true":
+            pytest.fail(message)
+        pytest.skip(message)
+    with sync_playwright() as playwright:
+        arguments = ["--no-sandbox", "--disable-gpu"]
+        browser = playwright.chromium.launch(executable_path=chromium, args=arguments)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: Any, server: Any) -> Iterator[Any]:
+    """A signed-in page on the list of jobs; the test fails for an error in its console."""
+    context = browser.new_context(viewport={"width": 1100, "height": 800})
+    page = context.new_page()
+    page.set_default_timeout(20_000)
+    problems: list[str] = []
+    page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.goto(tidemill(server, "portal", "--no-browser").strip())
+    yield page
+    context.close()
+    assert problems == []
+
+
+def tidemill(server: Any, *args: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "tidemill.cli.main", "--home", str(server.home), *args],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def submit(server: Any, folder: Path, name: str, command: str) -> None:
+    path = folder / f"{name}.yml"
+    path.write_text(JOB.format(command=command))
+    size = ("--size", "Standard_D2s_v3", "--max-instances", "1")
+    tidemill(server, "compute", "create", "--name", "cpu-cluster", *size)
+    tidemill(server, "job", "create", "--file", str(path), "--name", name)
+
+
+def until(holds: Callable[[], Any]) -> None:
+    """Playwright's own wait_for_function needs eval, which the pages' policy forbids."""
+    deadline = time.monotonic() + 20
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_a_log_is_followed_until_the_reader_scrolls_up(page: Any, server: Any, tmp_path: Path) -> None:
+    go = Path(tempfile.mkdtemp(prefix="tidemill-browser-"))
+    go.chmod(0o755)  # the job's own user looks into it
+    try:
+        submit(server, tmp_path, "steady", STEADY.format(go=go))
+        page.goto(page.url + "/steady")
+        log = page.locator(OWN_LOG)
+        follow = page.locator("#log-follow")
+
+        def below() -> float:
+            return log.evaluate("p => p.scrollHeight - p.clientHeight - p.scrollTop")
+
+        log.wait_for()
+        until(lambda: log.text_content().endswith("line 60\n") and below() < 5)
+        assert log.evaluate("p => p.scrollHeight > p.clientHeight")
+        assert follow.is_hidden()
+
+        log.evaluate("p => { p.scrollTop = 0; }")
+        follow.wait_for()
+        (go / "0").touch()
+        until(lambda: log.text_content().endswith("more 0\n"))
+        assert log.evaluate("p => p.scrollTop") == 0
+
+        follow.click()
+        (go / "1").touch()
+        until(lambda: log.text_content().endswith("more 1\n") and below() < 5)
+        assert follow.is_hidden()
+
+        (go / "stop").touch()
+        page.locator("#top .badge.completed").wait_for()
+        assert "(Completed)" in page.title()
+        lines = [f"line {i}" for i in range(1, 61)] + ["more 0", "more 1", "last"]
+        assert log.text_content().splitlines() == lines  # each once, in order
+        assert page.locator("#top[hx-trigger]").count() == 0
+    finally:
+        (go / "stop").touch()
+        shutil.rmtree(go, ignore_errors=True)
+
+
+def test_the_list_shows_a_new_job_by_itself_and_searches(page: Any, server: Any, tmp_path: Path) -> None:
+    submit(server, tmp_path, "newcomer", "echo '<script>document.title = 1</script>'")
+    page.locator("#job-newcomer").wait_for()
+    page.locator("tr:has(#job-newcomer) .badge.completed").wait_for()
+    page.locator("#q").fill("nothing-like-it")
+    page.get_by_text("Nothing matches").wait_for()
+    page.locator("#q").fill("newc")
+    page.locator("#job-newcomer").wait_for()
+    assert "q=newc" in page.url
+    page.locator("#job-newcomer").focus()
+    page.wait_for_timeout(2500)  # one round of the refresh: it must not take the focus away
+    assert page.evaluate("document.activeElement.id") == "job-newcomer"
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/jobs/newcomer")
+    assert "(Completed)" in page.title()
+    assert page.locator(OWN_LOG).text_content() == "<script>document.title = 1</script>\n"
+
+
+def test_nothing_is_wider_than_a_telephone(page: Any, server: Any, tmp_path: Path) -> None:
+    submit(server, tmp_path, "wide", "echo " + "x" * 3000 + "; exit 3")
+    start = page.url
+    page.set_viewport_size({"width": 400, "height": 800})
+    page.locator("tr:has(#job-wide) .badge.failed").wait_for()
+    for path in ("", "/wide", "/../computes", "/../computes/cpu-cluster"):
+        page.goto(start + path)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 400, path
