@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from typing import Any, cast
 
@@ -13,6 +12,7 @@ from tidemill.app import job_planning
 from tidemill.app.codec import decode_object, encode, job_status
 from tidemill.app.services import Services
 from tidemill.app.transitions import stopping
+from tidemill.app.waiting import wait_set
 from tidemill.domain.errors import Conflict, InvalidRequest, NotFound
 from tidemill.domain.ids import check_name
 from tidemill.domain.jobspec import read_command_job
@@ -298,5 +298,4 @@ async def wait(s: Services, scope: Scope, name: str, timeout_s: float) -> Resour
             left = deadline - loop.time()
             if JobState(row.state).final or left <= 0:
                 return row
-            with suppress(TimeoutError):
-                await asyncio.wait_for(changed.wait(), left)
+            await wait_set(changed, left)

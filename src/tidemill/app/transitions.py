@@ -89,8 +89,9 @@ def assign(
     when: Moment,
     region: str,
     message: str,
-) -> Attempt | None:
-    """Gives a waiting job its nodes: attempt, allocations, states. None if the job or a node has moved on."""
+) -> tuple[Attempt, Resource] | None:
+    """Gives a waiting job its nodes: attempt, allocations, states -> the attempt and the job's row.
+    None if the job or a node has moved on."""
     row = tx.by_uid(job_uid)
     if row is None or row.state not in (JobState.QUEUED, JobState.PROVISIONING):
         return None
@@ -114,9 +115,9 @@ def assign(
         tx.update_node(node_in(node, NodeState.RUNNING, attempt_id=attempt.id, idle_since=None))
         tx.open_interval(allocation(attempt, node, row, when, region))
     progress = replace(status.progress, attempt=number)
-    tx.update(with_progress(row, status, JobState.STARTING, when.at, progress))
+    row = tx.update(with_progress(row, status, JobState.STARTING, when.at, progress))
     tx.add_event(job_event(row, when.at, "Assigned", message))
-    return attempt
+    return attempt, row
 
 
 def allocation(attempt: Attempt, node: Node, row: Resource, when: Moment, region: str) -> Interval:

@@ -18,6 +18,7 @@ from tidemill.app.codec import job_status
 from tidemill.app.output_assets import register_outputs
 from tidemill.app.services import Services
 from tidemill.app.transitions import Collected, Moment
+from tidemill.app.waiting import wait_set
 from tidemill.controllers import launching, staging
 from tidemill.controllers.cleaning import Cleaner, Leftover
 from tidemill.data.staging import Stopped
@@ -40,6 +41,7 @@ class _Live:
     """What is known in memory of one attempt."""
 
     attempt: Attempt
+    row: Resource | None = None  # its job's, as it was when the attempt was made
     ranks: dict[int, launching.PlacedRank] = field(default_factory=dict)
     ends: dict[int, RankEnd] = field(default_factory=dict)
     closed_nodes: set[str] = field(default_factory=set)
@@ -84,11 +86,11 @@ class Attempts:
 
     # --- what others tell us -------------------------------------------------------------------
 
-    def take(self, attempt: Attempt) -> None:
-        """A live attempt: new, or found at start."""
+    def take(self, attempt: Attempt, row: Resource | None = None) -> None:
+        """A live attempt: new (then with its job's row), or found at start."""
         if attempt.id in self._tasks or attempt.state is AttemptState.ENDED:
             return
-        self._live[attempt.id] = _Live(attempt)
+        self._live[attempt.id] = _Live(attempt, row)
         self._tasks[attempt.id] = asyncio.create_task(
             self._drive_safely(attempt.id), name=f"attempt {attempt.id}"
         )
@@ -153,7 +155,7 @@ class Attempts:
             self._live.pop(attempt_id, None)
 
     async def _drive(self, live: _Live) -> None:
-        row = await self._s.store.read(lambda r: r.by_uid(live.attempt.job_uid))
+        row = live.row or await self._s.store.read(lambda r: r.by_uid(live.attempt.job_uid))
         if row is None:
             raise RuntimeError(f"attempt {live.attempt.id} has no job row")
         plan = job_status(row.status).plan
@@ -230,25 +232,22 @@ class Attempts:
                 stop_deadline = loop.time() + self._s.settings.cancel_grace_s + self._s.settings.close_grace_s
                 await self._stop_ranks(live, "peer")
             timeout = self._next_wait(live, recorded, stop_deadline, loop.time())
-            try:
-                await asyncio.wait_for(live.changed.wait(), timeout)
-            except TimeoutError:
-                if stop_deadline is not None and loop.time() >= stop_deadline:
-                    stop_deadline = None
-                    await self._close_nodes(live)
-                elif not recorded and live.started_at is not None:
-                    recorded = True
-                    await self._s.store.write(
-                        partial(
-                            transitions.running,
-                            attempt_id=live.attempt.id,
-                            started_at=live.started_at,
-                            notes=live.notes,
-                        )
+            if await wait_set(live.changed, timeout):
+                live.changed.clear()
+                self._mark_absent_nodes(live)
+            elif stop_deadline is not None and loop.time() >= stop_deadline:
+                stop_deadline = None
+                await self._close_nodes(live)
+            elif not recorded and live.started_at is not None:
+                recorded = True
+                await self._s.store.write(
+                    partial(
+                        transitions.running,
+                        attempt_id=live.attempt.id,
+                        started_at=live.started_at,
+                        notes=live.notes,
                     )
-                continue
-            live.changed.clear()
-            self._mark_absent_nodes(live)
+                )
 
     def _next_wait(
         self, live: _Live, recorded: bool, stop_deadline: float | None, now: float

@@ -7,7 +7,6 @@ applied in one unit of work per round; what could not be applied is told back to
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
@@ -16,6 +15,7 @@ from tidemill.app import computes, transitions
 from tidemill.app.codec import encode, job_status
 from tidemill.app.services import Services
 from tidemill.app.transitions import Moment
+from tidemill.app.waiting import wait_set
 from tidemill.domain.model import (
     Attempt,
     Event,
@@ -40,7 +40,7 @@ WAITING = (JobState.QUEUED, JobState.PROVISIONING)
 class Carried:
     """What one round of decisions did."""
 
-    attempts: list[Attempt] = field(default_factory=list)
+    attempts: list[tuple[Attempt, Resource]] = field(default_factory=list)
     opened: list[Node] = field(default_factory=list)
     closing: list[str] = field(default_factory=list)
     stopped: list[str] = field(default_factory=list)
@@ -53,7 +53,7 @@ class Pool:
         services: Services,
         moment: Callable[[], Moment],
         host: sched.Host,
-        on_attempt: Callable[[Attempt], None],
+        on_attempt: Callable[[Attempt, Resource], None],
         on_open: Callable[[Node], None],
         on_close: Callable[[str], None],
         on_job: Callable[[Resource], None],
@@ -129,8 +129,7 @@ class Pool:
             now = self._s.clock.now()
             due = self._state.next_wakeup(now)
             timeout = None if due is None else max((due - now) / 1e6, 0.0) + 0.001
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), timeout)
+            await wait_set(self._wake, timeout)
             self._wake.clear()
             try:
                 await self._round()
@@ -272,12 +271,12 @@ class Pool:
             raise
         for event in carried.events:
             self._state.apply(event)
-        for attempt in carried.attempts:
+        for attempt, row in carried.attempts:
             self._waiting.discard(attempt.job_uid)
             self._running.add(attempt.job_uid)
             for node_id in attempt.nodes:
                 self._known_nodes[node_id] = NodeState.RUNNING
-            self._on_attempt(attempt)
+            self._on_attempt(attempt, row)
         for node in carried.opened:
             self._known_nodes[node.id] = node.state
             self._on_open(node)
@@ -308,7 +307,7 @@ class Pool:
         return carried
 
     def _assign(self, tx: Tx, decision: sched.Assign, when: Moment, carried: Carried) -> None:
-        attempt = transitions.assign(
+        assigned = transitions.assign(
             tx,
             decision.job_uid,
             decision.node_ids,
@@ -317,10 +316,11 @@ class Pool:
             self._s.settings.region,
             decision.sentence,
         )
-        if attempt is None:
+        if assigned is None:
             carried.events.append(sched.NotDone(decision, when.at))
             return
-        carried.attempts.append(attempt)
+        carried.attempts.append(assigned)
+        attempt, _ = assigned
         carried.events += [sched.NodeBusy(node_id, attempt.job_uid, when.at) for node_id in attempt.nodes]
 
     def _open(self, tx: Tx, decision: sched.OpenNode, when: Moment, carried: Carried) -> None:

@@ -6,7 +6,6 @@ connection (or the whole server) can break off at any point and the client goes 
 
 from __future__ import annotations
 
-import asyncio
 import codecs
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from tidemill.app import job_logs, job_views, jobs
 from tidemill.app.codec import encode, job_status
 from tidemill.app.job_logs import LogFile
 from tidemill.app.services import Services
+from tidemill.app.waiting import wait_set
 from tidemill.domain.model import JobState, Resource
 from tidemill.wire.http import Context
 
@@ -82,9 +82,7 @@ async def _events(s: Services, row: Resource, cursor: Cursor) -> AsyncIterator[b
                 quiet = 0.0
                 yield b": still here\n\n"
             running = state in WRITING
-            try:
-                await asyncio.wait_for(changed.wait(), LOG_LOOK_S if running else KEEP_ALIVE_S / 2)
-            except TimeoutError:
+            if not await wait_set(changed, LOG_LOOK_S if running else KEEP_ALIVE_S / 2):
                 quiet += 0.0 if running else KEEP_ALIVE_S / 2
 
 
