@@ -7,12 +7,13 @@ streams at once all show their whole log.
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
 
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 
 from tidemill.app import job_logs, jobs
 from tidemill.app.codec import decode_object, job_status
@@ -30,6 +31,7 @@ LOG_URL_TTL_US = 3600 * 1_000_000
 SDK = "azure-ai-ml"  # in the User-Agent of the client whose streams need it
 MAX_TOLD = 5  # a client that makes a new connection for each read is told the truth after so many
 TOLD_WINDOW_US = 30 * 1_000_000
+MAX_LINE = 4 * 1024 * 1024
 
 DEFAULT = "default"  # the SDK's own output: it finds the artifacts without being told
 
@@ -145,15 +147,36 @@ async def signed_log(ctx: Context) -> Response:
     where = f"/signed/logs{scope.arm_id}/jobs/{quote(ctx.params['name'])}/{quote(ctx.params['path'])}"
     ctx.services.tokens.check_path(where, ctx.request.query)
     row = await jobs.get(ctx.services, scope, ctx.params["name"])
-    chunks: list[bytes] = []
-    size = 0
-    while size < 64 * 1024 * 1024:
-        chunk = await job_logs.read_log(ctx.services, row, ctx.params["path"], size)
-        if not chunk:
-            break
-        chunks.append(chunk)
-        size += len(chunk)
-    return Response(b"".join(chunks), media_type="text/plain; charset=utf-8")
+    lines = log_lines(ctx.services, row, ctx.params["path"])
+    first = await anext(lines, b"")  # a log that is not there is an error, not a broken answer
+
+    async def body() -> AsyncIterator[bytes]:
+        yield first
+        async for piece in lines:
+            yield piece
+
+    return StreamingResponse(body(), media_type="text/plain; charset=utf-8")
+
+
+async def log_lines(services: Services, row: Resource, path: str) -> AsyncIterator[bytes]:
+    """The log as whole lines of valid UTF-8. The SDK counts lines: of one shown half, it never shows the
+    rest, so a running job's last line is held back until it is whole."""
+    offset, rest = 0, b""
+    while chunk := await job_logs.read_log(services, row, path, offset):
+        offset += len(chunk)
+        rest += chunk
+        end = max(rest.rfind(b"\n"), rest.rfind(b"\r")) + 1
+        if end == 0 and len(rest) > MAX_LINE:
+            end = len(rest)
+        if end:
+            yield _text(rest[:end])
+            rest = rest[end:]
+    if rest and JobState(row.state).final:
+        yield _text(rest)
+
+
+def _text(data: bytes) -> bytes:
+    return data.decode(errors="replace").encode()
 
 
 async def get_run(ctx: Context) -> Response:
