@@ -234,6 +234,28 @@ def test_what_is_not_offered_says_so(tracking, token):
     assert "model registry" in body["message"]
 
 
+def test_an_artifact_is_no_page_of_ours(tracking, token):
+    _, made = call(f"{tracking}/api/2.0/mlflow/runs/create", token, {"experiment_id": "0"})
+    where = made["run"]["info"]["artifact_uri"].removeprefix("mlflow-artifacts:/")
+    url = f"{tracking}/api/2.0/mlflow-artifacts/artifacts/{where}/a.html"
+    headers = {"Authorization": f"Bearer {token}", "Content-Type": "text/html"}
+    put = urllib.request.Request(url, b"<script>1</script>", headers, method="PUT")
+    urllib.request.urlopen(put, timeout=10).close()
+    with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=10) as answer:
+        assert answer.read() == b"<script>1</script>"
+        assert answer.headers["Content-Disposition"].startswith("attachment")
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+
+
+def test_the_address_that_the_client_prints_leads_to_the_portal(tracking, server):
+    with pytest.raises(urllib.error.HTTPError) as shown:  # nobody is signed in
+        urllib.request.urlopen(f"{tracking}/", timeout=10)
+    where = server.state["workspace"]
+    path = f"/ui/{where['subscription']}/{where['group']}/{where['name']}/jobs"
+    assert shown.value.url == server.state["addresses"]["http"] + path
+    assert shown.value.code == 401
+
+
 def test_v1_prefix_and_text_int64(tracking, token):
     base = tracking.replace("/v2.0/", "/v1.0/") + "/api/2.0/mlflow"
     _, made = call(f"{base}/runs/create", token, {"experiment_id": "0", "start_time": "1700000000123"})

@@ -38,7 +38,9 @@ def _file(entry: tracking_artifacts.Entry) -> dict[str, Any]:
 
 async def get_file(ctx: Context) -> Response:
     info, path = await tracking_artifacts.find(ctx.services, ctx.scope, ctx.params["path"])
-    return FileResponse(path, media_type=info.content_type)
+    # A page that a job wrote must not run as one of ours.
+    headers = {"X-Content-Type-Options": "nosniff"}
+    return FileResponse(path, 200, headers, info.content_type, filename=posixpath.basename(info.name))
 
 
 async def put_file(ctx: Context) -> Response:
