@@ -179,22 +179,22 @@ async def why(s: Services, row: Resource) -> dict[str, Any]:
         "reasons": [
             {"code": event.code, "message": event.message, "at": iso(event.at)} for event in events[-20:]
         ],
-        "next": _next(state, s),
+        "next": _next(s, row.key.name, state),
     }
 
 
-def _next(state: JobState, s: Services) -> list[str]:
+def _next(s: Services, name: str, state: JobState) -> list[str]:
     match state:
         case JobState.QUEUED | JobState.PROVISIONING:
             return [
                 "It starts as soon as its nodes are free or opened.",
-                "Cancel it: tidemill job cancel --name NAME",
+                f"Cancel it: tidemill job cancel --name {name}",
             ]
         case JobState.PREPARING:
             return ["Its environment is being built; no node is held meanwhile."]
         case JobState.CANCEL_REQUESTED:
             return [cancel_timetable(s.settings.cancel_grace_s, s.settings.close_grace_s).sentence]
         case JobState.FAILED:
-            return ["Read its log: tidemill job stream --name NAME"]
+            return [f"Read its log: tidemill job stream --name {name}"]
         case _:
             return []

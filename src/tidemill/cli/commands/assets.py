@@ -106,6 +106,10 @@ def _make(kind: Kind) -> Group:
     return made
 
 
+def _article(kind: Kind) -> str:
+    return ("an " if kind.name[0] in "aeiou" else "a ") + kind.name
+
+
 def _make_create(made: Group, kind: Kind) -> None:
     def create(session: Session, file: str | None, settings: tuple[str, ...], **flags: Any) -> None:
         tags = parse_tags(flags.pop("tags"))
@@ -122,7 +126,7 @@ def _make_create(made: Group, kind: Kind) -> None:
         path = f"{_container(session, kind, name)}/versions/{segment(version)}"
         print_item(session, entity(session.client.call("PUT", path, body, {"api-version": kind.api})))
 
-    create.__doc__ = f"Create a version of a {kind.name} asset; without --version, the next one."
+    create.__doc__ = f"Create a version of {_article(kind)} asset; without --version, the next one."
     options = [
         click.option("--file", "-f", "file", metavar="YAML", help="The asset, in Azure's v2 YAML."),
         click.option("--name", "-n", help="Name."),

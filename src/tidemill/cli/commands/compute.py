@@ -261,8 +261,8 @@ def show_facts(detail: dict[str, Any]) -> list[tuple[str, str]]:
     for node in nodes_of(detail):
         runs = f", runs {node['job']}" if node.get("job") else ""
         facts.append((f"node {node.get('id')}", f"{node.get('state')}{runs}"))
-    for waiting in detail.get("queue") or []:
-        facts.append((f"waits {waiting.get('name')}", str(waiting.get("why") or waiting.get("state"))))
+    for job in detail.get("queue") or []:
+        facts.append((f"job {job.get('name')}", str(job.get("why") or job.get("state"))))
     return facts
 
 
