@@ -106,6 +106,10 @@ out["slow_state"] = ml.jobs.get(slow.name).status
 out["failed_later"] = streams(slow.name)[0]
 out["services"] = ml.jobs.show_services(slow.name) or {}
 
+# Lines that are written in parts, bytes that are no text, an end without a newline
+parts = run("for n in 1 2 3; do printf begin; sleep 0.7; echo ' end '$n; done; printf 'a\\\\377b\\\\nlast'")
+out["parts"] = streams(parts.name)[0]
+
 # Where there is no cluster: this host
 out["places"] = [[run("true", **place).name] for place in (
     {"compute": "local"}, {"compute": None}, {"compute": None, "instance_type": "Standard_DS3_v2"})]
@@ -310,6 +314,11 @@ def test_a_failing_job_raises_with_its_traceback(life):
         assert text.rpartition("JobException")[2].count("ValueError: weights are wrong") == 1
         assert "exit code 1" in text
     assert life["services"] == {}
+
+
+def test_a_line_is_shown_once_and_whole(life):
+    assert "\nbegin end 1\nbegin end 2\nbegin end 3\na\ufffdb\nlast\n" in life["parts"]
+    assert life["parts"].count("begin") == 3
 
 
 def test_without_a_cluster_it_runs_on_this_host(life):

@@ -76,6 +76,8 @@ async def submit(
     def insert(tx: Tx) -> Resource:
         inserted = tx.insert(row)
         where = f"compute {plan.compute_name}" if plan.compute_name else "this host"
+        if job.instance_type and not job.compute_id:
+            where += f", which stands in for serverless {job.instance_type}"
         tx.add_event(
             Event(row.uid, "job", now, "Submitted", f"Submitted by {caller.name} to {where}.", caller.name)
         )
