@@ -84,11 +84,17 @@ def main() -> None:
         client.submit("first", "true")
         client.wait("first")
         cold = time.perf_counter() - started
-        table.add("from zero nodes", f"{cold * 1e3:.0f} ms", f"{spawn * 1e3:.2f} ms", cold / spawn, "<= 300 ms")
+        table.add(
+            "from zero nodes", f"{cold * 1e3:.0f} ms", f"{spawn * 1e3:.2f} ms", cold / spawn, "<= 300 ms"
+        )
         times = single(client, arguments.single)
         middle = statistics.median(times)
         table.add(
-            "one job, warm, p50", f"{middle * 1e3:.1f} ms", f"{spawn * 1e3:.2f} ms", middle / spawn, "<= 25 ms"
+            "one job, warm, p50",
+            f"{middle * 1e3:.1f} ms",
+            f"{spawn * 1e3:.2f} ms",
+            middle / spawn,
+            "<= 25 ms",
         )
         worst = statistics.quantiles(times, n=100)[98] if len(times) > 2 else max(times)
         table.add("one job, warm, p99", f"{worst * 1e3:.1f} ms", "", None, "")
@@ -97,8 +103,11 @@ def main() -> None:
         used = server.cpu_seconds() - cpu
         rate = arguments.jobs / taken
         table.add(
-            f"{arguments.jobs} jobs at once", f"{rate:.0f} jobs/s", f"{1 / commit:.0f} commits/s",
-            rate * commit, ">= 250 jobs/s",
+            f"{arguments.jobs} jobs at once",
+            f"{rate:.0f} jobs/s",
+            f"{1 / commit:.0f} commits/s",
+            rate * commit,
+            ">= 250 jobs/s",
         )
         table.add("  submitted", f"{arguments.jobs / submitted:.0f} jobs/s", "", None, "")
         table.add("  control process", f"{used / arguments.jobs * 1e3:.2f} ms CPU/job", "", None, "")
