@@ -45,7 +45,7 @@ def _environment() -> Environment:
     )
     names = (
         *("group", "duration", "usd", "rate", "size", "number", "clock", "full", "ago", "since"),
-        *("short", "headline", "lastline"),
+        *("short", "headline", "lastline", "asset", "place"),
     )
     environment.filters |= {name: getattr(words, name) for name in names}
     environment.globals["asset"] = _asset

@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 from tidemill.domain.units import human_bytes, human_duration, human_usd
 
 SECOND = 1_000_000
+_WORKSPACE = re.compile(r"^azureml://subscriptions/.+/workspaces/[^/]+/(?=datastores/)", re.IGNORECASE)
+_VERSION = re.compile(r"/([^/]+)/versions/([^/]+)$")
 _DIGEST = re.compile(r"\b([0-9a-f]{8})[0-9a-f]{24,}\b")
 GROUPS = {
     "Queued": "waiting",
@@ -37,6 +39,17 @@ def group(state: str) -> str:
 def short(text: str) -> str:
     """Long digests by their first eight digits."""
     return _DIGEST.sub(r"\1…", text)
+
+
+def asset(arm_id: str) -> str:
+    """`…/models/digits/versions/1` -> `digits:1`; anything else as it is."""
+    found = _VERSION.search(arm_id)
+    return f"{found[1]}:{found[2]}" if found else arm_id
+
+
+def place(uri: object) -> str:
+    """A datastore's address without the workspace that the page is about."""
+    return _WORKSPACE.sub("azureml://", str(uri))
 
 
 def headline(text: str) -> str:

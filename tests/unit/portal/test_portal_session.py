@@ -57,6 +57,11 @@ def test_words() -> None:
     )
     assert words.headline("Compute 'a' is gone.") == "Compute 'a' is gone."
     assert words.lastline("a\nValueError: b\n") == "ValueError: b"
+    assert words.asset("/subscriptions/s/models/digits/versions/1") == "digits:1"
+    assert words.asset("digits") == "digits"
+    long = "azureml://subscriptions/s/resourcegroups/g/workspaces/w/datastores/d/paths/p"
+    assert words.place(long) == "azureml://datastores/d/paths/p"
+    assert words.place(0.25) == "0.25"
     assert words.usd(None) == "no price"
     assert words.usd(0.0000263) == "$0.000026"
     assert words.ago("2026-11-23T07:00:00.000000Z", 1_795_417_200_000_000 + 7_200_000_000) == "2 h ago"
