@@ -85,7 +85,7 @@ def wait_until_closed(limit_s: float = 60.0) -> None:
 
 
 def where(page: str) -> None:
-    home = short(HOME)
+    tidemill = f"{short(Path(TIDEMILL))} --home {short(HOME)}"
     print("\nWhere everything is")
     if page:
         print(f"  the job's page     {page}")
