@@ -23,9 +23,10 @@ from tidemill.controllers import launching, staging
 from tidemill.controllers.cleaning import Cleaner, Leftover
 from tidemill.data.staging import Stopped
 from tidemill.domain.errors import TidemillError
-from tidemill.domain.model import Attempt, AttemptState, JobState, Outcome, Resource
+from tidemill.domain.model import Attempt, AttemptState, JobState, NodeState, Outcome, Resource
 from tidemill.domain.outcome import AttemptEnd, RankEnd, attempt_end
 from tidemill.domain.plan import JobPlan
+from tidemill.domain.states import Retry, after_attempt
 from tidemill.engines.base import EngineError, EngineEvent, InvalidTask, TaskKey, Unreachable
 from tidemill.store.api import Tx
 
@@ -34,6 +35,7 @@ log = logging.getLogger("tidemill.attempts")
 # A job that ends within this time is recorded in one commit, its start included: nobody could have read
 # "Running" before, and a short job then costs one commit less.
 RUNNING_DELAY_S = 0.015
+UNREACHABLE_S = 1.0  # a node that does not answer is asked again after this
 
 
 @dataclass(slots=True)
@@ -110,9 +112,12 @@ class Attempts:
         if event.task is not None:
             live = self._live.get(event.task.attempt_id)
             if live is None:
-                # Repeated for an attempt that has ended: the agent may drop it now.
+                # Repeated for an attempt that has ended: the agent may drop it now. One that nobody knows is
+                # stopped; a stop changes nothing for a task that has ended.
                 if event.kind == "task_exited":
                     self._cleaner.add(Leftover(event.node_id, event.task.attempt_id, (event.task.rank,)))
+                else:
+                    self._spawn(self._stop_orphan(event.node_id, event.task, event.epoch))
                 return
             if event.kind == "task_started":
                 live.started_at = min(live.started_at or event.at, event.at)
@@ -124,6 +129,12 @@ class Attempts:
                 if event.node_id in live.attempt.nodes:
                     (live.lost_nodes if event.kind == "node_lost" else live.closed_nodes).add(event.node_id)
                     live.changed.set()
+
+    async def _stop_orphan(self, node_id: str, task: TaskKey, epoch: int) -> None:
+        try:
+            await self._s.engine.stop(node_id, task, epoch, "nobody knows its job any more")
+        except EngineError as error:
+            log.warning("task %s of an unknown attempt was not stopped: %s", task, error)
 
     async def stop(self) -> None:
         """Lets go: what runs goes on."""
@@ -155,20 +166,32 @@ class Attempts:
             self._live.pop(attempt_id, None)
 
     async def _drive(self, live: _Live) -> None:
-        row = live.row or await self._s.store.read(lambda r: r.by_uid(live.attempt.job_uid))
-        if row is None:
-            raise RuntimeError(f"attempt {live.attempt.id} has no job row")
+        row = live.row or await self._find_row(live)
         plan = job_status(row.status).plan
         failed = await self._launch(live, row, plan)
         if failed is None:
             await self._follow(live)
             failed = self._result(live)
-            collected = await self._collect(live, plan, failed)
+            collected = await self._collect(live, row, plan, failed)
             result = await self._with_tail(live, failed)
         else:
             result, collected = failed, Collected()
         await self._record_end(live, result, collected)
         self._leave(live)
+
+    async def _find_row(self, live: _Live) -> Resource:
+        """Of an attempt found at a start. Its nodes may have been closed before: that is not told again."""
+        attempt = live.attempt
+        row, nodes = await self._s.store.read(
+            lambda r: (r.by_uid(attempt.job_uid), [r.node(id) for id in attempt.nodes])
+        )
+        if row is None:
+            raise RuntimeError(f"attempt {attempt.id} has no job row")
+        for node_id, node in zip(attempt.nodes, nodes, strict=True):
+            if node is None or node.state is NodeState.CLOSED:
+                live.closed_nodes.add(node_id)
+        live.row = row
+        return row
 
     async def _launch(self, live: _Live, row: Resource, plan: JobPlan) -> AttemptEnd | None:
         """Stages and starts every rank. -> an end if it could not be started at all."""
@@ -177,7 +200,7 @@ class Attempts:
             # Everything had ended before a restart; the exit records will be repeated, or their node is gone.
             return await self._find_ranks(live, row, plan)
         try:
-            staged, attempt = await staging.stage(self._s, plan, attempt, live.going)
+            staged, attempt = await self._stage(live, plan)
             if live.attempt.stop_requested_at is None:
                 live.attempt = attempt
             live.notes = staged.notes
@@ -200,6 +223,19 @@ class Attempts:
                 log.warning("attempt %s: %s", attempt.id, error)  # node_lost and node_closed follow
         self._mark_absent_nodes(live)
         return None
+
+    async def _stage(self, live: _Live, plan: JobPlan) -> tuple[staging.Staged, Attempt]:
+        """Again until it is done: a node that does not answer comes back or is closed, and nothing of what
+        has files runs yet."""
+        while True:
+            try:
+                return await staging.stage(self._s, plan, live.attempt, live.going)
+            except Unreachable:
+                if live.closed_nodes:
+                    raise
+                live.going()
+                live.changed.clear()
+                await wait_set(live.changed, UNREACHABLE_S)
 
     async def _find_ranks(self, live: _Live, row: Resource, plan: JobPlan) -> AttemptEnd | None:
         staged, _ = await staging.stage(self._s, plan, live.attempt)
@@ -311,7 +347,7 @@ class Attempts:
         ends = {r: e for r, e in live.ends.items() if r in live.ranks and live.ranks[r].primary}
         return attempt_end(ends, live.attempt.stop_reason, tail)
 
-    async def _collect(self, live: _Live, plan: JobPlan, result: AttemptEnd) -> Collected:
+    async def _collect(self, live: _Live, row: Resource, plan: JobPlan, result: AttemptEnd) -> Collected:
         if plan.outputs and result.outcome is Outcome.SUCCEEDED:
             now = self._s.clock.now()
             await self._s.store.write(
@@ -322,7 +358,8 @@ class Attempts:
                     message="Storing outputs and logs.",
                 )
             )
-        retried = result.outcome in (Outcome.SYSTEM_FAILURE, Outcome.PREEMPTED)
+        failures = job_status(row.status).progress.system_failures + 1
+        retried = isinstance(after_attempt(result.outcome, failures), Retry)
         return await staging.collect(
             self._s, plan, live.attempt, keep_outputs=result.outcome is Outcome.SUCCEEDED, retried=retried
         )

@@ -40,6 +40,7 @@ class Nodes:
         self._host = host
         self._size_of = size_of  # compute uid -> full size of one of its nodes
         self._live: set[str] = set()
+        self._lost_unseen: set[str] = set()  # lost while no server looked: since when is not known
         self._deadlines: dict[str, asyncio.TimerHandle] = {}
         self._background: set[asyncio.Task[None]] = set()
         self._heart: asyncio.Task[None] | None = None
@@ -62,6 +63,7 @@ class Nodes:
                 await self._gone(node.id, lost=True, message="The engine does not hold it any more.")
             elif node.state in (NodeState.CLOSING, NodeState.LOST) or not found.alive:
                 if node.state is not NodeState.CLOSING:
+                    self._lost_unseen.add(node.id)
                     await self._lost(node.id)
                 self.close(node.id)
             elif node.state is NodeState.OPENING:
@@ -162,7 +164,10 @@ class Nodes:
     async def _resize(self, nodes: list[Node]) -> None:
         for node in nodes:
             if node.state in (NodeState.IDLE, NodeState.RUNNING):
-                await self._s.engine.resize(node.id, node.granted)
+                try:
+                    await self._s.engine.resize(node.id, node.granted)
+                except EngineError as error:  # its old limits stay; the others get theirs
+                    log.warning("node %s was not resized: %s", node.id, error)
 
     async def _lost(self, node_id: str) -> None:
         when = self._moment()
@@ -184,6 +189,8 @@ class Nodes:
             deadline.cancel()
         self._live.discard(node_id)
         when = self._moment()
+        observed = not lost and node_id not in self._lost_unseen
+        self._lost_unseen.discard(node_id)
 
         def change(tx: Tx) -> list[Node]:
             node = tx.node(node_id)
@@ -191,12 +198,7 @@ class Nodes:
                 return []
             was_lost = lost or node.state is NodeState.LOST
             tx.update_node(node_in(node, NodeState.CLOSED, closed_at=when.at, attempt_id="", reason=message))
-            if was_lost:
-                held = tx.intervals(node_id=node_id, kind="node", open_only=True)
-                seen = max([i.last_seen_at for i in held], default=when.at)
-                tx.close_interval(node_id, seen, None, "NodeLost")
-            else:
-                tx.close_interval(node_id, when.at, when.mono, "NodeClosed")
+            _close_intervals(tx, node_id, when, "NodeLost" if was_lost else "NodeClosed", observed)
             tx.add_event(Event(node_id, "node", when.at, "NodeClosed", message))
             tx.add_event(
                 Event(node.compute_uid, "compute", when.at, "NodeClosed", f"Node {node_id}: {message}")
@@ -225,6 +227,16 @@ class Nodes:
         self._background.discard(task)
         if not task.cancelled() and task.exception() is not None:
             log.error("a node step failed", exc_info=task.exception())
+
+
+def _close_intervals(tx: Tx, node_id: str, when: Moment, reason: str, observed: bool) -> None:
+    """The node's and those of what it runs, all at once: at its close where that was observed, else when it
+    was last known to be there."""
+    held = tx.intervals(node_id=node_id, open_only=True)
+    seen = max((interval.last_seen_at for interval in held), default=when.at)
+    at, mono = (when.at, when.mono) if observed else (seen, None)
+    for interval in held:
+        tx.close_interval(interval.id, at, mono, reason)
 
 
 def _open_intervals(read: Read) -> list[str]:

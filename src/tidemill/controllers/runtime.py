@@ -63,12 +63,16 @@ class Runtime:
 
     async def follow_engine(self) -> None:
         async for event in self.services.engine.events():
+            # Each by itself: what went wrong with a node must not keep its attempts from learning of it.
             try:
                 if event.kind.startswith("node_"):
                     await self.nodes.on_engine_event(event)
-                self.attempts.on_engine_event(event)
             except Exception:
                 log.exception("engine event %s of %s", event.kind, event.node_id)
+            try:
+                self.attempts.on_engine_event(event)
+            except Exception:
+                log.exception("engine event %s of %s: its attempts", event.kind, event.node_id)
 
 
 async def start(services: Services) -> Runtime:
@@ -94,8 +98,10 @@ async def start(services: Services) -> Runtime:
     runtime = Runtime(services, pool, nodes, attempts, environments, Deletions(services), cleaner, watchdog)
     cleaner.start()
     await nodes.recover()
-    for attempt in await services.store.read(lambda r: r.live_attempts()):
+    live = await services.store.read(lambda r: r.live_attempts())
+    for attempt in live:
         attempts.take(attempt)
+    await services.engine.keep_dirs({attempt.id for attempt in live})
     services.store.on_commit(runtime.on_commit)
     runtime._events = asyncio.create_task(runtime.follow_engine(), name="engine events")
     await pool.start()

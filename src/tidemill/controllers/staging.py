@@ -27,7 +27,7 @@ from tidemill.domain.launch import log_names, ports_needed
 from tidemill.domain.model import Attempt, AttemptState
 from tidemill.domain.outcome import TAIL_BYTES
 from tidemill.domain.plan import JobPlan, Place
-from tidemill.engines.base import EngineError
+from tidemill.engines.base import EngineError, Unreachable
 from tidemill.store.api import Tx
 
 FOLDERS = ("code", "logs", "logs/user_logs", "tmp")
@@ -65,7 +65,7 @@ async def stage(s: Services, plan: JobPlan, attempt: Attempt, going: Going = _on
     files: list[NodeFiles] = []
     notes: list[str] = []
     for node in attempt.nodes:
-        root = await s.engine.prepare_dir(node, attempt.id, FOLDERS)
+        root = await _prepare_dir(s, plan, attempt, node)
         staged = NodeFiles(root, {}, {})
         if plan.code or plan.inputs or plan.outputs:
             staged, said = await asyncio.to_thread(_stage_node, s, plan, Path(root), going)
@@ -84,6 +84,17 @@ async def stage(s: Services, plan: JobPlan, attempt: Attempt, going: Going = _on
         return tx.update_attempt(replace(current, state=state, ranks=encode(result)))
 
     return result, await s.store.write(remember)
+
+
+async def _prepare_dir(s: Services, plan: JobPlan, attempt: Attempt, node: str) -> str:
+    """Raises Unreachable where files have to be put: nothing of the attempt runs there then. Without files it
+    may run already, from before a restart: whoever starts it will learn what became of its node."""
+    try:
+        return await s.engine.prepare_dir(node, attempt.id, FOLDERS)
+    except Unreachable:
+        if plan.code or plan.inputs or plan.outputs:
+            raise
+        return s.engine.work_dir(node, attempt.id)
 
 
 def _stage_node(s: Services, plan: JobPlan, root: Path, going: Going) -> tuple[NodeFiles, tuple[str, ...]]:

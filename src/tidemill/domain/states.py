@@ -230,7 +230,7 @@ DEFAULT_TIMETABLE = cancel_timetable()
 class Limits:
     """How often a job is tried again. Preemptions cost no retry and have no limit unless one is set."""
 
-    system_failures: int = 3
+    system_failures: int = 2
     preemptions: int | None = None
 
 

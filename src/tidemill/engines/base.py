@@ -6,7 +6,7 @@ idempotent. Things that are absent close silently. tests/contract/engine holds e
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -118,7 +118,8 @@ class Engine(Protocol):
         ...
 
     async def close_node(self, node_id: str) -> None:
-        """Kills everything on it, proves it gone, removes its cgroup and directory; node_closed follows."""
+        """Kills everything on it, proves it gone, removes its cgroup and directory; node_closed follows.
+        The directories of attempts stay until remove_dir: their logs are still to be collected."""
         ...
 
     async def held(self) -> Sequence[HeldNode]:
@@ -149,6 +150,11 @@ class Engine(Protocol):
         ...
 
     async def remove_dir(self, node_id: str, attempt_id: str) -> None: ...
+    async def keep_dirs(self, attempt_ids: Collection[str]) -> None:
+        """After a start: removes the directories of all other attempts, on whatever node. What is made after
+        the call is not touched."""
+        ...
+
     async def read_log(self, node_id: str, attempt_id: str, path: str, offset: int, limit: int) -> bytes:
         """Bytes of a file below the attempt's work_dir (`path` is relative to it). b"" past the end or while
         it does not exist; EngineError when the directory is gone or the path leaves it (links included)."""

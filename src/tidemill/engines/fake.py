@@ -10,7 +10,7 @@ import asyncio
 import heapq
 import os
 import shutil
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -135,7 +135,6 @@ class FakeEngine:
                 if not task.exited:
                     plan = Plan(exit_code=None, signal=9, reason="stopped", message="its node was closed")
                     self._record_exit(node_id, key, task, plan)
-        shutil.rmtree(self._root / node_id, ignore_errors=True)
         self._emit("node_closed", node_id)
 
     async def held(self) -> Sequence[HeldNode]:
@@ -202,6 +201,11 @@ class FakeEngine:
 
     async def remove_dir(self, node_id: str, attempt_id: str) -> None:
         shutil.rmtree(self.work_dir(node_id, attempt_id), ignore_errors=True)
+
+    async def keep_dirs(self, attempt_ids: Collection[str]) -> None:
+        for path in self._root.glob("*/*"):
+            if path.name not in attempt_ids:
+                shutil.rmtree(path, ignore_errors=True)
 
     async def read_log(self, node_id: str, attempt_id: str, path: str, offset: int, limit: int) -> bytes:
         file = self._file(node_id, attempt_id, path)

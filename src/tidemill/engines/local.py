@@ -13,7 +13,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -222,7 +222,22 @@ class LocalEngine:
             await asyncio.to_thread(nodedir.hand_over, path, node.hello["uid"])
 
     async def remove_dir(self, node_id: str, attempt_id: str) -> None:
-        await asyncio.to_thread(nodedir.remove_tree, self.work_dir(node_id, attempt_id))
+        path = self.work_dir(node_id, attempt_id)
+
+        def remove() -> None:
+            nodedir.remove_tree(path)
+            NodeDir(node_id, self._root / node_id).prune()
+
+        await asyncio.to_thread(remove)
+
+    async def keep_dirs(self, attempt_ids: Collection[str]) -> None:
+        left = [path for path in self._root.glob("*/work/*") if path.name not in attempt_ids]
+        if left:
+            self._background(self._remove_dirs(left))
+
+    async def _remove_dirs(self, paths: Sequence[Path]) -> None:
+        for path in paths:
+            await self.remove_dir(path.parent.parent.name, path.name)
 
     async def read_log(self, node_id: str, attempt_id: str, path: str, offset: int, limit: int) -> bytes:
         with self._attempt_dir(node_id, attempt_id, path) as root:
@@ -397,7 +412,7 @@ class LocalEngine:
         removed."""
         for path in self._root.iterdir():
             if path.is_dir() and path.name not in self._nodes and not (path / "agent" / "node.json").exists():
-                nodedir.remove_tree(str(path))
+                NodeDir(path.name, path).remove()
         prefix = nodedir.group_name(self._home_id, "")
         for directory in groups.stale(prefix):
             if not (self._root / os.path.basename(directory)[len(prefix) :]).exists():

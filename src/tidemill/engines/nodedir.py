@@ -2,7 +2,8 @@
 left.
 
 nodes/<node-id>/agent/ (0700)   node.json  pid (locked while the agent lives)  sock  journal  agent.log
-nodes/<node-id>/work/           one directory per attempt, the job's
+nodes/<node-id>/work/           one directory per attempt, the job's: it stays when the node is closed, until
+                                what is in it has been collected
 Synchronous; what can take long (`kill_rest`, `remove`, `hand_over`) is meant for a thread.
 """
 
@@ -117,9 +118,20 @@ class NodeDir:
         return sorted({*written, *found})
 
     def remove(self) -> None:
-        """The agent's part last, so that a removal that was cut off is found and finished."""
-        for part in (self.work, self.agent, self.path):
-            shutil.rmtree(part, onerror=_make_removable)
+        """All but the directories of attempts, which are nobody's to enter now but ours. The node does not
+        exist any more."""
+        if self.work.exists():
+            os.chmod(self.work, 0o700)
+        shutil.rmtree(self.agent, onerror=_make_removable)
+        self.prune()
+
+    def prune(self) -> None:
+        """Removes what is left of a closed node once no attempt's directory is in it."""
+        if not self.agent.exists():
+            with contextlib.suppress(OSError):  # not empty, or gone already
+                os.rmdir(self.work)
+            with contextlib.suppress(OSError):
+                os.rmdir(self.path)
 
 
 def home_id(home: Path) -> str:
