@@ -90,11 +90,10 @@ def where(page: str) -> None:
     if page:
         print(f"  the job's page     {page}")
     print(f"  home               {HOME}")
-    print(
-        f'  the Azure SDK      eval "$(tidemill --home {home} env)" && python examples/train-digits/submit_sdk.py'
-    )
-    print(f"  all jobs           tidemill --home {home} job list")
-    print(f"  stop the server    tidemill --home {home} down")
+    print(f'  the Azure SDK      eval "$({tidemill} env)" && python examples/train-digits/submit_sdk.py')
+    print(f"  the portal         {tidemill} portal")
+    print(f"  all jobs           {tidemill} job list")
+    print(f"  stop the server    {tidemill} down")
 
 
 def short(path: Path) -> str:
