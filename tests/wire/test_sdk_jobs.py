@@ -14,7 +14,7 @@ SETUP = """
 import io, json, os, pathlib, sys, threading, time
 from azure.ai.ml import Input, MLClient, Output, command
 from azure.ai.ml.constants import ListViewType
-from azure.ai.ml.entities import AmlCompute, Data, Environment, Model, Workspace
+from azure.ai.ml.entities import AmlCompute, Data, Environment, JupyterLabJobService, Workspace
 from azure.ai.ml.exceptions import JobException
 from azure.core.credentials import AccessToken
 from azure.core.exceptions import HttpResponseError
@@ -109,6 +109,10 @@ out["services"] = ml.jobs.show_services(slow.name) or {}
 # Lines that are written in parts, bytes that are no text, an end without a newline
 parts = run("for n in 1 2 3; do printf begin; sleep 0.7; echo ' end '$n; done; printf 'a\\\\377b\\\\nlast'")
 out["parts"] = streams(parts.name)[0]
+
+# What was done otherwise than asked is said at the end
+late = run("sleep 60", timeout=1, services={"lab": JupyterLabJobService()})
+out["late"] = [streams(late.name)[0], ml.jobs.get(late.name).status]
 
 # Where there is no cluster: this host
 out["places"] = [[run("true", **place).name] for place in (
@@ -319,6 +323,14 @@ def test_a_failing_job_raises_with_its_traceback(life):
 def test_a_line_is_shown_once_and_whole(life):
     assert "\nbegin end 1\nbegin end 2\nbegin end 3\na\ufffdb\nlast\n" in life["parts"]
     assert life["parts"].count("begin") == 3
+
+
+def test_a_stream_ends_with_what_was_done_otherwise(life):
+    printed, state = life["late"]
+    warnings = printed.partition("Warnings:")[2]
+    assert state == "Canceled"
+    assert "not started: lab." in warnings
+    assert "limits.timeout" in warnings
 
 
 def test_without_a_cluster_it_runs_on_this_host(life):

@@ -81,7 +81,7 @@ async def submit(
         tx.add_event(
             Event(row.uid, "job", now, "Submitted", f"Submitted by {caller.name} to {where}.", caller.name)
         )
-        for note in plan.environment.notes:
+        for note in (*plan.environment.notes, *_not_started(body)):
             tx.add_event(Event(row.uid, "job", now, "Note", note))
         if not ready:
             tx.add_event(
@@ -106,6 +106,15 @@ def _properties(body: Mapping[str, Any]) -> dict[str, Any]:
         raise InvalidRequest("The body has no 'properties' object.", "InvalidRequestContent", "properties")
     values = cast(Mapping[str, Any], raw)
     return {k: v for k, v in values.items() if k not in SERVER_SET}
+
+
+def _not_started(body: Mapping[str, Any]) -> list[str]:
+    """A note on the interactive services that a job asks for. Those of a fetched job are our own."""
+    services: Mapping[str, Any] = body["properties"].get("services") or {}
+    names = [name for name in services if name not in ("Studio", "Tracking")]
+    if not names:
+        return []
+    return [f"Interactive services are not offered by Tidemill yet; not started: {', '.join(names)}."]
 
 
 def _digest(properties: Mapping[str, Any]) -> str:

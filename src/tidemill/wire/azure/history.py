@@ -27,6 +27,7 @@ W = "/subscriptions/{sub}/resourceGroups/{rg}/providers/Microsoft.MachineLearnin
 HISTORY = "/history/v1.0" + W
 READ = "Microsoft.MachineLearningServices/workspaces/experiments/runs/read"
 WRITE = "Microsoft.MachineLearningServices/workspaces/experiments/runs/write"
+WARNINGS = ("Note", "NotRegistered")  # codes of events
 LOG_URL_TTL_US = 3600 * 1_000_000
 SDK = "azure-ai-ml"  # in the User-Agent of the client whose streams need it
 MAX_TOLD = 5  # a client that makes a new connection for each read is told the truth after so many
@@ -37,7 +38,7 @@ DEFAULT = "default"  # the SDK's own output: it finds the artifacts without bein
 
 
 def routes() -> list[Route]:
-    followed = _Followed()
+    followed = Followed()
     return [
         Route("GET", HISTORY + "/runs/{name}/details", READ, followed.details),
         Route("GET", HISTORY + "/runs/{name}", READ, get_run),
@@ -58,7 +59,7 @@ class _Told:
     at: list[int] = field(default_factory=list)  # when, within TOLD_WINDOW_US
 
 
-class _Followed:
+class Followed:
     """Which streams were told `Finalizing` of an ended run. A stream is known by its connection. Kept in
     memory: a restart only means that one more read says Finalizing."""
 
@@ -70,13 +71,14 @@ class _Followed:
         body = await run_details(ctx.services, row)
         if JobState(row.state).final and SDK in ctx.request.header("user-agent"):
             client = ":".join(map(str, ctx.request.scope.get("client") or ()))
-            if self._finalizing(row.uid, client, ctx.services.clock.now()):
+            if self.finalizing(row.uid, client, ctx.services.clock.now()):
                 body["status"] = JobState.FINALIZING.value
                 body.pop("endTimeUtc", None)
                 body.pop("error", None)
         return json_response(body)
 
-    def _finalizing(self, uid: str, client: str, now: int) -> bool:
+    def finalizing(self, uid: str, client: str, now: int) -> bool:
+        """Whether this read of an ended run answers Finalizing; `client` names its connection."""
         told = self._runs.setdefault(uid, _Told())
         told.at = [at for at in told.at if now - at < TOLD_WINDOW_US]
         if client in told.clients or len(told.at) >= MAX_TOLD:
@@ -95,8 +97,17 @@ async def run_details(services: Services, row: Resource) -> dict[str, Any]:
     body = run_body(services, row, status)
     body["logFiles"] = {file.path: log_url(services, row, file.path) for file in files}
     body["runDefinition"] = {"script": None, "command": status.plan.job.command}
-    body["warnings"] = []
+    body["warnings"] = await _warnings(services, row, status) if JobState(row.state).final else []
     return body
+
+
+async def _warnings(services: Services, row: Resource, status: JobStatus) -> list[dict[str, str]]:
+    """What was done otherwise than asked, and why a job was canceled: the SDK's stream ends with them."""
+    events = await services.store.read(lambda read: read.events(row.uid))
+    messages = [event.message for event in events if event.code in WARNINGS]
+    if row.state == JobState.CANCELED and status.progress.error is not None:
+        messages.append(status.progress.error.message)
+    return [{"source": "Tidemill", "message": message} for message in dict.fromkeys(messages)]
 
 
 def run_body(services: Services, row: Resource, status: JobStatus) -> dict[str, Any]:
