@@ -63,8 +63,8 @@ def text() -> str:
 
 
 _MLFLOW_NOTE = (
-    "`…` is `/mlflow/v2.0{W}/api/2.0`. The same routes answer below `/mlflow/v1.0{W}` and below `api/3.0`; shown "
-    "once.\n\n"
+    "`…` is `/mlflow/v2.0{W}/api/2.0`. The same routes answer below `/mlflow/v1.0{W}` and "
+    "below `api/3.0`; shown once.\n\n"
 )
 
 
@@ -98,8 +98,8 @@ def _blob() -> str:
 _CHOSEN = {"+copy": "copy (x-ms-copy-source)", "+url": "put from URL", "+account": "account information"}
 _BLOB_NOTE = """## Blob storage (the data address)
 
-Azure's blob protocol below `/ACCOUNT.blob.core.windows.net/`. HEAD goes where GET goes. Other verbs answer 501
-`NotImplemented`.
+Azure's blob protocol below `/ACCOUNT.blob.core.windows.net/`. HEAD goes where GET goes. Other verbs
+answer 501 `NotImplemented`.
 
 """
 
