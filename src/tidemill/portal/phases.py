@@ -102,7 +102,7 @@ def _begins(code: str) -> str | None:
 
 
 def _bar(start: float, end: float, total: float, is_open: bool) -> Bar:
-    scale = WIDTH / total if total > 0 else 0.0
+    scale = WIDTH / max(total, 1e-6)  # times are whole microseconds
     width = max((end - start) * scale, NARROWEST)
     x = min(start * scale, WIDTH - width)
     return Bar(round(max(x, 0.0), 2), round(width, 2), start, end, is_open)
