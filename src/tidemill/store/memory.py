@@ -64,6 +64,13 @@ class MemoryRead:
             found = [row for row in found if (row.uid > after if query.ascending else row.uid < after)]
         return tuple(found[: query.limit] if query.limit else found)
 
+    def revision(self, key: Key) -> tuple[str, int] | None:
+        row = self.get(key)
+        return None if row is None else (row.uid, row.revision)
+
+    def revisions(self, query: ResourceQuery) -> Sequence[tuple[str, int]]:
+        return [(row.uid, row.revision) for row in self.find(query)]
+
     def count(self, query: ResourceQuery) -> int:
         return sum(1 for _ in self._matching(query))
 

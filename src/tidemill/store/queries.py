@@ -17,8 +17,8 @@ Params = Sequence[Any]
 Run = Callable[[str, Params], Any]
 
 
-def find_sql(run: Run, query: ResourceQuery) -> tuple[str, Params] | None:
-    """The statement of `find`. None: nothing can match."""
+def find_sql(run: Run, query: ResourceQuery, columns: str = RESOURCE_COLUMNS) -> tuple[str, Params] | None:
+    """The statement of `find`, or of those columns of its rows. None: nothing can match."""
     branches = _branches(run, query)
     order = "uid" if query.ascending else "uid DESC"
     tail, limit = (" LIMIT ?", (query.limit,)) if query.limit else ("", ())
@@ -29,7 +29,7 @@ def find_sql(run: Run, query: ResourceQuery) -> tuple[str, Params] | None:
         return None
     if len(branches) == 1:
         where, params = branches[0]
-        return f"SELECT {RESOURCE_COLUMNS} FROM resources WHERE {where} ORDER BY {order}{tail}", (
+        return f"SELECT {columns} FROM resources WHERE {where} ORDER BY {order}{tail}", (
             *params,
             *limit,
         )
@@ -40,7 +40,7 @@ def find_sql(run: Run, query: ResourceQuery) -> tuple[str, Params] | None:
     values = [value for _, params in branches for value in (*params, *limit)]
     union = " UNION ALL ".join(parts)
     return (
-        f"SELECT {RESOURCE_COLUMNS} FROM resources WHERE uid IN (SELECT uid FROM ({union}) AS u "
+        f"SELECT {columns} FROM resources WHERE uid IN (SELECT uid FROM ({union}) AS u "
         f"ORDER BY {order}{tail}) ORDER BY {order}",
         (*values, *limit),
     )

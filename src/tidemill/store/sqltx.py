@@ -36,6 +36,7 @@ def _update(table: str, columns: str, key: str) -> str:
 
 _SELECT_RESOURCE = f"SELECT {rows.RESOURCE_COLUMNS} FROM resources WHERE "
 _GET = _SELECT_RESOURCE + "whole_key = ?"
+_REVISION = "SELECT uid, revision FROM resources WHERE whole_key = ?"
 _BY_UID = _SELECT_RESOURCE + "uid = ?"
 _DUE = (
     _SELECT_RESOURCE + "type_key = ? AND next_at IS NOT NULL AND next_at <= ? ORDER BY next_at, uid LIMIT ?"
@@ -90,6 +91,13 @@ class SqlRead:
         if statement is None:
             return ()
         return tuple(map(rows.to_resource, self._execute(*statement).fetchall()))
+
+    def revision(self, key: Key) -> tuple[str, int] | None:
+        return self._execute(_REVISION, (rows.whole_key(*rows.folded(key)),)).fetchone()
+
+    def revisions(self, query: ResourceQuery) -> Sequence[tuple[str, int]]:
+        statement = find_sql(self._execute, query, "uid, revision")
+        return () if statement is None else self._execute(*statement).fetchall()
 
     def count(self, query: ResourceQuery) -> int:
         statement = count_sql(self._execute, query)

@@ -140,6 +140,14 @@ async def test_lists_filter_order_and_page(store: Store) -> None:
     assert await find(store, parent="", scope=WS, limit=1) == [39]
     assert await store.read(lambda r: r.find(ResourceQuery("computes"))) == ()
 
+    for query in (
+        ResourceQuery("jobs", WS, archived=False, limit=5, after=uid(30)),
+        ResourceQuery("jobs", exclude_states=("Completed",), ascending=True, limit=9),
+        ResourceQuery("computes"),
+    ):
+        rows, pairs = await store.read(lambda r, q=query: (r.find(q), r.revisions(q)))
+        assert list(map(tuple, pairs)) == [(row.uid, row.revision) for row in rows]
+
     query = ResourceQuery("jobs", WS, states=("Queued", "Running"), archived=False, limit=1, after=uid(20))
     count = await store.read(lambda r: r.count(query))
     assert count == len([n for n in in_ws if n % 4 < 2 and n % 3])

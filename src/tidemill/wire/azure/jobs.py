@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from starlette.responses import Response
 
 from tidemill.app import jobs
 from tidemill.app.codec import decode_object, encode, job_status
 from tidemill.app.job_views import page_of
 from tidemill.app.services import Services
+from tidemill.app.shown import Shown
 from tidemill.domain.errors import InvalidRequest
 from tidemill.domain.ids import PROVIDER
 from tidemill.domain.model import JobState, Resource
+from tidemill.store.api import ResourceQuery
 from tidemill.wire.arm.envelope import render, render_list
 from tidemill.wire.http import Context, Route, bytes_response
 
@@ -21,9 +25,10 @@ PAGE = 100
 
 
 def routes() -> list[Route]:
+    reads = _Reads()
     return [
-        Route("GET", BASE, f"{ACTION}/read", list_jobs),
-        Route("GET", BASE + "/{name}", f"{ACTION}/read", get_job),
+        Route("GET", BASE, f"{ACTION}/read", reads.list_jobs),
+        Route("GET", BASE + "/{name}", f"{ACTION}/read", reads.get_job),
         Route("PUT", BASE + "/{name}", f"{ACTION}/write", put_job),
         Route("PATCH", BASE + "/{name}", f"{ACTION}/write", patch_job),
         Route("DELETE", BASE + "/{name}", f"{ACTION}/delete", delete_job),
@@ -38,26 +43,35 @@ async def put_job(ctx: Context) -> Response:
     return bytes_response(render_job(ctx.services, row), 201 if created else 200)
 
 
-async def get_job(ctx: Context) -> Response:
-    return bytes_response(
-        render_job(ctx.services, await jobs.get(ctx.services, ctx.scope, ctx.params["name"]))
-    )
+class _Reads:
+    """The two reads that clients repeat while they wait; they share what was rendered."""
 
+    def __init__(self) -> None:
+        self._shown = Shown()
 
-async def list_jobs(ctx: Context) -> Response:
-    view = ctx.request.query.get("listViewType", "ActiveOnly").rsplit(".", 1)[-1].lower().replace("_", "")
-    archived = {"activeonly": False, "archivedonly": True, "all": None}.get(view, False)
-    after = ctx.request.query.get("$skipToken") or ctx.request.query.get("$skip") or None
-    limit = page_size(ctx.request.query.get("$top", ""))
-    rows = await jobs.list_jobs(ctx.services, ctx.scope, archived=archived, limit=limit + 1, after=after)
-    link = None
-    if len(rows) > limit:
-        rows = rows[:limit]
-        link = (
-            f"{ctx.services.addresses.https}{ctx.scope.arm_id}/jobs?api-version={ctx.request.api_version}"
-            f"&listViewType={view}&$top={limit}&$skipToken={rows[-1].uid}"
-        )
-    return bytes_response(render_list([render_job(ctx.services, row) for row in rows], link))
+    async def get_job(self, ctx: Context) -> Response:
+        s, name = ctx.services, ctx.params["name"]
+        body = await self._shown.one(s.store, jobs.key_of(ctx.scope, name), partial(render_job, s))
+        if body is None:
+            body = render_job(s, await jobs.get(s, ctx.scope, name))  # says what is missing
+        return bytes_response(body)
+
+    async def list_jobs(self, ctx: Context) -> Response:
+        s, asked = ctx.services, ctx.request.query
+        view = asked.get("listViewType", "ActiveOnly").rsplit(".", 1)[-1].lower().replace("_", "")
+        archived = {"activeonly": False, "archivedonly": True, "all": None}.get(view, False)
+        after = asked.get("$skipToken") or asked.get("$skip") or None
+        limit = page_size(asked.get("$top", ""))
+        query = ResourceQuery(jobs.TYPE, ctx.scope, archived=archived, limit=limit + 1, after=after)
+        found = await self._shown.page(s.store, query, partial(render_job, s))
+        link = None
+        if len(found) > limit:
+            del found[limit:]
+            link = (
+                f"{s.addresses.https}{ctx.scope.arm_id}/jobs?api-version={ctx.request.api_version}"
+                f"&listViewType={view}&$top={limit}&$skipToken={found[-1][0]}"
+            )
+        return bytes_response(render_list([body for _, body in found], link))
 
 
 def page_size(text: str) -> int:
