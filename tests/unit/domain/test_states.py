@@ -141,9 +141,9 @@ def test_what_becomes_of_a_job_after_an_attempt() -> None:
     assert after_attempt(Outcome.CANCELED, 0, "JobTimeout", "too long") == End(
         J.CANCELED, "JobTimeout", "too long"
     )
-    for count in (1, 2, 3):
+    for count in (1, 2):
         assert isinstance(after_attempt(Outcome.SYSTEM_FAILURE, count, "NodeLost", "Lost."), Retry)
-    end = after_attempt(Outcome.SYSTEM_FAILURE, 4, "NodeLost", "Node n1 was lost.")
+    end = after_attempt(Outcome.SYSTEM_FAILURE, 3, "NodeLost", "Node n1 was lost.")
     assert isinstance(end, End)
     assert (end.state, end.code) == (J.FAILED, "NodeLost")
     assert end.message.endswith("Last: Node n1 was lost.")
