@@ -156,6 +156,9 @@ async def test_a_dead_agent_is_a_lost_node_and_closing_proves_its_work_gone(loca
     await local.engine.close_node("n-1")
     await local.events.kind("node_closed")
     assert not [p for p in pids if alive(p)]
+    assert os.listdir(local.home / "nodes" / "n-1") == ["work"]  # its log is still to be collected
+    for attempt in ("done.1", "a.1"):
+        await local.engine.remove_dir("n-1", attempt)
     assert not (local.home / "nodes" / "n-1").exists()
 
 
