@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -41,7 +42,10 @@ def browser() -> Iterator[Any]:
     except ImportError:
         sync_playwright = None
     if chromium is None or sync_playwright is None:
-        pytest.skip("needs Debian's chromium and the Python package playwright")
+        missing = "needs Debian's chromium and the Python package playwright"
+        if os.environ.get("CI") == "true":
+            pytest.fail(missing)
+        pytest.skip(missing)
     with sync_playwright() as playwright:
         arguments = ["--no-sandbox", "--disable-gpu"]
         browser = playwright.chromium.launch(executable_path=chromium, args=arguments)
