@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +42,16 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
         yield RunningServer(home, state, launch.variables(home))
     finally:
         launch.down(home)
+        _end_agents(home)
+
+
+def _end_agents(home: Path) -> None:
+    """A server that stops leaves its nodes to its next start: here there is none."""
+    nodes = f"{home / 'nodes'}/".encode()
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if any(word.startswith(nodes) for word in (process / "cmdline").read_bytes().split(b"\0")):
+                os.kill(int(process.name), signal.SIGKILL)
 
 
 @pytest.fixture(scope="session")
