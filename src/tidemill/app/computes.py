@@ -47,7 +47,7 @@ class ComputeView:
     """A compute with its live nodes, oldest first."""
 
     row: Resource
-    nodes: Sequence[Node]
+    nodes: tuple[Node, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +176,7 @@ async def get(s: Services, scope: Scope, name: str) -> ComputeView:
 
     def look(read: Read) -> ComputeView:
         row = find(read, scope, name)
-        return ComputeView(row, read.nodes_of(row.uid))
+        return ComputeView(row, tuple(read.nodes_of(row.uid)))
 
     return await s.store.read(look)
 
@@ -188,7 +188,7 @@ async def list_of(
 
     def look(read: Read) -> list[ComputeView]:
         rows = read.find(ResourceQuery(TYPE, scope, ascending=True, limit=limit, after=after))
-        return [ComputeView(row, read.nodes_of(row.uid)) for row in rows]
+        return [ComputeView(row, tuple(read.nodes_of(row.uid))) for row in rows]
 
     return await s.store.read(look)
 

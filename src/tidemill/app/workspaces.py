@@ -78,7 +78,7 @@ class WorkspaceIndex:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._known: dict[str, Workspace] = {}
+        self._known: dict[Scope, Workspace] = {}  # by each spelling that was asked for
         self._generation = 0
         store.on_commit(self._on_commit)
 
@@ -89,8 +89,7 @@ class WorkspaceIndex:
 
     async def find(self, scope: Scope) -> Workspace:
         """Raises NotFound with the names that exist."""
-        name = scope.arm_id.lower()
-        known = self._known.get(name)
+        known = self._known.get(scope)
         if known is None:
             generation = self._generation
             row = await self._store.read(lambda read: require_workspace(read, scope))
@@ -98,7 +97,9 @@ class WorkspaceIndex:
             exact = Scope(group.subscription, group.group, row.key.name)
             known = Workspace(exact, row.uid, account_of(row), row.state)
             if generation == self._generation:
-                self._known[name] = known
+                if len(self._known) >= 4096:
+                    self._known.clear()
+                self._known[scope] = known
         return known
 
 

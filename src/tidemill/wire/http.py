@@ -144,7 +144,21 @@ def json_response(value: Any, status: int = 200, headers: dict[str, str] | None 
 
 def bytes_response(body: bytes, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     """A JSON body that is already encoded."""
-    return Response(body, status, headers, media_type="application/json")
+    return _Encoded(body, status, headers or {})
+
+
+class _Encoded(Response):
+    """Starlette's response without its search for what its headers may lack."""
+
+    media_type = "application/json"
+
+    def __init__(self, body: bytes, status: int, headers: dict[str, str]) -> None:
+        self.status_code = status
+        self.background = None
+        self.body = body
+        self.raw_headers = [(b"content-length", b"%d" % len(body)), (b"content-type", b"application/json")]
+        for name, value in headers.items():
+            self.raw_headers.append((name.lower().encode("latin-1"), value.encode("latin-1")))
 
 
 @dataclass(slots=True)
@@ -166,7 +180,7 @@ class Router:
 
     def add(self, route: Route) -> None:
         branch, names, rest = self._root, [], False
-        for segment in route.path.strip("/").split("/"):
+        for segment in filter(None, route.path.split("/")):
             if segment.startswith("{") and segment.endswith(":path}"):
                 names.append(segment[1:-6])
                 rest = True
@@ -186,7 +200,7 @@ class Router:
         """-> (route, params, methods that exist on this path). `raw_path` is still percent-encoded, so an
         encoded slash stays inside its segment."""
         segments = [s for s in raw_path.split("/") if s]
-        found = self._walk(self._root, segments, 0, [])
+        found = self._walk(self._root, segments, [s.lower() for s in segments], [])
         if found is None:
             return None, {}, ()
         table, values = found
@@ -194,24 +208,34 @@ class Router:
         if entry is None:
             return None, {}, tuple(table)
         route, names = entry
-        return route, dict(zip(names, map(unquote, values), strict=True)), tuple(table)
+        params = {n: unquote(v) if "%" in v else v for n, v in zip(names, values, strict=True)}
+        return route, params, tuple(table)
 
     def _walk(
-        self, branch: _Branch, segments: list[str], at: int, values: list[str]
+        self, branch: _Branch, segments: list[str], folded: list[str], values: list[str]
     ) -> tuple[dict[str, tuple[Route, tuple[str, ...]]], list[str]] | None:
-        if at == len(segments):
-            if branch.routes:
-                return branch.routes, values
-            return (branch.variable_routes, [*values, ""]) if branch.variable_routes else None
-        following = branch.static.get(segments[at].lower())
-        if following is not None:
-            found = self._walk(following, segments, at + 1, values)
-            if found is not None:
-                return found
-        if branch.variable is not None:
-            found = self._walk(branch.variable, segments, at + 1, [*values, segments[at]])
-            if found is not None:
-                return found
-        if branch.variable_routes:
-            return branch.variable_routes, [*values, "/".join(segments[at:])]
-        return None
+        """`segments` below `branch`, and the same in lower case. A static segment goes before a variable,
+        a variable before the remainder."""
+        for at, segment in enumerate(folded):
+            following, variable = branch.static.get(segment), branch.variable
+            if following is not None and (variable is not None or branch.variable_routes):
+                found = self._walk(following, segments[at + 1 :], folded[at + 1 :], values.copy())
+                if found is not None:
+                    return found
+                following = None
+            if following is not None:
+                branch = following
+                continue
+            if branch.variable_routes:
+                rest = branch.variable_routes, [*values, "/".join(segments[at:])]
+                if variable is None:
+                    return rest
+                values.append(segments[at])
+                return self._walk(variable, segments[at + 1 :], folded[at + 1 :], values) or rest
+            if variable is None:
+                return None
+            values.append(segments[at])
+            branch = variable
+        if branch.routes:
+            return branch.routes, values
+        return (branch.variable_routes, [*values, ""]) if branch.variable_routes else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 from starlette.responses import Response
@@ -52,8 +53,9 @@ def routes() -> list[Route]:
     ]
 
 
+@lru_cache(maxsize=256)
 def render_compute(view: ComputeView) -> bytes:
-    """The row with what is true of it now."""
+    """The row with what is true of it now. Clients that wait read the same again and again."""
     row = view.row
     spec = decode_object(row.spec)
     spec["properties"] |= _live(view, int(spec["properties"]["scaleSettings"]["minNodeCount"]))
