@@ -1,0 +1,130 @@
+"""Generated pages are current; tables agree with the code they describe."""
+
+from __future__ import annotations
+
+import ast
+import re
+import runpy
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from docs_pages import DOCS, ROOT, first_column, section
+
+from tidemill.cli.yaml import schemas
+
+SOURCE = ROOT / "src" / "tidemill"
+DEPENDENCIES = DOCS / "dependencies.md"
+JOB = DOCS / "reference" / "job-yaml.md"
+# Distribution -> module, where they differ; what only an option of another package asks for.
+MODULES = {"pyyaml": "yaml", "nvidia-ml-py": "pynvml"}
+ASKED_FOR_BY_NAME = {"httptools": 'http="httptools"'}
+
+
+@pytest.mark.parametrize("name", ["cli", "rest"])
+def test_reference_is_current(name: str) -> None:
+    script = ROOT / "scripts" / f"build_{name}_reference.py"
+    made = runpy.run_path(str(script))["text"]()
+    page = DOCS / "reference" / f"{name}.md"
+    assert page.read_text("utf-8") == made, f"run: .venv/bin/python scripts/build_{name}_reference.py"
+
+
+def project() -> dict[str, Any]:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def names(requirements: list[str]) -> set[str]:
+    return {re.split(r"[\[<>=!~; ]", requirement)[0] for requirement in requirements}
+
+
+def test_dependencies_are_documented() -> None:
+    given = project()
+    optional = given["project"]["optional-dependencies"]
+    assert set(first_column(section(DEPENDENCIES, "Needed to run"))) == names(
+        given["project"]["dependencies"]
+    )
+    extras = names(optional["postgres"]) | names(optional["gpu"])
+    assert set(first_column(section(DEPENDENCIES, "Extras"))) == extras
+    tools = section(DEPENDENCIES, "Needed to work on Tidemill (extra `dev`)")
+    assert set(first_column(tools)) | extras >= names(optional["dev"])
+    assert set(first_column(tools)) <= names(optional["dev"])
+    assert set(first_column(section(DEPENDENCIES, "Build"))) == names(given["build-system"]["requires"])
+
+
+def test_dependencies_are_imported_as_documented() -> None:
+    """Imports have their dependency; a dependency is imported, or its row says that it is not."""
+    imported = set(_imports())
+    dependencies = names(project()["project"]["dependencies"])
+    optional = project()["project"]["optional-dependencies"]
+    all_names = dependencies | names(optional["postgres"]) | names(optional["gpu"])
+    known = {MODULES.get(name, name) for name in all_names}
+    assert not (stray := imported - known - set(sys.stdlib_module_names) - {"tidemill"}), stray
+    text = section(DEPENDENCIES, "Needed to run")
+    unused = set(re.findall(r"^\| `([^`]+)` \| Declared, not imported", text, re.MULTILINE))
+    by_name = {name for name, words in ASKED_FOR_BY_NAME.items() if _says(words)}
+    used = {name for name in dependencies if MODULES.get(name, name) in imported} | by_name
+    assert dependencies - used == unused
+
+
+def _imports() -> Iterator[str]:
+    for file in SOURCE.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+            if isinstance(node, ast.Import):
+                yield from (alias.name.partition(".")[0] for alias in node.names)
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                yield node.module.partition(".")[0]
+
+
+def _says(words: str) -> bool:
+    return any(words in file.read_text("utf-8") for file in SOURCE.rglob("*.py"))
+
+
+def keys(record: Any) -> set[str]:
+    return {name for name, field in record.fields.items() if not field.read_only}
+
+
+@pytest.mark.parametrize(
+    ("title", "record"),
+    [
+        ("The keys of a command job", schemas.COMMAND_JOB),
+        ("An environment inline", schemas.INLINE_ENVIRONMENT),
+        ("inputs.NAME", schemas.INPUT),
+        ("outputs.NAME", schemas.OUTPUT),
+        ("resources", schemas.RESOURCES),
+    ],
+)
+def test_job_keys_are_documented(title: str, record: Any) -> None:
+    text = section(JOB, title)
+    if title.startswith("The keys"):
+        text = text.partition("\n## ")[0]
+    assert set(first_column(text)) == keys(record)
+
+
+def test_distributions_are_documented() -> None:
+    text = section(JOB, "distribution")
+    assert set(first_column(text)) == set(schemas.DISTRIBUTION.variants)
+    for kind, record in schemas.DISTRIBUTION.variants.items():
+        row = next(line for line in text.splitlines() if line.startswith(f"| `{kind}`"))
+        assert not (missing := {key for key in keys(record) - {"type"} if f"`{key}`" not in row}), missing
+
+
+def test_migrations_are_described() -> None:
+    """CONTRIBUTING tells how the DDL files are made; the module that makes them says the same."""
+    assert (SOURCE / "store" / "schema_sqlite.sql").exists()
+    assert "schema_sqlite.sql" in (ROOT / "CONTRIBUTING.md").read_text()
+
+
+def test_modules_named_in_the_docs_exist() -> None:
+    for page in (DOCS / "architecture.md", DOCS / "dependencies.md", ROOT / "CONTRIBUTING.md"):
+        for name in re.findall(r"`([a-z_]+(?:/[a-z_0-9]+)*\.(?:py|toml|sql))`", page.read_text("utf-8")):
+            places = (
+                ROOT / name,
+                SOURCE / name,
+                DOCS / name,
+                *SOURCE.glob(f"*/{name}"),
+                *SOURCE.glob(f"*/*/{name}"),
+            )
+            assert any(Path(place).exists() for place in places), f"{page.name}: {name}"
