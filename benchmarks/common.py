@@ -55,11 +55,16 @@ def running_server(**options: Any) -> Iterator[Server]:
     with tempfile.TemporaryDirectory(prefix="tidemill-bench-") as folder:
         home = Path(folder) / "home"
         try:
-            state = launch.up(home, https_port=0, http_port=0, data_port=0, detach=True, **options)
-            yield Server(home, state, token_of(home))
+            launch.up(home, https_port=0, http_port=0, data_port=0, detach=True, **options)
+            yield attached(home)
         finally:
             launch.down(home)
             _end_agents(home)
+
+
+def attached(home: Path) -> Server:
+    """The server that runs on `home`."""
+    return Server(home, launch.status(home), token_of(home))
 
 
 def _end_agents(home: Path) -> None:
