@@ -67,7 +67,7 @@ async def live_attempt(s: Services, row: Resource) -> Attempt | None:
 
 async def live_size(s: Services, attempt: Attempt, node_index: int, path: str) -> int:
     try:
-        return await s.engine.log_size(attempt.nodes[node_index], attempt.id, f"logs/{path}")
+        return await s.engine.log_size(attempt.nodes[node_index], attempt.id, path)
     except EngineError:
         return 0
 
@@ -88,7 +88,7 @@ async def read_log(s: Services, row: Resource, path: str, offset: int, limit: in
             return b""
         try:
             return await s.engine.read_log(
-                attempt.nodes[places[path]], attempt.id, f"logs/{path}", offset, limit
+                attempt.nodes[places[path]], attempt.id, path, offset, limit
             )
         except EngineError:
             row = await _row_now(s, row)

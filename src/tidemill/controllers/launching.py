@@ -41,11 +41,12 @@ def place(s: Services, row: Resource, plan: JobPlan, attempt: Attempt, staged: S
     bin_dir = environment_bin(s, plan)
     _check_launcher(job.distribution.kind, bin_dir)
     shared = shared_variables(s, row, plan, attempt, bin_dir)
+    mpirun = shutil.which("mpirun") or "mpirun" if job.distribution.kind == "mpi" else ""
     placed: list[PlacedRank] = []
     for index, files in enumerate(staged.nodes):
         command = render_command(job.command, files.inputs, files.outputs)
         own = {**shared, **_file_variables(files)}
-        for rank in ranks_of(job, command, HOST, staged.ports, shutil.which("mpirun") or "mpirun"):
+        for rank in ranks_of(job, command, HOST, staged.ports, mpirun):
             if rank.node_index == index:
                 variables = {**own, **dict(rank.variables), **dict(job.environment_variables)}
                 placed.append(_placed(s, job, attempt, rank, files, variables))
@@ -62,7 +63,7 @@ def _placed(
         argv=rank.argv,
         env=variables,
         cwd=f"{files.root}/code",
-        log_path=f"{files.root}/logs/{rank.log}",
+        log_path=f"{files.root}/{rank.log}",
         term_grace_s=s.settings.cancel_grace_s,
         timeout_s=float(job.timeout_s) if job.timeout_s else None,
         gpu_ids=attempt.gpu_ids[rank.node_index] if attempt.gpu_ids else (),
@@ -71,7 +72,7 @@ def _placed(
 
 
 def _file_variables(files: NodeFiles) -> dict[str, str]:
-    variables = {"HOME": files.root, "TMPDIR": f"{files.root}/tmp"}
+    variables = {"HOME": files.root, "TMPDIR": files.root}
     variables.update({f"AZURE_ML_INPUT_{name}": value for name, value in files.inputs.items()})
     variables.update({f"AZURE_ML_OUTPUT_{name}": value for name, value in files.outputs.items()})
     return variables

@@ -2,7 +2,7 @@
 
 Layout of an attempt's directory on a node (the job sees it, its uid owns it):
     code/      the code folder, the working directory of the command
-    inputs/<name>/…   outputs/<name>/…   logs/user_logs/std_log*.txt   tmp/
+    inputs/<name>/…   outputs/<name>/…   user_logs/std_log*.txt
 Both directions can be repeated: a controller that died half-way does them again. What was staged is
 committed with the attempt before anything is started, so a running job's files are never staged twice.
 """
@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import socket
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,7 +32,9 @@ from tidemill.domain.plan import JobPlan, Place
 from tidemill.engines.base import EngineError, Unreachable
 from tidemill.store.api import Tx
 
-FOLDERS = ("code", "logs", "logs/user_logs", "tmp")
+LOGS = "user_logs"
+# Few: on a busy disk making one costs more than starting a process.
+FOLDERS = ("code", LOGS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +109,19 @@ def _stage_node(s: Services, plan: JobPlan, root: Path, going: Going) -> tuple[N
     return NodeFiles(str(root), inputs.values, outputs), inputs.notes
 
 
+async def make_room(s: Services, attempt: Attempt, kept: Sequence[str] = ()) -> None:
+    """Removes an attempt's folders but `kept`, on every node. Nothing of it may run."""
+    roots = [Path(s.engine.work_dir(node, attempt.id)) for node in attempt.nodes]
+
+    def remove() -> None:
+        for root in roots:
+            for path in root.iterdir() if root.is_dir() else ():
+                if path.name not in kept:
+                    shutil.rmtree(path, ignore_errors=True)
+
+    await asyncio.to_thread(remove)
+
+
 def free_ports(count: int) -> tuple[int, ...]:
     """Ports of the loopback that are free now; held together while choosing, so that they differ."""
     sockets = [socket.socket() for _ in range(count)]
@@ -133,7 +150,7 @@ def _nothing_written(root: str, plan: JobPlan) -> bool:
     """Whether an attempt left nothing that is kept: empty logs, no `outputs/`, no `logs/` of its own."""
     for path, _ in log_names(plan.job):
         with suppress(FileNotFoundError):
-            if os.stat(f"{root}/logs/{path}").st_size:
+            if os.stat(f"{root}/{path}").st_size:
                 return False
     return not (os.path.lexists(f"{root}/code/outputs") or os.path.lexists(f"{root}/code/logs"))
 
@@ -142,9 +159,7 @@ def _collect(
     s: Services, plan: JobPlan, attempt: Attempt, roots: list[Path], keep_outputs: bool, retried: bool
 ) -> Collected:
     assert plan.artifacts is not None
-    place = plan.artifacts
-    if retried:
-        place = Place(place.account, place.container, f"{place.path}retries/{attempt.number:03d}/")
+    place = _below(plan.artifacts, f"retries/{attempt.number:03d}/") if retried else plan.artifacts
     notes: list[str] = []
     logs: dict[str, int] = {}
     # The first node is stored last: where several wrote the same name, rank 0's stays.
@@ -155,19 +170,23 @@ def _collect(
         if keep_outputs:
             stored += collect_outputs(s.blobs, plan.outputs, root / "outputs").values()
         stored.append(collect_artifacts(s.blobs, place, root / "code", root))
-        for path, size in collect_logs(s.blobs, place, root / "logs"):
+        for path, size in collect_logs(s.blobs, _below(place, f"{LOGS}/"), root / LOGS):
             if size:
-                logs[path] = size
+                logs[f"{LOGS}/{path}"] = size
         notes += [note for item in stored for note in item.notes if note not in notes]
     return Collected(logs=() if retried else tuple(sorted(logs.items())), notes=tuple(notes))
+
+
+def _below(place: Place, folder: str) -> Place:
+    return Place(place.account, place.container, place.path + folder)
 
 
 async def log_tail(s: Services, attempt: Attempt, node: str, log: str) -> str:
     """The end of a rank's log, for the message of a failure."""
     try:
-        size = await s.engine.log_size(node, attempt.id, f"logs/{log}")
+        size = await s.engine.log_size(node, attempt.id, log)
         start = max(size - TAIL_BYTES, 0)
-        raw = await s.engine.read_log(node, attempt.id, f"logs/{log}", start, TAIL_BYTES)
+        raw = await s.engine.read_log(node, attempt.id, log, start, TAIL_BYTES)
     except EngineError:
         return ""
     return raw.decode("utf-8", "replace")
