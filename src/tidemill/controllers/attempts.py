@@ -8,9 +8,12 @@ after a reconnect until forgotten, so a restarted server simply drives again: st
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
+import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from tidemill.app import transitions
@@ -22,11 +25,11 @@ from tidemill.app.waiting import wait_set
 from tidemill.controllers import launching, staging
 from tidemill.controllers.cleaning import Cleaner, Leftover
 from tidemill.data.staging import Stopped
-from tidemill.domain.errors import TidemillError
-from tidemill.domain.model import Attempt, AttemptState, JobState, NodeState, Outcome, Resource
+from tidemill.domain.errors import OutOfSpace, TidemillError
+from tidemill.domain.model import Attempt, AttemptState, Event, JobState, NodeState, Outcome, Resource
 from tidemill.domain.outcome import AttemptEnd, RankEnd, attempt_end
 from tidemill.domain.plan import JobPlan
-from tidemill.domain.states import Retry, after_attempt
+from tidemill.domain.states import DEFAULT_ALLOWANCES, Retry, after_attempt
 from tidemill.engines.base import EngineError, EngineEvent, InvalidTask, TaskKey, Unreachable
 from tidemill.store.api import Tx
 
@@ -35,6 +38,7 @@ log = logging.getLogger("tidemill.attempts")
 # A job that ends within this time is recorded in one commit, its start included: nobody could have read
 # "Running" before, and a short job then costs one commit less.
 RUNNING_DELAY_S = 0.015
+FULL_BYTES = 1 << 20  # a disk with less is full: nothing of use fits
 UNREACHABLE_S = 1.0  # a node that does not answer is asked again after this
 
 
@@ -49,6 +53,9 @@ class _Live:
     closed_nodes: set[str] = field(default_factory=set)
     lost_nodes: set[str] = field(default_factory=set)
     started_at: int | None = None
+    result: AttemptEnd | None = None  # once every process is gone
+    ended_full: bool = False  # the disk was full when it failed
+    full_since: int | None = None  # there has been no space for its results since then
     notes: tuple[str, ...] = ()
     stop_sent: bool = False
     changed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -154,8 +161,11 @@ class Attempts:
                     return
                 except (asyncio.CancelledError, GeneratorExit):
                     raise
+                except OutOfSpace as error:
+                    # The work is kept on its node until there is space.
+                    log.warning("attempt %s: %s", attempt_id, error)
+                    await self._say_full(self._live[attempt_id], error)
                 except TidemillError as error:
-                    # Storage refuses (a full disk, say): the work is kept on its node and tried again.
                     log.warning("attempt %s: %s", attempt_id, error)
                 except Exception:
                     log.exception("attempt %s: driving it failed; again in %.1f s", attempt_id, delay)
@@ -171,13 +181,30 @@ class Attempts:
         failed = await self._launch(live, row, plan)
         if failed is None:
             await self._follow(live)
-            failed = self._result(live)
-            collected = await self._collect(live, row, plan, failed)
+            failed = live.result = self._result(live)
+            if failed.outcome is Outcome.FAILED and not live.ended_full:
+                live.ended_full = shutil.disk_usage(self._s.settings.home).free < FULL_BYTES
+            collected = await self._collect_or_wait(live, row, plan, failed)
             result = await self._with_tail(live, failed)
         else:
             result, collected = failed, Collected()
         await self._record_end(live, result, collected)
         self._leave(live)
+
+    async def _say_full(self, live: _Live, error: OutOfSpace) -> None:
+        """In the time line, if there is space for that; else `_collect_or_wait` says it afterwards. Once
+        nothing of it runs, its own files make room, but for its results."""
+        if live.result is not None:
+            logs = (staging.LOGS,)
+            kept = (*logs, "outputs", "code") if live.result.outcome is Outcome.SUCCEEDED else logs
+            await staging.make_room(self._s, live.attempt, kept)
+        if live.full_since is not None:
+            return
+        now = live.full_since = self._s.clock.now()
+        message = f"Waits for space on the disk. {error.message}"
+        event = Event(live.attempt.job_uid, "job", now, "OutOfSpace", message)
+        with suppress(OutOfSpace):
+            await self._s.store.write(lambda tx: tx.add_event(event))
 
     async def _find_row(self, live: _Live) -> Resource:
         """Of an attempt found at a start. Its nodes may have been closed before: that is not told again."""
@@ -206,11 +233,19 @@ class Attempts:
             live.notes = staged.notes
             ranks = launching.place(self._s, row, plan, attempt, staged)
         except TidemillError as error:
+            if isinstance(error, OutOfSpace):
+                await staging.make_room(self._s, live.attempt)
             return AttemptEnd(Outcome.FAILED, error.code, error.message)
         except Stopped:
             return attempt_end({}, live.attempt.stop_reason)
         except EngineError as error:
             return AttemptEnd(Outcome.SYSTEM_FAILURE, "StagingFailed", str(error))
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            await staging.make_room(self._s, live.attempt)
+            full = OutOfSpace("No space left on the disk of this server for the files of the job.")
+            return AttemptEnd(Outcome.FAILED, full.code, full.message)
         live.ranks = {rank.rank: rank for rank in ranks}
         for rank in ranks if live.attempt.stop_requested_at is None else ():
             try:
@@ -345,7 +380,27 @@ class Attempts:
         rank = min(failed, key=lambda r: live.ends[r].ended_at, default=0)
         tail = await staging.log_tail(self._s, live.attempt, live.node_of(rank), live.ranks[rank].log)
         ends = {r: e for r, e in live.ends.items() if r in live.ranks and live.ranks[r].primary}
-        return attempt_end(ends, live.attempt.stop_reason, tail)
+        end = attempt_end(ends, live.attempt.stop_reason, tail)
+        if live.ended_full:
+            full = "No space left on device: the disk of this server was full, its log may lack its end. "
+            return replace(end, message=full + end.message)
+        return end
+
+    async def _collect_or_wait(
+        self, live: _Live, row: Resource, plan: JobPlan, result: AttemptEnd
+    ) -> Collected:
+        """Raises OutOfSpace, to be tried again, until that has lasted too long."""
+        waited = 0.0 if live.full_since is None else (self._s.clock.now() - live.full_since) / 1e6
+        try:
+            collected = await self._collect(live, row, plan, result)
+        except OutOfSpace as error:
+            if waited < DEFAULT_ALLOWANCES.collect_s:
+                raise
+            return Collected(error=f"Its outputs and logs were not stored: {error.message}")
+        if waited:
+            note = f"Its outputs and logs waited {waited:.0f} s for space on the disk."
+            return replace(collected, notes=(*collected.notes, note))
+        return collected
 
     async def _collect(self, live: _Live, row: Resource, plan: JobPlan, result: AttemptEnd) -> Collected:
         if plan.outputs and result.outcome is Outcome.SUCCEEDED:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 
 from tidemill.app import transitions
 from tidemill.app.codec import job_status
 from tidemill.app.services import Services
-from tidemill.domain.errors import TidemillError
+from tidemill.domain.errors import OutOfSpace, TidemillError
 from tidemill.domain.model import JobState, Resource
 from tidemill.domain.plan import JobError, PlannedEnvironment
 from tidemill.environments.spec import EnvironmentSpec
 from tidemill.store.api import ResourceQuery, Tx
 
 log = logging.getLogger("tidemill.environments")
+
+FULL_PAUSE_S = 1.0
 
 
 class Environments:
@@ -55,10 +58,25 @@ class Environments:
             built = await self._s.environments.ensure(spec_of(planned), lambda line: None)
         except TidemillError as error:
             problem = JobError(error.code, f"Environment {planned.label} could not be built: {error.message}")
-            await self._s.store.write(lambda tx: self._failed(tx, row.uid, problem))
+            await self._write(lambda tx: self._failed(tx, row.uid, problem))
+            return
+        except Exception as error:
+            log.exception("the build of environment %s failed", planned.label)
+            said = f"Environment {planned.label} could not be built: {type(error).__name__}: {error}"
+            problem = JobError("EnvironmentFailed", said)
+            await self._write(lambda tx: self._failed(tx, row.uid, problem))
             return
         seconds = (self._s.clock.now() - started) / 1e6
-        await self._s.store.write(lambda tx: self._ready(tx, row.uid, planned, built.notes, seconds))
+        await self._write(lambda tx: self._ready(tx, row.uid, planned, built.notes, seconds))
+
+    async def _write(self, change: Callable[[Tx], None]) -> None:
+        """On a full disk: as soon as there is space."""
+        while True:
+            try:
+                return await self._s.store.write(change)
+            except OutOfSpace as error:
+                log.warning("an environment's end: %s", error)
+                await asyncio.sleep(FULL_PAUSE_S)
 
     def _ready(
         self, tx: Tx, uid: str, planned: PlannedEnvironment, notes: tuple[str, ...], seconds: float

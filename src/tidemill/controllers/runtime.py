@@ -16,10 +16,14 @@ from tidemill.controllers.environments import Environments
 from tidemill.controllers.nodes import Nodes
 from tidemill.controllers.pool import Pool
 from tidemill.controllers.watchdog import Watchdog
+from tidemill.domain.errors import OutOfSpace
 from tidemill.domain.model import Touched, Vector
 from tidemill.domain.scheduling.types import Host, Wait
+from tidemill.engines.base import EngineEvent
 
 log = logging.getLogger("tidemill.runtime")
+
+FULL_PAUSE_S = 1.0
 
 
 @dataclass(slots=True)
@@ -61,12 +65,21 @@ class Runtime:
             elif item.kind in ("node", "resource:jobs"):
                 self.deletions.node_changed()
 
+    async def _tell_nodes(self, event: EngineEvent) -> None:
+        """What becomes of a node is told once: on a full disk it is written as soon as there is space."""
+        while True:
+            try:
+                return await self.nodes.on_engine_event(event)
+            except OutOfSpace as error:
+                log.warning("node %s: %s", event.node_id, error)
+                await asyncio.sleep(FULL_PAUSE_S)
+
     async def follow_engine(self) -> None:
         async for event in self.services.engine.events():
             # Each by itself: what went wrong with a node must not keep its attempts from learning of it.
             try:
                 if event.kind.startswith("node_"):
-                    await self.nodes.on_engine_event(event)
+                    await self._tell_nodes(event)
             except Exception:
                 log.exception("engine event %s of %s", event.kind, event.node_id)
             try:
