@@ -93,7 +93,7 @@ class Client:
     """ARM and native calls on one kept connection."""
 
     def __init__(self, server: Server, netloc: str = "") -> None:
-        self._server = server
+        self.server = server
         self._connection = http.client.HTTPConnection(netloc or server.netloc)
         self._headers = {"Authorization": f"Bearer {server.token}", "Content-Type": "application/json"}
 
@@ -112,11 +112,11 @@ class Client:
 
     def submit(self, name: str, command: str, **properties: Any) -> None:
         body = {"properties": {"jobType": "Command", "command": command, **properties}}
-        self.call("PUT", f"{self._server.workspace}/jobs/{name}?api-version=2024-01-01", body)
+        self.call("PUT", f"{self.server.workspace}/jobs/{name}?api-version=2024-01-01", body)
 
     def submit_all(self, names: Sequence[str], command: str, clients: int = 4, **properties: Any) -> None:
         def part(mine: Sequence[str]) -> None:
-            client = Client(self._server)
+            client = Client(self.server)
             for name in mine:
                 client.submit(name, command, **properties)
 
@@ -127,7 +127,7 @@ class Client:
             thread.join()
 
     def wait(self, name: str) -> dict[str, Any]:
-        return self.call("GET", f"/api/v1{self._server.workspace}/jobs/{name}/wait?timeout=60")
+        return self.call("GET", f"/api/v1{self.server.workspace}/jobs/{name}/wait?timeout=60")
 
     def unfinished(self) -> int:
         status = self.call("GET", "/api/v1/status")
@@ -137,7 +137,7 @@ class Client:
         found: dict[str, str] = {}
         after = ""
         while True:
-            page = self.call("GET", f"/api/v1{self._server.workspace}/jobs?limit=1000&after={after}")
+            page = self.call("GET", f"/api/v1{self.server.workspace}/jobs?limit=1000&after={after}")
             found |= {job["name"]: job["status"] for job in page["value"]}
             if not page["next"]:
                 return {name: found.get(name, "absent") for name in names}

@@ -1,6 +1,6 @@
 """No-op jobs through the whole path, over HTTP, against floors taken in the same run.
 
-    python -m benchmarks.jobs [--jobs 1000] [--single 100] [--queued 100,1000,10000]
+    python -m benchmarks.jobs [--jobs 1000] [--single 100] [--nodes 4]
 
 Floors: `posix_spawn` of /bin/true; one fsynced SQLite commit per job (a bare queue).
 """
@@ -55,11 +55,26 @@ def single(client: Client, count: int) -> list[float]:
     return taken
 
 
-def many(client: Client, count: int, prefix: str) -> tuple[float, float]:
+def open_cluster(client: Client, nodes: int) -> str:
+    """A cluster whose nodes are open and stay open -> its id."""
+    compute = f"{client.server.workspace}/computes/warm"
+    scale = {"minNodeCount": nodes, "maxNodeCount": nodes, "nodeIdleTimeBeforeScaleDown": "PT2M"}
+    inner = {"vmSize": "Standard_DS3_v2", "scaleSettings": scale}
+    body = {"location": "eastus", "properties": {"computeType": "AmlCompute", "properties": inner}}
+    client.call("PUT", f"{compute}?api-version=2023-08-01-preview", body)
+    deadline = time.monotonic() + 30
+    while client.call("GET", f"/api/v1{compute}")["nodes"]["idle"] < nodes:
+        if time.monotonic() > deadline:
+            raise SystemExit(f"{nodes} nodes were not open after 30 s")
+        time.sleep(0.02)
+    return compute
+
+
+def many(client: Client, count: int, prefix: str, compute: str) -> tuple[float, float]:
     """-> (seconds to submit them all, seconds until the last has ended)."""
     started = time.perf_counter()
     names = [f"{prefix}-{i}-{os.getpid()}" for i in range(count)]
-    client.submit_all(names, "true")
+    client.submit_all(names, "true", computeId=compute)
     submitted = time.perf_counter() - started
     while client.unfinished():
         time.sleep(0.02)
@@ -75,6 +90,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--jobs", type=int, default=1000)
     parser.add_argument("--single", type=int, default=100)
+    parser.add_argument("--nodes", type=int, default=4, help="nodes that share this host's cores")
     arguments = parser.parse_args()
     spawn, commit = floor_spawn(), floor_commits()
     table = Table("No-op jobs", ("what", "figure", "floor", "ratio", "target"))
@@ -98,12 +114,13 @@ def main() -> None:
         )
         worst = statistics.quantiles(times, n=100)[98] if len(times) > 2 else max(times)
         table.add("one job, warm, p99", f"{worst * 1e3:.1f} ms", "", None, "")
+        compute = open_cluster(client, arguments.nodes)
         cpu = server.cpu_seconds()
-        submitted, taken = many(client, arguments.jobs, "many")
+        submitted, taken = many(client, arguments.jobs, "many", compute)
         used = server.cpu_seconds() - cpu
         rate = arguments.jobs / taken
         table.add(
-            f"{arguments.jobs} jobs at once",
+            f"{arguments.jobs} jobs queued, {arguments.nodes} nodes",
             f"{rate:.0f} jobs/s",
             f"{1 / commit:.0f} commits/s",
             rate * commit,
