@@ -61,8 +61,10 @@ def _read_build_log(s: Services, status: JobStatus, offset: int, limit: int) -> 
 
 
 async def live_attempt(s: Services, row: Resource) -> Attempt | None:
+    """The one that `row` speaks of, while it lives: never a newer one, whose log is another file."""
+    number = job_status(row.status).progress.attempt
     attempts = await s.store.read(lambda r: r.attempts_of(row.uid))
-    return attempts[-1] if attempts and attempts[-1].ended_at is None else None
+    return next((a for a in attempts if a.number == number and a.ended_at is None), None)
 
 
 async def live_size(s: Services, attempt: Attempt, node_index: int, path: str) -> int:
@@ -87,14 +89,12 @@ async def read_log(s: Services, row: Resource, path: str, offset: int, limit: in
         if attempt is None:
             return b""
         try:
-            return await s.engine.read_log(
-                attempt.nodes[places[path]], attempt.id, path, offset, limit
-            )
+            return await s.engine.read_log(attempt.nodes[places[path]], attempt.id, path, offset, limit)
         except EngineError:
             row = await _row_now(s, row)
-            if not JobState(row.state).final:
+            before, status = status, job_status(row.status)
+            if not JobState(row.state).final or status.progress.attempt != before.progress.attempt:
                 return b""
-            status = job_status(row.status)
     if path not in dict(status.progress.logs):
         known = ", ".join(p for p, _ in status.progress.logs) or "none"
         if path in dict(log_names(status.plan.job)):

@@ -19,7 +19,7 @@ from tidemill.app.codec import encode, job_status
 from tidemill.app.job_logs import LogFile
 from tidemill.app.services import Services
 from tidemill.app.waiting import wait_set
-from tidemill.domain.model import JobState, Resource
+from tidemill.domain.model import Event, JobState, Resource
 from tidemill.wire.http import Context
 
 # The kernel appends to a log without telling anybody: its size is looked at this often while watched.
@@ -64,10 +64,12 @@ async def _events(s: Services, row: Resource, cursor: Cursor) -> AsyncIterator[b
     with s.live.watching(row.uid) as changed:
         while True:
             changed.clear()
-            row = await s.store.read(lambda r: r.by_uid(row.uid)) or row  # noqa: B023
+            # Both as of one moment: the event that ends a job never comes before the rest of its log.
+            found, events = await s.store.read(lambda r: (r.by_uid(row.uid), r.events(row.uid, cursor.seq)))  # noqa: B023
+            row = found or row
             final = JobState(row.state).final
             sent = False
-            async for chunk in _news(s, row, cursor):
+            async for chunk in _news(s, row, events, cursor):
                 sent = True
                 yield chunk
             if row.state != state:
@@ -86,10 +88,9 @@ async def _events(s: Services, row: Resource, cursor: Cursor) -> AsyncIterator[b
                 quiet += 0.0 if running else KEEP_ALIVE_S / 2
 
 
-async def _news(s: Services, row: Resource, cursor: Cursor) -> AsyncIterator[bytes]:
+async def _news(s: Services, row: Resource, events: Sequence[Event], cursor: Cursor) -> AsyncIterator[bytes]:
     """Events and log text since the cursor, which moves on: the environment's log comes before what follows
     its build, the job's before the event that ends it."""
-    events = await s.store.read(lambda r: r.events(row.uid, cursor.seq))
     built, written = _split(await job_logs.list_logs(s, row))
     early = [e for e in events if e.code in ("Submitted", "Preparing")]
     ending = [e for e in events if e.code in ("Completed", "Failed", "Canceled")]
