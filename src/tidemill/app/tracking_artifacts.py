@@ -29,7 +29,7 @@ class Entry:
 async def list_files(s: Services, scope: Scope, path: str) -> list[Entry]:
     """What lies directly below the folder `path`."""
     prefix = f"{_checked(path)}/"
-    account = await _account(s, scope)
+    account = await account_of(s, scope)
     found: list[Entry] = []
     marker = ""
     while True:
@@ -45,7 +45,7 @@ async def list_files(s: Services, scope: Scope, path: str) -> list[Entry]:
 
 async def find(s: Services, scope: Scope, path: str) -> tuple[BlobInfo, Path]:
     """-> the file and where its bytes lie. Raises NotFound."""
-    info = await asyncio.to_thread(s.blobs.get, await _account(s, scope), CONTAINER, _checked(path))
+    info = await asyncio.to_thread(s.blobs.get, await account_of(s, scope), CONTAINER, _checked(path))
     if info is None:
         raise NotFound(f"There is no artifact {path!r}.", target=path)
     return info, s.blobs.path_of(info)
@@ -56,8 +56,8 @@ async def put(
 ) -> None:
     """Stores what `chunks` brings, of any size. Raises Forbidden where `caller` may not write to the run."""
     name = _checked(path)
-    await _may_write(s, caller, scope, name)
-    account = await _account(s, scope)
+    await check_writable(s, caller, scope, name)
+    account = await account_of(s, scope)
     upload = await asyncio.to_thread(s.blobs.begin_upload)
     try:
         async for chunk in chunks:
@@ -72,20 +72,23 @@ async def put(
 async def delete(s: Services, caller: Caller, scope: Scope, path: str) -> None:
     """A file, or everything below a folder."""
     name = _checked(path)
-    await _may_write(s, caller, scope, name)
-    account = await _account(s, scope)
+    await check_writable(s, caller, scope, name)
+    account = await account_of(s, scope)
     if not await asyncio.to_thread(s.blobs.delete, account, CONTAINER, name):
         await asyncio.to_thread(s.blobs.delete_prefix, account, CONTAINER, f"{name}/")
 
 
-async def _may_write(s: Services, caller: Caller, scope: Scope, name: str) -> None:
+async def check_writable(s: Services, caller: Caller, scope: Scope, name: str) -> None:
+    """Raises Forbidden where `caller` may not write the file `name`, InvalidRequest for a name that is none."""
+    _checked(name)
     if name.startswith(_RUNS):
         await tracking.may_write(s, caller, scope, name.removeprefix(_RUNS).split("/", 1)[0])
     elif caller.kind == "job":
         raise Forbidden(f"Job {caller.job!r} may write artifacts only of its own runs, not {name!r}.")
 
 
-async def _account(s: Services, scope: Scope) -> str:
+async def account_of(s: Services, scope: Scope) -> str:
+    """The workspace's storage account."""
     return await s.store.read(lambda r: storage.account_for(r, scope))
 
 

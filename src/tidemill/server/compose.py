@@ -28,6 +28,7 @@ ROUTE_MODULES = (
     "tidemill.wire.azure.datastores",
     "tidemill.wire.azure.jobs",
     "tidemill.wire.azure.history",
+    "tidemill.wire.azure.artifacts",
     "tidemill.wire.azure.not_offered",
     "tidemill.wire.mlflow.routes",
     "tidemill.wire.native.routes",
@@ -120,7 +121,5 @@ def routes() -> list[Route]:
     """Every route of every dialect."""
     found: list[Route] = []
     for name in ROUTE_MODULES:
-        if importlib.util.find_spec(name) is None:
-            continue
         found += importlib.import_module(name).routes()
     return found
