@@ -250,7 +250,26 @@ def resolve_in(s: Services, read: Read, scope: Scope, compute: str, workspace: R
     return spec
 
 
-async def resolve_uid(s: Services, scope: Scope, compute_uid: str) -> ClusterSpec | None:
+def bill_of(read: Read, compute_uid: str) -> tuple[Scope, bytes]:
+    """The workspace that pays for a compute's nodes, and the tags that go on their bill."""
+    uid = compute_uid.removeprefix(f"{LOCAL}:")
+    row = read.by_uid(uid)
+    if row is None:
+        return Scope(""), b"{}"
+    if row.key.type == TYPE:
+        return row.key.scope, row.tags
+    group = row.key.scope
+    return Scope(group.subscription, group.group, row.key.name), b"{}"
+
+
+def check_there(read: Read, compute_uid: str, name: str) -> None:
+    """In the commit that puts a job on it: raises Conflict when it goes or is gone since it was found."""
+    row = read.by_uid(compute_uid.removeprefix(f"{LOCAL}:"))
+    if row is None or row.state == DELETING:
+        raise Conflict(f"Compute {name!r} is being deleted. Use another.", "ComputeDeleting", name)
+
+
+async def resolve_uid(s: Services, compute_uid: str) -> ClusterSpec | None:
     """What a job's plan points at, also when it has no row. None: it is gone."""
 
     def look(read: Read) -> Resource | None:

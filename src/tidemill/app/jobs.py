@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
-from tidemill.app import job_planning
+from tidemill.app import computes, job_planning
 from tidemill.app.codec import decode_object, encode, job_status
 from tidemill.app.services import Services
 from tidemill.app.transitions import stopping
@@ -74,6 +74,7 @@ async def submit(
     )
 
     def insert(tx: Tx) -> Resource:
+        computes.check_there(tx, plan.compute_uid, plan.compute_name or computes.LOCAL)
         inserted = tx.insert(row)
         where = f"compute {plan.compute_name}" if plan.compute_name else "this host"
         if job.instance_type and not job.compute_id:

@@ -253,9 +253,10 @@ def _end_job(
         progress = replace(progress, preemptions=progress.preemptions + 1)
     cancelled = row.state == JobState.CANCEL_REQUESTED
     outcome = Outcome.CANCELED if cancelled else result.outcome
-    verdict = after_attempt(
-        outcome, progress.system_failures, result.code, result.message, progress.preemptions
-    )
+    code, message = result.code, result.message
+    if outcome is not result.outcome:  # it ended by itself before the stop reached it
+        code, message = "Canceled", "Canceled."
+    verdict = after_attempt(outcome, progress.system_failures, code, message, progress.preemptions)
     for note in collected.notes:
         tx.add_event(job_event(row, now, "Note", note))
     if isinstance(verdict, Retry):

@@ -11,10 +11,11 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
+from tidemill.app import computes
 from tidemill.app.codec import encode
 from tidemill.app.services import Services
 from tidemill.app.transitions import Moment, node_in
-from tidemill.domain.model import Event, Interval, Node, NodeState, Resource, Scope, Vector
+from tidemill.domain.model import Event, Interval, Node, NodeState, Vector
 from tidemill.domain.scheduling.capacity import elastic_grants
 from tidemill.domain.scheduling.types import Host
 from tidemill.domain.units import human_bytes, human_cpus, plural
@@ -25,6 +26,7 @@ log = logging.getLogger("tidemill.nodes")
 
 HEARTBEAT_S = 10.0
 OPEN_DEADLINE_S = 60.0
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0  # between openings that fail, doubled each time
 
 
 class Nodes:
@@ -41,6 +43,8 @@ class Nodes:
         self._size_of = size_of  # compute uid -> full size of one of its nodes
         self._live: set[str] = set()
         self._lost_unseen: set[str] = set()  # lost while no server looked: since when is not known
+        self._opening: set[str] = set()
+        self._failed_opens: dict[str, int] = {}  # by compute: openings in a row that came to nothing
         self._deadlines: dict[str, asyncio.TimerHandle] = {}
         self._background: set[asyncio.Task[None]] = set()
         self._heart: asyncio.Task[None] | None = None
@@ -81,9 +85,11 @@ class Nodes:
     # --- what others tell us -------------------------------------------------------------------
 
     def open(self, node: Node) -> None:
+        """Opens it at the engine; a node that is being opened already is left to that."""
+        if node.id in self._opening:
+            return
         self._live.add(node.id)
-        loop = asyncio.get_running_loop()
-        self._deadlines[node.id] = loop.call_later(OPEN_DEADLINE_S, self._opening_too_long, node.id)
+        self._opening.add(node.id)
         self._spawn(self._open(node))
 
     def close(self, node_id: str) -> None:
@@ -93,7 +99,7 @@ class Nodes:
         if event.kind == "node_ready":
             await self._ready(event.node_id, event.at or self._s.clock.now(), event.limits, event.handle)
         elif event.kind == "node_lost":
-            await self._lost(event.node_id)
+            await self._lost(event.node_id, event.message)
             self.close(event.node_id)
         elif event.kind == "node_closed":
             await self._gone(event.node_id, lost=False, message="Closed; every process on it is gone.")
@@ -101,6 +107,14 @@ class Nodes:
     # --- steps ---------------------------------------------------------------------------------
 
     async def _open(self, node: Node) -> None:
+        failed = self._failed_opens.get(node.compute_uid, 0)
+        if failed:  # the scheduler asks for another at once: one that fails again and again is paced
+            await asyncio.sleep(min(FIRST_PAUSE_S * 2 ** (failed - 1), LONGEST_PAUSE_S))
+            now = await self._s.store.read(lambda r: r.node(node.id))
+            if now is None or now.state is not NodeState.OPENING:
+                return
+        loop = asyncio.get_running_loop()
+        self._deadlines[node.id] = loop.call_later(OPEN_DEADLINE_S, self._opening_too_long, node.id)
         try:
             await self._s.engine.open_node(NodeSpec(node.id, node.granted, node.gpu_ids))
         except EngineError as error:
@@ -113,15 +127,12 @@ class Nodes:
         self.close(node_id)
 
     async def _ready(self, node_id: str, at: int, limits: Mapping[str, LimitReport], handle: bytes) -> None:
-        deadline = self._deadlines.pop(node_id, None)
-        if deadline is not None:
-            deadline.cancel()
         when = self._moment()
 
-        def change(tx: Tx) -> list[Node]:
+        def change(tx: Tx) -> tuple[list[Node], str]:
             node = tx.node(node_id)
             if node is None or node.state is not NodeState.OPENING:
-                return []
+                return [], ""
             report = encode(
                 {
                     name: {"enforced": r.enforced, "by": r.by, "why_not": r.why_not}
@@ -141,9 +152,19 @@ class Nodes:
             )
             tx.open_interval(_interval(tx, node, when, self._s.settings.region))
             tx.add_event(Event(node.id, "node", when.at, "NodeReady", _ready_sentence(node, limits)))
-            return self._share_out(tx, when.at)
+            return self._share_out(tx, when.at), node.compute_uid
 
-        await self._resize(await self._s.store.write(change))
+        changed, compute_uid = await self._s.store.write(change)
+        self._opened(node_id)
+        self._failed_opens.pop(compute_uid, None)
+        await self._resize(changed)
+
+    def _opened(self, node_id: str) -> None:
+        """Its opening is over, one way or the other."""
+        self._opening.discard(node_id)
+        deadline = self._deadlines.pop(node_id, None)
+        if deadline is not None:
+            deadline.cancel()
 
     def _share_out(self, tx: Tx, now: int) -> list[Node]:
         """Elastic capacity: every node gets min(its size, the host divided by the number of nodes).
@@ -169,33 +190,31 @@ class Nodes:
                 except EngineError as error:  # its old limits stay; the others get theirs
                     log.warning("node %s was not resized: %s", node.id, error)
 
-    async def _lost(self, node_id: str) -> None:
+    async def _lost(self, node_id: str, why: str = "") -> None:
+        """`why` is the engine's sentence."""
         when = self._moment()
 
         def change(tx: Tx) -> None:
             node = tx.node(node_id)
             if node is None or node.state in (NodeState.CLOSED, NodeState.LOST, NodeState.CLOSING):
                 return
-            tx.update_node(node_in(node, NodeState.LOST, reason="Its agent does not answer."))
-            message = f"Node {node.id} was lost: its agent does not answer. Its processes are being ended."
+            reason = why or "its agent does not answer"
+            tx.update_node(node_in(node, NodeState.LOST, reason=f"{reason[:1].upper()}{reason[1:]}."))
+            message = f"Node {node.id} was lost: {reason}. Its processes are being ended."
             tx.add_event(Event(node.id, "node", when.at, "NodeLost", message))
             tx.add_event(Event(node.compute_uid, "compute", when.at, "NodeLost", message))
 
         await self._s.store.write(change)
 
     async def _gone(self, node_id: str, *, lost: bool, message: str) -> None:
-        deadline = self._deadlines.pop(node_id, None)
-        if deadline is not None:
-            deadline.cancel()
-        self._live.discard(node_id)
         when = self._moment()
         observed = not lost and node_id not in self._lost_unseen
-        self._lost_unseen.discard(node_id)
 
-        def change(tx: Tx) -> list[Node]:
+        def change(tx: Tx) -> tuple[list[Node], str]:
             node = tx.node(node_id)
             if node is None or node.state is NodeState.CLOSED:
-                return []
+                return [], ""
+            failed = node.compute_uid if node.ready_at is None and node.state is not NodeState.CLOSING else ""
             was_lost = lost or node.state is NodeState.LOST
             tx.update_node(node_in(node, NodeState.CLOSED, closed_at=when.at, attempt_id="", reason=message))
             _close_intervals(tx, node_id, when, "NodeLost" if was_lost else "NodeClosed", observed)
@@ -203,9 +222,15 @@ class Nodes:
             tx.add_event(
                 Event(node.compute_uid, "compute", when.at, "NodeClosed", f"Node {node_id}: {message}")
             )
-            return self._share_out(tx, when.at)
+            return self._share_out(tx, when.at), failed
 
-        await self._resize(await self._s.store.write(change))
+        changed, failed = await self._s.store.write(change)
+        self._opened(node_id)
+        self._live.discard(node_id)
+        self._lost_unseen.discard(node_id)
+        if failed:
+            self._failed_opens[failed] = self._failed_opens.get(failed, 0) + 1
+        await self._resize(changed)
 
     async def _beat(self) -> None:
         while True:
@@ -214,9 +239,14 @@ class Nodes:
                 continue
             now = self._s.clock.now()
             try:
-                await self._s.store.write(lambda tx: tx.heartbeat_intervals(_open_intervals(tx), now))  # noqa: B023
+                await self._s.store.write(lambda tx: tx.heartbeat_intervals(self._beating(tx), now))  # noqa: B023
             except Exception:
                 log.exception("a heartbeat could not be written")
+
+    def _beating(self, read: Read) -> list[str]:
+        """Open intervals, but for those of nodes that were lost while nobody looked: they end in the past."""
+        held = read.intervals(open_only=True)
+        return [interval.id for interval in held if interval.node_id not in self._lost_unseen]
 
     def _spawn(self, coroutine: object) -> None:
         task = asyncio.ensure_future(coroutine)  # type: ignore[arg-type]
@@ -239,18 +269,14 @@ def _close_intervals(tx: Tx, node_id: str, when: Moment, reason: str, observed: 
         tx.close_interval(interval.id, at, mono, reason)
 
 
-def _open_intervals(read: Read) -> list[str]:
-    return [interval.id for interval in read.intervals(open_only=True)]
-
-
 def _interval(read: Read, node: Node, when: Moment, region: str) -> Interval:
-    compute: Resource | None = read.by_uid(node.compute_uid)
+    scope, tags = computes.bill_of(read, node.compute_uid)
     return Interval(
         id=node.id,
         kind="node",
         node_id=node.id,
         compute_uid=node.compute_uid,
-        workspace=compute.key.scope if compute else Scope(""),
+        workspace=scope,
         size=node.size,
         tier=node.tier,
         region=region,
@@ -258,7 +284,7 @@ def _interval(read: Read, node: Node, when: Moment, region: str) -> Interval:
         started_mono=when.mono,
         boot_id=when.boot_id,
         last_seen_at=when.at,
-        tags=compute.tags if compute else b"{}",
+        tags=tags,
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from tidemill.app import computes, transitions
@@ -61,6 +61,7 @@ class Pool:
     ) -> None:
         self._s = services
         self._moment = moment
+        self._host = host
         self._state = PoolState(host)
         self._on_attempt, self._on_open, self._on_close = on_attempt, on_open, on_close
         self._on_job, self._on_stop = on_job, on_stop
@@ -72,6 +73,7 @@ class Pool:
         self._waiting: set[str] = set()
         self._running: set[str] = set()
         self._clusters: set[str] = set()
+        self._stale = True  # what is known here must be read from the rows again
         self._task: asyncio.Task[None] | None = None
 
     # --- what others tell us -------------------------------------------------------------------
@@ -102,22 +104,50 @@ class Pool:
 
     async def start(self) -> None:
         """Loads what is, before the first decision."""
-        now = self._s.clock.now()
-        clusters, nodes, waiting, running = await self._s.store.read(_load)
-        for row in clusters:
-            self._set_cluster(row, now)
-        for row in [*waiting, *(row for row, _ in running)]:
-            await self._ensure_cluster(job_status(row.status).plan.compute_uid, row, now)
-        for node in nodes:
-            self._restore_node(node, now)
-        for row, attempt in running:
-            if attempt is not None:
-                self._running.add(row.uid)
-                self._state.apply(sched.JobAssigned(self._request(row), attempt.nodes, attempt.created_at))
-        for row in waiting:
-            self._queue(row, now)
+        await self._load()
         self._wake.set()
         self._task = asyncio.create_task(self._run(), name="pool")
+
+    async def _load(self) -> None:
+        """The scheduler anew, as the rows say. Repeats to the others what they may not have been told."""
+        now = self._s.clock.now()
+        usages = self._state.usages(now)
+        for known in (self._jobs, self._computes, self._nodes, self._waiting, self._running, self._clusters):
+            known.clear()
+        self._known_nodes.clear()
+        self._state = PoolState(self._host)
+        for team, value in usages.items():
+            self._state.apply(sched.TeamUsage(team, value, now))
+        found = await self._s.store.read(_look)
+        for row in found.clusters:
+            self._set_cluster(row, now)
+        used = {job_status(row.status).plan.compute_uid for row in found.waiting}
+        used |= {attempt.compute_uid for _, attempt in found.running}
+        for compute_uid in used | {node.compute_uid for node in found.nodes}:
+            await self._ensure_cluster(compute_uid, now)
+        for node in found.nodes:
+            self._restore_node(node, now)
+        for row, attempt in found.running:
+            self._running.add(row.uid)
+            self._state.apply(sched.JobAssigned(self._request(row), attempt.nodes, attempt.created_at))
+        for row in found.waiting:
+            self._queue(row, now)
+        self._stale = False
+        self._tell_again(found)
+
+    def _tell_again(self, found: Found) -> None:
+        """All of it changes nothing for those who know it."""
+        for row, attempt in found.running:
+            self._on_attempt(attempt, row)
+            if attempt.stop_requested_at is not None:
+                self._on_stop(row.uid)
+        for node in found.nodes:
+            if node.state is NodeState.OPENING:
+                self._on_open(node)
+            elif node.state is NodeState.CLOSING:
+                self._on_close(node.id)
+        for row in found.preparing:
+            self._on_job(row)
 
     async def stop(self) -> None:
         if self._task is not None:
@@ -136,13 +166,18 @@ class Pool:
             except asyncio.CancelledError:
                 raise
             except Exception:
+                # The scheduler takes its decisions as done, and a change that was not taken in is not told
+                # again: it begins anew from the rows.
                 log.exception("a scheduling round failed; again in 1 s")
+                self._stale = True
                 await asyncio.sleep(1)
                 self._wake.set()
 
     # --- taking in changes ---------------------------------------------------------------------
 
     async def _round(self) -> None:
+        if self._stale:
+            await self._load()
         now = self._s.clock.now()
         computes_changed, self._computes = self._computes, set()
         nodes_changed, self._nodes = self._nodes, set()
@@ -173,7 +208,7 @@ class Pool:
             self._state.apply(sched.JobReleased(uid, now))
         if waits and uid not in self._waiting:
             assert row is not None
-            await self._ensure_cluster(job_status(row.status).plan.compute_uid, row, now)
+            await self._ensure_cluster(job_status(row.status).plan.compute_uid, now)
             self._queue(row, now)
         elif not waits and uid in self._waiting:
             self._waiting.discard(uid)
@@ -209,11 +244,11 @@ class Pool:
         self._clusters.add(spec.uid)
         self._state.apply(sched.ClusterSet(spec, now))
 
-    async def _ensure_cluster(self, compute_uid: str, row: Resource, now: int) -> None:
-        """The implicit compute of a workspace has no row: it is made known with its first job."""
+    async def _ensure_cluster(self, compute_uid: str, now: int) -> None:
+        """The implicit compute of a workspace has no row: it is made known with its first job or node."""
         if compute_uid in self._clusters:
             return
-        target = await computes.resolve_uid(self._s, row.key.scope, compute_uid)
+        target = await computes.resolve_uid(self._s, compute_uid)
         if target is not None:
             self._clusters.add(compute_uid)
             self._state.apply(sched.ClusterSet(target, now))
@@ -261,14 +296,7 @@ class Pool:
         if not decisions:
             return
         when = self._moment()
-        try:
-            carried = await self._s.store.write(lambda tx: self._carry_out(tx, decisions, when))
-        except BaseException:
-            # The scheduler takes its decisions as done; none of these was.
-            for decision in decisions:
-                if isinstance(decision, sched.Assign | sched.OpenNode | sched.CloseNode):
-                    self._state.apply(sched.NotDone(decision, now))
-            raise
+        carried = await self._s.store.write(lambda tx: self._carry_out(tx, decisions, when))
         for event in carried.events:
             self._state.apply(event)
         for attempt, row in carried.attempts:
@@ -412,15 +440,27 @@ def _end_job(tx: Tx, decision: sched.EndJob, now: int) -> None:
     tx.add_event(transitions.job_event(row, now, decision.code, decision.sentence))
 
 
-def _load(
-    read: Read,
-) -> tuple[list[Resource], list[Node], list[Resource], list[tuple[Resource, Attempt | None]]]:
-    clusters = list(read.find(ResourceQuery("computes", ascending=True)))
-    nodes = list(read.live_nodes())
-    waiting = list(read.find(ResourceQuery("jobs", states=WAITING, ascending=True)))
-    running: list[tuple[Resource, Attempt | None]] = []
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What the scheduler begins from."""
+
+    clusters: Sequence[Resource]
+    nodes: Sequence[Node]
+    waiting: Sequence[Resource]
+    preparing: Sequence[Resource]
+    running: Sequence[tuple[Resource, Attempt]]
+
+
+def _look(read: Read) -> Found:
+    running: list[tuple[Resource, Attempt]] = []
     for attempt in read.live_attempts():
         row = read.by_uid(attempt.job_uid)
         if row is not None:
             running.append((row, attempt))
-    return clusters, nodes, waiting, running
+    return Found(
+        clusters=read.find(ResourceQuery("computes", ascending=True)),
+        nodes=read.live_nodes(),
+        waiting=read.find(ResourceQuery("jobs", states=WAITING, ascending=True)),
+        preparing=read.find(ResourceQuery("jobs", states=(JobState.PREPARING,))),
+        running=running,
+    )

@@ -55,6 +55,14 @@ def attempt_end(ranks: Mapping[int, RankEnd], stop_reason: str, log_tail: str = 
             "NodeLost",
             f"Node {end.node} was lost while rank {rank} ran there; its processes were proved gone.",
         )
+    if failed and all(end.reason == "stopped" for _, end in failed):
+        # Nobody asked for that, and no peer failed first: the node was closed under it.
+        return AttemptEnd(
+            Outcome.SYSTEM_FAILURE,
+            "NodeClosed",
+            f"Node {failed[0][1].node} was closed while rank {failed[0][0]} ran there; "
+            "its processes were proved gone.",
+        )
     if not failed:
         return AttemptEnd(Outcome.SUCCEEDED, "Completed", "Completed.", exit_code=0)
     rank, end = failed[0]

@@ -1,0 +1,337 @@
+"""The job path under commit failures, restarts, lost nodes and races: nothing lost, run twice or left behind."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from world import FOREVER, OWNER, SCOPE, SECOND, World
+
+from tidemill.app import computes, jobs
+from tidemill.app.codec import job_status
+from tidemill.domain.model import AttemptState, JobState, NodeState, Outcome
+from tidemill.engines.base import EngineError, NoCapacity, TaskKey, Unreachable
+from tidemill.engines.fake import Plan
+
+pytestmark = pytest.mark.timeout(20)
+
+
+async def test_a_job_runs_and_its_ledger_closes(world: World):
+    await world.start()
+    await world.cluster()
+    row = await world.submit("a", "cpu")
+    assert (await world.ended("a")).state == JobState.COMPLETED
+    (allocation,) = world.intervals(job_uid=row.uid)
+    (node,) = world.intervals(node_id=allocation.node_id, open_only=True)
+    assert (allocation.kind, node.kind, allocation.ended_at is not None) == ("allocation", "node", True)
+    assert allocation.workspace == node.workspace == SCOPE
+
+
+# --- commits that fail
+
+
+async def test_a_node_that_is_ready_while_the_disk_is_full_is_used_afterwards(world: World):
+    await world.start()
+    await world.cluster()
+    world.engine._open_after = SECOND  # noqa: SLF001
+    await world.submit("a", "cpu")
+    await world.until(lambda: len(world.engine.nodes) == 1)
+    world.clock.ahead += 2 * SECOND
+    with world.full_disk():
+        world.engine.advance()
+        await world.until(lambda: bool(world.store.refused))
+    assert (await world.ended("a")).state == JobState.COMPLETED
+
+
+async def test_a_node_lost_while_the_disk_is_full_is_closed_afterwards(world: World):
+    world.plans["a.1"] = FOREVER
+    await world.start()
+    await world.cluster()
+    await world.submit("a", "cpu")
+    await world.until(lambda: world.row("a").state == JobState.RUNNING)
+    (node,) = world.nodes()
+    with world.full_disk():
+        world.engine.lose(node.id)
+        await world.until(lambda: bool(world.store.refused))
+    assert (await world.ended("a")).state == JobState.COMPLETED
+    assert [a.outcome for a in world.attempts("a")] == [Outcome.SYSTEM_FAILURE, Outcome.SUCCEEDED]
+    assert node.id not in {n.id for n in world.nodes()}
+    assert not world.intervals(node_id=node.id, open_only=True)
+
+
+async def test_a_compute_deleted_while_the_disk_is_full_ends_its_jobs_afterwards(world: World):
+    world.plans["runs"] = FOREVER
+    await world.start()
+    row = await world.cluster(high=1)
+    await world.submit("runs", "cpu")
+    await world.until(lambda: world.row("runs").state == JobState.RUNNING)
+    await world.submit("waits", "cpu")
+    await world.until(
+        lambda: (
+            "Waiting.NodesBusy" in world.codes(world.row("waits").uid)
+            or len(world.codes(world.row("waits").uid)) > 1
+        )
+    )
+    world.store.refuse = "Pool._decide"
+    await computes.delete(world.services, OWNER, SCOPE, "cpu")
+    await world.until(lambda: bool(world.store.refused))
+    assert (await world.ended("waits")).state == JobState.CANCELED
+    assert (await world.ended("runs")).state == JobState.CANCELED
+    await world.until(lambda: world.read().by_uid(row.uid) is None, "the compute is gone")
+
+
+async def test_an_environment_that_was_built_while_the_disk_is_full(world: World):
+    await world.start()
+    await world.cluster()
+    environment = "azureml://registries/azureml/environments/sklearn-1.5/versions/1"
+    original = world.environments.ensure
+
+    async def ensure(spec, log):
+        built = await original(spec, log)
+        world.store.full = True
+        return built
+
+    world.environments.ensure = ensure  # type: ignore[method-assign]
+    await world.submit("a", "cpu", environmentId=environment)
+    await world.until(lambda: bool(world.store.refused))
+    world.environments.ensure = original  # type: ignore[method-assign]
+    world.store.full = False
+    assert (await world.ended("a")).state == JobState.COMPLETED
+
+
+async def test_a_build_that_breaks_in_an_unknown_way_fails_the_job(world: World):
+    await world.start()
+    await world.cluster()
+    world.environments.problem = OSError(5, "Input/output error")
+    await world.submit(
+        "a", "cpu", environmentId="azureml://registries/azureml/environments/sklearn-1.5/versions/1"
+    )
+    row = await world.ended("a")
+    assert row.state == JobState.FAILED
+    error = job_status(row.status).progress.error
+    assert error is not None and "Input/output error" in error.message
+
+
+async def test_the_end_of_an_attempt_is_recorded_once_there_is_space(world: World):
+    world.plans["a"] = FOREVER
+    await world.start()
+    await world.cluster()
+    await world.submit("a", "cpu")
+    await world.until(lambda: world.row("a").state == JobState.RUNNING)
+    (attempt,) = world.attempts("a")
+    with world.full_disk():
+        world.engine.finish(attempt.nodes[0], TaskKey(attempt.id, 0))
+        await world.until(lambda: len(world.store.refused) > 1)
+    assert (await world.ended("a")).state == JobState.COMPLETED
+    assert len(world.attempts("a")) == 1
+
+
+# --- stops
+
+
+async def test_a_stop_that_failed_is_sent_again(world: World):
+    world.plans["a"] = FOREVER
+    await world.start()
+    await world.cluster()
+    await world.submit("a", "cpu")
+    await world.until(lambda: world.row("a").state == JobState.RUNNING)
+    original, failures = world.engine.stop, [OSError("broken pipe")]
+
+    async def stop(*given):
+        if failures:
+            raise failures.pop()
+        await original(*given)
+
+    world.engine.stop = stop  # type: ignore[method-assign]
+    await jobs.cancel(world.services, OWNER, SCOPE, "a")
+    assert (await world.ended("a")).state == JobState.CANCELED
+
+
+async def test_a_cancel_during_collection_is_a_cancel_with_its_own_words(world: World):
+    world.plans["a"] = FOREVER
+    await world.start()
+    await world.cluster()
+    await world.submit("a", "cpu")
+    await world.until(lambda: world.row("a").state == JobState.RUNNING)
+    (attempt,) = world.attempts("a")
+    gate = asyncio.Event()
+    from tidemill.controllers import staging
+
+    original = staging.collect
+
+    async def collect(*given, **more):
+        gate.set()
+        await asyncio.sleep(0.05)
+        return await original(*given, **more)
+
+    staging.collect = collect
+    try:
+        world.engine.finish(attempt.nodes[0], TaskKey(attempt.id, 0))
+        await asyncio.wait_for(gate.wait(), 5)
+        await jobs.cancel(world.services, OWNER, SCOPE, "a")
+        row = await world.ended("a")
+    finally:
+        staging.collect = original
+    assert row.state == JobState.CANCELED
+    error = job_status(row.status).progress.error
+    assert error is not None and error.code == "Canceled"
+
+
+# --- nodes
+
+
+async def test_a_start_that_did_not_arrive_is_repeated(world: World):
+    await world.start()
+    await world.cluster()
+    original, failures = world.engine.start, [Unreachable("the connection was lost")]
+
+    async def start(*given):
+        if failures:
+            raise failures.pop()
+        await original(*given)
+
+    world.engine.start = start  # type: ignore[method-assign]
+    await world.submit("a", "cpu")
+    assert (await world.ended("a")).state == JobState.COMPLETED
+
+
+async def test_a_node_closed_under_its_job_is_no_fault_of_the_job(world: World):
+    world.plans["a.1"] = FOREVER
+    await world.start()
+    await world.cluster()
+    await world.submit("a", "cpu")
+    await world.until(lambda: world.row("a").state == JobState.RUNNING)
+    await world.engine.close_node(world.nodes()[0].id)
+    assert (await world.ended("a")).state == JobState.COMPLETED
+    assert [a.outcome for a in world.attempts("a")] == [Outcome.SYSTEM_FAILURE, Outcome.SUCCEEDED]
+
+
+async def test_a_node_that_cannot_be_opened_is_not_asked_for_in_a_hot_loop(world: World):
+    await world.start()
+    await world.cluster()
+
+    async def open_node(spec):
+        world.engine.calls.append(("open_node", spec))
+        raise NoCapacity("no more of these")
+
+    world.engine.open_node = open_node  # type: ignore[method-assign]
+    await world.submit("a", "cpu")
+    await asyncio.sleep(1.0)
+    assert len(world.calls("open_node")) < 10
+
+
+async def test_an_idle_local_node_closes_after_a_restart(world: World):
+    await world.start()
+    await world.submit("a")
+    await world.ended("a")
+    assert len(world.nodes()) == 1
+    await world.restart()
+    world.clock.ahead += 600 * SECOND
+    world.running.pool._wake.set()  # noqa: SLF001
+    await world.until(lambda: not world.nodes(), "the node is closed")
+
+
+async def test_a_local_node_is_on_its_workspaces_bill(world: World):
+    await world.start()
+    await world.submit("a")
+    await world.ended("a")
+    assert {interval.workspace for interval in world.intervals()} == {SCOPE}
+
+
+# --- restarts
+
+
+async def test_a_restart_does_not_end_a_running_attempt_whose_environment_is_gone(world: World):
+    environment = "azureml://registries/azureml/environments/sklearn-1.5/versions/1"
+    world.environments.built.add("d" * 8)
+    world.plans["a"] = FOREVER
+    await world.start()
+    await world.cluster()
+    await world.submit("a", "cpu", environmentId=environment)
+    await world.until(lambda: world.row("a").state == JobState.RUNNING)
+    world.environments.built.clear()
+    await world.restart()
+    await asyncio.sleep(0.3)
+    (attempt,) = world.attempts("a")
+    assert attempt.state is not AttemptState.ENDED
+    world.engine.finish(attempt.nodes[0], TaskKey(attempt.id, 0))
+    assert (await world.ended("a")).state == JobState.COMPLETED
+
+
+async def test_a_restart_in_which_a_directory_cannot_be_made_does_not_start_a_second_attempt(world: World):
+    world.plans["a"] = FOREVER
+    await world.start()
+    await world.cluster()
+    await world.submit("a", "cpu")
+    await world.until(lambda: world.row("a").state == JobState.RUNNING)
+    original, failures = world.engine.prepare_dir, [EngineError("no inodes left")]
+
+    async def prepare_dir(*given):
+        if failures:
+            raise failures.pop()
+        return await original(*given)
+
+    world.engine.prepare_dir = prepare_dir  # type: ignore[method-assign]
+    await world.restart()
+    await asyncio.sleep(0.5)
+    assert len(world.attempts("a")) == 1
+    attempt = world.attempts("a")[0]
+    world.engine.finish(attempt.nodes[0], TaskKey(attempt.id, 0))
+    assert (await world.ended("a")).state == JobState.COMPLETED
+    assert len(world.calls("start")) == 2  # the second is the same one, told again
+
+
+# --- races
+
+
+async def test_a_job_submitted_while_its_compute_goes_is_refused_or_ended(world: World):
+    await world.start()
+    await world.cluster()
+    from tidemill.app import job_planning
+
+    original = job_planning.plan_job
+
+    async def plan_job(*given):
+        plan = await original(*given)
+        await computes.delete(world.services, OWNER, SCOPE, "cpu")
+        return plan
+
+    job_planning.plan_job = plan_job
+    try:
+        with pytest.raises(Exception, match="cpu"):
+            await world.submit("a", "cpu")
+    finally:
+        job_planning.plan_job = original
+
+
+async def test_a_new_attempt_waits_until_the_old_node_is_gone(world: World):
+    world.plans["a.1"] = FOREVER
+    await world.start()
+    await world.cluster()
+    await world.submit("a", "cpu")
+    await world.until(lambda: world.row("a").state == JobState.RUNNING)
+    (node,) = world.nodes()
+    original, gate = world.engine.close_node, asyncio.Event()
+
+    async def close_node(node_id):
+        await gate.wait()
+        await original(node_id)
+
+    world.engine.close_node = close_node  # type: ignore[method-assign]
+    world.engine.lose(node.id)
+    await world.until(lambda: world.read().node(node.id).state is NodeState.LOST)
+    await asyncio.sleep(0.2)
+    assert len(world.attempts("a")) == 1 and len(world.calls("start")) == 1
+    gate.set()
+    assert (await world.ended("a")).state == JobState.COMPLETED
+
+
+async def test_a_task_that_ignores_term_goes_with_its_node(world: World):
+    world.plans["a"] = Plan(after=None, ignores_term=True)
+    world.engine._exit = lambda *given: None  # noqa: SLF001  # not even KILL ends it
+    await world.start()
+    await world.cluster()
+    await world.submit("a", "cpu")
+    await world.until(lambda: world.row("a").state == JobState.RUNNING)
+    await jobs.cancel(world.services, OWNER, SCOPE, "a")
+    assert (await world.ended("a")).state == JobState.CANCELED
