@@ -79,7 +79,7 @@ async def delete(s: Services, caller: Caller, scope: Scope, path: str) -> None:
 
 
 async def check_writable(s: Services, caller: Caller, scope: Scope, name: str) -> None:
-    """Raises Forbidden where `caller` may not write the file `name`, InvalidRequest for a name that is none."""
+    """Raises Forbidden where `caller` may not write the file, InvalidRequest for a name that is none."""
     _checked(name)
     if name.startswith(_RUNS):
         await tracking.may_write(s, caller, scope, name.removeprefix(_RUNS).split("/", 1)[0])
