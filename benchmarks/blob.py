@@ -1,6 +1,6 @@
 """Blobs over https: Tidemill's data process against Azurite, in one run on this machine.
 
-    python benchmarks/blob.py [--mib 200] [--rounds 3] [--dir DIR]
+    python -m benchmarks.blob [--mib 200] [--rounds 3] [--dir DIR]
 
 Both serve TLS with the same certificate and take turns; the best of the rounds counts. Both flush the data of
 an upload and compute its MD5 before they answer; Tidemill also commits its index to disk, Azurite keeps that
@@ -29,17 +29,20 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "wire"))
 from azure.storage.blob import BlobServiceClient, generate_container_sas
 from blob_backends import ACCOUNT, Backend, azurite, tidemill
 
+from benchmarks.common import Table
+
 MIB = 1 << 20
 SMALL = 300
-HEADER = f"{'':34}{'Tidemill':>12}{'Azurite':>12}{'ratio':>8}"
+TARGET, GOAL = 0.8, 1.5  # times Azurite, for the whole blobs
+TARGETED = ("upload, client", "upload, plain, MD5 checked", "download, client", "download, plain")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser()
+def main(argv: list[str] | None = None) -> Table:
+    parser = argparse.ArgumentParser(prog="benchmarks blob")
     parser.add_argument("--mib", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--dir", type=Path, default=Path(__file__).parents[1] / ".cache")
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
     options.dir.mkdir(exist_ok=True)
     data = os.urandom(MIB) * options.mib
     with ExitStack() as stack:
@@ -49,12 +52,18 @@ def main() -> None:
             stack.enter_context(azurite(homes[1])),
         ]
         best = _measure([_Bench(backend, data) for backend in backends], options.rounds)
-    print(f"{options.mib} MiB, best of {options.rounds}. MiB/s; small: requests/s; CPU: server s per GiB")
-    print(HEADER)
+    table = Table(
+        f"Blobs of {options.mib} MiB, best of {options.rounds}. MiB/s; small: requests/s; CPU: s per GiB",
+        ("what", "figure", "Azurite", "ratio", "target", "met"),
+    )
     for name in best[0]:
         ours, theirs = best[0][name], best[1][name]
         better = theirs / ours if name.startswith("CPU") else ours / theirs
-        print(f"{name:34}{ours:12.1f}{theirs:12.1f}{better:7.2f}x")
+        target = f">= {TARGET}x, goal {GOAL}" if name in TARGETED else None
+        met = better >= TARGET if target else None
+        table.add(name, f"{ours:.1f}", f"{theirs:.1f}", better, target, met)
+    table.show()
+    return table
 
 
 class _Bench:

@@ -86,14 +86,14 @@ def many(client: Client, count: int, prefix: str, compute: str) -> tuple[float, 
     return submitted, taken
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser()
+def main(argv: list[str] | None = None) -> Table:
+    parser = argparse.ArgumentParser(prog="benchmarks jobs")
     parser.add_argument("--jobs", type=int, default=1000)
     parser.add_argument("--single", type=int, default=100)
     parser.add_argument("--nodes", type=int, default=4, help="nodes that share this host's cores")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     spawn, commit = floor_spawn(), floor_commits()
-    table = Table("No-op jobs", ("what", "figure", "floor", "ratio", "target"))
+    table = Table("No-op jobs", ("what", "figure", "floor", "ratio", "target", "met"))
     with running_server() as server:
         client = Client(server)
         started = time.perf_counter()
@@ -101,7 +101,12 @@ def main() -> None:
         client.wait("first")
         cold = time.perf_counter() - started
         table.add(
-            "from zero nodes", f"{cold * 1e3:.0f} ms", f"{spawn * 1e3:.2f} ms", cold / spawn, "<= 300 ms"
+            "from zero nodes",
+            f"{cold * 1e3:.0f} ms",
+            f"{spawn * 1e3:.2f} ms",
+            cold / spawn,
+            "<= 300 ms, goal 120",
+            cold <= 0.300,
         )
         times = single(client, arguments.single)
         middle = statistics.median(times)
@@ -110,10 +115,11 @@ def main() -> None:
             f"{middle * 1e3:.1f} ms",
             f"{spawn * 1e3:.2f} ms",
             middle / spawn,
-            "<= 25 ms",
+            "<= 25 ms, goal 10",
+            middle <= 0.025,
         )
         worst = statistics.quantiles(times, n=100)[98] if len(times) > 2 else max(times)
-        table.add("one job, warm, p99", f"{worst * 1e3:.1f} ms", "", None, "")
+        table.add("one job, warm, p99", f"{worst * 1e3:.1f} ms", None, None, None, None)
         compute = open_cluster(client, arguments.nodes)
         cpu = server.cpu_seconds()
         submitted, taken = many(client, arguments.jobs, "many", compute)
@@ -124,11 +130,15 @@ def main() -> None:
             f"{rate:.0f} jobs/s",
             f"{1 / commit:.0f} commits/s",
             rate * commit,
-            ">= 250 jobs/s",
+            ">= 250 jobs/s, goal 600",
+            rate >= 250,
         )
-        table.add("  submitted", f"{arguments.jobs / submitted:.0f} jobs/s", "", None, "")
-        table.add("  control process", f"{used / arguments.jobs * 1e3:.2f} ms CPU/job", "", None, "")
+        table.add("  submitted", f"{arguments.jobs / submitted:.0f} jobs/s", None, None, None, None)
+        table.add(
+            "  control process", f"{used / arguments.jobs * 1e3:.2f} ms CPU/job", None, None, None, None
+        )
     table.show()
+    return table
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What one scheduling decision costs as the queue grows: `python benchmarks/scheduler.py [cycles]`.
+"""What one scheduling decision costs as the queue grows: `python -m benchmarks.scheduler [cycles]`.
 
 A cycle is one job's end and the next one's start: apply(JobReleased), decide() -> Assign, apply(NodeBusy).
 A submit is apply(JobQueued), decide() -> Wait. CPU time of this process.
@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
+from benchmarks.common import Table
 from tidemill.domain.model import NodeState, Scope, Vector
 from tidemill.domain.scheduling import types as t
 from tidemill.domain.scheduling.pool import PoolState
@@ -20,8 +21,13 @@ WS = Scope("sub", "rg", "main")
 NODE = Vector(2000, 4 * GIB)
 
 
-def main(cycles: int = 5_000) -> None:
-    print(f"{'case':<34}{'queued':>8}{'cycle us':>10}{'submit us':>11}{'explain us':>12}")
+def main(argv: Sequence[str] | None = None) -> Table:
+    given = sys.argv[1:] if argv is None else argv
+    cycles = int(given[0]) if given else 2_000
+    table = Table(
+        "Scheduling decisions, CPU microseconds; floor: the shortest queue's cycle",
+        ("case", "queued", "figure (cycle)", "floor", "ratio", "submit", "explain"),
+    )
     for name, nodes, teams, sizes, mode in (
         ("4 nodes, one team", 4, 1, (1,), "elastic"),
         ("4 nodes, 8 teams, 3 priorities", 4, 8, (1,), "elastic"),
@@ -29,13 +35,27 @@ def main(cycles: int = 5_000) -> None:
         ("16 nodes, 4 teams, gangs of 1..4", 16, 4, (1, 2, 3, 4), "elastic"),
         ("4 nodes, one team, strict", 4, 1, (1,), "strict"),
     ):
+        floor = 0.0
         for queued in (100, 1_000, 10_000, 100_000):
-            show(name, nodes, teams, sizes, mode, queued, cycles)
+            cycle, submit, explain = measure(nodes, teams, sizes, mode, queued, cycles)
+            floor = floor or cycle
+            table.add(
+                name,
+                f"{queued:,}",
+                f"{cycle:.1f}",
+                f"{floor:.1f}",
+                cycle / floor,
+                f"{submit:.1f}",
+                f"{explain:.1f}",
+            )
+    table.show()
+    return table
 
 
-def show(
-    name: str, nodes: int, teams: int, sizes: tuple[int, ...], mode: str, queued: int, cycles: int
-) -> None:
+def measure(
+    nodes: int, teams: int, sizes: tuple[int, ...], mode: str, queued: int, cycles: int
+) -> tuple[float, float, float]:
+    """-> (a cycle, a submit, an explanation), microseconds."""
     pool = PoolState(t.Host(Vector(nodes * 2000, nodes * 4 * GIB), (), mode))
     pool.apply(t.ClusterSet(t.ClusterSpec("c", "cpu", WS, "S", NODE, nodes, nodes, 120 * SECOND)))
     jobs = make_jobs(teams, sizes)
@@ -66,7 +86,7 @@ def show(
     cycle_us, submit_us = spent_cycle / cycles * 1e6, spent_submit / cycles * 1e6
     waiting = next(reversed(list(pool._track.clusters["c"].queue.jobs)))
     explain_us = clock(lambda: pool.explain(waiting, last), min(1_000, cycles))
-    print(f"{name:<34}{queued:>8}{cycle_us:>10.1f}{submit_us:>11.1f}{explain_us:>12.1f}")
+    return cycle_us, submit_us, explain_us
 
 
 def make_jobs(teams: int, sizes: tuple[int, ...]) -> Iterator[t.JobRequest]:
@@ -98,4 +118,4 @@ def clock(call: Callable[[], object], times: int) -> float:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 5_000)
+    main()
