@@ -30,7 +30,7 @@ from tidemill.domain.model import Attempt, AttemptState, Event, JobState, NodeSt
 from tidemill.domain.outcome import AttemptEnd, RankEnd, attempt_end
 from tidemill.domain.plan import JobPlan
 from tidemill.domain.states import DEFAULT_ALLOWANCES, Retry, after_attempt
-from tidemill.engines.base import EngineError, EngineEvent, InvalidTask, TaskKey, Unreachable
+from tidemill.engines.base import EngineError, EngineEvent, InvalidTask, TaskKey, TaskSpec, Unreachable
 from tidemill.store.api import Tx
 
 log = logging.getLogger("tidemill.attempts")
@@ -57,7 +57,14 @@ class _Live:
     ended_full: bool = False  # the disk was full when it failed
     full_since: int | None = None  # there has been no space for its results since then
     notes: tuple[str, ...] = ()
-    stop_sent: bool = False
+    last_end: int = 0  # when its last process ended
+    heard_late: int = 0  # microseconds from then until we were told
+    may_run: bool = False  # something of it was started, or may have been before a restart
+    failure: AttemptEnd | None = None  # it cannot be started, and what may run of it is stopped first
+    to_start: dict[int, TaskSpec] = field(default_factory=dict)  # not heard by their nodes yet
+    to_stop: set[int] = field(default_factory=set)
+    stop_why: str = ""  # the word that goes with a stop, once there is one
+    stop_deadline: float | None = None  # of the loop's clock: then its nodes are closed
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     def node_of(self, rank: int) -> str:
@@ -79,9 +86,17 @@ class _Live:
     @property
     def broken(self) -> bool:
         """Some rank ended badly, so its peers wait for it in vain."""
-        return any(
-            e.primary and (e.reason or e.signal is not None or e.exit_code) for e in self.ends.values()
-        )
+        return bool(self.failed_ranks())
+
+    def failed_ranks(self) -> list[int]:
+        """Of those that decide how the attempt ended."""
+        return [
+            rank
+            for rank, end in self.ends.items()
+            if rank in self.ranks
+            and self.ranks[rank].primary
+            and (end.reason or end.signal is not None or end.exit_code)
+        ]
 
 
 class Attempts:
@@ -178,10 +193,11 @@ class Attempts:
     async def _drive(self, live: _Live) -> None:
         row = live.row or await self._find_row(live)
         plan = job_status(row.status).plan
-        failed = await self._launch(live, row, plan)
+        # Once its ranks are known it is only followed, however often something fails on the way.
+        failed = None if live.ranks else await self._launch(live, row, plan)
         if failed is None:
             await self._follow(live)
-            failed = live.result = self._result(live)
+            failed = live.result = live.failure or self._result(live)
             if failed.outcome is Outcome.FAILED and not live.ended_full:
                 live.ended_full = shutil.disk_usage(self._s.settings.home).free < FULL_BYTES
             collected = await self._collect_or_wait(live, row, plan, failed)
@@ -218,46 +234,51 @@ class Attempts:
             if node is None or node.state is NodeState.CLOSED:
                 live.closed_nodes.add(node_id)
         live.row = row
+        live.may_run = staging.may_have_started(job_status(row.status).plan, attempt)
         return row
 
     async def _launch(self, live: _Live, row: Resource, plan: JobPlan) -> AttemptEnd | None:
-        """Stages and starts every rank. -> an end if it could not be started at all."""
-        attempt = live.attempt
-        if attempt.state is AttemptState.COLLECTING:
+        """Stages, and says what is to be started. -> an end if it could not be started at all."""
+        if live.attempt.state is AttemptState.COLLECTING:
             # Everything had ended before a restart; the exit records will be repeated, or their node is gone.
-            return await self._find_ranks(live, row, plan)
+            live.ranks = launching.outline(plan)
+            self._mark_absent_nodes(live)
+            return None
         try:
-            staged, attempt = await self._stage(live, plan)
-            if live.attempt.stop_requested_at is None:
-                live.attempt = attempt
-            live.notes = staged.notes
-            ranks = launching.place(self._s, row, plan, attempt, staged)
-        except TidemillError as error:
-            if isinstance(error, OutOfSpace):
-                await staging.make_room(self._s, live.attempt)
-            return AttemptEnd(Outcome.FAILED, error.code, error.message)
+            placed = await self._place(live, row, plan)
         except Stopped:
-            return attempt_end({}, live.attempt.stop_reason)
-        except EngineError as error:
-            return AttemptEnd(Outcome.SYSTEM_FAILURE, "StagingFailed", str(error))
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            failed = attempt_end({}, live.attempt.stop_reason)
+        except InvalidTask as error:
+            failed = AttemptEnd(Outcome.SYSTEM_FAILURE, "StagingFailed", str(error))
+        except (OutOfSpace, EngineError, OSError) as error:
+            # What may run goes on; that its files were not found once more is no end of it.
+            if live.may_run or not (isinstance(error, OutOfSpace | EngineError) or _is_full(error)):
                 raise
+            if isinstance(error, EngineError):
+                return AttemptEnd(Outcome.SYSTEM_FAILURE, "StagingFailed", str(error))
             await staging.make_room(self._s, live.attempt)
-            full = OutOfSpace("No space left on the disk of this server for the files of the job.")
-            return AttemptEnd(Outcome.FAILED, full.code, full.message)
-        live.ranks = {rank.rank: rank for rank in ranks}
-        for rank in ranks if live.attempt.stop_requested_at is None else ():
-            try:
-                await self._s.engine.start(attempt.nodes[rank.node_index], rank.task)
-            except InvalidTask as error:
-                live.ends[rank.rank] = RankEnd(
-                    reason="spawn_failed", message=str(error), primary=rank.primary
-                )
-            except Unreachable as error:
-                log.warning("attempt %s: %s", attempt.id, error)  # node_lost and node_closed follow
+            return _full_end(error)
+        except TidemillError as error:
+            failed = AttemptEnd(Outcome.FAILED, error.code, error.message)
+        else:
+            live.ranks = {rank.rank: rank for rank in placed}
+            if live.attempt.stop_requested_at is None:
+                live.to_start = {rank.rank: rank.task for rank in placed if rank.task is not None}
+            live.may_run = True
+            self._mark_absent_nodes(live)
+            return None
+        if not live.may_run:
+            return failed
+        live.failure, live.ranks = failed, launching.outline(plan)
         self._mark_absent_nodes(live)
         return None
+
+    async def _place(self, live: _Live, row: Resource, plan: JobPlan) -> list[launching.PlacedRank]:
+        staged, attempt = await self._stage(live, plan)
+        if live.attempt.stop_requested_at is None:
+            live.attempt = attempt
+        live.notes = staged.notes
+        return launching.place(self._s, row, plan, attempt, staged)
 
     async def _stage(self, live: _Live, plan: JobPlan) -> tuple[staging.Staged, Attempt]:
         """Again until it is done: a node that does not answer comes back or is closed, and nothing of what
@@ -272,12 +293,6 @@ class Attempts:
                 live.changed.clear()
                 await wait_set(live.changed, UNREACHABLE_S)
 
-    async def _find_ranks(self, live: _Live, row: Resource, plan: JobPlan) -> AttemptEnd | None:
-        staged, _ = await staging.stage(self._s, plan, live.attempt)
-        live.ranks = {r.rank: r for r in launching.place(self._s, row, plan, live.attempt, staged)}
-        self._mark_absent_nodes(live)
-        return None
-
     def _mark_absent_nodes(self, live: _Live) -> None:
         for rank, placed in live.ranks.items():
             node = live.attempt.nodes[placed.node_index]
@@ -291,24 +306,17 @@ class Attempts:
             AttemptState.STAGING,
             AttemptState.STARTING,
         )
-        stop_deadline: float | None = None
         loop = asyncio.get_running_loop()
         while not live.settled:
-            if live.attempt.stop_requested_at is not None and not live.stop_sent:
-                live.stop_sent = True
-                stop_deadline = loop.time() + self._s.settings.cancel_grace_s + self._s.settings.close_grace_s
-                await self._stop_ranks(live, live.attempt.stop_reason)
-            elif live.ranks and (live.broken or live.primaries_done) and not live.stop_sent:
-                live.stop_sent = True
-                stop_deadline = loop.time() + self._s.settings.cancel_grace_s + self._s.settings.close_grace_s
-                await self._stop_ranks(live, "peer")
-            timeout = self._next_wait(live, recorded, stop_deadline, loop.time())
+            self._decide_stop(live, loop.time())
+            await self._send(live)
+            timeout = self._next_wait(live, recorded, loop.time())
             if await wait_set(live.changed, timeout):
                 live.changed.clear()
                 self._mark_absent_nodes(live)
-            elif stop_deadline is not None and loop.time() >= stop_deadline:
-                stop_deadline = None
+            elif live.stop_deadline is not None and loop.time() >= live.stop_deadline:
                 await self._close_nodes(live)
+                live.stop_deadline = None
             elif not recorded and live.started_at is not None:
                 recorded = True
                 await self._s.store.write(
@@ -320,26 +328,55 @@ class Attempts:
                     )
                 )
 
-    def _next_wait(
-        self, live: _Live, recorded: bool, stop_deadline: float | None, now: float
-    ) -> float | None:
+    def _next_wait(self, live: _Live, recorded: bool, now: float) -> float | None:
         waits: list[float] = []
         if not recorded and live.started_at is not None:
             waits.append(RUNNING_DELAY_S)
-        if stop_deadline is not None:
-            waits.append(max(stop_deadline - now, 0.0))
+        if live.stop_deadline is not None:
+            waits.append(max(live.stop_deadline - now, 0.0))
+        if live.to_start or live.to_stop:
+            waits.append(UNREACHABLE_S)
         return min(waits) if waits else None
 
-    async def _stop_ranks(self, live: _Live, reason: str) -> None:
-        for rank in live.ranks:
-            if rank not in live.ends:
-                key = TaskKey(live.attempt.id, rank)
-                try:
-                    await self._s.engine.stop(live.node_of(rank), key, live.attempt.epoch, reason)
-                except Unreachable:
-                    log.warning(
-                        "attempt %s: node %s does not answer a stop", live.attempt.id, live.node_of(rank)
-                    )
+    def _decide_stop(self, live: _Live, now: float) -> None:
+        """Once: because it was asked for, or because the ranks that are left wait in vain."""
+        if live.stop_why:
+            return
+        if live.attempt.stop_requested_at is not None:
+            live.stop_why = live.attempt.stop_reason or "cancel"
+        elif live.failure is not None or live.broken or live.primaries_done:
+            live.stop_why = "peer"
+        else:
+            return
+        live.stop_deadline = now + self._s.settings.cancel_grace_s + self._s.settings.close_grace_s
+        live.to_start.clear()
+        live.to_stop = set(live.ranks)
+
+    async def _send(self, live: _Live) -> None:
+        """Starts and stops that their nodes have not heard; both are the same when said twice. A node that
+        does not answer is asked again, until it does or is closed."""
+        for rank, task in list(live.to_start.items()):
+            try:
+                if rank not in live.ends:
+                    await self._s.engine.start(live.node_of(rank), task)
+            except InvalidTask as error:
+                live.ends[rank] = RankEnd(
+                    reason="spawn_failed", message=str(error), primary=live.ranks[rank].primary
+                )
+                live.changed.set()
+            except Unreachable as error:
+                log.warning("attempt %s: rank %d: %s", live.attempt.id, rank, error)
+                continue
+            live.to_start.pop(rank, None)
+        for rank in sorted(live.to_stop):
+            try:
+                if rank not in live.ends:
+                    key = TaskKey(live.attempt.id, rank)
+                    await self._s.engine.stop(live.node_of(rank), key, live.attempt.epoch, live.stop_why)
+            except Unreachable as error:
+                log.warning("attempt %s: a stop of rank %d: %s", live.attempt.id, rank, error)
+                continue
+            live.to_stop.discard(rank)
 
     async def _close_nodes(self, live: _Live) -> None:
         """The last step of the published timetable: what KILL did not end goes with its node."""
@@ -349,6 +386,8 @@ class Attempts:
 
     def _rank_ended(self, live: _Live, event: EngineEvent) -> None:
         assert event.task is not None
+        live.last_end = max(live.last_end, event.at)
+        live.heard_late = max(self._s.clock.now() - live.last_end, 0) if live.last_end else 0
         placed = live.ranks.get(event.task.rank)
         live.ends[event.task.rank] = RankEnd(
             event.exit_code,
@@ -372,12 +411,9 @@ class Attempts:
 
     async def _with_tail(self, live: _Live, result: AttemptEnd) -> AttemptEnd:
         """A failure's message carries the end of the log of the rank that failed first."""
-        if result.outcome is not Outcome.FAILED:
+        if result.outcome is not Outcome.FAILED or live.failure is not None:
             return result
-        failed = [
-            r for r, e in live.ends.items() if e.primary and (e.reason or e.signal is not None or e.exit_code)
-        ]
-        rank = min(failed, key=lambda r: live.ends[r].ended_at, default=0)
+        rank = min(live.failed_ranks(), key=lambda r: live.ends[r].ended_at, default=0)
         tail = await staging.log_tail(self._s, live.attempt, live.node_of(rank), live.ranks[rank].log)
         ends = {r: e for r, e in live.ends.items() if r in live.ranks and live.ranks[r].primary}
         end = attempt_end(ends, live.attempt.stop_reason, tail)
@@ -420,7 +456,9 @@ class Attempts:
         )
 
     async def _record_end(self, live: _Live, result: AttemptEnd, collected: Collected) -> None:
-        when = self._moment()
+        # What ended while no server was there to hear of it is neither timed nor billed until we came.
+        now = self._moment()
+        when = replace(now, at=now.at - live.heard_late, mono=now.mono - live.heard_late)
         state = await self._s.store.write(lambda tx: self._end(tx, live, when, result, collected))
         if state is JobState.FAILED:
             log.info("job %s failed: %s", live.attempt.job_uid, result.message.split("\n", 1)[0])
@@ -443,3 +481,13 @@ class Attempts:
         task = asyncio.ensure_future(coroutine)  # type: ignore[arg-type]
         self._background.add(task)
         task.add_done_callback(self._background.discard)
+
+
+def _is_full(error: BaseException) -> bool:
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def _full_end(error: Exception) -> AttemptEnd:
+    full = OutOfSpace("No space left on the disk of this server for the files of the job.")
+    known = error if isinstance(error, OutOfSpace) else full
+    return AttemptEnd(Outcome.FAILED, known.code, known.message)
