@@ -13,7 +13,7 @@ from tidemill.controllers.staging import NodeFiles, Staged
 from tidemill.domain.errors import InvalidRequest
 from tidemill.domain.expressions import render_command
 from tidemill.domain.jobspec import CommandJob
-from tidemill.domain.launch import Rank, azureml_variables, ranks_of
+from tidemill.domain.launch import Rank, azureml_variables, ports_needed, ranks_of
 from tidemill.domain.model import Attempt, Resource
 from tidemill.domain.plan import JobPlan
 from tidemill.engines.base import TaskSpec
@@ -32,7 +32,14 @@ class PlacedRank:
     node_index: int
     primary: bool
     log: str  # "user_logs/std_log.txt"
-    task: TaskSpec
+    task: TaskSpec | None = None  # None: it was started before, or never will be
+
+
+def outline(plan: JobPlan) -> dict[int, PlacedRank]:
+    """The ranks of an attempt that is followed to its end, and not started."""
+    ports = tuple(range(1, 1 + ports_needed(plan.job.distribution)))
+    ranks = ranks_of(plan.job, "", HOST, ports)
+    return {r.rank: PlacedRank(r.rank, r.node_index, r.primary, r.log) for r in ranks}
 
 
 def place(s: Services, row: Resource, plan: JobPlan, attempt: Attempt, staged: Staged) -> list[PlacedRank]:

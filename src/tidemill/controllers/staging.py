@@ -33,8 +33,10 @@ from tidemill.engines.base import EngineError, Unreachable
 from tidemill.store.api import Tx
 
 LOGS = "user_logs"
+# Azure has them in the working directory before the command runs: scripts write there without making them.
+KEPT = ("code/outputs", "code/logs")
 # Few: on a busy disk making one costs more than starting a process.
-FOLDERS = ("code", LOGS)
+FOLDERS = ("code", *KEPT, LOGS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +92,12 @@ async def stage(s: Services, plan: JobPlan, attempt: Attempt, going: Going = _on
     return result, await s.store.write(remember)
 
 
+def may_have_started(plan: JobPlan, attempt: Attempt) -> bool:
+    """Of an attempt found at a start: nothing runs before what had to be staged for it is committed."""
+    staged = attempt.ranks != b"{}"
+    return staged or not (plan.code or plan.inputs or plan.outputs or ports_needed(plan.job.distribution))
+
+
 async def _prepare_dir(s: Services, plan: JobPlan, attempt: Attempt, node: str) -> str:
     """Raises Unreachable where files have to be put: nothing of the attempt runs there then. Without files it
     may run already, from before a restart: whoever starts it will learn what became of its node."""
@@ -104,6 +112,9 @@ async def _prepare_dir(s: Services, plan: JobPlan, attempt: Attempt, node: str) 
 def _stage_node(s: Services, plan: JobPlan, root: Path, going: Going) -> tuple[NodeFiles, tuple[str, ...]]:
     if plan.code is not None:
         stage_code(s.blobs, plan.code, root / "code", going)
+        for name in KEPT:
+            with suppress(FileExistsError):  # the code has a file of this name
+                (root / name).mkdir(exist_ok=True)
     inputs = stage_inputs(s.blobs, plan.inputs, root / "inputs", going)
     outputs = prepare_outputs(plan.outputs, root / "outputs")
     return NodeFiles(str(root), inputs.values, outputs), inputs.notes
@@ -147,12 +158,25 @@ async def collect(
 
 
 def _nothing_written(root: str, plan: JobPlan) -> bool:
-    """Whether an attempt left nothing that is kept: empty logs, no `outputs/`, no `logs/` of its own."""
+    """Whether an attempt left nothing that is kept: empty logs, nothing in `outputs/` and `logs/`."""
     for path, _ in log_names(plan.job):
         with suppress(FileNotFoundError):
             if os.stat(f"{root}/{path}").st_size:
                 return False
-    return not (os.path.lexists(f"{root}/code/outputs") or os.path.lexists(f"{root}/code/logs"))
+    return not any(_holds_something(f"{root}/{name}") for name in KEPT)
+
+
+def _holds_something(folder: str) -> bool:
+    """Also of what is no folder any more: that is said when it is collected."""
+    if os.path.islink(folder):
+        return True
+    try:
+        with os.scandir(folder) as entries:
+            return next(entries, None) is not None
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
 
 
 def _collect(

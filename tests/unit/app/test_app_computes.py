@@ -156,7 +156,7 @@ async def test_no_compute_is_this_host(services, scope, owner, name):
     assert spec.uid.startswith("local:")
     assert spec.node.cpu_milli == 4000
     assert spec.workspace == scope
-    assert await computes.resolve_uid(services, scope, spec.uid) == spec
+    assert await computes.resolve_uid(services, spec.uid) == spec
 
 
 async def test_resolved_by_name_and_by_id(services, scope, owner):

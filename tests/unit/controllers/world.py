@@ -140,7 +140,7 @@ class World:
             await self.running.stop()
             self.running = None
             # Listeners of a server that is gone hear nothing.
-            self.store._writer._listeners.clear()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+            self.store._writer._listeners.clear()  # pyright: ignore[reportPrivateUsage]
 
     async def restart(self) -> Runtime:
         await self.stop()
@@ -172,7 +172,7 @@ class World:
         return row
 
     def read(self) -> Any:
-        return self.store._read  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+        return self.store._read  # pyright: ignore[reportPrivateUsage]
 
     def attempts(self, name: str) -> list[Attempt]:
         return list(self.read().attempts_of(self.row(name).uid))
