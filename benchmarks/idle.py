@@ -124,7 +124,7 @@ def main(argv: list[str] | None = None) -> Table:
         )
         table.add(
             f"CPU over {options.seconds:.0f} s idle",
-            f"{share:.2%} of a core",
+            f"{share:.2%} of a core" if share else f"< {0.01 / options.seconds:.2%} of a core",
             None,
             None,
             f"< {IDLE_SHARE:.1%}",

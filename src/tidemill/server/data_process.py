@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import fcntl
 import json
 import logging
@@ -22,7 +21,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,8 +29,6 @@ from tidemill.domain.errors import TidemillError
 from tidemill.server.ports import listen
 
 if TYPE_CHECKING:
-    from uvicorn import Server
-
     from tidemill.data.blobstore import BlobStore
     from tidemill.domain.model import Caller
 
@@ -121,8 +118,11 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _serve(home: Path, sockets: list[socket.socket], state: Path) -> None:
+    import uvloop
+
     from tidemill.data.blobstore import BlobStore
     from tidemill.identity.storage_keys import StorageKeys
+    from tidemill.server.listener import Listener, configure
     from tidemill.wire.blob.app import BlobApp
 
     store = BlobStore(home / "blobs", _now)
@@ -137,63 +137,24 @@ def _serve(home: Path, sockets: list[socket.socket], state: Path) -> None:
         log.info("serving on port %d, pid %d", port, os.getpid())
         sweeper.start()
 
-    server = _server(home, app, started)
-    import uvloop
+    async def serve() -> None:
+        stopped = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+        tls = home / "tls"
+        config = configure(app, grace_s=_GRACE_S, certificate=tls / "server.pem", key=tls / "server.key")
+        listener = Listener(config)
+        await listener.start(sockets)
+        started()
+        await stopped.wait()
+        await listener.stop()
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(server.serve(sockets=sockets))
+        runner.run(serve())
     stop.set()
     app.close()
     store.close()
     log.info("stopped")
-
-
-def _server(home: Path, app: object, started: Callable[[], None]) -> Server:
-    from uvicorn.config import Config
-    from uvicorn.server import Server
-
-    class Quiet(Server):
-        """Says when it has started, ends by SIGTERM or SIGINT, and sleeps when nothing happens (uvicorn's
-        own loop wakes ten times a second)."""
-
-        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-            await super().startup(sockets)
-            started()
-
-        @contextlib.contextmanager
-        def capture_signals(self) -> Generator[None, None, None]:
-            yield
-
-        async def main_loop(self) -> None:
-            stop = asyncio.Event()
-            for number in (signal.SIGTERM, signal.SIGINT):
-                asyncio.get_running_loop().add_signal_handler(number, stop.set)
-            await stop.wait()
-
-        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-            for connection in list(self.server_state.connections):
-                cycle = getattr(connection, "cycle", None)
-                if cycle is None or cycle.response_complete:  # idle: no farewell that the peer must answer
-                    connection.transport.abort()  # type: ignore[union-attr]
-            await super().shutdown(sockets)
-
-    config = Config(
-        app,  # type: ignore[arg-type]
-        http="httptools",
-        loop="none",
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        date_header=False,  # the app writes it: uvicorn refreshes its own in the loop that we replace
-        proxy_headers=False,
-        timeout_keep_alive=75,
-        timeout_graceful_shutdown=_GRACE_S,
-        ssl_certfile=home / "tls" / "server.pem",
-        ssl_keyfile=home / "tls" / "server.key",
-    )
-    return Quiet(config)
 
 
 def _sweep(store: BlobStore, stop: threading.Event) -> None:

@@ -1,0 +1,76 @@
+"""uvicorn as both processes use it: signals are the coordinator's, and nothing wakes up when all is quiet."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+
+from tidemill.server.ports import BACKLOG
+
+
+def configure(
+    app: Any, *, grace_s: int, certificate: Path | None = None, key: Path | None = None
+) -> uvicorn.Config:
+    """`grace_s`: how long open requests get at a stop. TLS with `certificate` and `key` (PEM files)."""
+    return uvicorn.Config(
+        app,
+        loop="none",
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        date_header=False,  # it would need a timer
+        proxy_headers=False,
+        backlog=BACKLOG,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=grace_s,
+        ssl_certfile=certificate,
+        ssl_keyfile=key,
+    )
+
+
+class Listener(uvicorn.Server):
+    """Serves from `start` to `stop`; uvicorn's own loop would wake up ten times a second."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._ended = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self, sockets: list[socket.socket]) -> None:
+        """Returns once it accepts connections; raises what kept it from that."""
+        self._task = asyncio.create_task(self.serve(sockets), name="listener")
+        while not self.started:
+            if self._task.done():
+                self._task.result()
+            await asyncio.sleep(0)
+
+    async def stop(self) -> None:
+        """Accepts no more, and returns when the open requests have ended or their time is over."""
+        self.should_exit = True
+        self._ended.set()
+        if self._task is not None:
+            await self._task
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        yield
+
+    async def main_loop(self) -> None:
+        await self.on_tick(0)
+        await self._ended.wait()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for connection in list(self.server_state.connections):
+            cycle = getattr(connection, "cycle", None)
+            if cycle is None or cycle.response_complete:  # idle: no farewell that the peer must answer
+                connection.transport.abort()  # type: ignore[union-attr]
+        await super().shutdown(sockets)
