@@ -53,6 +53,11 @@ class Session:
         return Path(text).expanduser().absolute()
 
     @property
+    def home_flag(self) -> str:
+        """What a command that is suggested needs to reach the same home."""
+        return "" if self.given.home is None else f" --home {self.home}"
+
+    @property
     def start_hint(self) -> str:
         return f"Start the server with: tidemill up --home {self.home} --detach"
 

@@ -31,17 +31,26 @@ _SECOND = "apple arch basil bay beach bell bird boat brick bridge brook cake clo
 
 def submit(session: Session, spec: Spec, name: str | None) -> dict[str, Any]:
     """Uploads what is not there yet, then PUTs the job. -> the job as ARM returns it."""
-    job = spec.data
+    job = {**spec.data, "inputs": _with_types(spec, spec.data.get("inputs") or {})}
     made: str = name or job.get("name") or new_name()
     found = to_arm.JobReferences(
         environment_id=environment_id(session, spec, job["environment"]),
         code_id=code_id(session, spec, job["code"]) if job.get("code") else "",
         compute_id=compute_id(session, job.get("compute")),
-        inputs=input_uris(session, spec, job.get("inputs") or {}),
+        inputs=input_uris(session, spec, job["inputs"]),
     )
     body = to_arm.command_job(job, made, found, default_experiment())
     path = f"{session.workspace_id()}/jobs/{segment(made)}"
     return session.client.call("PUT", path, body, {"api-version": JOBS_API})
+
+
+def _with_types(spec: Spec, inputs: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: {**value, "type": references.default_type(spec.document, value)}
+        if isinstance(value, dict) and value.get("path") and not to_arm.is_literal(value)
+        else value
+        for name, value in inputs.items()
+    }
 
 
 def new_name() -> str:

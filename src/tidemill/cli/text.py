@@ -54,7 +54,8 @@ def duration(seconds: float | None) -> str:
 
 
 def money(usd: float | None) -> str:
-    """Two decimals from one dollar, else three significant digits: a job of a second still has a price."""
+    """Two decimals from one dollar, else three significant digits down to a millionth of a dollar, the least
+    that is counted: a job of a second still has a price."""
     if usd is None:
         return NOTHING
     if usd == 0:
@@ -62,7 +63,7 @@ def money(usd: float | None) -> str:
     if abs(usd) >= 1:
         return f"${usd:,.2f}"
     digits = 2
-    while digits < 9 and round(abs(usd) * 10**digits) < 100:
+    while digits < 6 and round(abs(usd) * 10**digits) < 100:
         digits += 1
     return f"${usd:.{digits}f}"
 
@@ -76,6 +77,11 @@ def size(count: float | None) -> str:
     while value >= 1024 and unit < len(units) - 1:
         value, unit = value / 1024, unit + 1
     return f"{int(value)} B" if unit == 0 else f"{value:.1f} {units[unit]}"
+
+
+def gib(count: float) -> str:
+    """Memory as people name it: "14 GiB", "3.5 GiB"."""
+    return f"{round(count, 1):g} GiB"
 
 
 def number(value: Any) -> str:

@@ -657,7 +657,7 @@ def test_assets(home: Path, fake: Fake, capsys: Any) -> None:
     assert run("model", "archive", "-n", "digits", "-v", "4") == 0
     assert fake.of("PUT", path)[-1].json["properties"]["isArchived"] is True
     assert run("model", "create", "-n", "digits", "--path", "./none") == 2
-    assert "--path: path: there is no none in" in capsys.readouterr().err
+    assert "--path: there is no none in" in capsys.readouterr().err
 
 
 def test_workspaces(home: Path, fake: Fake, capsys: Any) -> None:

@@ -12,7 +12,7 @@ import click
 from tidemill.cli import submit, upload
 from tidemill.cli.arm import entity
 from tidemill.cli.commands.compute import parse_tags
-from tidemill.cli.errors import NOT_FOUND, USAGE, CliError
+from tidemill.cli.errors import NOT_FOUND, USAGE, CliError, did_you_mean
 from tidemill.cli.framework import Group, command, group
 from tidemill.cli.output import Column, key, print_item, print_list
 from tidemill.cli.session import Session
@@ -41,7 +41,8 @@ def _environment_body(session: Session, spec: Spec) -> dict[str, Any]:
 
 
 def _data_body(session: Session, spec: Spec) -> dict[str, Any]:
-    return to_arm.data_version(spec.data, _uri(session, spec, spec.data.get("type") or "uri_folder"))
+    kind = references.default_type(spec.document, spec.data)
+    return to_arm.data_version({**spec.data, "type": kind}, _uri(session, spec, kind))
 
 
 def _model_body(session: Session, spec: Spec) -> dict[str, Any]:
@@ -180,9 +181,13 @@ def _make_show(made: Group, kind: Kind) -> None:
             raise CliError(f"--label {label}: the only label offered is latest.", USAGE, "UsageError")
         found = version or submit.latest_version(session, kind.segment, name)
         if not found:
+            listed = session.client.find(
+                f"{session.workspace_id()}/{kind.segment}", {"api-version": kind.api}
+            )
+            hint = did_you_mean(name, [item["name"] for item in (listed or {}).get("value") or []])
             raise CliError(
-                f"There is no {kind.name} asset {name!r} in workspace {session.scope[2]}. "
-                f"See: tidemill {kind.name} list",
+                f"There is no {kind.name} asset {name!r} in workspace {session.scope[2]}."
+                f"{hint or f' See: tidemill {kind.name} list'}",
                 NOT_FOUND,
                 "ResourceNotFound",
             )

@@ -195,7 +195,7 @@ def list_nodes(session: Session, name: str) -> None:
         Column(
             "memory",
             key("granted", "memory_gib"),
-            lambda v, now: f"{text.number(v)} GiB" if v else "-",
+            lambda v, now: text.gib(v) if v else "-",
             right=True,
         ),
         Column("gpus", key("granted", "gpus"), right=True),
@@ -214,7 +214,7 @@ def list_sizes(session: Session, location: str | None, kind: str | None) -> None
     columns = (
         Column("size", key("name"), wide=True),
         Column("vcpus", key("vcpus"), right=True),
-        Column("memory", key("memory_gib"), lambda v, now: f"{text.number(v)} GiB", right=True),
+        Column("memory", key("memory_gib"), lambda v, now: text.gib(v), right=True),
         Column("gpus", key("gpus"), lambda v, now: text.plain(v or None), right=True),
         Column("gpu", key("gpu_model")),
         Column("family", key("family"), wide=True),
@@ -244,15 +244,20 @@ def _print(session: Session, name: str) -> None:
     print_item(session, detail, show_facts(detail))
 
 
+def _size(name: str, usd: float | None) -> str:
+    return f"{name}, no list price" if usd is None else f"{name} at {text.money(usd)} per node and hour"
+
+
 def show_facts(detail: dict[str, Any]) -> list[tuple[str, str]]:
+    now = detail.get("run_rate_usd_hour")
     facts = [
         ("cluster", str(detail.get("name"))),
         ("state", str(detail.get("state"))),
-        ("size", f"{detail.get('size')} at {text.money(detail.get('price_usd_hour'))} per node and hour"),
+        ("size", _size(str(detail.get("size")), detail.get("price_usd_hour"))),
         ("nodes", _nodes(detail)),
         ("idle time", text.duration(detail.get("idle_s"))),
         ("jobs", f"{detail.get('running_jobs', 0)} running, {detail.get('queued_jobs', 0)} queued"),
-        ("costs now", f"{text.money(detail.get('run_rate_usd_hour'))} per hour"),
+        ("costs now", "not known" if now is None else f"{text.money(now)} per hour"),
     ]
     if detail.get("capacity"):
         facts.append(("capacity", text.plain(detail["capacity"])))

@@ -71,7 +71,7 @@ def create(
         facts = [("job", made), ("status", properties.get("status", "")), ("page", page)]
         for line in fact_lines(facts):
             click.echo(line)
-        session.note(f"Follow it with: tidemill job stream --name {made}")
+        session.note(f"Follow it with: tidemill job stream --name {made}{session.home_flag}")
     else:
         print_item(session, _native(session, made))
     return OK
@@ -174,7 +174,10 @@ def cancel(session: Session, name: str, wait: bool) -> None:
         summary = session.client.get(f"{session.native}/jobs/{segment(name)}/wait", {"timeout": 30})
     if session.output == "table":
         state = summary.get("status")
-        click.echo(f"{name} is {state}." if state else f"{name} is being canceled.")
+        if not state:
+            state = _native(session, name).get("status")
+        ended = state in ("Completed", "Failed", "Canceled")
+        click.echo(f"{name} is {state}." if ended else f"{name} is being canceled.")
     else:
         print_item(session, summary or _native(session, name))
 

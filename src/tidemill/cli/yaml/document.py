@@ -33,7 +33,10 @@ class Problem:
     message: str
 
     def __str__(self) -> str:
-        return f"{self.place}: {self.message}"
+        place, message = str(self.place), self.message
+        if not self.place.line:  # an option: its name is said once
+            message = message.removeprefix(f"{place.removeprefix('--').replace('-', '_')}: ")
+        return f"{place}: {message}" if place else message
 
 
 class YamlError(CliError):

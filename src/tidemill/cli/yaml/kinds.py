@@ -244,7 +244,9 @@ def _tagged(kind: Tagged, document: Document, value: Any, trail: Trail, problems
             return {**checked, kind.key: name} if checked is not None else None
     at = document.place((*trail, kind.key))
     if any(_squash(name) == _squash(written) for name in kind.refused):
-        problems.append(Problem(at, f"{kind.key}: {written} is not offered yet in {kind.name}."))
+        offered = ", ".join(kind.variants)
+        message = f"{kind.key}: {written} is not offered yet in {kind.name}. Offered: {offered}."
+        problems.append(Problem(at, message))
         return None
     hint = did_you_mean(written, list(kind.variants))
     problems.append(

@@ -118,7 +118,7 @@ def from_flags(kind: str, data: dict[str, Any]) -> Spec:
             "--" + key.replace("_", "-"), 0, 0, "" if isinstance(value, (dict, list)) else str(value)
         )
         document.values[(key,)] = document.keys[(key,)] = place
-    document.values[()] = Place("flags", 0, 0)
+    document.values[()] = Place("", 0, 0)
     problems: list[Problem] = []
     checked = check(table[kind], document, given, (), problems)
     if checked is not None and kind == "environment":
@@ -171,7 +171,8 @@ def _refuse_untyped(document: Document) -> None:
         if schema.startswith(kind):
             found = kind
     if found:
-        raise YamlError([Problem(document.place(()), f"type: {found} is not offered yet in a job.")])
+        message = f"type: {found} is not offered yet in a job. Offered: command."
+        raise YamlError([Problem(document.place(()), message)])
 
 
 def _check_job(document: Document, data: dict[str, Any], problems: list[Problem]) -> None:

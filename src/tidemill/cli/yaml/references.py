@@ -94,6 +94,15 @@ def check_data(document: Document, text: str, trail: Trail, problems: list[Probl
     check_path(document, text, trail, problems, kind)
 
 
+def default_type(document: Document, data: dict[str, Any]) -> str:
+    """Of data without `type`: a local file is a uri_file, all else Azure's uri_folder."""
+    given = data.get("type")
+    if given:
+        return str(given)
+    path = str(data["path"])
+    return "uri_file" if is_local(path) and local_path(document, path).is_file() else "uri_folder"
+
+
 def check_code(document: Document, text: str, trail: Trail, problems: list[Problem]) -> None:
     """A folder or file of this machine, or a code asset."""
     if re.match(r"^(https?|git)[:+@]", text, re.IGNORECASE):
