@@ -352,3 +352,9 @@ def test_every_route_declares_its_action_and_a_scope_it_can_read():
     assert public >= {"/metadata/endpoints", "/msi/token"}
     signed = {path for path in public if "{sub}" in path}
     assert all(path.startswith("/signed/") for path in signed), signed  # their link is their permission
+
+
+def test_a_start_without_ports_keeps_the_addresses_of_the_last_one(home: Path) -> None:
+    first = launch.up(home, **ANY, detach=True)
+    launch.down(home)
+    assert launch.up(home, detach=True)["addresses"] == first["addresses"]

@@ -21,6 +21,7 @@ SIGN_IN = "Microsoft.MachineLearningServices/portal/signIn/action"
 def routes() -> list[Route]:
     links = session.LinkBook()
     return [
+        Route("GET", "/", PUBLIC, _to_first_page),
         Route("GET", "/ui", WORKSPACES, first_page),
         Route("GET", "/ui/login", PUBLIC, _login(links)),
         Route("GET", "/ui/static/{file}", PUBLIC, static_file),
@@ -30,6 +31,10 @@ def routes() -> list[Route]:
         Route("GET", W + "/computes", COMPUTES, compute_pages.list_page),
         Route("GET", W + "/computes/{name}", COMPUTES, compute_pages.compute_page),
     ]
+
+
+async def _to_first_page(ctx: Context) -> Response:
+    return pages.redirect("/ui")
 
 
 def _link(links: session.LinkBook) -> Handler:

@@ -41,12 +41,13 @@ _log = logging.getLogger("tidemill.control")
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """Ports: 0 means the one of the last start if free, else any. Empty strings keep what the home has."""
+    """Ports: None means the one of the last start, so that addresses stay valid, at first the usual one;
+    0 means the one of the last start if free, else any. Empty strings keep what the home has."""
 
     home: Path
-    https_port: int = HTTPS_PORT
-    http_port: int = HTTP_PORT
-    data_port: int = DATA_PORT
+    https_port: int | None = None
+    http_port: int | None = None
+    data_port: int | None = None
     database: str | None = None
     region: str = ""
     capacity: str = ""
@@ -81,9 +82,11 @@ async def _serve(home: homes.Home, options: Options, ready: Callable[[dict[str, 
     tls = ca.ensure(home.tls, started)
     async with contextlib.AsyncExitStack() as stack:
         remembered = config.ports
-        https = listen(options.https_port, "--https-port", remembered=remembered.get("https", 0))
+        last = remembered.get("https", 0)
+        https = listen(_asked(options.https_port, last, HTTPS_PORT), "--https-port", remembered=last)
         stack.callback(_close, https)
-        http = listen(options.http_port, "--http-port", remembered=remembered.get("http", 0), both=False)
+        last = remembered.get("http", 0)
+        http = listen(_asked(options.http_port, last, HTTP_PORT), "--http-port", remembered=last, both=False)
         stack.callback(_close, http)
         state: dict[str, Any] = {}
 
@@ -144,6 +147,10 @@ async def _start_services(
     return App(services, compose.routes())
 
 
+def _asked(port: int | None, remembered: int, usual: int) -> int:
+    return (remembered or usual) if port is None else port
+
+
 def _find_or_start_data(
     home: homes.Home, options: Options, remembered: int, changed: Callable[[int], None]
 ) -> dataproc.DataProcess:
@@ -151,13 +158,14 @@ def _find_or_start_data(
     found = dataproc.find(home)
     if found is not None:
         pid, port = found
-        if options.data_port in (0, port):
+        if options.data_port in (None, 0, port):
             data = dataproc.DataProcess(home, port, changed)
             data.pid = pid
             _log.info("data process %d adopted", pid)
             return data
         dataproc.terminate(pid, dataproc.STOP_S)
-    probe = listen(options.data_port, "--data-port", remembered=remembered)
+    asked = _asked(options.data_port, remembered, DATA_PORT)
+    probe = listen(asked, "--data-port", remembered=remembered)
     port = _port(probe)
     _close(probe)
     data = dataproc.DataProcess(home, port, changed)
@@ -271,9 +279,9 @@ def main(argv: list[str] | None = None) -> int:
     """Started by `tidemill up --detach`: the outcome goes as one JSON line to --ready-fd."""
     parser = argparse.ArgumentParser(prog="tidemill.server.control")
     parser.add_argument("--home", type=Path, required=True)
-    parser.add_argument("--https-port", type=int, default=HTTPS_PORT)
-    parser.add_argument("--http-port", type=int, default=HTTP_PORT)
-    parser.add_argument("--data-port", type=int, default=DATA_PORT)
+    parser.add_argument("--https-port", type=int)
+    parser.add_argument("--http-port", type=int)
+    parser.add_argument("--data-port", type=int)
     parser.add_argument("--database")
     parser.add_argument("--region", default="")
     parser.add_argument("--capacity", default="")

@@ -28,9 +28,9 @@ FORMATS = ("sh", "powershell", "json")
 def up(
     home: Path,
     *,
-    https_port: int = 8443,
-    http_port: int = 8440,
-    data_port: int = 8445,
+    https_port: int | None = None,
+    http_port: int | None = None,
+    data_port: int | None = None,
     database: str | None = None,
     region: str = "",
     capacity: str = "",

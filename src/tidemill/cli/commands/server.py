@@ -23,12 +23,14 @@ from tidemill.cli.session import Session
 @click.option(
     "--https-port",
     type=click.IntRange(0, 65535),
-    help="Port of the Azure API (default 8443; 0: any free one).",
+    help="Port of the Azure API (default: that of the last start, at first 8443; 0: any free one).",
 )
 @click.option(
-    "--http-port", type=click.IntRange(0, 65535), help="Port of the loopback http listener (default 8440)."
+    "--http-port", type=click.IntRange(0, 65535), help="Port of the loopback http listener (at first 8440)."
 )
-@click.option("--data-port", type=click.IntRange(0, 65535), help="Port of the storage server (default 8445).")
+@click.option(
+    "--data-port", type=click.IntRange(0, 65535), help="Port of the storage server (at first 8445)."
+)
 @click.option("--database", metavar="URL", help="Database (default: SQLite in the home).")
 @click.option(
     "--capacity",
@@ -44,8 +46,7 @@ def up(session: Session, detach: bool, **flags: Any) -> None:
     def ready(state: dict[str, Any]) -> None:
         _print(session, state)
         if session.output == "table":
-            home = "" if session.given.home is None else f" --home {session.home}"
-            session.note(f'Use the Azure ML SDK with: eval "$(tidemill env{home})"')
+            session.note(f'Use the Azure ML SDK with: eval "$(tidemill env{session.home_flag})"')
             if not detach:
                 session.note("Ctrl-C stops the server; jobs that run go on.")
 
