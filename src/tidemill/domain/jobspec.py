@@ -39,7 +39,7 @@ DATA_TYPES = ("uri_file", "uri_folder", "mltable", "custom_model", "mlflow_model
 
 @dataclass(frozen=True, slots=True)
 class JobInput:
-    """`type` is "literal" (then `value` is its text) or one of DATA_TYPES (then `value` is a URI or asset id)."""
+    """`type` is "literal" (`value` is its text) or one of DATA_TYPES (`value` is a URI or asset id)."""
 
     name: str
     type: str
@@ -60,7 +60,7 @@ class JobOutput:
 
 @dataclass(frozen=True, slots=True)
 class Distribution:
-    """`kind`: "none" | "pytorch" | "tensorflow" | "mpi" | "ray"; processes per node, or workers and servers."""
+    """`kind`: "none" | "pytorch" | "tensorflow" | "mpi" | "ray"."""
 
     kind: str = "none"
     processes_per_node: int = 1
@@ -189,8 +189,8 @@ def _distribution(raw: Mapping[str, Any], node_count: int) -> Distribution:
         workers = _integer(raw.get("workerCount"), node_count, f"{where}.workerCount", 1, 10_000)
         if (workers + servers) % node_count:
             raise InvalidRequest(
-                f"workerCount {workers} + parameterServerCount {servers} = {workers + servers} tasks cannot be spread "
-                f"evenly over instanceCount {node_count} nodes. Make the sum a multiple of {node_count}.",
+                f"workerCount {workers} + parameterServerCount {servers} = {workers + servers} tasks "
+                f"cannot be spread evenly over instanceCount {node_count} nodes. Make the sum a multiple of {node_count}.",
                 target=where,
             )
         return Distribution(
@@ -207,7 +207,8 @@ def _distribution(raw: Mapping[str, Any], node_count: int) -> Distribution:
             worker_args=_text(raw.get("workerNodeAdditionalArgs")),
         )
     raise InvalidRequest(
-        f"distributionType {raw.get('distributionType')!r} is not known. Use PyTorch, TensorFlow, Mpi or Ray.",
+        f"distributionType {raw.get('distributionType')!r} is not known. "
+        "Use PyTorch, TensorFlow, Mpi or Ray.",
         target=f"{where}.distributionType",
     )
 

@@ -17,7 +17,7 @@ PORTS_NEEDED = {"none": 0, "mpi": 0, "pytorch": 1, "ray": 1}
 
 @dataclass(frozen=True, slots=True)
 class Rank:
-    """One process tree. `primary` ranks decide how the attempt ended; others are stopped once they are done."""
+    """One process tree. `primary` ranks decide how the attempt ended; then the others are stopped."""
 
     rank: int
     node_index: int
@@ -119,8 +119,8 @@ def _tensorflow(job: CommandJob, command: str, host: str, ports: tuple[int, ...]
 def _ray(job: CommandJob, command: str, host: str, port: int) -> tuple[Rank, ...]:
     extra = job.distribution
     head = (
-        f"ray start --head --node-ip-address={host} --port={port} --include-dashboard=false --disable-usage-stats "
-        f"{extra.head_args} || exit $?\n"
+        f"ray start --head --node-ip-address={host} --port={port} "
+        f"--include-dashboard=false --disable-usage-stats {extra.head_args} || exit $?\n"
         f"( {command}\n)\ncode=$?\nray stop --force >/dev/null 2>&1\nexit $code"
     )
     worker = (

@@ -12,7 +12,7 @@ from enum import StrEnum
 
 @dataclass(frozen=True, slots=True, order=True)
 class Scope:
-    """Where a row belongs. `workspace == ""` is a row of the resource group, `group == ""` of the subscription."""
+    """Where a row belongs. No workspace: to the resource group; no group either: to the subscription."""
 
     subscription: str
     group: str = ""
@@ -51,7 +51,7 @@ class Key:
 
 @dataclass(frozen=True, slots=True)
 class Resource:
-    """One row of the envelope table. `spec` is ARM's `properties` as stored bytes; `status` is ours (JSON)."""
+    """One row of the envelope table. `spec`: ARM's `properties` as stored bytes; `status`: ours (JSON)."""
 
     uid: str
     key: Key
