@@ -190,7 +190,8 @@ def _distribution(raw: Mapping[str, Any], node_count: int) -> Distribution:
         if (workers + servers) % node_count:
             raise InvalidRequest(
                 f"workerCount {workers} + parameterServerCount {servers} = {workers + servers} tasks "
-                f"cannot be spread evenly over instanceCount {node_count} nodes. Make the sum a multiple of {node_count}.",
+                f"cannot be spread evenly over instanceCount {node_count} nodes. "
+                f"Make the sum a multiple of {node_count}.",
                 target=where,
             )
         return Distribution(

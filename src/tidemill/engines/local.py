@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import os
 import re
@@ -22,14 +21,13 @@ from tidemill.agent import main as agent_main
 from tidemill.agent import protocol
 from tidemill.agent.files import read_beneath, size_beneath
 from tidemill.domain.model import Vector
-from tidemill.engines import nodedir
+from tidemill.engines import nodedir, words
 from tidemill.engines.base import (
     EngineError,
     EngineEvent,
     HeldNode,
     HostCapacity,
     InvalidTask,
-    LimitReport,
     NodeSpec,
     TaskKey,
     TaskSpec,
@@ -115,7 +113,7 @@ class LocalEngine:
         if self._capacity is None:
             ids = self._gpus.ids()
             cpus = len(os.sched_getaffinity(0))
-            total = Vector(cpus * 1000, _host_memory(), len(ids))
+            total = Vector(cpus * 1000, words.host_memory(), len(ids))
             self._capacity = HostCapacity(total, ids, os.uname().nodename)
         return self._capacity
 
@@ -143,7 +141,7 @@ class LocalEngine:
         node = self._find(node_id)
         if node is None:
             self._emit("node_closed", node_id)
-        elif node.closing is None:
+        elif node.closing is None or node.closing.done():  # done and still here: it failed half-way
             node.closing = self._background(self._close(node))
 
     async def held(self) -> Sequence[HeldNode]:
@@ -164,7 +162,7 @@ class LocalEngine:
         before = {use: line["enforced"] for use, line in node.hello["limits"].items()}
         answer = await link.call("resize", cpu_milli=granted.cpu_milli, memory=granted.memory)
         node.hello["limits"] = answer["limits"]
-        node.config.update(_size(granted))
+        node.config.update(words.size(granted))
         node.dir.write_config(node.config)
         for use, line in answer["limits"].items():
             if before.get(use) and not line["enforced"]:
@@ -323,7 +321,7 @@ class LocalEngine:
         """Connects, tells the world it is ready, and asks for every event that was not forgotten."""
 
         def on_event(event: dict[str, Any]) -> None:
-            self._events.put_nowait(_task_event(node.dir.node_id, event))
+            self._events.put_nowait(words.task_event(node.dir.node_id, event))
 
         def on_closed() -> None:
             node.link = None
@@ -368,7 +366,7 @@ class LocalEngine:
         for (attempt, rank), record in node.dir.journal().tasks.items():
             if record.exit is not None:
                 event = {"kind": "task_exited", "attempt": attempt, "rank": rank, **record.exit}
-                self._events.put_nowait(_task_event(node.dir.node_id, event))
+                self._events.put_nowait(words.task_event(node.dir.node_id, event))
         self._emit("node_lost", node.dir.node_id, reason="lost", message=message)
 
     async def _close(self, node: _Node) -> None:
@@ -457,17 +455,17 @@ class LocalEngine:
             "gpu_ids": list(spec.gpu_ids),
             "host_gpus": len(host.gpu_ids),
             "binds": [{"path": path, "writable": False} for path in self._binds],
-            **_size(spec.granted),
+            **words.size(spec.granted),
         }
 
     def _held(self, node: _Node) -> HeldNode:
         c = node.config
         granted = Vector(c["cpu_milli"], c["memory"], c["gpus"])
         alive = node.link is not None
-        return HeldNode(c["node_id"], alive, granted, _limits(node.hello), _handle(node.hello))
+        return HeldNode(c["node_id"], alive, granted, words.limits(node.hello), words.handle(node.hello))
 
     def _emit_ready(self, node: _Node) -> None:
-        limits, handle = _limits(node.hello), _handle(node.hello)
+        limits, handle = words.limits(node.hello), words.handle(node.hello)
         self._emit("node_ready", node.dir.node_id, limits=limits, handle=handle)
 
     def _emit(self, kind: str, node_id: str, **more: Any) -> None:
@@ -484,48 +482,3 @@ class LocalEngine:
         self._jobs.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("work on a node failed", exc_info=error)
-
-
-def _size(granted: Vector) -> dict[str, int]:
-    return {"cpu_milli": granted.cpu_milli, "memory": granted.memory, "gpus": granted.gpus}
-
-
-def _limits(hello: dict[str, Any]) -> dict[str, LimitReport]:
-    return {use: LimitReport(**line) for use, line in hello.get("limits", {}).items()}
-
-
-def _handle(hello: dict[str, Any]) -> bytes:
-    return json.dumps({k: hello[k] for k in ("pid", "uid", "groups") if k in hello}).encode()
-
-
-def _task_event(node_id: str, event: dict[str, Any]) -> EngineEvent:
-    return EngineEvent(
-        kind=event["kind"],
-        node_id=node_id,
-        task=TaskKey(event["attempt"], event["rank"]),
-        epoch=event["epoch"],
-        at=event["at"],
-        mono=event["mono"],
-        pid=event.get("pid", 0),
-        exit_code=event.get("exit_code"),
-        signal=event.get("signal"),
-        reason=event.get("reason", ""),
-        message=event.get("message", ""),
-        peak_memory=event.get("peak_memory"),
-    )
-
-
-def _host_memory() -> int:
-    """Bytes: what the host has, or less where this process's own cgroup allows less."""
-    with open("/proc/meminfo") as file:
-        total = next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemTotal:"))
-    found = groups.hierarchies()
-    for use, name in (("memory", "memory.limit_in_bytes"), ("v2", "memory.max")):
-        if use in found:
-            try:
-                text = Path(found[use].own, name).read_text().strip()
-            except OSError:
-                continue
-            if text.isdigit():
-                total = min(total, int(text))
-    return total

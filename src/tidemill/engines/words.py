@@ -1,0 +1,56 @@
+"""Between the agent's words and the engine contract's: sizes, limits, events; and the host's own memory."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tidemill.domain.model import Vector
+from tidemill.engines.base import EngineEvent, LimitReport, TaskKey
+from tidemill.sandbox import cgroups as groups
+
+
+def size(granted: Vector) -> dict[str, int]:
+    return {"cpu_milli": granted.cpu_milli, "memory": granted.memory, "gpus": granted.gpus}
+
+
+def limits(hello: dict[str, Any]) -> dict[str, LimitReport]:
+    return {use: LimitReport(**line) for use, line in hello.get("limits", {}).items()}
+
+
+def handle(hello: dict[str, Any]) -> bytes:
+    return json.dumps({k: hello[k] for k in ("pid", "uid", "groups") if k in hello}).encode()
+
+
+def task_event(node_id: str, event: dict[str, Any]) -> EngineEvent:
+    return EngineEvent(
+        kind=event["kind"],
+        node_id=node_id,
+        task=TaskKey(event["attempt"], event["rank"]),
+        epoch=event["epoch"],
+        at=event["at"],
+        mono=event["mono"],
+        pid=event.get("pid", 0),
+        exit_code=event.get("exit_code"),
+        signal=event.get("signal"),
+        reason=event.get("reason", ""),
+        message=event.get("message", ""),
+        peak_memory=event.get("peak_memory"),
+    )
+
+
+def host_memory() -> int:
+    """Bytes: what the host has, or less where this process's own cgroup allows less."""
+    with open("/proc/meminfo") as file:
+        total = next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemTotal:"))
+    found = groups.hierarchies()
+    for use, name in (("memory", "memory.limit_in_bytes"), ("v2", "memory.max")):
+        if use in found:
+            try:
+                text = Path(found[use].own, name).read_text().strip()
+            except OSError:
+                continue
+            if text.isdigit():
+                total = min(total, int(text))
+    return total
