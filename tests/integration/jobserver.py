@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tidemill.data.blobstore import BlobStore
+from tidemill.engines.nodedir import NodeDir
 from tidemill.server import home as homes
 from tidemill.server import launch
 
@@ -75,8 +76,19 @@ class JobServer:
 
     def down(self) -> None:
         launch.down(self.home)
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(self.state["pid"], 0)
+        if self.state:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(self.state["pid"], 0)
+
+    def end(self) -> None:
+        """The server, and the nodes that outlive it: processes and control groups."""
+        self.down()
+        for path in (self.home / "nodes").glob("*"):
+            node = NodeDir(path.name, path)
+            config = node.config()
+            if config is not None:
+                node.kill_agent()
+                until(lambda n=node, c=config: n.kill_rest(c, hard=True), what=f"the end of node {path.name}")
 
     def cli(
         self, *words: str, timeout: float = 60, cwd: Path | None = None

@@ -36,7 +36,7 @@ def small(tmp_path: Path) -> Iterator[JobServer]:
         assert server.wait("warm")["status"] == "Completed"
         yield server
     finally:
-        server.down()
+        server.end()
         subprocess.run(["umount", "-l", disk], check=True)
 
 

@@ -24,7 +24,7 @@ def jobs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[JobServer]:
     server.cluster("cpu", high=1)
     server.cluster("other", high=2)
     yield server
-    server.down()
+    server.end()
 
 
 def on(server: JobServer, compute: str = "cpu") -> dict:

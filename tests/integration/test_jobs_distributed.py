@@ -45,7 +45,7 @@ def jobs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[JobServer]:
     server.start()
     server.cluster("cpu", high=2)
     yield server
-    server.down()
+    server.end()
 
 
 def spread(server: JobServer, nodes: int, distribution: dict | None = None) -> dict:

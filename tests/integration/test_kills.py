@@ -35,7 +35,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[JobServer]:
     server.start()
     server.cluster("cpu", high=2)
     yield server
-    server.down()
+    server.end()
 
 
 def submit(server: JobServer, name: str, exit_code: int) -> Follower:

@@ -24,10 +24,7 @@ def server(tmp_path: Path) -> Iterator[JobServer]:
     server.start()
     server.cluster("cpu", high=2)
     yield server
-    server.down()
-    for pid in server.nodes().values():  # what a failed test left
-        if alive(pid):
-            os.kill(pid, signal.SIGKILL)
+    server.end()
 
 
 def on(server: JobServer) -> dict:
