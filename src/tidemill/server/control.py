@@ -17,12 +17,10 @@ import socket
 import sys
 import time
 import uuid
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-
-import uvicorn
 
 from tidemill import __version__
 from tidemill.app.services import Addresses
@@ -31,8 +29,9 @@ from tidemill.identity import ca
 from tidemill.identity import keys as key_files
 from tidemill.server import dataproc
 from tidemill.server import home as homes
+from tidemill.server.listener import Listener, configure
 from tidemill.server.lock import HomeLock
-from tidemill.server.ports import BACKLOG, SystemClock, listen
+from tidemill.server.ports import SystemClock, listen
 
 HTTPS_PORT, HTTP_PORT, DATA_PORT = 8443, 8440, 8445
 _GRACE_S = 2  # open requests and streams get this long at a stop
@@ -173,26 +172,6 @@ def _find_or_start_data(
     return data
 
 
-class _Listener(uvicorn.Server):
-    """A uvicorn server that leaves signals to the coordinator and does not wake up ten times a second."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self._ended = asyncio.Event()
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Generator[None, None, None]:
-        yield
-
-    async def main_loop(self) -> None:
-        await self.on_tick(0)
-        await self._ended.wait()
-
-    def end(self) -> None:
-        self.should_exit = True
-        self._ended.set()
-
-
 async def _start_listeners(
     stack: contextlib.AsyncExitStack,
     app: Any,
@@ -200,34 +179,11 @@ async def _start_listeners(
     https: list[socket.socket],
     http: list[socket.socket],
 ) -> None:
-    common: dict[str, Any] = {
-        "loop": "none",
-        "http": "httptools",
-        "ws": "none",
-        "lifespan": "off",
-        "log_config": None,
-        "access_log": False,
-        "server_header": False,
-        "date_header": False,  # it would need a timer
-        "proxy_headers": False,
-        "backlog": BACKLOG,
-        "timeout_keep_alive": 75,
-        "timeout_graceful_shutdown": _GRACE_S,
-    }
-    secure = uvicorn.Config(app, ssl_certfile=str(tls.certificate), ssl_keyfile=str(tls.key), **common)
-    for config, sockets in ((secure, https), (uvicorn.Config(app, **common), http)):
-        listener = _Listener(config)
-        task = asyncio.create_task(listener.serve(sockets), name=f"listener {_port(sockets)}")
-        while not listener.started:
-            if task.done():
-                task.result()
-            await asyncio.sleep(0)
-        stack.push_async_callback(_end, listener, task)
-
-
-async def _end(listener: _Listener, task: asyncio.Task[None]) -> None:
-    listener.end()
-    await task
+    secure = configure(app, grace_s=_GRACE_S, certificate=tls.certificate, key=tls.key)
+    for config, sockets in ((secure, https), (configure(app, grace_s=_GRACE_S), http)):
+        listener = Listener(config)
+        await listener.start(sockets)
+        stack.push_async_callback(listener.stop)
 
 
 def _state(
