@@ -284,7 +284,8 @@ def test_a_job_token_reaches_only_its_workspace(server):
         job="job",
     )
     own = workspace(server.state)
-    assert call(server.state, own, make(mine))[0] == 200
+    status, _, body = call(server.state, own, make(mine))  # there is no such job
+    assert (status, body["error"]["code"]) == (401, "ExpiredAuthenticationToken")
     other = make(Scope(where["subscription"], where["group"], "other"))
     for method, path, token in (
         ("GET", own, other),

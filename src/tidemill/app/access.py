@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from tidemill.app.services import Caller, Services
-from tidemill.domain.errors import Forbidden
+from tidemill.domain.errors import Forbidden, Unauthenticated
 from tidemill.domain.ids import PROVIDER
-from tidemill.domain.model import Scope
+from tidemill.domain.model import JobState, Scope
 
 PUBLIC = "public"
 SIGNED_IN = "signed-in"
@@ -22,6 +22,18 @@ _SECRET_WORDS = ("secret", "key", "token", "credential")
 def authenticate(services: Services, token: str) -> Caller:
     """The caller that a bearer token speaks for. Raises Unauthenticated with the check that failed."""
     return services.tokens.verify(token)
+
+
+async def check_lives(services: Services, caller: Caller) -> None:
+    """A job's token is worth something as long as its job has not ended. Raises Unauthenticated."""
+    if caller.kind != "job":
+        return
+    row = await services.store.read(lambda r: r.by_uid(caller.oid))
+    if row is None or JobState(row.state).final:
+        raise Unauthenticated(
+            f"Job {caller.job!r} has ended, and its token with it. Use a token of your own.",
+            "ExpiredAuthenticationToken",
+        )
 
 
 def authorise(caller: Caller, action: str, scope: Scope) -> None:

@@ -13,7 +13,7 @@ from tidemill.app.codec import decode_object, encode, job_status
 from tidemill.app.services import Services
 from tidemill.app.transitions import stopping
 from tidemill.app.waiting import wait_set
-from tidemill.domain.errors import Conflict, InvalidRequest, NotFound
+from tidemill.domain.errors import Conflict, Forbidden, InvalidRequest, NotFound
 from tidemill.domain.ids import check_name
 from tidemill.domain.jobspec import read_command_job
 from tidemill.domain.model import Caller, Event, JobState, Key, Resource, Scope
@@ -242,6 +242,8 @@ async def patch(s: Services, caller: Caller, scope: Scope, name: str, changes: M
         row = tx.get(key_of(scope, name))
         if row is None:
             raise NotFound(f"Job {name!r} was not found in workspace {scope.workspace!r}.", target=name)
+        if caller.kind == "job" and caller.oid != row.uid:
+            raise Forbidden(f"Job {caller.job!r} may change only itself, not {name!r}.")
         spec = decode_object(row.spec)
         for field in ("tags", "properties"):
             given = changes.get(field)

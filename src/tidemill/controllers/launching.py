@@ -18,9 +18,10 @@ from tidemill.domain.model import Attempt, Resource
 from tidemill.domain.plan import JobPlan
 from tidemill.engines.base import TaskSpec
 
-# A job's token lives as long as a job may reasonably run; it is dead in practice when the job is (its
-# run is checked on use).
+# A job's token lives as long as a job may reasonably run, or as its own limit says, and some time to end in;
+# the control process refuses it once the job has ended.
 TOKEN_TTL_S = 7 * 24 * 3600
+TOKEN_MARGIN_S = 3600
 
 # Where the nodes of one job reach each other: they share this host.
 HOST = "127.0.0.1"
@@ -108,7 +109,7 @@ def shared_variables(
         name=row.key.name,
         kind="job",
         audience=s.addresses.https,
-        ttl_s=TOKEN_TTL_S,
+        ttl_s=min(TOKEN_TTL_S, (plan.job.timeout_s or TOKEN_TTL_S) + TOKEN_MARGIN_S),
         scope=scope,
         job=row.key.name,
     )

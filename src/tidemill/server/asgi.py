@@ -10,7 +10,7 @@ from typing import Any
 
 from starlette.responses import Response
 
-from tidemill.app.access import authenticate, authorise
+from tidemill.app.access import authenticate, authorise, check_lives
 from tidemill.app.services import Caller, Services
 from tidemill.app.workspaces import WorkspaceIndex
 from tidemill.domain.errors import Conflict, NotFound, OutOfSpace, TidemillError, Unauthenticated
@@ -85,6 +85,7 @@ class App:
         caller = authenticate(self._services, self._token(request))
         scope = self._scope(params)
         authorise(caller, route.action, scope)
+        await check_lives(self._services, caller)
         if scope.workspace:
             scope = await self._existing(scope, route, request.method)
         return await route.handler(Context(request, self._services, caller, params, scope))

@@ -20,6 +20,7 @@ from engine_support import Harness, RealClock, alive, groups_of, local_engine, n
 from tidemill.domain.model import Vector
 from tidemill.engines.base import EngineError, InvalidTask, NodeSpec, TaskKey, Unreachable
 from tidemill.engines.local import LocalEngine
+from tidemill.engines.nodedir import NodeDir
 
 pytestmark = [needs_bash, pytest.mark.kill]
 
@@ -466,3 +467,27 @@ async def test_a_node_that_cannot_start_says_why(tmp_path: Path) -> None:
     assert os.listdir(tmp_path / "nodes") == []
     with pytest.raises(EngineError, match="node id"):
         await engine.open_node(NodeSpec("../x", Vector(1000, 1 << 28)))
+
+
+async def test_a_close_that_failed_half_way_can_be_asked_for_again(
+    local: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await local.open()
+    pid = local.agent_pid()
+    original, failures = NodeDir.remove, [OSError(28, "No space left on device")]
+
+    def remove(directory: NodeDir) -> None:
+        if failures:
+            raise failures.pop()
+        original(directory)
+
+    monkeypatch.setattr(NodeDir, "remove", remove)
+    await local.engine.close_node("n-1")
+    async with asyncio.timeout(20):
+        while failures or alive(pid):
+            await asyncio.sleep(0.01)
+        while not local.engine._nodes["n-1"].closing.done():
+            await asyncio.sleep(0.01)
+    await local.engine.close_node("n-1")
+    await local.events.kind("node_closed")
+    assert [node.node_id for node in await local.engine.held()] == []
