@@ -72,12 +72,13 @@ async def _summary(s: Services, spec: ClusterSpec, state: str) -> dict[str, Any]
     counts: dict[str, int] = dict.fromkeys(("idle", "running", "opening", "closing", "lost"), 0)
     for node in nodes:
         counts[node.state.value.lower()] += 1
-    price = costs.usd_hour(s, spec.size)
+    price = costs.usd_hour(s, spec.size, spec.region)
     held = sum(1 for node in nodes if node.ready_at is not None)
     return {
         "name": spec.name,
         "type": "amlcompute" if spec.name != computes.LOCAL else "local",
         "size": spec.size,
+        "region": spec.region,
         "state": state,
         "min": spec.min_nodes,
         "max": spec.max_nodes,

@@ -250,16 +250,16 @@ def resolve_in(s: Services, read: Read, scope: Scope, compute: str, workspace: R
     return spec
 
 
-def bill_of(read: Read, compute_uid: str) -> tuple[Scope, bytes]:
-    """The workspace that pays for a compute's nodes, and the tags that go on their bill."""
+def bill_of(read: Read, compute_uid: str) -> tuple[Scope, bytes, str]:
+    """The workspace that pays for a compute's nodes, the tags that go on their bill, and the region."""
     uid = compute_uid.removeprefix(f"{LOCAL}:")
     row = read.by_uid(uid)
     if row is None:
-        return Scope(""), b"{}"
+        return Scope(""), b"{}", ""
     if row.key.type == TYPE:
-        return row.key.scope, row.tags
+        return row.key.scope, row.tags, row.location
     group = row.key.scope
-    return Scope(group.subscription, group.group, row.key.name), b"{}"
+    return Scope(group.subscription, group.group, row.key.name), b"{}", row.location
 
 
 def check_there(read: Read, compute_uid: str, name: str) -> None:
@@ -300,6 +300,7 @@ def cluster_of(s: Services, row: Resource) -> ClusterSpec | None:
         max_nodes=scale.maximum,
         idle_us=scale.idle_us,
         deleting=row.state == DELETING,
+        region=row.location,
     )
 
 
@@ -320,6 +321,7 @@ def local_cluster(s: Services, workspace: Resource) -> ClusterSpec:
         min_nodes=0,
         max_nodes=max(1, size.vcpus),
         idle_us=round(DEFAULT_IDLE_S * SECOND),
+        region=workspace.location,
     )
 
 

@@ -74,8 +74,8 @@ def _periods(s: Services, interval: Interval) -> list[PricePeriod]:
     return [PricePeriod(0, Decimal(str(price.usd_hour)) if price else None, price.basis if price else "")]
 
 
-def usd_hour(s: Services, size: str) -> float | None:
-    price = s.sizes.price(size, s.settings.region)
+def usd_hour(s: Services, size: str, region: str) -> float | None:
+    price = s.sizes.price(size, region or s.settings.region)
     return None if price is None else price.usd_hour
 
 

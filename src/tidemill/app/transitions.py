@@ -5,7 +5,7 @@ All are safe to run twice: they look at the row first and do nothing when it has
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -87,10 +87,11 @@ def assign(
     nodes: Sequence[str],
     gpu_ids: Sequence[Sequence[str]],
     when: Moment,
-    region: str,
+    region_of: Callable[[str], str],
     message: str,
 ) -> tuple[Attempt, Resource] | None:
     """Gives a waiting job its nodes: attempt, allocations, states -> the attempt and the job's row.
+    `region_of` says, of a compute's uid, whose prices hold.
     None if the job or a node has moved on."""
     row = tx.by_uid(job_uid)
     if row is None or row.state not in (JobState.QUEUED, JobState.PROVISIONING):
@@ -113,7 +114,7 @@ def assign(
     for node in held:
         assert node is not None
         tx.update_node(node_in(node, NodeState.RUNNING, attempt_id=attempt.id, idle_since=None))
-        tx.open_interval(allocation(attempt, node, row, when, region))
+        tx.open_interval(allocation(attempt, node, row, when, region_of(node.compute_uid)))
     progress = replace(status.progress, attempt=number)
     row = tx.update(with_progress(row, status, JobState.STARTING, when.at, progress))
     tx.add_event(job_event(row, when.at, "Assigned", message))

@@ -269,8 +269,8 @@ def _close_intervals(tx: Tx, node_id: str, when: Moment, reason: str, observed: 
         tx.close_interval(interval.id, at, mono, reason)
 
 
-def _interval(read: Read, node: Node, when: Moment, region: str) -> Interval:
-    scope, tags = computes.bill_of(read, node.compute_uid)
+def _interval(read: Read, node: Node, when: Moment, home_region: str) -> Interval:
+    scope, tags, region = computes.bill_of(read, node.compute_uid)
     return Interval(
         id=node.id,
         kind="node",
@@ -279,7 +279,7 @@ def _interval(read: Read, node: Node, when: Moment, region: str) -> Interval:
         workspace=scope,
         size=node.size,
         tier=node.tier,
-        region=region,
+        region=region or home_region,
         started_at=when.at,
         started_mono=when.mono,
         boot_id=when.boot_id,

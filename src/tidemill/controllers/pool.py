@@ -334,6 +334,10 @@ class Pool:
                         carried.stopped.append(decision.job_uid)
         return carried
 
+    def _region_of(self, compute_uid: str) -> str:
+        cluster = self._state.cluster(compute_uid)
+        return (cluster.region if cluster else "") or self._s.settings.region
+
     def _assign(self, tx: Tx, decision: sched.Assign, when: Moment, carried: Carried) -> None:
         assigned = transitions.assign(
             tx,
@@ -341,7 +345,7 @@ class Pool:
             decision.node_ids,
             decision.gpu_ids,
             when,
-            self._s.settings.region,
+            self._region_of,
             decision.sentence,
         )
         if assigned is None:

@@ -244,8 +244,10 @@ def _print(session: Session, name: str) -> None:
     print_item(session, detail, show_facts(detail))
 
 
-def _size(name: str, usd: float | None) -> str:
-    return f"{name}, no list price" if usd is None else f"{name} at {text.money(usd)} per node and hour"
+def _size(name: str, usd: float | None, region: str) -> str:
+    if usd is not None:
+        return f"{name} at {text.money(usd)} per node and hour"
+    return f"{name}, no list price" + ("" if name == "host" else f" for region {region}")
 
 
 def show_facts(detail: dict[str, Any]) -> list[tuple[str, str]]:
@@ -253,7 +255,7 @@ def show_facts(detail: dict[str, Any]) -> list[tuple[str, str]]:
     facts = [
         ("cluster", str(detail.get("name"))),
         ("state", str(detail.get("state"))),
-        ("size", _size(str(detail.get("size")), detail.get("price_usd_hour"))),
+        ("size", _size(str(detail.get("size")), detail.get("price_usd_hour"), detail.get("region", ""))),
         ("nodes", _nodes(detail)),
         ("idle time", text.duration(detail.get("idle_s"))),
         ("jobs", f"{detail.get('running_jobs', 0)} running, {detail.get('queued_jobs', 0)} queued"),

@@ -22,6 +22,7 @@ class ClusterSpec:
     idle_us: int  # an idle node above the minimum is closed after this long
     priority: int = 0  # of jobs that name none
     deleting: bool = False
+    region: str = ""  # whose prices hold
 
 
 @dataclass(frozen=True, slots=True)
