@@ -64,7 +64,7 @@ def test_a_killed_agent_costs_an_attempt_not_the_job(server):
     until(lambda: node not in server.nodes(), what="the removal of the node's directory")
     follower.finished()
     assert "attempt 2\n" in follower.text
-    assert follower.text.count("attempt 1\n") == 1
+    assert follower.text.count("attempt 1\n") <= 1  # what was not streamed before the loss is in retries/
 
 
 def test_the_new_attempt_waits_for_the_old_processes(server):
