@@ -58,9 +58,17 @@ def down(session: Session) -> None:
     """Stop the server; jobs that run go on and are found again at the next start."""
     from tidemill.server import launch
 
+    before = launch.status(session.home)
     answer = launch.down(session.home)
     if session.output == "table":
         session.note(f"{session.home}: {'stopped' if answer['stopped'] else 'no server was running'}.")
+        left = [
+            f"{count} {noun}{'' if count == 1 else 's'}"
+            for noun, count in (("running job", before.get("running")), ("open node", before.get("nodes")))
+            if count
+        ]
+        if left and answer["stopped"]:
+            session.note(f"Left as they are, and found again at the next start: {' and '.join(left)}.")
     else:
         print_value(session, answer)
 
