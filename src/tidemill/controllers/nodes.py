@@ -19,13 +19,14 @@ from tidemill.domain.model import Event, Interval, Node, NodeState, Vector
 from tidemill.domain.scheduling.capacity import elastic_grants
 from tidemill.domain.scheduling.types import Host
 from tidemill.domain.units import human_bytes, human_cpus, plural
-from tidemill.engines.base import EngineError, EngineEvent, LimitReport, NodeSpec
+from tidemill.engines.base import EngineError, EngineEvent, LimitReport, NodeSpec, Unreachable
 from tidemill.store.api import Read, Tx
 
 log = logging.getLogger("tidemill.nodes")
 
 HEARTBEAT_S = 10.0
 OPEN_DEADLINE_S = 60.0
+SILENT_CHECKS = 2  # of the watchdog's sweeps
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0  # between openings that fail, doubled each time
 
 
@@ -44,6 +45,8 @@ class Nodes:
         self._live: set[str] = set()
         self._lost_unseen: set[str] = set()  # lost while no server looked: since when is not known
         self._opening: set[str] = set()
+        self._checking: set[str] = set()
+        self._silent: dict[str, int] = {}  # checks in a row without an answer
         self._failed_opens: dict[str, int] = {}  # by compute: openings in a row that came to nothing
         self._deadlines: dict[str, asyncio.TimerHandle] = {}
         self._background: set[asyncio.Task[None]] = set()
@@ -92,6 +95,13 @@ class Nodes:
         self._opening.add(node.id)
         self._spawn(self._open(node))
 
+    def check(self, node: Node) -> None:
+        """Asks its agent for a word. One that is silent for too long is lost: whatever ran there might go on,
+        and end, without anybody being told."""
+        if node.id not in self._checking:
+            self._checking.add(node.id)
+            self._spawn(self._check(node))
+
     def close(self, node_id: str) -> None:
         self._spawn(self._s.engine.close_node(node_id))
 
@@ -120,6 +130,23 @@ class Nodes:
         except EngineError as error:
             log.warning("node %s could not be opened: %s", node.id, error)
             await self._gone(node.id, lost=False, message=f"Could not be opened: {error}")
+
+    async def _check(self, node: Node) -> None:
+        try:
+            await self._s.engine.resize(node.id, node.granted)
+        except Unreachable as error:
+            silent = self._silent.get(node.id, 0) + 1
+            log.warning("node %s does not answer (%d of %d): %s", node.id, silent, SILENT_CHECKS, error)
+            self._silent[node.id] = silent
+            if silent >= SILENT_CHECKS:
+                await self._lost(node.id)
+                self.close(node.id)
+        except EngineError as error:  # an answer
+            log.warning("node %s: %s", node.id, error)
+        else:
+            self._silent.pop(node.id, None)
+        finally:
+            self._checking.discard(node.id)
 
     def _opening_too_long(self, node_id: str) -> None:
         self._deadlines.pop(node_id, None)
@@ -227,6 +254,7 @@ class Nodes:
         changed, failed = await self._s.store.write(change)
         self._opened(node_id)
         self._live.discard(node_id)
+        self._silent.pop(node_id, None)
         self._lost_unseen.discard(node_id)
         if failed:
             self._failed_opens[failed] = self._failed_opens.get(failed, 0) + 1

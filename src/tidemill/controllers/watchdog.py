@@ -33,6 +33,7 @@ class Overdue:
     jobs: tuple[Resource, ...]
     attempts: tuple[Attempt, ...]
     nodes: tuple[Node, ...]
+    held: tuple[Node, ...]  # their agents are asked whether they still answer
 
 
 class Watchdog:
@@ -82,6 +83,8 @@ class Watchdog:
             self._pool.touched("node", node.id)
             if node.state in (NodeState.CLOSING, NodeState.LOST):
                 self._nodes.close(node.id)
+        for node in overdue.held:
+            self._nodes.check(node)
         return live
 
 
@@ -98,7 +101,12 @@ def _look(read: Read, now: int) -> tuple[bool, Overdue]:
         # An idle node's deadline is its cluster's, which the scheduler keeps.
         if n.state is not NodeState.IDLE and _late(n.state, n.ready_at or n.created_at, now)
     )
-    return bool(jobs or attempts or nodes), Overdue(late_jobs, late_attempts, late_nodes)
+    held = tuple(
+        n
+        for n in nodes
+        if n.state in (NodeState.IDLE, NodeState.RUNNING) and _late(n.state, n.ready_at or n.created_at, now)
+    )
+    return bool(jobs or attempts or nodes), Overdue(late_jobs, late_attempts, late_nodes, held)
 
 
 def _late(state: State, entered_at: int, now: int) -> bool:

@@ -86,6 +86,7 @@ class LocalEngine:
         own_uids: bool = True,
         cgroups: bool = True,
         python: str = sys.executable,
+        look_s: float = 30.0,
     ) -> None:
         if not sys.platform.startswith("linux"):
             raise EngineError(f"The local engine needs Linux (/proc, pidfd); this is {sys.platform}.")
@@ -103,6 +104,7 @@ class LocalEngine:
         self._own_uids = own_uids
         self._use_groups = cgroups
         self._python = python
+        self._look_s = look_s
         self._nodes: dict[str, _Node] = {}
         self._events: asyncio.Queue[EngineEvent] = asyncio.Queue()
         self._jobs: set[asyncio.Task[Any]] = set()  # keeps background work alive
@@ -162,8 +164,9 @@ class LocalEngine:
         before = {use: line["enforced"] for use, line in node.hello["limits"].items()}
         answer = await link.call("resize", cpu_milli=granted.cpu_milli, memory=granted.memory)
         node.hello["limits"] = answer["limits"]
-        node.config.update(words.size(granted))
-        node.dir.write_config(node.config)
+        if not words.size(granted).items() <= node.config.items():
+            node.config.update(words.size(granted))
+            node.dir.write_config(node.config)
         for use, line in answer["limits"].items():
             if before.get(use) and not line["enforced"]:
                 raise EngineError(f"node {node_id} keeps its old {use} limit: {line['why_not']}")
@@ -452,6 +455,7 @@ class LocalEngine:
             "group_name": nodedir.group_name(self._home_id, spec.node_id),
             "uid": uid,
             "cgroups": self._use_groups,
+            "look_s": self._look_s,
             "gpu_ids": list(spec.gpu_ids),
             "host_gpus": len(host.gpu_ids),
             "binds": [{"path": path, "writable": False} for path in self._binds],

@@ -340,3 +340,107 @@ async def test_a_task_that_ignores_term_goes_with_its_node(world: World):
     await world.until(lambda: world.row("a").state == JobState.RUNNING)
     await jobs.cancel(world.services, OWNER, SCOPE, "a")
     assert (await world.ended("a")).state == JobState.CANCELED
+
+
+async def test_a_node_whose_agent_hangs_is_lost_after_two_looks(world: World):
+    world.plans["a.1"] = FOREVER
+    running = await world.start()
+    await world.cluster()
+    await world.submit("a", "cpu")
+    await world.until(lambda: world.row("a").state == JobState.RUNNING)
+    (node,) = world.nodes()
+    original = world.engine.resize
+
+    async def resize(node_id, granted):
+        if node_id == node.id:
+            raise Unreachable("no answer")
+        await original(node_id, granted)
+
+    world.engine.resize = resize  # type: ignore[method-assign]
+    world.clock.ahead += 90 * SECOND
+    await running.watchdog.sweep()
+    await asyncio.sleep(0.1)
+    assert world.read().node(node.id).state is NodeState.RUNNING
+    await running.watchdog.sweep()
+    assert (await world.ended("a")).state == JobState.COMPLETED
+    assert [a.outcome for a in world.attempts("a")] == [Outcome.SYSTEM_FAILURE, Outcome.SUCCEEDED]
+
+
+async def test_a_waiting_job_whose_submit_was_not_heard_is_found_by_the_sweep(world: World):
+    running = await world.start()
+    await world.cluster()
+    told, running.pool.touched = running.pool.touched, lambda kind, uid: None  # type: ignore[method-assign]
+    await world.submit("a", "cpu")
+    await asyncio.sleep(0.1)
+    running.pool.touched = told  # type: ignore[method-assign]
+    assert not world.calls("open_node")
+    world.clock.ahead += 90 * SECOND
+    await running.watchdog.sweep()
+    assert (await world.ended("a")).state == JobState.COMPLETED
+
+
+async def test_a_wide_job_that_loses_one_node_frees_the_other(world: World):
+    world.plans["a.1"] = FOREVER
+    await world.start()
+    await world.cluster()
+    await world.submit("a", "cpu", resources={"instanceCount": 2})
+    await world.until(lambda: world.row("a").state == JobState.RUNNING)
+    one, two = world.attempts("a")[0].nodes
+    world.engine.lose(two)
+    assert (await world.ended("a")).state == JobState.COMPLETED
+    first, second = world.attempts("a")
+    assert (first.outcome, second.outcome) == (Outcome.SYSTEM_FAILURE, Outcome.SUCCEEDED)
+    assert one in second.nodes
+    assert two not in second.nodes
+    ended = list(world.intervals(job_uid=world.row("a").uid))
+    assert len(ended) == 4
+    assert all(i.ended_at is not None for i in ended)
+
+
+async def test_exits_told_before_the_ranks_are_known_count_as_what_they_are(world: World):
+    """After a restart, events come before their attempt was looked at: a helper's exit breaks nothing."""
+    world.plans["a"] = FOREVER
+    await world.start()
+    await world.cluster()
+    distribution = {"distributionType": "TensorFlow", "workerCount": 1, "parameterServerCount": 1}
+    await world.submit("a", "cpu", distribution=distribution)
+    await world.until(lambda: world.row("a").state == JobState.RUNNING)
+    (attempt,) = world.attempts("a")
+    world.engine.finish(attempt.nodes[0], TaskKey(attempt.id, 1), exit_code=1)
+    await asyncio.sleep(0.1)
+    await world.restart()
+    await asyncio.sleep(0.2)
+    assert not JobState(world.row("a").state).final
+    assert not world.calls("stop")
+    world.engine.finish(attempt.nodes[0], TaskKey(attempt.id, 0))
+    assert (await world.ended("a")).state == JobState.COMPLETED
+
+
+async def test_the_same_submit_twice_at_once_is_one_job(world: World):
+    await world.start()
+    await world.cluster()
+    rows = await asyncio.gather(*(world.submit("a", "cpu") for _ in range(5)))
+    assert len({row.uid for row in rows}) == 1
+    await world.ended("a")
+    assert len(world.calls("start")) == 1
+
+
+async def test_a_cancel_beside_every_step_ends_canceled_or_completed_and_frees_the_node(world: World):
+    """Cancel after 0, 1, 2, … turns of the loop from the submit."""
+    await world.start()
+    await world.cluster(high=1)
+    world.plans["c"] = FOREVER
+    for turns in range(0, 60, 3):
+        name = f"c{turns}"
+        world.plans[name] = FOREVER
+        await world.submit(name, "cpu")
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await jobs.cancel(world.services, OWNER, SCOPE, name)
+        assert (await world.ended(name)).state == JobState.CANCELED
+        attempts = world.attempts(name)
+        assert all(a.outcome is Outcome.CANCELED for a in attempts)
+        await world.until(lambda: all(n.state is not NodeState.RUNNING for n in world.nodes()))
+    open_tasks = [t for n in world.engine.nodes.values() for t in n.tasks.values() if not t.exited]
+    assert open_tasks == []
+    assert not [i for i in world.intervals(open_only=True) if i.kind == "allocation"]
