@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from tidemill.cli.errors import did_you_mean
+from tidemill.cli.query import parse
 from tidemill.cli.session import Given, Session
 
 FORMATS = ("table", "json", "yaml", "tsv", "none")
@@ -19,6 +20,13 @@ def _keep(context: click.Context, parameter: click.Parameter, value: Any) -> Non
     if value is not None:
         session: Session = context.ensure_object(_NewSession)
         setattr(session.given, parameter.name or "", value)
+
+
+def _keep_query(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
+    """Refused before anything is done."""
+    if value is not None:
+        parse(value)
+    _keep(context, parameter, value)
 
 
 class _NewSession(Session):
@@ -40,6 +48,13 @@ def common_options() -> list[click.Parameter]:
             type=click.Choice(FORMATS),
             help="How results are printed (default table).",
             **shared,
+        ),
+        click.Option(
+            ["--query"],
+            metavar="PATH",
+            help="Print only this of the result: name, price.usd, [0].name, [].name.",
+            expose_value=False,
+            callback=_keep_query,
         ),
         click.Option(
             ["--workspace-name", "-w", "workspace"],

@@ -14,6 +14,7 @@ from typing import Any
 
 import click
 
+from tidemill.cli.query import parse, pick
 from tidemill.cli.session import Session
 from tidemill.cli.text import plain, uri
 
@@ -60,7 +61,9 @@ def print_list(
 ) -> None:
     """A list in the wanted form. `empty` is the sentence (to stderr) for a table without rows."""
     rows = list(items)
-    if session.output == "table":
+    if session.given.query is not None:
+        _print_picked(session, rows)
+    elif session.output == "table":
         if rows:
             for line in table(rows, columns, time.time(), _width(), session.color):
                 click.echo(line)
@@ -75,7 +78,9 @@ def print_list(
 
 def print_item(session: Session, item: Any, facts: Sequence[tuple[str, str]] | None = None) -> None:
     """One thing: `facts` as label and text in a table, else the value itself."""
-    if session.output == "table":
+    if session.given.query is not None:
+        _print_picked(session, item)
+    elif session.output == "table":
         pairs = facts
         if pairs is None:  # all there is, without what is empty
             pairs = [
@@ -90,6 +95,17 @@ def print_item(session: Session, item: Any, facts: Sequence[tuple[str, str]] | N
         click.echo("\t".join(_raw(value) for value in values))
     else:
         print_value(session, item)
+
+
+def _print_picked(session: Session, value: Any) -> None:
+    """Of tsv a line for each item, bare values: what `$(…)` in a shell expects."""
+    picked = pick(value, parse(session.given.query or ""))
+    if session.output != "tsv":
+        print_value(session, picked)
+        return
+    for line in picked if isinstance(picked, list) else [picked]:
+        cells = list(line.values()) if isinstance(line, dict) else line if isinstance(line, list) else [line]
+        click.echo("\t".join(_raw(cell) for cell in cells if not isinstance(cell, (dict, list))))
 
 
 def print_value(session: Session, value: Any) -> None:

@@ -32,6 +32,7 @@ class Given:
 
     home: str | None = None
     output: str | None = None
+    query: str | None = None
     workspace: str | None = None
     group: str | None = None
     subscription: str | None = None
@@ -45,6 +46,8 @@ class Session:
 
     @property
     def output(self) -> str:
+        if self.given.query is not None and self.given.output in (None, "table"):
+            return "json"  # what is picked has no columns
         return self.given.output or "table"
 
     @cached_property

@@ -11,7 +11,7 @@ import click
 from tidemill.cli import text
 from tidemill.cli.errors import INTERRUPTED, OK, USAGE, CliError
 from tidemill.cli.framework import command, group
-from tidemill.cli.output import Column, fact_lines, key, print_item, print_list, print_value
+from tidemill.cli.output import Column, fact_lines, key, print_item, print_list
 from tidemill.cli.session import Session
 from tidemill.cli.urls import segment
 
@@ -218,7 +218,7 @@ def why(session: Session, name: str) -> None:
     """Say why a job waits, or how it came to its state, and what comes next."""
     answer = session.client.get(f"{session.native}/jobs/{segment(name)}/why")
     if session.output != "table":
-        print_value(session, answer)
+        print_item(session, answer)
         return
     click.echo(answer.get("sentence") or answer.get("state"))
     for reason in answer.get("reasons") or []:

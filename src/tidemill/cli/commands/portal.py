@@ -9,7 +9,7 @@ from urllib.parse import quote
 import click
 
 from tidemill.cli.framework import command
-from tidemill.cli.output import print_value
+from tidemill.cli.output import print_item
 from tidemill.cli.session import Session
 
 
@@ -24,7 +24,7 @@ def portal(session: Session, job: str | None, no_browser: bool) -> None:
         place += "/" + quote(job, safe="")
     answer = session.client.call("POST", "/api/v1/portal/link", {"next": place})
     if session.output != "table":
-        print_value(session, answer)
+        print_item(session, answer)
         return
     click.echo(answer["url"])
     session.note("It signs in one browser and is good for two minutes.")

@@ -10,7 +10,7 @@ import click
 from tidemill.cli import text
 from tidemill.cli.errors import NOT_RUNNING, OK, ServerGone
 from tidemill.cli.framework import command
-from tidemill.cli.output import fact_lines, print_value
+from tidemill.cli.output import fact_lines, print_item
 from tidemill.cli.session import Session
 
 
@@ -70,7 +70,7 @@ def down(session: Session) -> None:
         if left and answer["stopped"]:
             session.note(f"Left as they are, and found again at the next start: {' and '.join(left)}.")
     else:
-        print_value(session, answer)
+        print_item(session, answer)
 
 
 @command(None, "status", "tidemill status --output json")
@@ -106,7 +106,7 @@ def env(session: Session, form: str) -> None:
 
 def _print(session: Session, found: dict[str, Any]) -> None:
     if session.output != "table":
-        print_value(session, found)
+        print_item(session, found)
         return
     for line in fact_lines(status_facts(found)):
         click.echo(line)
