@@ -321,7 +321,7 @@ def test_optional_parts(jobs):
 def test_outputs_are_registered_and_are_inputs_of_the_next_job(jobs):
     command = (
         "echo weights > ${{outputs.model}}/w.txt; echo 1,2 > ${{outputs.table}}/t.csv; "
-        "mkdir outputs; echo kept > outputs/k.txt"
+        "echo kept > outputs/k.txt"
     )
     outputs = {
         "model": {"jobOutputType": "custom_model", "mode": "ReadWriteMount", "assetName": "learned"},

@@ -32,7 +32,7 @@ def tree(folder):
     files = [p for p in (tmp / folder).rglob("*") if p.is_file()]
     return {str(p.relative_to(tmp / folder)): p.read_text() for p in files}
 
-script = "cat $1; ls $2; echo weights > $3/w.txt; echo 0.9 > $4; mkdir outputs; echo x > outputs/x.txt"
+script = "cat $1; ls $2; echo weights > $3/w.txt; echo 0.9 > $4; echo x > outputs/x.txt"
 for path, text in {"d.csv": "1,2", "folder/a.txt": "a", "src/run.sh": script}.items():
     (tmp / path).parent.mkdir(parents=True, exist_ok=True)
     (tmp / path).write_text(text)

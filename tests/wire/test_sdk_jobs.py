@@ -123,7 +123,7 @@ for place in out["places"]:
 out["bad_size"] = error_of(lambda: run("true", compute=None, instance_type="Standard_DS3_v22"))
 
 # An environment written in the job, the output of which the SDK has its own idea
-inline = run("python -c 'import sys; print(sys.prefix)'; echo a > ${{outputs.default}}/a; mkdir outputs; "
+inline = run("python -c 'import sys; print(sys.prefix)'; echo a > ${{outputs.default}}/a; "
              "echo kept > outputs/k; echo u > ${{outputs.mine}}", environment=Environment(
     image="x", conda_file=write("conda.yml", "name: x\\ndependencies: [python=3.11]\\n")),
     outputs={"default": Output(type="uri_folder"), "mine": Output(

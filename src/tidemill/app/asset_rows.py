@@ -30,6 +30,7 @@ CODES = AssetKind("codes", "Code", ("codeUri",), "codeUri")
 ENVIRONMENTS = AssetKind("environments", "Environment", ("condaFile", "image", "build"), "build.contextUri")
 DATA = AssetKind("data", "Data asset", ("dataUri", "dataType", "referencedUris"), "dataUri")
 MODELS = AssetKind("models", "Model", ("modelUri", "modelType"), "modelUri")
+ANONYMOUS = "CliV2Anonymous"  # how clients name an environment written in a job: never asked for by name
 KINDS = {kind.type: kind for kind in (CODES, ENVIRONMENTS, DATA, MODELS)}
 
 
@@ -95,7 +96,8 @@ def _by_label(read: Read, scope: Scope, kind: AssetKind, name: str, label: str) 
 
 def _no_such_name(read: Read, scope: Scope, kind: AssetKind, name: str) -> NotFound:
     rows = read.find(ResourceQuery(kind.type, scope, limit=1000))
-    return absent(kind.label, name, (row.key.name for row in rows), _place(scope))
+    names = (row.key.name for row in rows if not row.key.name.startswith(ANONYMOUS))
+    return absent(kind.label, name, names, _place(scope))
 
 
 def _place(scope: Scope) -> str:
