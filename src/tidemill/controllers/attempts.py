@@ -39,6 +39,8 @@ log = logging.getLogger("tidemill.attempts")
 # "Running" before, and a short job then costs one commit less.
 RUNNING_DELAY_S = 0.015
 FULL_BYTES = 1 << 20  # a disk with less is full: nothing of use fits
+FIRST_PAUSE_S = 0.2  # doubled with each failure, up to 10 s
+MOST_FAULTS = 6  # of what is nobody's doing and no full disk, before an attempt of which nothing runs ends
 UNREACHABLE_S = 1.0  # a node that does not answer is asked again after this
 
 
@@ -59,6 +61,7 @@ class _Live:
     notes: tuple[str, ...] = ()
     last_end: int = 0  # when its last process ended
     heard_late: int = 0  # microseconds from then until we were told
+    fault: str = ""  # what failed last, where it is a fault of ours
     may_run: bool = False  # something of it was started, or may have been before a restart
     failure: AttemptEnd | None = None  # it cannot be started, and what may run of it is stopped first
     to_start: dict[int, TaskSpec] = field(default_factory=dict)  # not heard by their nodes yet
@@ -168,11 +171,15 @@ class Attempts:
     # --- one attempt -----------------------------------------------------------------------------
 
     async def _drive_safely(self, attempt_id: str) -> None:
-        delay = 0.2
+        delay, faults = FIRST_PAUSE_S, 0
         try:
             while True:
                 try:
-                    await self._drive(self._live[attempt_id])
+                    live = self._live[attempt_id]
+                    if faults < MOST_FAULTS:
+                        await self._drive(live)
+                    else:
+                        await self._give_up(live)
                     return
                 except (asyncio.CancelledError, GeneratorExit):
                     raise
@@ -182,13 +189,30 @@ class Attempts:
                     await self._say_full(self._live[attempt_id], error)
                 except TidemillError as error:
                     log.warning("attempt %s: %s", attempt_id, error)
-                except Exception:
+                except Exception as error:
                     log.exception("attempt %s: driving it failed; again in %.1f s", attempt_id, delay)
+                    self._live[attempt_id].fault = f"{type(error).__name__}: {error}"
+                    # While something runs it is followed, whatever else fails.
+                    live = self._live[attempt_id]
+                    if live.result is not None or not live.ranks:
+                        faults += 1
                 await asyncio.sleep(delay)
                 delay = min(delay * 2, 10.0)
         finally:
             self._tasks.pop(attempt_id, None)
             self._live.pop(attempt_id, None)
+
+    async def _give_up(self, live: _Live) -> None:
+        """What is left to do fails again and again: the attempt ends with the reason, once nothing of it runs."""
+        error = f"Its outputs and logs could not be stored: {live.fault}"
+        failed = AttemptEnd(Outcome.SYSTEM_FAILURE, "StagingFailed", f"It could not be started: {live.fault}")
+        if live.result is None and live.may_run:  # from before a restart: proved gone first
+            row = live.row or await self._find_row(live)
+            live.failure, live.ranks = failed, launching.outline(job_status(row.status).plan)
+            self._mark_absent_nodes(live)
+            return await self._drive(live)
+        await self._record_end(live, live.result or failed, Collected(error=error))
+        self._leave(live)
 
     async def _drive(self, live: _Live) -> None:
         row = live.row or await self._find_row(live)

@@ -15,6 +15,7 @@ from tidemill.app import computes
 from tidemill.app.codec import encode
 from tidemill.app.services import Services
 from tidemill.app.transitions import Moment, node_in
+from tidemill.app.waiting import wait_set
 from tidemill.domain.model import Event, Interval, Node, NodeState, Vector
 from tidemill.domain.scheduling.capacity import elastic_grants
 from tidemill.domain.scheduling.types import Host
@@ -49,6 +50,7 @@ class Nodes:
         self._silent: dict[str, int] = {}  # checks in a row without an answer
         self._failed_opens: dict[str, int] = {}  # by compute: openings in a row that came to nothing
         self._deadlines: dict[str, asyncio.TimerHandle] = {}
+        self._went = asyncio.Event()  # a node has closed
         self._background: set[asyncio.Task[None]] = set()
         self._heart: asyncio.Task[None] | None = None
 
@@ -76,6 +78,20 @@ class Nodes:
             elif node.state is NodeState.OPENING:
                 await self._ready(node.id, self._s.clock.now(), found.limits, found.handle)
         self._heart = asyncio.create_task(self._beat(), name="node heartbeats")
+
+    async def close_idle(self, seconds: float) -> None:
+        """At a clean stop: nodes that run nothing are closed, so that nothing is left and nothing is billed.
+        Nodes that run a job stay, and the job goes on. Waits at most `seconds` for the proof."""
+        now = self._s.clock.now()
+        leaving = await self._s.store.write(lambda tx: _leave_idle(tx, now))
+        for node_id in leaving:
+            self.close(node_id)
+        deadline = asyncio.get_running_loop().time() + seconds
+        while not self._live.isdisjoint(leaving):
+            self._went.clear()
+            if not await wait_set(self._went, deadline - asyncio.get_running_loop().time()):
+                log.warning("idle nodes are still closing; the next start finishes that")
+                return
 
     async def stop(self) -> None:
         for handle in self._deadlines.values():
@@ -254,6 +270,7 @@ class Nodes:
         changed, failed = await self._s.store.write(change)
         self._opened(node_id)
         self._live.discard(node_id)
+        self._went.set()
         self._silent.pop(node_id, None)
         self._lost_unseen.discard(node_id)
         if failed:
@@ -289,9 +306,10 @@ class Nodes:
 
 def _close_intervals(tx: Tx, node_id: str, when: Moment, reason: str, observed: bool) -> None:
     """The node's and those of what it runs, all at once: at its close where that was observed, else when it
-    was last known to be there."""
-    held = tx.intervals(node_id=node_id, open_only=True)
-    seen = max((interval.last_seen_at for interval in held), default=when.at)
+    was last known to be there: at its last heartbeat, or at the end of what ran on it."""
+    known = tx.intervals(node_id=node_id)
+    held = [interval for interval in known if interval.ended_at is None]
+    seen = max((interval.ended_at or interval.last_seen_at for interval in known), default=when.at)
     at, mono = (when.at, when.mono) if observed else (seen, None)
     for interval in held:
         tx.close_interval(interval.id, at, mono, reason)
@@ -330,3 +348,15 @@ def _share_sentence(granted: Vector, count: int) -> str:
         f"Shares this host with {plural(count - 1, 'other node')}: "
         f"it has {human_cpus(granted.cpu_milli)} and {human_bytes(granted.memory)} now."
     )
+
+
+def _leave_idle(tx: Tx, now: int) -> set[str]:
+    """Marks every idle node as closing -> their ids."""
+    message = "The server was stopped, and this node ran nothing."
+    left: set[str] = set()
+    for node in tx.live_nodes():
+        if node.state is NodeState.IDLE:
+            tx.update_node(node_in(node, NodeState.CLOSING, reason=message))
+            tx.add_event(Event(node.id, "node", now, "NodeClosing.ServerStopped", message))
+            left.add(node.id)
+    return left

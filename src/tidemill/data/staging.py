@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
+from tidemill.data.blobtree import safe_parts
 from tidemill.domain.errors import InvalidRequest, NotFound, NotOffered, OutOfSpace
 from tidemill.domain.plan import Place, PlannedInput
 
@@ -76,8 +77,8 @@ def stage_code(blobs: BlobStore, place: Place, directory: Path, going: Going = _
     _clear(directory)
     if _is_file(blobs, place):
         directory.mkdir(parents=True)
-        name = place.path.rsplit("/", 1)[-1]
-        return blobs.copy_out(place.account, place.container, place.path, directory / name, going=going)
+        target = directory / safe_parts(place.path.rsplit("/", 1)[-1])[0]
+        return blobs.copy_out(place.account, place.container, place.path, target, going=going)
     return _copy_folder(blobs, place, directory, "The code folder", going)
 
 
@@ -93,7 +94,7 @@ def _stage(blobs: BlobStore, item: PlannedInput, directory: Path, going: Going) 
         return target, download(item.url, target, going=going)
     if item.type not in FOLDER_TYPES and _is_file(blobs, item.place):
         directory.mkdir(parents=True)
-        target = directory / item.place.path.rsplit("/", 1)[-1]
+        target = directory / safe_parts(item.place.path.rsplit("/", 1)[-1])[0]
         size = blobs.copy_out(item.place.account, item.place.container, item.place.path, target, going=going)
         return target, size
     if item.type == "uri_file":

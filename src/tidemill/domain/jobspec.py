@@ -7,6 +7,7 @@ who stores the body as it came.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -24,6 +25,9 @@ NOT_OFFERED = {
     "parallel": "parallel",
     "base": "imported",
 }
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*(?:\.[A-Za-z0-9_-]+)*\Z")  # as in `${{inputs.NAME}}`
+_MAX_NAME = 128
 
 INPUT_MODES = {
     "readonlymount": "ro_mount",
@@ -142,6 +146,7 @@ def _inputs(raw: Mapping[str, Any]) -> tuple[JobInput, ...]:
         if entry is None:
             continue
         where = f"properties.inputs.{name}"
+        _check_entry_name(name, "Input", where)
         value = _mapping(entry, where)
         kind = _text(value.get("jobInputType")) or "literal"
         if kind.lower() == "literal":
@@ -161,6 +166,7 @@ def _outputs(raw: Mapping[str, Any]) -> tuple[JobOutput, ...]:
     found: list[JobOutput] = []
     for name, entry in raw.items():
         where = f"properties.outputs.{name}"
+        _check_entry_name(name, "Output", where)
         value: Mapping[str, Any] = _mapping(entry, where)
         found.append(
             JobOutput(
@@ -174,6 +180,17 @@ def _outputs(raw: Mapping[str, Any]) -> tuple[JobOutput, ...]:
             )
         )
     return tuple(found)
+
+
+def _check_entry_name(name: str, what: str, where: str) -> None:
+    """It becomes a folder of the job's and a word of its command: never a path."""
+    if len(name) > _MAX_NAME or not _NAME.match(name):
+        raise InvalidRequest(
+            f"{what} name {name[:80]!r} is not valid: use 1 to {_MAX_NAME} letters, digits, '_', '-' or '.', "
+            "starting with a letter or '_'.",
+            "InvalidName",
+            where,
+        )
 
 
 def _distribution(raw: Mapping[str, Any], node_count: int) -> Distribution:
