@@ -68,7 +68,7 @@ def _prepare(node_dir: str, directory: int) -> tuple[AgentServer, int]:
     journal.write("node", hello)
     marker = processes.marker(config["home_id"], config["node_id"], "")
     place = Place(config["node_id"], marker, work, work_path, groups, uid, config["memory"])
-    return AgentServer(listener, place, journal, hello), lock
+    return AgentServer(listener, place, journal, hello, float(config.get("look_s", 30.0))), lock
 
 
 def isolate(config: dict[str, Any], work_path: str) -> tuple[cgroups.Groups, dict[str, Any], int]:

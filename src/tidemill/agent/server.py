@@ -9,6 +9,7 @@ import os
 import select
 import signal
 import socket
+import time
 
 from tidemill.agent import protocol
 from tidemill.agent.files import read_beneath
@@ -37,11 +38,15 @@ class Client:
 
 
 class AgentServer:
-    """`hello` is what every client is told: node id, limits, uid. Returns from `serve` after `shutdown`."""
+    """`hello` is what every client is told: node id, limits, uid. Returns from `serve` after `shutdown`, or
+    once its directory has been deleted: it looks every `look_s` seconds."""
 
     def __init__(
-        self, listener: socket.socket, place: Place, journal: Journal, hello: dict[str, Any]
+        self, listener: socket.socket, place: Place, journal: Journal, hello: dict[str, Any], look_s: float
     ) -> None:
+        self._look_s = look_s
+        self._looked = time.monotonic()
+        self._ending = False
         self._listener = listener
         self._place = place
         self._journal = journal
@@ -73,7 +78,9 @@ class AgentServer:
         self._epoll.register(wake_reader, select.EPOLLIN)
         while True:
             pause = self._tasks.tick()
-            if self._closers and not self._tasks.busy:
+            if not self._ending and self._homeless():
+                self._end()
+            if self._ending and not self._tasks.busy:
                 if self._gone():
                     return self._say_goodbye()
                 pause = min(pause or 0.01, 0.01)
@@ -83,7 +90,9 @@ class AgentServer:
             for client in self._unsent:
                 self._flush(client)
             self._unsent.clear()
-            for fd, events in self._epoll.poll(-1 if pause is None else pause + 0.0005):
+            for fd, events in self._epoll.poll(
+                (self._look_s if pause is None else min(pause, self._look_s)) + 0.0005
+            ):
                 if fd == wake_reader:
                     os.read(wake_reader, 4096)
                     self._reap()
@@ -169,7 +178,7 @@ class AgentServer:
     # --- verbs
 
     def _start(self, client: Client, m: dict[str, Any]) -> dict[str, Any] | None:
-        if self._closers:
+        if self._ending:
             raise Refused("closing", f"node {self._place.node_id} is being closed")
         answer = self._tasks.check_start(m)
         if answer is not None:
@@ -210,7 +219,19 @@ class AgentServer:
 
     def _shutdown(self, client: Client, m: dict[str, Any]) -> None:
         self._closers.append((client, m.get("id")))
+        self._end()
+
+    def _end(self) -> None:
+        self._ending = True
         self._tasks.kill_all()
+
+    def _homeless(self) -> bool:
+        """Whether the node's directory was deleted: nobody can reach this agent, or read what it writes."""
+        now = time.monotonic()
+        if now - self._looked < self._look_s:
+            return False
+        self._looked = now
+        return os.fstat(self._place.work).st_nlink == 0
 
     # --- children
 

@@ -23,6 +23,8 @@ from tidemill.engines.base import EngineEvent
 
 log = logging.getLogger("tidemill.runtime")
 
+CLOSE_IDLE_S = 3.0
+
 FULL_PAUSE_S = 1.0
 
 
@@ -43,12 +45,13 @@ class Runtime:
         return self.pool.explain(job_uid)
 
     async def stop(self) -> None:
-        """Lets go of everything that runs, in the order that starts nothing new."""
+        """Lets go of everything that runs, in the order that starts nothing new; closes what runs nothing."""
+        await self.watchdog.stop()
+        await self.pool.stop()
+        await self.nodes.close_idle(CLOSE_IDLE_S)
         if self._events is not None:
             self._events.cancel()
             await asyncio.gather(self._events, return_exceptions=True)
-        await self.watchdog.stop()
-        await self.pool.stop()
         await self.environments.stop()
         await self.deletions.stop()
         await self.cleaner.stop()

@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import signal
 import statistics
 import sys
@@ -491,3 +492,20 @@ async def test_a_close_that_failed_half_way_can_be_asked_for_again(
     await local.engine.close_node("n-1")
     await local.events.kind("node_closed")
     assert [node.node_id for node in await local.engine.held()] == []
+
+
+async def test_an_agent_whose_home_is_deleted_ends_with_all_it_runs(tmp_path) -> None:
+    home = tmp_path / "home"
+    engine = LocalEngine(home, clock=RealClock(), look_s=0.2)
+    harness = Harness(engine, lambda: engine, home)
+    await harness.open()
+    agent = harness.agent_pid()
+    spec = await harness.spec("a.1", "echo $$ > pid; trap '' TERM; sleep 600 & wait; sleep 600")
+    await engine.start("n-1", spec)
+    (job,) = await pids_in(f"{spec.cwd}/pid", 1)
+    shutil.rmtree(home)
+    deadline = time.monotonic() + 20
+    while alive(job) or alive(agent):
+        assert time.monotonic() < deadline, "the agent lives on without a home"
+        await asyncio.sleep(0.05)
+    await engine.detach()
