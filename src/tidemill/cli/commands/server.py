@@ -62,13 +62,10 @@ def down(session: Session) -> None:
     answer = launch.down(session.home)
     if session.output == "table":
         session.note(f"{session.home}: {'stopped' if answer['stopped'] else 'no server was running'}.")
-        left = [
-            f"{count} {noun}{'' if count == 1 else 's'}"
-            for noun, count in (("running job", before.get("running")), ("open node", before.get("nodes")))
-            if count
-        ]
-        if left and answer["stopped"]:
-            session.note(f"Left as they are, and found again at the next start: {' and '.join(left)}.")
+        jobs = before.get("running") or 0
+        if jobs and answer["stopped"]:
+            what = "1 job goes" if jobs == 1 else f"{jobs} jobs go"
+            session.note(f"{what} on without it and will be found again at the next start.")
     else:
         print_item(session, answer)
 
