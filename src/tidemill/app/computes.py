@@ -321,6 +321,7 @@ def local_cluster(s: Services, workspace: Resource) -> ClusterSpec:
         min_nodes=0,
         max_nodes=max(1, size.vcpus),
         idle_us=round(DEFAULT_IDLE_S * SECOND),
+        deleting=workspace.state == DELETING,
         region=workspace.location,
     )
 

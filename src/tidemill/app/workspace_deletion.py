@@ -6,6 +6,7 @@ import asyncio
 import logging
 from dataclasses import replace
 
+from tidemill.app.computes import local_uid
 from tidemill.app.services import Caller, Services
 from tidemill.app.workspaces import account_of, workspace_key
 from tidemill.domain.errors import Conflict
@@ -70,6 +71,7 @@ class WorkspaceCleaner:
         self._services = services
         self._wake = asyncio.Event()
         self._wake.set()
+        self._waits = False  # for nodes to close
         self._task: asyncio.Task[None] | None = None
         services.store.on_commit(self._on_commit)
 
@@ -82,7 +84,8 @@ class WorkspaceCleaner:
             await asyncio.gather(self._task, return_exceptions=True)
 
     def _on_commit(self, touched: frozenset[Touched]) -> None:
-        if any(change.kind in ("resource:workspaces", "resource:computes") for change in touched):
+        kinds = ("resource:workspaces", "resource:computes", *(("node",) if self._waits else ()))
+        if any(change.kind in kinds for change in touched):
             self._wake.set()
 
     async def _run(self) -> None:
@@ -95,13 +98,18 @@ class WorkspaceCleaner:
                 _log.exception("a workspace could not be removed; it is tried again at the next change")
 
     async def sweep(self) -> None:
-        """Removes every workspace in state Deleting that has no computes left."""
+        """Removes every workspace in state Deleting that has no computes and no nodes left."""
         services = self._services
+        self._waits = False
         query = ResourceQuery("workspaces", states=("Deleting",))
         for row in await services.store.read(lambda read: read.find(query)):
             group = row.key.scope
             scope = Scope(group.subscription, group.group, row.key.name)
             if await services.store.read(lambda read, s=scope: read.count(ResourceQuery("computes", s))):
+                continue
+            local = local_uid(row)
+            if await services.store.read(lambda read, uid=local: read.nodes_of(uid)):
+                self._waits = True
                 continue
             for kind in CHILD_TYPES:
                 await self._remove(scope, kind)

@@ -203,7 +203,7 @@ class Attempts:
             self._live.pop(attempt_id, None)
 
     async def _give_up(self, live: _Live) -> None:
-        """What is left to do fails again and again: the attempt ends with the reason, once nothing of it runs."""
+        """What is left to do fails again and again: it ends with the reason, once nothing of it runs."""
         error = f"Its outputs and logs could not be stored: {live.fault}"
         failed = AttemptEnd(Outcome.SYSTEM_FAILURE, "StagingFailed", f"It could not be started: {live.fault}")
         if live.result is None and live.may_run:  # from before a restart: proved gone first

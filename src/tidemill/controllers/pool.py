@@ -83,6 +83,8 @@ class Pool:
             self._jobs.add(uid)
         elif kind == "resource:computes":
             self._computes.add(uid)
+        elif kind == "resource:workspaces" and f"{computes.LOCAL}:{uid}" in self._clusters:
+            self._computes.add(f"{computes.LOCAL}:{uid}")
         elif kind == "node":
             self._nodes.add(uid)
         else:
@@ -190,7 +192,10 @@ class Pool:
             )
         )
         for uid, row in rows[0]:
-            if row is not None:
+            if uid.startswith(f"{computes.LOCAL}:"):
+                self._clusters.discard(uid)
+                await self._ensure_cluster(uid, now)
+            elif row is not None:
                 self._set_cluster(row, now)
             elif uid in self._clusters:
                 self._clusters.discard(uid)

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from world import FOREVER, OWNER, SCOPE, SECOND, World
 
-from tidemill.app import computes, jobs
+from tidemill.app import computes, jobs, workspace_deletion, workspaces
 from tidemill.app.codec import job_status
 from tidemill.domain.model import JobState, NodeState, Outcome
 from tidemill.engines.base import EngineError, NoCapacity, TaskKey, Unreachable
@@ -444,3 +444,23 @@ async def test_a_cancel_beside_every_step_ends_canceled_or_completed_and_frees_t
     open_tasks = [t for n in world.engine.nodes.values() for t in n.tasks.values() if not t.exited]
     assert open_tasks == []
     assert not [i for i in world.intervals(open_only=True) if i.kind == "allocation"]
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+async def test_a_deleted_workspace_leaves_no_node_of_its_own(world: World, restarted: bool):
+    cleaner = workspace_deletion.WorkspaceCleaner(world.services)
+    await world.start()
+    await world.submit("a")
+    await world.ended("a")
+    if restarted:
+        await world.restart()
+        cleaner = workspace_deletion.WorkspaceCleaner(world.services)
+    cleaner.start()
+    assert len(world.nodes()) == 1
+    await workspace_deletion.delete(world.services, OWNER, SCOPE)
+    await world.until(
+        lambda: world.read().get(workspaces.workspace_key(SCOPE)) is None, "the workspace is gone"
+    )
+    assert not world.nodes()
+    assert not world.intervals(open_only=True)
+    await cleaner.stop()

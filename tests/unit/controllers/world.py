@@ -143,6 +143,12 @@ class World:
             self.store._writer._listeners.clear()  # pyright: ignore[reportPrivateUsage]
 
     async def restart(self) -> Runtime:
+        """As after a kill: nothing is tidied up."""
+        assert self.running is not None
+
+        async def nothing(wait_s: float) -> None: ...
+
+        self.running.nodes.close_idle = nothing
         await self.stop()
         self.engine.reattach()
         return await self.start()
