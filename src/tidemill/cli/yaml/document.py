@@ -111,7 +111,9 @@ def read_text(source: str, file: str, folder: Path) -> Document:
         mark = error.problem_mark or error.context_mark
         place = Place(file, mark.line + 1, mark.column + 1) if mark else Place(file, 1, 1)
         text = ", ".join(part for part in (error.context, error.problem) if part)
-        raise YamlError([Problem(place, f"this is no YAML: {text}.")]) from None
+        colon = "mapping values are not allowed" in text
+        hint = " A text with ': ' in it needs quotes, or a block that starts with |- or >-." if colon else ""
+        raise YamlError([Problem(place, f"this is no YAML: {text}.{hint}")]) from None
     except yaml.YAMLError as error:
         raise YamlError([Problem(Place(file, 1, 1), f"this is no YAML: {error}.")]) from None
     return document
