@@ -13,7 +13,7 @@ import logging
 import shutil
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 
 from tidemill.app import transitions
@@ -24,13 +24,14 @@ from tidemill.app.transitions import Collected, Moment
 from tidemill.app.waiting import wait_set
 from tidemill.controllers import launching, staging
 from tidemill.controllers.cleaning import Cleaner, Leftover
+from tidemill.controllers.live_attempt import LiveAttempt
 from tidemill.data.staging import Stopped
 from tidemill.domain.errors import OutOfSpace, TidemillError
 from tidemill.domain.model import Attempt, AttemptState, Event, JobState, NodeState, Outcome, Resource
 from tidemill.domain.outcome import AttemptEnd, RankEnd, attempt_end
 from tidemill.domain.plan import JobPlan
 from tidemill.domain.states import DEFAULT_ALLOWANCES, Retry, after_attempt
-from tidemill.engines.base import EngineError, EngineEvent, InvalidTask, TaskKey, TaskSpec, Unreachable
+from tidemill.engines.base import EngineError, EngineEvent, InvalidTask, TaskKey, Unreachable
 from tidemill.store.api import Tx
 
 log = logging.getLogger("tidemill.attempts")
@@ -44,70 +45,12 @@ MOST_FAULTS = 6  # of what is nobody's doing and no full disk, before an attempt
 UNREACHABLE_S = 1.0  # a node that does not answer is asked again after this
 
 
-@dataclass(slots=True)
-class _Live:
-    """What is known in memory of one attempt."""
-
-    attempt: Attempt
-    row: Resource | None = None  # its job's, as it was when the attempt was made
-    ranks: dict[int, launching.PlacedRank] = field(default_factory=dict)
-    ends: dict[int, RankEnd] = field(default_factory=dict)
-    closed_nodes: set[str] = field(default_factory=set)
-    lost_nodes: set[str] = field(default_factory=set)
-    started_at: int | None = None
-    result: AttemptEnd | None = None  # once every process is gone
-    ended_full: bool = False  # the disk was full when it failed
-    full_since: int | None = None  # there has been no space for its results since then
-    notes: tuple[str, ...] = ()
-    last_end: int = 0  # when its last process ended
-    heard_late: int = 0  # microseconds from then until we were told
-    fault: str = ""  # what failed last, where it is a fault of ours
-    may_run: bool = False  # something of it was started, or may have been before a restart
-    failure: AttemptEnd | None = None  # it cannot be started, and what may run of it is stopped first
-    to_start: dict[int, TaskSpec] = field(default_factory=dict)  # not heard by their nodes yet
-    to_stop: set[int] = field(default_factory=set)
-    stop_why: str = ""  # the word that goes with a stop, once there is one
-    stop_deadline: float | None = None  # of the loop's clock: then its nodes are closed
-    changed: asyncio.Event = field(default_factory=asyncio.Event)
-
-    def node_of(self, rank: int) -> str:
-        return self.attempt.nodes[self.ranks[rank].node_index]
-
-    def going(self) -> None:
-        """Raises Stopped once a stop is asked for: what is not staged yet is not started."""
-        if self.attempt.stop_requested_at is not None:
-            raise Stopped
-
-    @property
-    def settled(self) -> bool:
-        return bool(self.ranks) and all(rank in self.ends for rank in self.ranks)
-
-    @property
-    def primaries_done(self) -> bool:
-        return all(rank in self.ends for rank, placed in self.ranks.items() if placed.primary)
-
-    @property
-    def broken(self) -> bool:
-        """Some rank ended badly, so its peers wait for it in vain."""
-        return bool(self.failed_ranks())
-
-    def failed_ranks(self) -> list[int]:
-        """Of those that decide how the attempt ended."""
-        return [
-            rank
-            for rank, end in self.ends.items()
-            if rank in self.ranks
-            and self.ranks[rank].primary
-            and (end.reason or end.signal is not None or end.exit_code)
-        ]
-
-
 class Attempts:
     def __init__(self, services: Services, moment: Callable[[], Moment], cleaner: Cleaner) -> None:
         self._cleaner = cleaner
         self._s = services
         self._moment = moment
-        self._live: dict[str, _Live] = {}
+        self._live: dict[str, LiveAttempt] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._background: set[asyncio.Task[None]] = set()
 
@@ -117,7 +60,7 @@ class Attempts:
         """A live attempt: new (then with its job's row), or found at start."""
         if attempt.id in self._tasks or attempt.state is AttemptState.ENDED:
             return
-        self._live[attempt.id] = _Live(attempt, row)
+        self._live[attempt.id] = LiveAttempt(attempt, row)
         self._tasks[attempt.id] = asyncio.create_task(
             self._drive_safely(attempt.id), name=f"attempt {attempt.id}"
         )
@@ -149,10 +92,10 @@ class Attempts:
             elif event.kind == "task_exited" and event.epoch >= live.attempt.epoch:
                 self._rank_ended(live, event)
             live.changed.set()
-        elif event.kind in ("node_lost", "node_closed"):
+        elif event.kind == "node_closed":
             for live in self._live.values():
                 if event.node_id in live.attempt.nodes:
-                    (live.lost_nodes if event.kind == "node_lost" else live.closed_nodes).add(event.node_id)
+                    live.closed_nodes.add(event.node_id)
                     live.changed.set()
 
     async def _stop_orphan(self, node_id: str, task: TaskKey, epoch: int) -> None:
@@ -202,7 +145,7 @@ class Attempts:
             self._tasks.pop(attempt_id, None)
             self._live.pop(attempt_id, None)
 
-    async def _give_up(self, live: _Live) -> None:
+    async def _give_up(self, live: LiveAttempt) -> None:
         """What is left to do fails again and again: it ends with the reason, once nothing of it runs."""
         error = f"Its outputs and logs could not be stored: {live.fault}"
         failed = AttemptEnd(Outcome.SYSTEM_FAILURE, "StagingFailed", f"It could not be started: {live.fault}")
@@ -214,7 +157,7 @@ class Attempts:
         await self._record_end(live, live.result or failed, Collected(error=error))
         self._leave(live)
 
-    async def _drive(self, live: _Live) -> None:
+    async def _drive(self, live: LiveAttempt) -> None:
         row = live.row or await self._find_row(live)
         plan = job_status(row.status).plan
         # Once its ranks are known it is only followed, however often something fails on the way.
@@ -231,7 +174,7 @@ class Attempts:
         await self._record_end(live, result, collected)
         self._leave(live)
 
-    async def _say_full(self, live: _Live, error: OutOfSpace) -> None:
+    async def _say_full(self, live: LiveAttempt, error: OutOfSpace) -> None:
         """In the time line, if there is space for that; else `_collect_or_wait` says it afterwards. Once
         nothing of it runs, its own files make room, but for its results."""
         if live.result is not None:
@@ -246,7 +189,7 @@ class Attempts:
         with suppress(OutOfSpace):
             await self._s.store.write(lambda tx: tx.add_event(event))
 
-    async def _find_row(self, live: _Live) -> Resource:
+    async def _find_row(self, live: LiveAttempt) -> Resource:
         """Of an attempt found at a start. Its nodes may have been closed before: that is not told again."""
         attempt = live.attempt
         row, nodes = await self._s.store.read(
@@ -261,7 +204,7 @@ class Attempts:
         live.may_run = staging.may_have_started(job_status(row.status).plan, attempt)
         return row
 
-    async def _launch(self, live: _Live, row: Resource, plan: JobPlan) -> AttemptEnd | None:
+    async def _launch(self, live: LiveAttempt, row: Resource, plan: JobPlan) -> AttemptEnd | None:
         """Stages, and says what is to be started. -> an end if it could not be started at all."""
         if live.attempt.state is AttemptState.COLLECTING:
             # Everything had ended before a restart; the exit records will be repeated, or their node is gone.
@@ -297,14 +240,14 @@ class Attempts:
         self._mark_absent_nodes(live)
         return None
 
-    async def _place(self, live: _Live, row: Resource, plan: JobPlan) -> list[launching.PlacedRank]:
+    async def _place(self, live: LiveAttempt, row: Resource, plan: JobPlan) -> list[launching.PlacedRank]:
         staged, attempt = await self._stage(live, plan)
         if live.attempt.stop_requested_at is None:
             live.attempt = attempt
         live.notes = staged.notes
         return launching.place(self._s, row, plan, attempt, staged)
 
-    async def _stage(self, live: _Live, plan: JobPlan) -> tuple[staging.Staged, Attempt]:
+    async def _stage(self, live: LiveAttempt, plan: JobPlan) -> tuple[staging.Staged, Attempt]:
         """Again until it is done: a node that does not answer comes back or is closed, and nothing of what
         has files runs yet."""
         while True:
@@ -317,13 +260,13 @@ class Attempts:
                 live.changed.clear()
                 await wait_set(live.changed, UNREACHABLE_S)
 
-    def _mark_absent_nodes(self, live: _Live) -> None:
+    def _mark_absent_nodes(self, live: LiveAttempt) -> None:
         for rank, placed in live.ranks.items():
             node = live.attempt.nodes[placed.node_index]
             if node in live.closed_nodes and rank not in live.ends:
                 live.ends[rank] = RankEnd(reason="lost", primary=True, node=node)
 
-    async def _follow(self, live: _Live) -> None:
+    async def _follow(self, live: LiveAttempt) -> None:
         """Until every rank's processes are proved gone."""
         recorded = live.attempt.state not in (
             AttemptState.ASSIGNED,
@@ -352,7 +295,7 @@ class Attempts:
                     )
                 )
 
-    def _next_wait(self, live: _Live, recorded: bool, now: float) -> float | None:
+    def _next_wait(self, live: LiveAttempt, recorded: bool, now: float) -> float | None:
         waits: list[float] = []
         if not recorded and live.started_at is not None:
             waits.append(RUNNING_DELAY_S)
@@ -362,7 +305,7 @@ class Attempts:
             waits.append(UNREACHABLE_S)
         return min(waits) if waits else None
 
-    def _decide_stop(self, live: _Live, now: float) -> None:
+    def _decide_stop(self, live: LiveAttempt, now: float) -> None:
         """Once: because it was asked for, or because the ranks that are left wait in vain."""
         if live.stop_why:
             return
@@ -376,7 +319,7 @@ class Attempts:
         live.to_start.clear()
         live.to_stop = set(live.ranks)
 
-    async def _send(self, live: _Live) -> None:
+    async def _send(self, live: LiveAttempt) -> None:
         """Starts and stops that their nodes have not heard; both are the same when said twice. A node that
         does not answer is asked again, until it does or is closed."""
         for rank, task in list(live.to_start.items()):
@@ -402,13 +345,13 @@ class Attempts:
                 continue
             live.to_stop.discard(rank)
 
-    async def _close_nodes(self, live: _Live) -> None:
+    async def _close_nodes(self, live: LiveAttempt) -> None:
         """The last step of the published timetable: what KILL did not end goes with its node."""
         for rank in live.ranks:
             if rank not in live.ends:
                 await self._s.engine.close_node(live.node_of(rank))
 
-    def _rank_ended(self, live: _Live, event: EngineEvent) -> None:
+    def _rank_ended(self, live: LiveAttempt, event: EngineEvent) -> None:
         assert event.task is not None
         live.last_end = max(live.last_end, event.at)
         live.heard_late = max(self._s.clock.now() - live.last_end, 0) if live.last_end else 0
@@ -424,7 +367,7 @@ class Attempts:
             event.node_id,
         )
 
-    def _result(self, live: _Live) -> AttemptEnd:
+    def _result(self, live: LiveAttempt) -> AttemptEnd:
         ends = {
             rank: end
             for rank, end in live.ends.items()
@@ -433,7 +376,7 @@ class Attempts:
         }
         return attempt_end(ends, live.attempt.stop_reason)
 
-    async def _with_tail(self, live: _Live, result: AttemptEnd) -> AttemptEnd:
+    async def _with_tail(self, live: LiveAttempt, result: AttemptEnd) -> AttemptEnd:
         """A failure's message carries the end of the log of the rank that failed first."""
         if result.outcome is not Outcome.FAILED or live.failure is not None:
             return result
@@ -447,7 +390,7 @@ class Attempts:
         return end
 
     async def _collect_or_wait(
-        self, live: _Live, row: Resource, plan: JobPlan, result: AttemptEnd
+        self, live: LiveAttempt, row: Resource, plan: JobPlan, result: AttemptEnd
     ) -> Collected:
         """Raises OutOfSpace, to be tried again, until that has lasted too long."""
         waited = 0.0 if live.full_since is None else (self._s.clock.now() - live.full_since) / 1e6
@@ -462,7 +405,9 @@ class Attempts:
             return replace(collected, notes=(*collected.notes, note))
         return collected
 
-    async def _collect(self, live: _Live, row: Resource, plan: JobPlan, result: AttemptEnd) -> Collected:
+    async def _collect(
+        self, live: LiveAttempt, row: Resource, plan: JobPlan, result: AttemptEnd
+    ) -> Collected:
         if plan.outputs and result.outcome is Outcome.SUCCEEDED:
             now = self._s.clock.now()
             await self._s.store.write(
@@ -479,7 +424,7 @@ class Attempts:
             self._s, plan, live.attempt, keep_outputs=result.outcome is Outcome.SUCCEEDED, retried=retried
         )
 
-    async def _record_end(self, live: _Live, result: AttemptEnd, collected: Collected) -> None:
+    async def _record_end(self, live: LiveAttempt, result: AttemptEnd, collected: Collected) -> None:
         # What ended while no server was there to hear of it is neither timed nor billed until we came.
         now = self._moment()
         when = replace(now, at=now.at - live.heard_late, mono=now.mono - live.heard_late)
@@ -488,14 +433,14 @@ class Attempts:
             log.info("job %s failed: %s", live.attempt.job_uid, result.message.split("\n", 1)[0])
 
     def _end(
-        self, tx: Tx, live: _Live, when: Moment, result: AttemptEnd, collected: Collected
+        self, tx: Tx, live: LiveAttempt, when: Moment, result: AttemptEnd, collected: Collected
     ) -> JobState | None:
         state = transitions.end(tx, live.attempt.id, when, result, live.started_at, collected, live.notes)
         if state is JobState.COMPLETED:
             register_outputs(tx, live.attempt.job_uid, when.at)
         return state
 
-    def _leave(self, live: _Live) -> None:
+    def _leave(self, live: LiveAttempt) -> None:
         """Its files and records on its nodes are no longer needed."""
         for index, node_id in enumerate(live.attempt.nodes):
             ranks = tuple(rank for rank, placed in live.ranks.items() if placed.node_index == index)

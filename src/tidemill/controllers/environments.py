@@ -13,12 +13,15 @@ from tidemill.app.services import Services
 from tidemill.domain.errors import OutOfSpace, TidemillError
 from tidemill.domain.model import JobState, Resource
 from tidemill.domain.plan import JobError, PlannedEnvironment
+from tidemill.domain.states import DEFAULT_ALLOWANCES
+from tidemill.domain.units import human_duration
 from tidemill.environments.spec import EnvironmentSpec
 from tidemill.store.api import ResourceQuery, Tx
 
 log = logging.getLogger("tidemill.environments")
 
 FULL_PAUSE_S = 1.0
+BUILD_S = DEFAULT_ALLOWANCES.build_s
 
 
 class Environments:
@@ -55,9 +58,17 @@ class Environments:
         planned = job_status(row.status).plan.environment
         started = self._s.clock.now()
         try:
-            built = await self._s.environments.ensure(spec_of(planned), lambda line: None)
+            async with asyncio.timeout(BUILD_S):
+                built = await self._s.environments.ensure(spec_of(planned), lambda line: None)
         except TidemillError as error:
             problem = JobError(error.code, f"Environment {planned.label} could not be built: {error.message}")
+            await self._write(lambda tx: self._failed(tx, row.uid, problem))
+            return
+        except TimeoutError:
+            late = f"Environment {planned.label} was not built within {human_duration(round(BUILD_S * 1e6))}."
+            problem = JobError(
+                "EnvironmentTimeout", f"{late} Its log says how far it came; submit again to go on."
+            )
             await self._write(lambda tx: self._failed(tx, row.uid, problem))
             return
         except Exception as error:

@@ -9,6 +9,7 @@ from world import FOREVER, OWNER, SCOPE, SECOND, World
 
 from tidemill.app import computes, jobs, workspace_deletion, workspaces
 from tidemill.app.codec import job_status
+from tidemill.controllers import environments
 from tidemill.domain.model import JobState, NodeState, Outcome
 from tidemill.engines.base import EngineError, NoCapacity, TaskKey, Unreachable
 from tidemill.engines.fake import Plan
@@ -464,3 +465,20 @@ async def test_a_deleted_workspace_leaves_no_node_of_its_own(world: World, resta
     assert not world.nodes()
     assert not world.intervals(open_only=True)
     await cleaner.stop()
+
+
+async def test_a_build_that_never_ends_fails_its_job_at_its_deadline(
+    world: World, monkeypatch: pytest.MonkeyPatch
+):
+    async def ensure(*given):
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(environments, "BUILD_S", 0.05)
+    world.environments.ensure = ensure  # type: ignore[method-assign]
+    await world.start()
+    await world.submit("a", environmentId="azureml://registries/azureml/environments/sklearn-1.5/versions/1")
+    row = await world.ended("a")
+    assert row.state == JobState.FAILED
+    error = job_status(row.status).progress.error
+    assert error is not None
+    assert error.code == "EnvironmentTimeout"

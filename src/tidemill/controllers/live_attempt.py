@@ -1,0 +1,69 @@
+"""What is known in memory of one attempt, between the moments that are committed."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+from tidemill.controllers import launching
+from tidemill.data.staging import Stopped
+from tidemill.domain.model import Attempt, Resource
+from tidemill.domain.outcome import AttemptEnd, RankEnd
+from tidemill.engines.base import TaskSpec
+
+
+@dataclass(slots=True)
+class LiveAttempt:
+    """What is known in memory of one attempt."""
+
+    attempt: Attempt
+    row: Resource | None = None  # its job's, as it was when the attempt was made
+    ranks: dict[int, launching.PlacedRank] = field(default_factory=dict)
+    ends: dict[int, RankEnd] = field(default_factory=dict)
+    closed_nodes: set[str] = field(default_factory=set)
+    started_at: int | None = None
+    result: AttemptEnd | None = None  # once every process is gone
+    ended_full: bool = False  # the disk was full when it failed
+    full_since: int | None = None  # there has been no space for its results since then
+    notes: tuple[str, ...] = ()
+    last_end: int = 0  # when its last process ended
+    heard_late: int = 0  # microseconds from then until we were told
+    fault: str = ""  # what failed last, where it is a fault of ours
+    may_run: bool = False  # something of it was started, or may have been before a restart
+    failure: AttemptEnd | None = None  # it cannot be started, and what may run of it is stopped first
+    to_start: dict[int, TaskSpec] = field(default_factory=dict)  # not heard by their nodes yet
+    to_stop: set[int] = field(default_factory=set)
+    stop_why: str = ""  # the word that goes with a stop, once there is one
+    stop_deadline: float | None = None  # of the loop's clock: then its nodes are closed
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def node_of(self, rank: int) -> str:
+        return self.attempt.nodes[self.ranks[rank].node_index]
+
+    def going(self) -> None:
+        """Raises Stopped once a stop is asked for: what is not staged yet is not started."""
+        if self.attempt.stop_requested_at is not None:
+            raise Stopped
+
+    @property
+    def settled(self) -> bool:
+        return bool(self.ranks) and all(rank in self.ends for rank in self.ranks)
+
+    @property
+    def primaries_done(self) -> bool:
+        return all(rank in self.ends for rank, placed in self.ranks.items() if placed.primary)
+
+    @property
+    def broken(self) -> bool:
+        """Some rank ended badly, so its peers wait for it in vain."""
+        return bool(self.failed_ranks())
+
+    def failed_ranks(self) -> list[int]:
+        """Of those that decide how the attempt ended."""
+        return [
+            rank
+            for rank, end in self.ends.items()
+            if rank in self.ranks
+            and self.ranks[rank].primary
+            and (end.reason or end.signal is not None or end.exit_code)
+        ]
