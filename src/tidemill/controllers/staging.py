@@ -183,7 +183,8 @@ def _collect(
     s: Services, plan: JobPlan, attempt: Attempt, roots: list[Path], keep_outputs: bool, retried: bool
 ) -> Collected:
     assert plan.artifacts is not None
-    place = _below(plan.artifacts, f"retries/{attempt.number:03d}/") if retried else plan.artifacts
+    folder = f"retries/{attempt.number:03d}/" if retried else ""
+    place = _below(plan.artifacts, folder)
     notes: list[str] = []
     logs: dict[str, int] = {}
     # The first node is stored last: where several wrote the same name, rank 0's stays.
@@ -196,9 +197,9 @@ def _collect(
         stored.append(collect_artifacts(s.blobs, place, root / "code", root))
         for path, size in collect_logs(s.blobs, _below(place, f"{LOGS}/"), root / LOGS):
             if size:
-                logs[f"{LOGS}/{path}"] = size
+                logs[f"{folder}{LOGS}/{path}"] = size
         notes += [note for item in stored for note in item.notes if note not in notes]
-    return Collected(logs=() if retried else tuple(sorted(logs.items())), notes=tuple(notes))
+    return Collected(logs=tuple(sorted(logs.items())), notes=tuple(notes))
 
 
 def _below(place: Place, folder: str) -> Place:

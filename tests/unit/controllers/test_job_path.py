@@ -7,9 +7,9 @@ import asyncio
 import pytest
 from world import FOREVER, OWNER, SCOPE, SECOND, World
 
-from tidemill.app import computes, jobs, workspace_deletion, workspaces
+from tidemill.app import computes, job_logs, jobs, workspace_deletion, workspaces
 from tidemill.app.codec import job_status
-from tidemill.controllers import environments
+from tidemill.controllers import environments, staging
 from tidemill.domain.model import JobState, NodeState, Outcome
 from tidemill.engines.base import EngineError, NoCapacity, TaskKey, Unreachable
 from tidemill.engines.fake import Plan
@@ -157,8 +157,6 @@ async def test_a_cancel_during_collection_is_a_cancel_with_its_own_words(world: 
     await world.until(lambda: world.row("a").state == JobState.RUNNING)
     (attempt,) = world.attempts("a")
     gate = asyncio.Event()
-    from tidemill.controllers import staging
-
     original = staging.collect
 
     async def collect(*given, **more):
@@ -482,3 +480,28 @@ async def test_a_build_that_never_ends_fails_its_job_at_its_deadline(
     error = job_status(row.status).progress.error
     assert error is not None
     assert error.code == "EnvironmentTimeout"
+
+
+async def test_a_job_cancelled_instead_of_tried_again_shows_its_log(
+    world: World, monkeypatch: pytest.MonkeyPatch
+):
+    world.plans["a.1"] = Plan(after=None, output=b"what it wrote\n")
+    await world.start()
+    await world.cluster()
+    await world.submit("a", "cpu")
+    await world.until(lambda: world.row("a").state == JobState.RUNNING)
+    original, collecting = staging.collect, asyncio.Event()
+
+    async def collect(*given, **more):
+        collecting.set()
+        await asyncio.sleep(0.05)
+        return await original(*given, **more)
+
+    monkeypatch.setattr(staging, "collect", collect)
+    world.engine.lose(world.nodes()[0].id)
+    await asyncio.wait_for(collecting.wait(), 5)
+    await jobs.cancel(world.services, OWNER, SCOPE, "a")
+    row = await world.ended("a")
+    assert row.state == JobState.CANCELED
+    (log,) = await job_logs.list_logs(world.services, row)
+    assert await job_logs.read_log(world.services, row, log.path, 0) == b"what it wrote\n"
