@@ -12,6 +12,7 @@ pytestmark = [pytest.mark.sdk, pytest.mark.slow, pytest.mark.timeout(240)]
 
 SETUP = """
 import io, json, os, pathlib, sys, threading, time
+import requests
 from azure.ai.ml import Input, MLClient, Output, command
 from azure.ai.ml.constants import ListViewType
 from azure.ai.ml.entities import AmlCompute, Data, Environment, JupyterLabJobService, Workspace
@@ -266,10 +267,21 @@ head, claims, mark = DefaultAzureCredential().get_token(base + "/.default").toke
 forged = ".".join((head, claims, ("B" if mark[0] == "A" else "A") + mark[1:]))
 out["tokens"] = [error_of(lambda: MLClient(Token(text), *SCOPE, MAIN).jobs.get("both"))[:2]
                  for text in ("x.y.z", forged)]
-shown = streams(run("echo TOKEN $AZUREML_RUN_TOKEN").name)[0]
-own = Token(next(line.split()[1] for line in shown.splitlines() if line.startswith("TOKEN")))
+holder = run("echo TOKEN $AZUREML_RUN_TOKEN; sleep 300")
+def token_in_log():
+    files = ml.jobs._runs_operations.get_run_details(holder.name).log_files
+    lines = [requests.get(url, timeout=10).text for url in files.values()]
+    return next((line.split()[1] for text in lines for line in text.splitlines() if "TOKEN" in line), "")
+deadline = time.monotonic() + 30
+while not (text := token_in_log()):
+    assert time.monotonic() < deadline, "the job showed no token"
+    time.sleep(0.1)
+own = Token(text)
 out["own_token"] = MLClient(own, *SCOPE, MAIN).jobs.get("both").name
 out["foreign_token"] = error_of(lambda: MLClient(own, *SCOPE, "two").jobs.get("both"))[:2]
+ml.jobs.begin_cancel(holder.name).result()
+until(holder.name, "Canceled")
+out["dead_token"] = error_of(lambda: MLClient(own, *SCOPE, MAIN).jobs.get("both"))[:2]
 print("RESULT" + json.dumps(out, default=str))
 """
 
@@ -402,3 +414,4 @@ def test_tokens_that_are_not_ours_are_refused(refused):
     assert refused["tokens"] == [[401, "InvalidAuthenticationToken"]] * 2
     assert refused["own_token"] == "both"
     assert refused["foreign_token"] == [403, "AuthorizationFailed"]
+    assert refused["dead_token"] == [401, "ExpiredAuthenticationToken"]

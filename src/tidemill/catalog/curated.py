@@ -114,7 +114,7 @@ class CuratedCatalog:
 
     def _matched(self, bare: str) -> CuratedEnvironment | None:
         for environment, patterns in self._entries.values():
-            if any(fnmatchcase(bare, pattern) for pattern in patterns):
+            if any(_fits(bare, pattern) for pattern in patterns):
                 return environment
         return None
 
@@ -132,6 +132,14 @@ class CuratedCatalog:
             )
             for entry in tomllib.loads(text)["environment"]
         }
+
+
+def _fits(bare: str, pattern: str) -> bool:
+    """`sklearn-1.5*` stands for 1.5 and whatever is called after it, but not for another version, 1.55."""
+    if not fnmatchcase(bare, pattern):
+        return False
+    stem = pattern.removesuffix("*")
+    return "*" in stem or not (stem[-1:].isdigit() and bare[len(stem) : len(stem) + 1].isdigit())
 
 
 def _bare(name: str) -> str:

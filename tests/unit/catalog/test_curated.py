@@ -82,3 +82,10 @@ def test_every_entry_answers_to_its_own_name_and_is_well_formed(curated: Curated
             assert found.name == environment.name
         assert curated.find_image(environment.image) is not None
         assert all(re.match(r"^[a-z][a-z0-9-]*([<>=~!,.\d]*)$", line) for line in environment.pip)
+
+
+def test_a_longer_number_is_another_version():
+    curated = CuratedCatalog()
+    assert curated.find("azureml://registries/azureml/environments/sklearn-1.55/labels/latest") is None
+    assert curated.find("AzureML-lightgbm-32") is None
+    assert curated.find("AzureML-sklearn-1.5-ubuntu22.04") is not None
