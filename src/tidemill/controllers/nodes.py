@@ -50,6 +50,7 @@ class Nodes:
         self._silent: dict[str, int] = {}  # checks in a row without an answer
         self._failed_opens: dict[str, int] = {}  # by compute: openings in a row that came to nothing
         self._deadlines: dict[str, asyncio.TimerHandle] = {}
+        self._came = asyncio.Event()  # a node is being opened
         self._went = asyncio.Event()  # a node has closed
         self._background: set[asyncio.Task[None]] = set()
         self._heart: asyncio.Task[None] | None = None
@@ -108,6 +109,7 @@ class Nodes:
         if node.id in self._opening:
             return
         self._live.add(node.id)
+        self._came.set()
         self._opening.add(node.id)
         self._spawn(self._open(node))
 
@@ -279,9 +281,10 @@ class Nodes:
 
     async def _beat(self) -> None:
         while True:
+            if not self._live:  # no timer while there is nothing to keep alive
+                self._came.clear()
+                await self._came.wait()
             await asyncio.sleep(HEARTBEAT_S)
-            if not self._live:
-                continue
             now = self._s.clock.now()
             try:
                 await self._s.store.write(lambda tx: tx.heartbeat_intervals(self._beating(tx), now))  # noqa: B023
