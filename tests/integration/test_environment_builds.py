@@ -9,6 +9,7 @@ import signal
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 import zipfile
 from collections.abc import Callable, Iterator
@@ -68,15 +69,16 @@ def local_index(wheels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Iterator[Path]:
-    """A root that other users can reach, as a home's mount is for jobs."""
-    for parent in (tmp_path, *tmp_path.parents):
-        if parent.stat().st_uid == os.geteuid() and parent != Path(parent.anchor) and "pytest" in str(parent):
-            parent.chmod(0o755)
-    yield tmp_path
-    for path in tmp_path.rglob("*"):  # read-only trees would stop pytest's own cleaning
+def place() -> Iterator[Path]:
+    """A root that other users can reach, as a home's mount is for jobs: not below pytest's own folder, which
+    every session of pytest closes to others when it starts."""
+    folder = Path(tempfile.mkdtemp(prefix="tidemill-environments-"))
+    folder.chmod(0o755)
+    yield folder
+    for path in folder.rglob("*"):  # read-only trees cannot be removed
         if path.is_dir() and not path.is_symlink():
             path.chmod(0o755)
+    shutil.rmtree(folder)
 
 
 @pytest.fixture
