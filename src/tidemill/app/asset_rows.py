@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tidemill.app.errors import absent
-from tidemill.app.services import Services
 from tidemill.domain.errors import NotFound
 from tidemill.domain.model import Key, Resource, Scope
 from tidemill.store.api import Read, ResourceQuery
@@ -77,12 +76,6 @@ def newest_version(read: Read, scope: Scope, kind: AssetKind, name: str) -> Reso
         if found:
             return found[0]
     return None
-
-
-async def find_asset(
-    services: Services, scope: Scope, kind: AssetKind, name: str, version: str = "", label: str = "latest"
-) -> Resource:
-    return await services.store.read(lambda read: find_version(read, scope, kind, name, version, label))
 
 
 def _by_label(read: Read, scope: Scope, kind: AssetKind, name: str, label: str) -> Resource:

@@ -73,7 +73,6 @@ async def _summary(s: Services, spec: ClusterSpec, state: str) -> dict[str, Any]
     for node in nodes:
         counts[node.state.value.lower()] += 1
     price = costs.usd_hour(s, spec.size, spec.region)
-    held = sum(1 for node in nodes if node.ready_at is not None)
     return {
         "name": spec.name,
         "type": "amlcompute" if spec.name != computes.LOCAL else "local",
@@ -87,7 +86,7 @@ async def _summary(s: Services, spec: ClusterSpec, state: str) -> dict[str, Any]
         "running_jobs": running,
         "queued_jobs": queued,
         "price_usd_hour": price,
-        "run_rate_usd_hour": None if price is None else price * held,
+        "run_rate_usd_hour": None if price is None else await costs.compute_run_rate(s, spec.uid),
         "capacity": s.settings.capacity,
         "next_action": _next_action(spec, nodes, queued, s.clock.now()),
     }

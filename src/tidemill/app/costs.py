@@ -9,7 +9,7 @@ from typing import Any
 
 from tidemill.app.services import Services
 from tidemill.domain.model import Interval, Resource
-from tidemill.domain.prices import PricePeriod, cost
+from tidemill.domain.prices import PricePeriod, cost, run_rate
 
 SHOWBACK = "showback until your hardware has a price sheet"
 UNPRICED = "this size has no price sheet"
@@ -77,6 +77,14 @@ def _periods(s: Services, interval: Interval) -> list[PricePeriod]:
 def usd_hour(s: Services, size: str, region: str) -> float | None:
     price = s.sizes.price(size, region or s.settings.region)
     return None if price is None else price.usd_hour
+
+
+async def compute_run_rate(s: Services, compute_uid: str) -> float:
+    """USD per hour of the nodes that a compute holds now."""
+    intervals = await s.store.read(
+        lambda r: r.intervals(compute_uid=compute_uid, kind="node", open_only=True)
+    )
+    return float(run_rate(intervals, lambda i: _periods(s, i), s.clock.now()))
 
 
 async def node_usd(s: Services, node_id: str) -> float | None:

@@ -63,7 +63,7 @@ async def submit(
         key=key_of(scope, name),
         state=JobState.QUEUED if ready else JobState.PREPARING,
         spec=encode(stored),
-        status=encode(JobStatus(plan, JobProgress(queued_at=now, built_environment=not ready))),
+        status=encode(JobStatus(plan, JobProgress(built_environment=not ready))),
         tags=encode(stored["tags"]),
         ref=plan.compute_uid,
         digest=digest,
@@ -193,7 +193,7 @@ async def cancel(s: Services, caller: Caller, scope: Scope, name: str) -> Resour
         if cancel_target(JobState(row.state)) is None:
             return row
         status = job_status(row.status)
-        progress = replace(status.progress, cancel_requested_at=now, cancelled_by=caller.name)
+        progress = status.progress
         live = [a for a in tx.attempts_of(row.uid) if a.ended_at is None]
         if live:
             for attempt in live:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import overload
 
 
@@ -14,6 +15,9 @@ def iso(at: None) -> None: ...
 def iso(at: int | None) -> str | None: ...
 def iso(at: int | None) -> str | None:
     """Microseconds since the epoch -> `2026-11-23T06:12:00.123456Z`."""
-    if at is None:
-        return None
-    return datetime.fromtimestamp(at / 1e6, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return None if at is None else f"{_iso_seconds(at // 1_000_000)}.{at % 1_000_000:06d}Z"
+
+
+@lru_cache(maxsize=4096)
+def _iso_seconds(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")

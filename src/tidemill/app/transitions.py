@@ -261,7 +261,6 @@ def _end_job(
     for note in collected.notes:
         tx.add_event(job_event(row, now, "Note", note))
     if isinstance(verdict, Retry):
-        progress = replace(progress, queued_at=now)
         tx.add_event(job_event(row, now, result.code, verdict.message))
         tx.update(with_progress(row, status, JobState.QUEUED, now, progress))
         return JobState.QUEUED

@@ -106,9 +106,6 @@ class SizeCatalog:
             if not offered or size.name == HOST or folded in offered
         ]
 
-    def regions(self) -> list[str]:
-        return sorted({region for _, region in self._prices})
-
     def price(self, name: str, region: str, at: int | None = None, kind: str = "payg") -> Price | None:
         """Price of a size in a region; None when the sheet has none there (always for `host`).
 

@@ -150,9 +150,6 @@ class Client:
         finally:
             connection.close()
 
-    def forget_token(self) -> None:
-        self._token = ""
-
     def _headers(self, raw: bytes | None, extra: dict[str, str] | None, signed_in: bool) -> dict[str, str]:
         headers = {"Accept": "application/json"}
         if raw is not None:

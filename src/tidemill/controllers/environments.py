@@ -102,8 +102,7 @@ class Environments:
                 tx.add_event(transitions.job_event(row, now, "Note", note))
         message = f"Environment {planned.label} is ready after {seconds:.1f} s."
         tx.add_event(transitions.job_event(row, now, "EnvironmentReady", message))
-        progress = replace(status.progress, queued_at=now)
-        tx.update(transitions.with_progress(row, status, JobState.QUEUED, now, progress))
+        tx.update(transitions.with_progress(row, status, JobState.QUEUED, now, status.progress))
 
     def _failed(self, tx: Tx, uid: str, problem: JobError) -> None:
         row = tx.by_uid(uid)

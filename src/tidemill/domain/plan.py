@@ -83,14 +83,11 @@ class JobProgress:
     attempt: int = 0
     system_failures: int = 0
     preemptions: int = 0
-    queued_at: int = 0
     started_at: int | None = None
     ended_at: int | None = None
     exit_code: int | None = None
     error: JobError | None = None
     built_environment: bool = False  # its environment was built for it: the build's log is one of its logs
-    cancel_requested_at: int | None = None
-    cancelled_by: str = ""
     logs: tuple[tuple[str, int], ...] = ()  # (path, size) once collected
     registered: tuple[tuple[str, str], ...] = ()  # (output, asset id)
 

@@ -27,20 +27,6 @@ def parse_duration(text: str) -> float:
     return sum(float(value) * _SECONDS[unit] for unit, value in match.groupdict().items() if value)
 
 
-def format_duration(seconds: float) -> str:
-    """120 -> `PT2M`; 0 -> `PT0S`. Rounded to microseconds, never negative."""
-    micros = round(max(0.0, seconds) * SECOND)
-    days, micros = divmod(micros, 86_400 * SECOND)
-    hours, micros = divmod(micros, 3_600 * SECOND)
-    minutes, micros = divmod(micros, 60 * SECOND)
-    whole, fraction = divmod(micros, SECOND)
-    date = f"{days}D" if days else ""
-    time = (f"{hours}H" if hours else "") + (f"{minutes}M" if minutes else "")
-    if whole or fraction or not (date or time):
-        time += f"{whole}" + (f".{fraction:06d}".rstrip("0") if fraction else "") + "S"
-    return f"P{date}" + (f"T{time}" if time else "")
-
-
 def human_duration(micros: int) -> str:
     """Microseconds in at most two units: `800 ms`, `1.5 s`, `2 min`, `1 h 30 min`, `3 d 4 h`."""
     if micros < 0:

@@ -88,10 +88,6 @@ class Home:
         return self.root / "logs"
 
 
-def default_root() -> Path:
-    return Path(os.environ.get(HOME_VARIABLE) or "~/.tidemill").expanduser()
-
-
 def prepare(root: Path) -> Home:
     """Makes the home (0700) and its folders. Raises InvalidRequest for a directory that holds something
     else, Forbidden for one of another user."""
@@ -146,11 +142,6 @@ def load_config(home: Home, *, region: str = "", capacity: str = "", database: s
 
 def save_config(home: Home, config: Config) -> None:
     write_whole(home.config, json.dumps(asdict(config), indent=2).encode() + b"\n")
-
-
-def read_config(home: Home) -> Config | None:
-    """Without making anything. None when there is no home."""
-    return load_config(home) if home.config.exists() else None
 
 
 def read_server(home: Home) -> dict[str, Any] | None:

@@ -26,7 +26,7 @@ async def add_job(
     now = s.clock.now()
     status = JobStatus(
         JobPlan(read_command_job(name, spec), "uid", "cpu"),
-        JobProgress(queued_at=now, started_at=now + 5_000, ended_at=now + 9_000 if state.final else None),
+        JobProgress(started_at=now + 5_000, ended_at=now + 9_000 if state.final else None),
     )
     row = Resource(
         s.ids.uid(),

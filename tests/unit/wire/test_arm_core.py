@@ -6,9 +6,10 @@ import json
 
 import pytest
 
+from tidemill.app.times import iso
 from tidemill.domain.errors import Conflict, ErrorDetail, InvalidRequest, PreconditionFailed
 from tidemill.domain.model import Key, Resource, Scope
-from tidemill.wire.arm.envelope import arm_id, arm_type, iso, join, render, render_list
+from tidemill.wire.arm.envelope import arm_id, arm_type, join, render, render_list
 from tidemill.wire.arm.errors import error_response
 from tidemill.wire.arm.etag import check_conditions, etag
 from tidemill.wire.arm.paging import Page, read_page, split_page

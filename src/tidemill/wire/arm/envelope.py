@@ -3,26 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime
-from functools import lru_cache
 from typing import Any
 
 import msgspec
 
+from tidemill.app.times import iso
 from tidemill.domain.ids import PROVIDER
 from tidemill.domain.model import Resource
 
 encode = msgspec.json.Encoder().encode
-
-
-def iso(at: int) -> str:
-    """Microseconds since the epoch -> `2026-11-23T06:12:00.123456Z`."""
-    return f"{_iso_seconds(at // 1_000_000)}.{at % 1_000_000:06d}Z"
-
-
-@lru_cache(maxsize=4096)
-def _iso_seconds(seconds: int) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def arm_id(row: Resource) -> str:

@@ -11,10 +11,11 @@ from typing import Any
 
 from starlette.responses import Response
 
+from tidemill.app.times import iso
 from tidemill.domain.errors import NotFound
 from tidemill.domain.ids import PROVIDER
 from tidemill.domain.model import Resource
-from tidemill.wire.arm.envelope import iso, render
+from tidemill.wire.arm.envelope import render
 from tidemill.wire.arm.paging import base_url
 from tidemill.wire.http import Context, Route, bytes_response, json_response
 

@@ -10,11 +10,12 @@ from starlette.responses import Response
 from tidemill.app import computes
 from tidemill.app.codec import decode_object, encode
 from tidemill.app.computes import ComputeView
+from tidemill.app.times import iso
 from tidemill.catalog.sizes import GIB, HOST, VmSize
 from tidemill.domain.ids import PROVIDER
 from tidemill.domain.model import Node, NodeState
 from tidemill.wire.arm import operations
-from tidemill.wire.arm.envelope import iso, render, render_list
+from tidemill.wire.arm.envelope import render, render_list
 from tidemill.wire.arm.etag import check_conditions, etag
 from tidemill.wire.arm.paging import next_link, read_page
 from tidemill.wire.http import Context, Route, bytes_response, json_response

@@ -9,11 +9,12 @@ import msgspec
 from starlette.responses import Response
 
 from tidemill.app import deployments, groups, workspaces
+from tidemill.app.times import iso
 from tidemill.domain.errors import InvalidRequest, NotFound, NotOffered
 from tidemill.domain.ids import PROVIDER
 from tidemill.domain.model import Resource, Scope
 from tidemill.wire.arm import template
-from tidemill.wire.arm.envelope import iso, render, render_list
+from tidemill.wire.arm.envelope import render, render_list
 from tidemill.wire.azure.workspaces import draft_of
 from tidemill.wire.http import SIGNED_IN, Context, Route, bytes_response, json_response
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
 
@@ -18,6 +17,7 @@ from starlette.responses import Response, StreamingResponse
 from tidemill.app import job_logs, jobs
 from tidemill.app.codec import decode_object, job_status
 from tidemill.app.services import Services
+from tidemill.app.times import iso
 from tidemill.domain.errors import InvalidRequest
 from tidemill.domain.model import JobState, Resource, Scope
 from tidemill.domain.plan import JobStatus
@@ -137,12 +137,6 @@ def run_body(services: Services, row: Resource, status: JobStatus) -> dict[str, 
     if progress.error is not None:
         body["error"] = {"error": {"code": progress.error.code, "message": progress.error.message}}
     return {key: value for key, value in body.items() if value is not None}
-
-
-def iso(at: int | None) -> str | None:
-    if at is None:
-        return None
-    return datetime.fromtimestamp(at / 1e6, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 def log_url(services: Services, row: Resource, path: str) -> str:
