@@ -57,6 +57,7 @@ def _prepare(node_dir: str, directory: int) -> tuple[AgentServer, int]:
     journal = Journal(directory)
     linux.become_subreaper()
     groups, limits, uid = isolate(config, work_path)
+    linux.no_new_privileges()  # of all it starts
     hello = {
         "version": protocol.VERSION,
         "node": config["node_id"],
@@ -105,6 +106,7 @@ def _own_user(config: dict[str, Any], work_path: str) -> tuple[int, dict[str, An
     except view.NotAllowed as error:
         why = f"this host allows no mount namespace ({error}), so jobs run as root"
         return 0, _line(False, "", why), _line(False, "", why)
+    os.setgroups([])
     by = "mount namespace; folders closed to others are hidden"
     return config["uid"], _line(True, f"uid {config['uid']}, no new privileges"), _line(True, by)
 

@@ -99,6 +99,7 @@ class Tasks:
         self._forgotten: OrderedDict[TaskId, int] = OrderedDict()
         self._seq = 0
         self._groups_made = 0
+        self._spawner = spawn.Grouped(cgroups.own_directories()) if place.groups.kill else None
         memory = place.groups.paths.get("memory", "") if place.groups.kill else ""
         self._node_meter = cgroups.MemoryMeter(memory) if memory else None
         self._meter_each = bool(memory) and memory == place.groups.kill  # v2: a task's group counts its own
@@ -153,10 +154,11 @@ class Tasks:
             other.alone = False
         try:
             join = self._make_group(task)
-            order = spawn.Order(spec["argv"], environ, spec["cwd"], log, self._place.uid, join)
-            spawned = spawn.grouped(order) if task.group else spawn.shepherded(order)
+            order = spawn.Order(spec["argv"], environ, spec["cwd"], log, self._place.uid)
+            spawned = self._spawner.start(order, join) if self._spawner else spawn.shepherded(order)
         except OSError as error:
-            task.reason, task.message = "spawn_failed", f"could not start a process: {error}"
+            what = str(error) if isinstance(error, spawn.Failed) else f"could not start a process: {error}"
+            task.reason, task.message = "spawn_failed", what
             if task.group:
                 cgroups.remove(task.group)
             self._finish(task)
@@ -267,7 +269,7 @@ class Tasks:
         elif task.main:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(task.main, signal.SIGTERM)
-        self._signal_newborn(task, signal.SIGTERM)
+            self._signal_newborn(task, signal.SIGTERM)
 
     def _kill(self, task: Task) -> None:
         task.kill_at = _boot() + 0.5  # again, until its end is seen
@@ -275,12 +277,12 @@ class Tasks:
             cgroups.kill(task.group)
         else:
             processes.kill([task.pid], signal.SIGTERM)  # the shepherd kills all below it and reaps them
-        self._signal_newborn(task, signal.SIGKILL)
+        if not task.group:
+            self._signal_newborn(task, signal.SIGKILL)
 
     def _signal_newborn(self, task: Task, number: int) -> None:
-        """The main process may not have joined its group yet, or not lead its session yet."""
-        newborn = task.main not in cgroups.processes(task.group) if task.group else not _leads(task.main)
-        if newborn and task.main:
+        """A shepherd's main process may not lead its session yet."""
+        if task.main and not _leads(task.main):
             processes.kill([task.main], number)
 
     def _look(self, task: Task) -> None:
@@ -364,10 +366,10 @@ class Tasks:
             raise Refused("invalid", f"log_path {path!r} cannot be opened: {error}") from None
         return fd
 
-    def _make_group(self, task: Task) -> tuple[str, ...]:
+    def _make_group(self, task: Task) -> list[str]:
         groups = self._place.groups
         if not groups.kill:
-            return ()
+            return []
         self._groups_made += 1
         directory = f"{groups.kill}/t{self._groups_made}"
         os.mkdir(directory)
@@ -376,7 +378,7 @@ class Tasks:
         if task.meter is not None:
             task.oom_before = task.meter.oom_kills()
             task.alone = self._meter_each or (task.alone and task.meter.reset())
-        return tuple(groups.joined_by(directory))
+        return groups.joined_by(directory)
 
     def _shepherd_says(self, task: Task) -> int:
         select.select([task.pipe], [], [], 10.0)

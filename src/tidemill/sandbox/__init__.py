@@ -6,7 +6,7 @@ own), `processes` (finding a node's processes by the marker in their environment
 Python has no name for).
 
 Seams for full isolation: `agent/spawn.py:enter` is the one place where a task's process takes on its limits
-between fork and exec, so namespaces, a network namespace, seccomp or a bubblewrap argv go there;
+at its start, so namespaces, a network namespace, seccomp or a bubblewrap argv go there;
 `agent/main.py:isolate` is the one place where the node's view is made, so the relay that gives a network
 namespace its `localhost` starts there.
 """

@@ -69,6 +69,12 @@ def hierarchies(proc: str = "/proc/self") -> dict[str, Hierarchy]:
     return found
 
 
+def own_directories() -> list[str]:
+    """This process's own group in every hierarchy that a node may use."""
+    found = hierarchies()
+    return sorted({found[name].own for name in ("v2", *CONTROLLERS) if name in found})
+
+
 def create(name: str, found: dict[str, Hierarchy] | None = None) -> tuple[Groups, dict[str, str]]:
     """Makes the groups of one node. Returns them and, for each use that is missing, why."""
     found = hierarchies() if found is None else found
