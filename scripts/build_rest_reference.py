@@ -29,6 +29,7 @@ TITLES = {
     "tidemill.wire.azure.assets": "Codes, environments, data, models",
     "tidemill.wire.azure.data_plane": "Data plane",
     "tidemill.wire.azure.datastores": "Datastores",
+    "tidemill.wire.azure.connections": "Connections",
     "tidemill.wire.azure.jobs": "Jobs",
     "tidemill.wire.azure.history": "Run history and artifacts",
     "tidemill.wire.mlflow.routes": "MLflow",

@@ -7,7 +7,6 @@ storage bare; `status`: {"secrets": base64 of the sealed secrets}, for user-made
 from __future__ import annotations
 
 import asyncio
-import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 from tidemill.app.codec import decode_object, encode
 from tidemill.app.compute_rules import object_at
 from tidemill.app.errors import absent
+from tidemill.app.sealed import seal, unseal
 from tidemill.app.services import Services
 from tidemill.app.storage import DATASTORES as TYPE
 from tidemill.app.storage import account_for, bare_account
@@ -70,13 +70,13 @@ async def put(
     def change(tx: Tx) -> tuple[Resource, bool]:
         existing = tx.get(row.key)
         if existing is None:
-            stored = tx.insert(replace(row, status=_sealed(s, uid, secrets)))
+            stored = tx.insert(replace(row, status=seal(s, uid, secrets)))
             tx.add_event(Event(uid, "datastore", now, "Created", f"Datastore {name} created.", caller.name))
             return stored, True
         if _is_default(name):
             _refuse_default(name, decode_object(existing.spec), given)
             return existing, False
-        status = _sealed(s, existing.uid, secrets) if secrets else existing.status
+        status = seal(s, existing.uid, secrets) if secrets else existing.status
         if (existing.spec, existing.status) == (row.spec, status):
             return existing, False
         changed = replace(existing, spec=row.spec, tags=row.tags, status=status, modified_at=now)
@@ -143,10 +143,10 @@ async def secrets_of(s: Services, scope: Scope, name: str) -> dict[str, Any]:
     if bare_account(str(spec.get("accountName", ""))) == account:
         # The SDK takes a SAS for an account key when it signs log addresses: it needs the key.
         return {"secretsType": "AccountKey", "key": s.storage_keys.key(account)}
-    sealed = decode_object(row.status).get("secrets")
-    if not sealed:
+    secrets = unseal(s, row)
+    if not secrets:
         raise NotFound(f"Datastore {name!r} has no stored secrets.", "SecretsNotFound", name)
-    return decode_object(s.secrets.decrypt(base64.b64decode(sealed), row.uid))
+    return secrets
 
 
 def find(read: Read, scope: Scope, name: str) -> Resource:
@@ -180,12 +180,6 @@ def _take_secrets(given: dict[str, Any]) -> dict[str, Any]:
     credentials.pop("secrets", None)
     given["credentials"] = {"credentialsType": "None", **credentials}
     return dict(secrets)
-
-
-def _sealed(s: Services, uid: str, secrets: Mapping[str, Any]) -> bytes:
-    if not secrets:
-        return b"{}"
-    return encode({"secrets": base64.b64encode(s.secrets.encrypt(encode(secrets), uid)).decode()})
 
 
 def _is_default(name: str) -> bool:

@@ -22,6 +22,15 @@ class SecretBox:
         self._keys = keys
         self._current = next(iter(keys))
 
+    @property
+    def current(self) -> str:
+        """Id of the key that encrypts."""
+        return self._current
+
+    def take(self, keys: dict[str, bytes]) -> None:
+        """Other keys from now on (a rotation): the first one encrypts."""
+        self._keys, self._current = keys, next(iter(keys))
+
     def encrypt(self, plain: bytes, context: str = "") -> bytes:
         """`context` (for example the row's id) is bound in: the value does not decrypt anywhere else."""
         nonce = os.urandom(_NONCE_BYTES)
@@ -35,13 +44,18 @@ class SecretBox:
         header = 1 + _ID_BYTES + _NONCE_BYTES
         if len(sealed) < header or sealed[0] != _VERSION:
             raise ValueError("not a sealed value of this version")
-        key = self._keys.get(sealed[1 : 1 + _ID_BYTES].hex())
+        key = self._keys.get(key_id_of(sealed))
         if key is None:
             raise ValueError("the key that sealed this value is not in this home")
         try:
             return _aead(key).decrypt(sealed[1 + _ID_BYTES : header], sealed[header:], context.encode())
         except InvalidTag as error:
             raise ValueError("the sealed value was changed, or belongs to something else") from error
+
+
+def key_id_of(sealed: bytes) -> str:
+    """Id of the key that sealed the value."""
+    return sealed[1 : 1 + _ID_BYTES].hex()
 
 
 def _aead(key: bytes) -> AESGCM:

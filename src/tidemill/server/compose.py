@@ -26,6 +26,7 @@ ROUTE_MODULES = (
     "tidemill.wire.azure.computes",
     "tidemill.wire.azure.assets",
     "tidemill.wire.azure.datastores",
+    "tidemill.wire.azure.connections",
     "tidemill.wire.azure.jobs",
     "tidemill.wire.azure.history",
     "tidemill.wire.azure.artifacts",

@@ -20,7 +20,6 @@ TYPES = {
     "batchEndpoints": "Batch endpoints",
     "serverlessEndpoints": "Serverless endpoints",
     "schedules": "Schedules",
-    "connections": "Connections",
     "featuresets": "Feature sets",
     "featurestoreEntities": "Feature store entities",
 }
