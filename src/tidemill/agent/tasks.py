@@ -129,6 +129,8 @@ class Tasks:
         """Checks the task, opens its log and puts the intent on disk. Returns it and the log's descriptor."""
         if not spec["argv"]:
             raise Refused("invalid", "argv is empty: there is nothing to run")
+        if spec.get("rootfs"):
+            raise Refused("invalid", f"this node has no sandbox, so it cannot run in {spec['rootfs']}")
         log = self._open_log(spec["log_path"])
         task = Task(
             str(spec["attempt"]), int(spec["rank"]), int(spec["epoch"]), grace=float(spec["term_grace_s"])

@@ -49,6 +49,7 @@ def place(s: Services, row: Resource, plan: JobPlan, attempt: Attempt, staged: S
     bin_dir = environment_bin(s, plan)
     _check_launcher(job.distribution.kind, bin_dir)
     shared = shared_variables(s, row, plan, attempt, bin_dir)
+    reads = readable(s, plan)
     mpirun = shutil.which("mpirun") or "mpirun" if job.distribution.kind == "mpi" else ""
     placed: list[PlacedRank] = []
     for index, files in enumerate(staged.nodes):
@@ -57,12 +58,18 @@ def place(s: Services, row: Resource, plan: JobPlan, attempt: Attempt, staged: S
         for rank in ranks_of(job, command, HOST, staged.ports, mpirun):
             if rank.node_index == index:
                 variables = {**own, **dict(rank.variables), **dict(job.environment_variables)}
-                placed.append(_placed(s, job, attempt, rank, files, variables))
+                placed.append(_placed(s, job, attempt, rank, files, variables, reads))
     return sorted(placed, key=lambda p: p.rank)
 
 
 def _placed(
-    s: Services, job: CommandJob, attempt: Attempt, rank: Rank, files: NodeFiles, variables: dict[str, str]
+    s: Services,
+    job: CommandJob,
+    attempt: Attempt,
+    rank: Rank,
+    files: NodeFiles,
+    variables: dict[str, str],
+    reads: tuple[str, ...],
 ) -> PlacedRank:
     task = TaskSpec(
         attempt_id=attempt.id,
@@ -75,6 +82,7 @@ def _placed(
         term_grace_s=s.settings.cancel_grace_s,
         timeout_s=float(job.timeout_s) if job.timeout_s else None,
         gpu_ids=attempt.gpu_ids[rank.node_index] if attempt.gpu_ids else (),
+        read_only=(*reads, *_mounted(job, files)),
     )
     return PlacedRank(rank.rank, rank.node_index, rank.primary, rank.log, task)
 
@@ -97,6 +105,21 @@ def environment_bin(s: Services, plan: JobPlan) -> Path:
             )
         return Path(built.bin_dir)
     return Path(sys.base_prefix) / "bin"
+
+
+def readable(s: Services, plan: JobPlan) -> tuple[str, ...]:
+    """What every rank reads outside its own directory: its Python, its environment, the CA bundle."""
+    paths = [sys.base_prefix, str(s.settings.ca_bundle)]
+    if plan.environment.digest:
+        built = s.environments.find(plan.environment.digest)
+        paths += [str(built.path), str(built.base_prefix)] if built is not None else []
+    return tuple(dict.fromkeys(paths))
+
+
+def _mounted(job: CommandJob, files: NodeFiles) -> tuple[str, ...]:
+    """Inputs that are mounted read-only: their folder, below the attempt's directory."""
+    names = [item.name for item in job.inputs if item.mode == "ro_mount" and item.type != "literal"]
+    return tuple(f"{files.root}/inputs/{name}" for name in names)
 
 
 def shared_variables(

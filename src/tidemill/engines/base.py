@@ -76,6 +76,8 @@ class TaskSpec:
     timeout_s: float | None = None  # wall-clock limit; then TERM -> KILL with reason "timeout"
     gpu_ids: tuple[str, ...] = ()
     kind: str = "batch"  # "batch" | "service" (later)
+    rootfs: str = ""  # an unpacked image, below what nodes can see; "": a minimal view of the host
+    read_only: tuple[str, ...] = ()  # what the task may read at the same path, besides its own directory
 
 
 @dataclass(frozen=True, slots=True)

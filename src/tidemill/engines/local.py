@@ -178,6 +178,8 @@ class LocalEngine:
         unknown = set(task.gpu_ids) - set(node.config["gpu_ids"])
         if unknown:
             raise InvalidTask(f"GPUs {sorted(unknown)} were not allotted to node {node_id}")
+        if task.rootfs and node.hello["version"] < protocol.IMAGES_SINCE:
+            raise InvalidTask(f"node {node_id} was opened by an earlier Tidemill, which runs no images")
         env = {"PATH": _DEFAULT_PATH, "HOME": task.cwd, **task.env}
         await link.call(
             "start",
@@ -192,6 +194,8 @@ class LocalEngine:
             timeout_s=task.timeout_s,
             gpu_ids=list(task.gpu_ids),
             kind=task.kind,
+            rootfs=task.rootfs,
+            read_only=list(task.read_only),
         )
 
     async def stop(self, node_id: str, task: TaskKey, epoch: int, reason: str) -> None:
