@@ -27,11 +27,11 @@ from tidemill.app.errors import absent
 from tidemill.app.services import Services
 from tidemill.app.workspaces import require_workspace
 from tidemill.catalog.sizes import HOST
+from tidemill.domain.admission import admit
 from tidemill.domain.errors import Conflict, InvalidRequest
 from tidemill.domain.ids import parse_workspace_id
 from tidemill.domain.jobspec import CommandJob
 from tidemill.domain.model import Caller, Event, JobState, Key, Node, NodeState, Resource, Scope, Vector
-from tidemill.domain.quota import admit
 from tidemill.domain.scheduling.types import ClusterSpec, Host, JobRequest
 from tidemill.domain.units import human_duration, plural
 from tidemill.store.api import AlreadyExists, Read, ResourceQuery, Tx
@@ -301,6 +301,7 @@ def cluster_of(s: Services, row: Resource) -> ClusterSpec | None:
         idle_us=scale.idle_us,
         deleting=row.state == DELETING,
         region=row.location,
+        family=size.family,
     )
 
 
@@ -327,7 +328,7 @@ def local_cluster(s: Services, workspace: Resource) -> ClusterSpec:
 
 
 async def check_admission(s: Services, spec: ClusterSpec, job: CommandJob, team: str) -> None:
-    """Refuses at submit what could never start (domain.quota). Raises InvalidRequest with the figures."""
+    """Refuses at submit what could never start (domain.admission). Raises InvalidRequest with the figures."""
     capacity = await s.engine.capacity()
     host = Host(capacity.total, capacity.gpu_ids, s.settings.capacity)
     name, nodes = job.display_name, job.node_count

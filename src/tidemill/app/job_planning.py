@@ -41,6 +41,7 @@ async def plan_job(s: Services, caller: Caller, scope: Scope, name: str, job: Co
         inputs=found.inputs,
         outputs=found.outputs,
         team=caller.oid,
+        user=caller.oid,
         account=found.account,
         artifacts=Place(found.account, "azureml", f"ExperimentRun/dcid.{name}/"),
     )

@@ -118,8 +118,8 @@ class Pool:
             known.clear()
         self._known_nodes.clear()
         self._state = PoolState(self._host)
-        for team, value in usages.items():
-            self._state.apply(sched.TeamUsage(team, value, now))
+        for usage in usages:
+            self._state.apply(usage)
         found = await self._s.store.read(_look)
         for row in found.clusters:
             self._set_cluster(row, now)
@@ -240,6 +240,7 @@ class Pool:
             plan.job.priority,
             row.created_at,
             estimate,
+            plan.user or plan.team,
         )
 
     def _set_cluster(self, row: Resource, now: int) -> None:

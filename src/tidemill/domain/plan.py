@@ -65,7 +65,8 @@ class JobPlan:
     code: Place | None = None
     inputs: tuple[PlannedInput, ...] = ()
     outputs: tuple[PlannedOutput, ...] = ()
-    team: str = ""
+    team: str = ""  # object id of the group, or of the user where there is none
+    user: str = ""  # object id of who submitted it
     account: str = ""  # the workspace's storage account
     artifacts: Place | None = None  # where logs and outputs/ go
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+from tidemill.domain.admission import admit
 from tidemill.domain.model import NodeState, Scope, Vector
-from tidemill.domain.quota import admit
+from tidemill.domain.quota import NO_QUOTAS, Key, Quotas
 from tidemill.domain.scheduling import oracle
 from tidemill.domain.scheduling import types as t
 from tidemill.domain.scheduling.pool import PoolState
@@ -38,7 +39,7 @@ class World:
 
     host: t.Host = ELASTIC
     half_life_us: int = 60 * SECOND
-    weights: dict[str, float] = field(default_factory=dict)
+    quotas: Quotas = NO_QUOTAS
     now: int = 1_000 * SECOND
     clusters: dict[str, t.ClusterSpec] = field(default_factory=dict)
     waiting: dict[str, t.JobRequest] = field(default_factory=dict)
@@ -50,13 +51,19 @@ class World:
     started: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.pool = PoolState(self.host, self.half_life_us, self.weights)
+        self.pool = PoolState(self.host, self.half_life_us, self.quotas)
 
     # -------------------------------------------------------- what happens
 
     def set_host(self, host: t.Host) -> None:
         self.host = host
         self.pool.apply(t.HostSet(host, self.now))
+
+    def set_quotas(self, **limits: dict[str, int]) -> None:
+        """`{"team red": {"cores": 4}}` in place of all before; weights stay."""
+        keys = {(*subject.split(), m): n for subject, ms in limits.items() for m, n in ms.items()}
+        self.quotas = replace(self.quotas, limits=keys)
+        self.pool.apply(t.QuotasSet(self.quotas, self.now))
 
     def set_cluster(self, spec: t.ClusterSpec) -> None:
         self.clusters[spec.uid] = spec
@@ -133,8 +140,9 @@ class World:
             tuple((request, at) for request, at, _ in self.running.values()),
             tuple(self.nodes.values()),
             tuple(self.pending),
-            dict(self.pool._track.shares.usages),
-            self.weights,
+            dict(self.pool._track.shares.teams.usages),
+            dict(self.pool._track.shares.users.usages),
+            self.quotas,
             self.half_life_us,
         )
 
@@ -148,8 +156,12 @@ class World:
         assert sorted(assigns, key=of_job) == sorted(expected.assigns, key=of_job)
         assert sorted(closes, key=of_node) == sorted(expected.closes, key=of_node)
         assert opens == expected.opens
+        before = self._held()
         for decision in decisions:
             self._take(decision)
+        for key, held in self._held().items():
+            limit = self.quotas.limit(key)
+            assert limit is None or held <= max(limit, before.get(key, 0)), (key, held, limit)
         self._check()
         return decisions
 
@@ -199,6 +211,9 @@ class World:
             assert before is None or before.code != decision.code or decision.job_uid in self.started
             self.told[decision.job_uid] = decision
 
+    def _held(self) -> dict[Key, int]:
+        return oracle._Books(self.snapshot()).held
+
     def clusters_of(self, uid: str) -> t.ClusterSpec:
         request = self.waiting[uid] if uid in self.waiting else self.running[uid][0]
         return self.clusters[request.cluster_uid]
@@ -218,7 +233,12 @@ class World:
             assert wait is not None
             assert wait.sentence[-1] == ".", wait
             refusal = self.refusal(self.waiting[uid])
-            parked = wait.code in ("Waiting.GangTooLarge", "Waiting.GpusMissing", "Waiting.HostTooSmall")
+            parked = wait.code in (
+                "Waiting.GangTooLarge",
+                "Waiting.GpusMissing",
+                "Waiting.HostTooSmall",
+                "Waiting.QuotaExceeded",
+            )
             assert wait.code == f"Waiting.{refusal}" if refusal else not parked, (wait, refusal)
         assert set(self.pool.grants()) >= set(self.nodes)
 
@@ -231,6 +251,8 @@ class World:
         found = admit(request, spec, self.host, oracle._held_by_others(self.snapshot(), spec.uid))
         competes = self.host.strict or spec.node.gpus
         found = found if competes else admit(request, spec, self.host)
+        if found is None and oracle.quota_for_ever(self.snapshot(), request, spec):
+            return "QuotaExceeded"
         return found.code if found else None
 
     # -------------------------------------------------------- shortcuts

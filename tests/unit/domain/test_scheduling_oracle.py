@@ -6,18 +6,31 @@ from dataclasses import replace
 
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from scheduling_world import ELASTIC, GPU, LARGE, SECOND, SMALL, STRICT, World, cluster, job
+from scheduling_world import ELASTIC, GPU, LARGE, SECOND, SMALL, STRICT, WS, World, cluster, job
 
 from tidemill.domain.model import NodeState
+from tidemill.domain.quota import Quotas
 from tidemill.domain.scheduling import oracle
 from tidemill.domain.scheduling import types as t
 
 OPS = st.lists(
-    st.tuples(st.integers(0, 15), st.integers(0, 30), st.integers(0, 30), st.integers(0, 30)),
+    st.tuples(st.integers(0, 17), st.integers(0, 30), st.integers(0, 30), st.integers(0, 30)),
     min_size=1,
     max_size=40,
 )
 TEAMS = ("red", "green", "blue")
+USERS = ("ann", "bob")
+WEIGHTS = Quotas({}, {"red": 2.0}, {"bob": 0.5})
+HERE = WS.arm_id.lower()
+LIMITS = (  # of every kind and measure; some forbid a job for ever, some only for now
+    {},
+    {"team red": {"cores": 4}},
+    {"user ann": {"nodes": 2, "jobs": 1}, "team *": {"jobs": 3}},
+    {f"workspace {HERE}": {"cores": 8}},
+    {"compute c1": {"nodes": 2}, "user *": {"gpus": 1}},
+    {f"workspace {HERE}": {"famA": 4, "jobs": 3}, "team red": {"famA": 2}},
+    {"team green": {"nodes": 0}, "user bob": {"cores": 6}, f"workspace {HERE}": {"nodes": 4}},
+)
 
 
 def step(world: World, op: int, a: int, b: int, c: int, counter: int, last: list[t.Decision]) -> None:
@@ -32,6 +45,7 @@ def step(world: World, op: int, a: int, b: int, c: int, counter: int, last: list
                     sorted(world.clusters)[a % len(world.clusters)],
                     (1, 1, 1, 2, 2, 3, 4)[b % 7],
                     team=TEAMS[c % 3],
+                    user=USERS[(a + c) % 2],
                     priority=(0, 0, 0, 1, -1)[a % 5],
                     submitted_at=world.now - (b % 4),
                     estimated_us=(None, 5 * SECOND, 20 * SECOND, SECOND)[(a + b) % 4],
@@ -63,7 +77,9 @@ def step(world: World, op: int, a: int, b: int, c: int, counter: int, last: list
         other = ELASTIC if world.host.strict else STRICT
         world.was_elastic = world.was_elastic or not world.host.strict
         world.set_host(other if b % 2 else replace(world.host, gpu_ids=world.host.gpu_ids))
-    elif op == 15:
+    elif op == 16:
+        world.set_quotas(**LIMITS[a % len(LIMITS)])
+    elif op in (15, 17):
         undo = [d for d in last if isinstance(d, t.OpenNode | t.CloseNode | t.Assign)]
         if undo:
             found = undo[a % len(undo)]
@@ -72,17 +88,19 @@ def step(world: World, op: int, a: int, b: int, c: int, counter: int, last: list
 
 
 def start_world(kind: int) -> World:
-    world = World(STRICT if kind % 2 else ELASTIC, weights={"red": 2.0}, half_life_us=30 * SECOND)
-    world.set_cluster(cluster("c1", SMALL, 0, 4))
+    world = World(STRICT if kind % 2 else ELASTIC, half_life_us=30 * SECOND, quotas=WEIGHTS)
+    world.set_cluster(cluster("c1", SMALL, 0, 4, family="famA"))
     if kind // 2 % 2:
-        world.set_cluster(cluster("c2", LARGE, 1, 3))
+        world.set_cluster(cluster("c2", LARGE, 1, 3, family="famA"))
     if kind // 4 % 2:
         world.set_cluster(cluster("c3", GPU, 0, 2, idle_us=3 * SECOND))
+    if kind >= 8:
+        world.set_quotas(**LIMITS[kind // 8])
     return world
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(st.integers(0, 7), OPS)
+@given(st.integers(0, 55), OPS)
 @example(  # starts change the shares, so that another gang fits: the decision is not all
     2, [(0, 0, 0, 0), (0, 1, 0, 0), (0, 8, 3, 0), (0, 18, 0, 1), (6, 0, 0, 0), (8, 0, 0, 0), (6, 0, 1, 0)]
 )
@@ -99,7 +117,7 @@ def test_the_same_decisions_as_the_oracle(kind: int, ops: list[tuple[int, int, i
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(st.integers(0, 7), OPS, st.integers(1, 100))
+@given(st.integers(0, 55), OPS, st.integers(1, 100))
 def test_nothing_is_due_before_the_next_wakeup(
     kind: int, ops: list[tuple[int, int, int, int]], part: int
 ) -> None:
@@ -118,7 +136,7 @@ def test_nothing_is_due_before_the_next_wakeup(
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(st.integers(0, 7), OPS)
+@given(st.integers(0, 55), OPS)
 def test_every_job_that_can_start_does_and_nothing_stays_open(
     kind: int, ops: list[tuple[int, int, int, int]]
 ) -> None:

@@ -8,6 +8,7 @@ import pytest
 from scheduling_world import ELASTIC, GIB, GPU, LARGE, SECOND, SMALL, STRICT, World, cluster, job
 
 from tidemill.domain.model import NodeState, Vector
+from tidemill.domain.quota import Quotas
 from tidemill.domain.scheduling import queue as queue_module
 from tidemill.domain.scheduling import types as t
 from tidemill.domain.scheduling.capacity import elastic_grants
@@ -128,7 +129,7 @@ def test_teams_take_turns_although_one_came_first() -> None:
 
 
 def test_a_weight_of_two_gets_twice_the_nodes() -> None:
-    world = World(weights={"a": 2.0})
+    world = World(quotas=Quotas({}, {"a": 2.0}))
     world.set_cluster(cluster(high=6))
     with_nodes(world, 6)
     world.queue(*(job(f"a{n}", team="a", submitted_at=n) for n in range(9)))
@@ -145,13 +146,16 @@ def test_what_a_team_used_counts_less_with_time() -> None:
     world.decide()
     world.now += 30 * SECOND
     world.release("a1")
-    used = world.pool.usages(world.now)["a"]
+    used = world.pool.usages(world.now)
+    assert [(usage.team, usage.user) for usage in used] == [("a", None), ("a", "")]
     world.now += 10 * SECOND
-    assert world.pool.usages(world.now)["a"] == pytest.approx(used / 2)
+    halved = world.pool.usages(world.now)
+    assert [usage.value for usage in halved] == pytest.approx([usage.value / 2 for usage in used])
     other = World(half_life_us=10 * SECOND)
     other.now = world.now
-    other.pool.apply(t.TeamUsage("a", used / 2, other.now))
-    assert other.pool.usages(other.now) == world.pool.usages(world.now)
+    for usage in halved:
+        other.pool.apply(usage)
+    assert other.pool.usages(other.now) == halved
 
 
 def test_a_gang_starts_all_or_none_and_holds_the_idle_ones() -> None:

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scheduling_world import ELASTIC, GIB, GPU, LARGE, SMALL, STRICT, cluster, job
 
+from tidemill.domain.admission import admit
 from tidemill.domain.autoscale import Fleet, shrink, to_fill, wanted
 from tidemill.domain.model import Vector
-from tidemill.domain.quota import admit
 from tidemill.domain.scheduling.shares import FairShare, crossing, dominant_rate
 from tidemill.domain.scheduling.types import Host, Usage
 from tidemill.domain.units import (

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 from bisect import bisect_left, insort
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from tidemill.domain.admission import Refusal
 from tidemill.domain.autoscale import Fleet
 from tidemill.domain.model import NodeState
-from tidemill.domain.quota import Refusal
+from tidemill.domain.quota import Amounts, Equation
 from tidemill.domain.scheduling.queue import JobQueue
-from tidemill.domain.scheduling.types import ClusterSpec, JobRequest, NodeView, OpenNode
+from tidemill.domain.scheduling.types import ClusterSpec, JobRequest, NodeView, OpenNode, Party
 
 
 @dataclass(slots=True)
 class Run:
-    """A job on its nodes since `at`; `rate` is what it counts for its team."""
+    """A job on its nodes since `at`; `rate` and `amounts` are what it counts for its team and its user."""
 
     job: JobRequest
     nodes: tuple[str, ...]
     at: int
     rate: int
+    amounts: Amounts = ()
 
 
 @dataclass(slots=True)
@@ -30,6 +33,10 @@ class LastPlan:
     opening: frozenset[str] = frozenset()
     opening_first: int = 0
     host_blocked: str = ""  # the job for which the host has no room
+    quota_blocked: str = ""  # the job for which a quota of the compute or the workspace has none
+    left: Mapping[Party, tuple[str, Equation]] = field(default_factory=dict[Party, tuple[str, Equation]])
+    """Parties (ANY user: whole teams) that wait for a quota of theirs: the job of each that goes first, and
+    what it came up against."""
     contested: bool = False  # another order of the teams could plan other jobs
 
 

@@ -5,10 +5,12 @@ For tests: whatever `PoolState` keeps between decisions, it must answer what thi
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections import defaultdict
+from dataclasses import dataclass, field, replace
 
+from tidemill.domain.admission import admit
 from tidemill.domain.model import NodeState, Vector
-from tidemill.domain.quota import admit
+from tidemill.domain.quota import COMPUTE, JOBS, TEAM, USER, WORKSPACE, Key
 from tidemill.domain.scheduling import sentences as words
 from tidemill.domain.scheduling.backfill import LOOK
 from tidemill.domain.scheduling.capacity import elastic_grants, limits
@@ -20,6 +22,7 @@ from tidemill.domain.scheduling.types import (
     JobRequest,
     NodeView,
     OpenNode,
+    Party,
     Snapshot,
     Usage,
 )
@@ -81,16 +84,75 @@ def decide(snapshot: Snapshot, now: int) -> Answer:
             ]
         else:
             desks[uid] = _desk(snapshot, spec, nodes)
-    usages = dict(snapshot.usages)
+    usages, users = dict(snapshot.usages), dict(snapshot.user_usages)
     free = _free(snapshot)
     claimed = [0, 0, 0]
-    competing = [uid for uid in desks if limits(snapshot.host, desks[uid].spec)]
+    books = _Books(snapshot)
+    competing = [uid for uid in desks if snapshot.quotas or limits(snapshot.host, desks[uid].spec)]
     for group in [competing] + [[uid] for uid in desks if uid not in competing]:
-        _give_out(snapshot, now, {uid: desks[uid] for uid in group}, usages, free, claimed, answer)
+        given = {uid: desks[uid] for uid in group}
+        _give_out(snapshot, now, given, usages, users, free, claimed, books, answer)
     for uid in desks:
         _close(desks[uid], now, answer)
-    _open(snapshot, desks, free, claimed, answer)
+    _open(snapshot, desks, free, claimed, books, answer)
     return answer
+
+
+class _Books:
+    """The quotas: what is held of each, counted over everything there is, and what this decision adds."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self.quotas = snapshot.quotas
+        self.held: dict[Key, int] = defaultdict(int)
+        self.kept: dict[Key, int] = {}  # claimed by jobs that go first
+        self.back: dict[Key, int] = defaultdict(int)  # will be given back by nodes that close
+        for job, _ in snapshot.running:
+            spec = snapshot.clusters[job.cluster_uid]
+            _add(self.held, of_party(spec, job) + of_place(spec, 0, 1))
+        for node in (*snapshot.nodes, *snapshot.opening):
+            _add(self.held, of_place(snapshot.clusters[node.cluster_uid], 1, 0))
+        for node in snapshot.nodes:
+            if node.state is NodeState.CLOSING:
+                _add(self.back, of_place(snapshot.clusters[node.cluster_uid], 1, 0))
+
+    def short(self, asks: list[tuple[Key, int]]) -> list[tuple[Key, int]]:
+        return [
+            (key, asked)
+            for key, asked in asks
+            if asked and self._limit(key) < self.held.get(key, 0) + self.kept.get(key, 0) + asked
+        ]
+
+    def _limit(self, key: Key) -> int:
+        limit = self.quotas.limit(key)
+        return FOREVER if limit is None else limit
+
+    def wanted(self, gives: list[tuple[Key, int]]) -> bool:
+        return any(
+            given and key in self.kept and self.kept[key] > self._limit(key) - self.held[key] + self.back[key]
+            for key, given in gives
+        )
+
+
+def _add(to: dict[Key, int], asks: list[tuple[Key, int]]) -> None:
+    for key, amount in asks:
+        to[key] = to.get(key, 0) + amount
+
+
+def _measured(spec: ClusterSpec, nodes: int, jobs: int) -> dict[str, int]:
+    cores = nodes * spec.node.cpu_milli
+    return {"cores": cores, "gpus": nodes * spec.node.gpus, "nodes": nodes, JOBS: jobs, spec.family: cores}
+
+
+def of_place(spec: ClusterSpec, nodes: int, jobs: int) -> list[tuple[Key, int]]:
+    subjects = ((COMPUTE, spec.uid), (WORKSPACE, spec.workspace.arm_id.lower()))
+    parts = _measured(spec, nodes, jobs)
+    return [((kind, id, measure), part) for kind, id in subjects for measure, part in parts.items()]
+
+
+def of_party(spec: ClusterSpec, job: JobRequest, kinds: str = f"{TEAM} {USER}") -> list[tuple[Key, int]]:
+    parts = _measured(spec, job.node_count, 1)
+    subjects = [(kind, id) for kind, id in ((TEAM, job.team), (USER, job.user)) if kind in kinds.split()]
+    return [((kind, id, measure), part) for kind, id in subjects for measure, part in parts.items()]
 
 
 def _desk(snapshot: Snapshot, spec: ClusterSpec, nodes: list[NodeView]) -> _Desk:
@@ -147,7 +209,19 @@ def _held_by_others(snapshot: Snapshot, uid: str) -> Vector:
 
 def _can_ever_start(snapshot: Snapshot, job: JobRequest, spec: ClusterSpec) -> bool:
     held = _held_by_others(snapshot, spec.uid) if limits(snapshot.host, spec) else Vector()
-    return admit(job, spec, snapshot.host, held) is None
+    return admit(job, spec, snapshot.host, held) is None and quota_for_ever(snapshot, job, spec) is None
+
+
+def quota_for_ever(snapshot: Snapshot, job: JobRequest, spec: ClusterSpec) -> Key | None:
+    """The quota that forbids the job whatever ends: of those the job fits none, if its other clusters'
+    minimum nodes are counted as held."""
+    books = _Books(replace(snapshot, running=(), nodes=(), opening=()))
+    for other in snapshot.clusters.values():
+        if other.uid != spec.uid and other.workspace == spec.workspace and not other.deleting:
+            minimum = min(other.min_nodes, other.max_nodes)
+            _add(books.held, [a for a in of_place(other, minimum, 0) if a[0][0] == WORKSPACE])
+    over = books.short(of_party(spec, job) + of_place(spec, job.node_count, 1))
+    return over[0][0] if over else None
 
 
 def _give_out(
@@ -155,17 +229,22 @@ def _give_out(
     now: int,
     desks: dict[str, _Desk],
     usages: dict[str, Usage],
+    users: dict[Party, Usage],
     free: list[int],
     claimed: list[int],
+    books: _Books,
     answer: Answer,
 ) -> None:
-    planned_rate: dict[str, int] = {}
+    planned_rate: dict[str | Party, int] = {}
 
-    def order(job: JobRequest) -> tuple[int, float, int, str]:
-        weight = snapshot.weights.get(job.team, 1.0)
+    def order(job: JobRequest) -> tuple[int, float, float, int, str]:
+        weight = snapshot.quotas.team_weights.get(job.team, 1.0)
         usage = usages.get(job.team, Usage())
         value = share(usage, weight, now, snapshot.half_life_us, planned_rate.get(job.team, 0))
-        return -job.priority, value, job.submitted_at, job.uid
+        weight = snapshot.quotas.user_weights.get(job.user, 1.0)
+        usage = users.get(job.party, Usage())
+        inside = share(usage, weight, now, snapshot.half_life_us, planned_rate.get(job.party, 0))
+        return -job.priority, value, inside, job.submitted_at, job.uid
 
     left = [
         job
@@ -178,17 +257,21 @@ def _give_out(
         desk = desks[job.cluster_uid]
         if desk.stopped:
             continue
-        if _offer(snapshot, now, desk, job, free, claimed, desks, answer):
+        if _offer(snapshot, now, desk, job, free, claimed, books, desks, answer):
             rate = dominant_rate(snapshot.host, desk.spec.node, job.node_count)
-            planned_rate[job.team] = planned_rate.get(job.team, 0) + rate
+            for who in (job.team, job.party):
+                planned_rate[who] = planned_rate.get(who, 0) + rate
     for desk in desks.values():
         for job in desk.started:
-            old = usages.get(job.team)
             rate = dominant_rate(snapshot.host, desk.spec.node, job.node_count)
-            if old is None:
-                usages[job.team] = Usage(0.0, now, rate)
-            else:
-                usages[job.team] = Usage(decayed(old, now, snapshot.half_life_us), now, old.rate + rate)
+            usages[job.team] = _grown(usages.get(job.team), rate, now, snapshot.half_life_us)
+            users[job.party] = _grown(users.get(job.party), rate, now, snapshot.half_life_us)
+
+
+def _grown(old: Usage | None, rate: int, now: int, half_life_us: int) -> Usage:
+    if old is None:
+        return Usage(0.0, now, rate)
+    return Usage(decayed(old, now, half_life_us), now, old.rate + rate)
 
 
 def _offer(
@@ -198,34 +281,46 @@ def _offer(
     job: JobRequest,
     free: list[int],
     claimed: list[int],
+    books: _Books,
     desks: dict[str, _Desk],
     answer: Answer,
 ) -> bool:
     count, size = job.node_count, desk.spec.node
     opens = max(0, count - len(desk.idle) - desk.coming)
+    if desk.slots <= 0:
+        desk.stopped = True
+        return False
+    over = books.short(of_party(desk.spec, job, USER)) or books.short(of_party(desk.spec, job, TEAM))
+    if over:
+        _add(books.kept, over)
+        return False
+    no_room = bool(opens) and not _fits(opens, size, free, claimed)
+    over = books.short(of_place(desk.spec, opens, 1))
     if desk.blocked is None:
         if count > desk.slots:
             desk.blocked = job
-            desk.stopped = desk.slots == 0
             desk.start_at, desk.extra = _reservation(snapshot, now, desk, job)
             return False
-        if opens and not _fits(opens, size, free, claimed):
+        if no_room or over:
             desk.blocked, desk.stopped = job, True
-            for index, part in enumerate(_parts(size)):
-                claimed[index] += opens * part
-            _reclaim(snapshot, desk, desks, free, claimed)
+            if no_room:
+                for index, part in enumerate(_parts(size)):
+                    claimed[index] += opens * part
+            _add(books.kept, over)
+            _reclaim(snapshot, desk, desks, free, claimed, books)
             return False
     else:
         desk.looked += 1
         if desk.looked >= LOOK:
             desk.stopped = True
-        if count > desk.slots or (opens and not _fits(opens, size, free, claimed)):
+        if count > desk.slots or no_room or over:
             return False
         in_time = job.estimated_us is not None and now + job.estimated_us <= desk.start_at
         if not in_time and count > desk.extra:
             return False
         if not in_time:
             desk.extra -= count
+    _add(books.held, of_party(desk.spec, job) + of_place(desk.spec, opens, 1))
     if len(desk.idle) >= count:
         taken = desk.idle[len(desk.idle) - count :]
         desk.idle = desk.idle[: len(desk.idle) - count]
@@ -269,7 +364,12 @@ def _reservation(snapshot: Snapshot, now: int, desk: _Desk, job: JobRequest) -> 
 
 
 def _reclaim(
-    snapshot: Snapshot, desk: _Desk, desks: dict[str, _Desk], free: list[int], claimed: list[int]
+    snapshot: Snapshot,
+    desk: _Desk,
+    desks: dict[str, _Desk],
+    free: list[int],
+    claimed: list[int],
+    books: _Books,
 ) -> None:
     closing = [node for node in snapshot.nodes if node.state is NodeState.CLOSING]
     back = [0, 0, 0]
@@ -285,12 +385,14 @@ def _reclaim(
         if (other.blocked and other.slots > 0) or usable <= min(other.spec.min_nodes, other.spec.max_nodes):
             continue
         gives = (node.granted.cpu_milli, node.granted.memory, len(node.gpu_ids))
-        if not any(
+        helps = any(
             g > 0 and c > 0 and c > f + b for g, c, f, b in zip(gives, claimed, free, back, strict=True)
-        ):
+        )
+        if not helps and not books.wanted(of_place(other.spec, 1, 0)):
             continue
         other.idle.remove(node)
         other.reclaimed.append(node)
+        _add(books.back, of_place(other.spec, 1, 0))
         for index, part in enumerate(gives):
             back[index] += part
 
@@ -322,7 +424,12 @@ def _close(desk: _Desk, now: int, answer: Answer) -> None:
 
 
 def _open(
-    snapshot: Snapshot, desks: dict[str, _Desk], free: list[int], claimed: list[int], answer: Answer
+    snapshot: Snapshot,
+    desks: dict[str, _Desk],
+    free: list[int],
+    claimed: list[int],
+    books: _Books,
+    answer: Answer,
 ) -> None:
     wishes: list[tuple[ClusterSpec, str]] = []
     for desk in desks.values():
@@ -332,8 +439,9 @@ def _open(
         usable = desk.usable + desk.opens - len(desk.reclaimed)
         live = usable + desk.gone + len(desk.reclaimed)
         while usable < min(spec.min_nodes, spec.max_nodes) and live < spec.max_nodes:
-            if not _fits(1, spec.node, free, claimed):
+            if not _fits(1, spec.node, free, claimed) or books.short(of_place(spec, 1, 0)):
                 break
+            _add(books.held, of_place(spec, 1, 0))
             for index, part in enumerate(_parts(spec.node)):
                 free[index] -= part
             wishes.append((spec, words.OPEN_MINIMUM))

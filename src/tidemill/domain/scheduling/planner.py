@@ -2,7 +2,8 @@
 
 Clusters that compete for the host are planned together, job by job in the one order; others alone. A job that
 cannot start holds what it has: it is blocked by its cluster's maximum (then EASY backfill goes on behind it)
-or by the host (then idle nodes of lower-ranked clusters are closed for it and the room is kept).
+or by the host or a quota of the place (then idle nodes of lower-ranked clusters are closed for it and the
+room is kept). One that is over the quota of its own user or team holds up nobody else.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ from dataclasses import dataclass, field
 
 from tidemill.domain.autoscale import Fleet
 from tidemill.domain.model import NodeState
+from tidemill.domain.quota import ANY, Equation
+from tidemill.domain.scheduling.allowance import Allowance, Supply, team_asks, user_asks
 from tidemill.domain.scheduling.backfill import LOOK, Reservation, reserve
-from tidemill.domain.scheduling.capacity import Budget
 from tidemill.domain.scheduling.cluster import ClusterState
-from tidemill.domain.scheduling.queue import Key, Walk
-from tidemill.domain.scheduling.shares import FairShare, dominant_rate
-from tidemill.domain.scheduling.types import ClusterSpec, Host, JobRequest
+from tidemill.domain.scheduling.queue import Key as QueueKey
+from tidemill.domain.scheduling.queue import Share, Walk
+from tidemill.domain.scheduling.shares import Pair, Shares, dominant_rate
+from tidemill.domain.scheduling.types import ClusterSpec, Host, JobRequest, Party
 
 
 @dataclass(slots=True)
@@ -46,6 +49,8 @@ class Plan:
     opening_first: int = 0
     blocked: JobRequest | None = None
     host_blocked: bool = False
+    quota_blocked: bool = False
+    left: dict[Party, tuple[str, Equation]] = field(default_factory=dict[Party, tuple[str, Equation]])
     reservation: Reservation | None = None
     looked: int = 0
     done: bool = False
@@ -63,17 +68,17 @@ def run(
     plans: list[Plan],
     everyone: Callable[[], Iterable[Plan]],
     host: Host,
-    budget: Budget,
-    shares: FairShare,
+    supply: Supply,
+    shares: Shares,
     now: int,
     limited: bool,
 ) -> None:
     """Fills the plans of one group. `everyone`: plans of all clusters of the group, made when nodes must be
-    taken from others; `limited`: the host can be too full for this group's nodes."""
-    extra: dict[str, int] = {}
+    taken from others; `limited`: the host can be too full for this group's nodes, or a quota reached."""
+    extra: dict[str | Party, int] = {}
 
-    def share(team: str) -> float:
-        return shares.share(team, now, extra.get(team, 0))
+    def share(party: Party) -> Pair:
+        return shares.of(party, now, extra)
 
     def rest_is_counted(plan: Plan) -> bool:
         return not limited and not plan.idle and not plan.state.queue.gangs
@@ -89,16 +94,17 @@ def run(
             job = plan.state.queue.jobs[key[3]]
             plan.walk.advance()
             rate = dominant_rate(host, plan.spec.node, job.node_count)
-            if _step(plan, job, rate, budget, now):
+            if _step(plan, job, rate, supply, now):
                 extra[job.team] = extra.get(job.team, 0) + rate
-            elif plan.host_blocked:
-                _reclaim(plan, job, everyone(), budget)
+                extra[job.party] = extra.get(job.party, 0) + rate
+            elif plan.host_blocked or plan.quota_blocked:
+                _reclaim(plan, job, everyone(), supply)
         if plan.done:
             live.remove(plan)
 
 
-def _next(live: list[Plan], share: Callable[[str], float]) -> tuple[Plan, Key | None]:
-    best: tuple[Key, Plan] | None = None
+def _next(live: list[Plan], share: Share) -> tuple[Plan, QueueKey | None]:
+    best: tuple[QueueKey, Plan] | None = None
     for plan in live:
         key = plan.walk.peek(share)
         if key is None:
@@ -109,8 +115,10 @@ def _next(live: list[Plan], share: Callable[[str], float]) -> tuple[Plan, Key | 
     return best[1], best[0]
 
 
-def _step(plan: Plan, job: JobRequest, rate: int, budget: Budget, now: int) -> bool:
+def _step(plan: Plan, job: JobRequest, rate: int, supply: Supply, now: int) -> bool:
     """Plans one job, or finds why not. True: it has its nodes (now, or when they have opened)."""
+    if supply.allowance.quotas and _over_its_quota(plan, job, supply.allowance):
+        return False
     count = job.node_count
     opens = max(0, count - len(plan.idle) - plan.coming)
     if plan.blocked is None:
@@ -119,27 +127,43 @@ def _step(plan: Plan, job: JobRequest, rate: int, budget: Budget, now: int) -> b
             plan.reservation = reserve(count, plan.slots, ends(plan.state, now, plan), now)
             plan.done = plan.reservation.at <= now and not plan.reservation.extra  # nothing may slip in
             return False
-        if opens and not budget.fits(opens, plan.spec.node):
-            plan.blocked, plan.host_blocked, plan.done = job, True, True
-            budget.claim(opens, plan.spec.node)  # and what is idle here is held for it
-            return False
-        _give(plan, job, rate, opens, budget)
+        if not supply.fits(plan.spec, opens, 1):
+            plan.blocked, plan.done = job, True
+            plan.host_blocked, plan.quota_blocked = supply.claim(plan.spec, opens)
+            return False  # and what is idle here is held for it
+        _give(plan, job, rate, opens, supply)
         return True
     plan.looked += 1
     plan.done = plan.looked >= LOOK
-    if count > plan.slots or (opens and not budget.fits(opens, plan.spec.node)):
+    if count > plan.slots or not supply.fits(plan.spec, opens, 1):
         return False
     if plan.reservation is None or not plan.reservation.admits(count, job.estimated_us, now):
         return False
-    _give(plan, job, rate, opens, budget)
+    _give(plan, job, rate, opens, supply)
     return True
 
 
-def _give(plan: Plan, job: JobRequest, rate: int, opens: int, budget: Budget) -> None:
+def _over_its_quota(plan: Plan, job: JobRequest, allowance: Allowance) -> bool:
+    """A job over its user's or its team's quota keeps what is left of that for itself and is left with all of
+    the user (the team) behind it here: in one cluster they all ask for the same measures."""
+    over = allowance.short(user_asks(allowance.quotas, plan.spec, job))
+    party = job.party
+    if not over:
+        over, party = allowance.short(team_asks(allowance.quotas, plan.spec, job)), (job.team, ANY)
+    if not over:
+        return False
+    plan.left[party] = (job.uid, allowance.equation(over[0]))
+    plan.walk.leave(party)
+    allowance.claim(over)
+    return True
+
+
+def _give(plan: Plan, job: JobRequest, rate: int, opens: int, supply: Supply) -> None:
     """Idle nodes, the last used first. A job that also needs nodes still to come holds the idle ones."""
     count = job.node_count
     plan.slots -= count
     plan.planned += count
+    supply.take(plan.spec, opens, job)
     plan.done = plan.done or plan.slots == 0  # what comes next would be blocked
     if count <= len(plan.idle):
         nodes = tuple(sorted(node_id for _, node_id in plan.idle[-count:]))
@@ -149,7 +173,6 @@ def _give(plan: Plan, job: JobRequest, rate: int, opens: int, budget: Budget) ->
     plan.coming -= count - len(plan.idle) - opens
     plan.idle.clear()
     plan.opens += opens
-    budget.take(opens, plan.spec.node)
     plan.opening.append(job)
 
 
@@ -164,7 +187,7 @@ def _count_rest(plan: Plan) -> None:
     plan.done = True
 
 
-def _reclaim(plan: Plan, job: JobRequest, others: Iterable[Plan], budget: Budget) -> None:
+def _reclaim(plan: Plan, job: JobRequest, others: Iterable[Plan], supply: Supply) -> None:
     """Closes idle nodes above the minimum of other clusters, longest idle first, until the claim is met."""
     plans = list(others)
     candidates = sorted(
@@ -177,13 +200,15 @@ def _reclaim(plan: Plan, job: JobRequest, others: Iterable[Plan], budget: Budget
         other = plans[index]
         view = other.state.nodes[node_id]
         usable = other.fleet.usable - len(other.reclaimed)
-        if usable <= min(other.fleet.minimum, other.fleet.maximum) or not budget.short_of(view.granted):
+        if usable <= min(other.fleet.minimum, other.fleet.maximum):
+            continue
+        if not supply.short_of(other.spec, view.granted):
             continue
         other.idle.remove((since, node_id))
         other.reclaimed.append(node_id)
         other.reclaimed_for = job.name
         other.slots = max(0, other.slots - 1)
-        budget.expect(view.granted)
+        supply.expect(other.spec, view.granted)
 
 
 def ends(state: ClusterState, now: int, plan: Plan | None = None) -> list[tuple[int | None, int]]:

@@ -3,7 +3,7 @@
 `apply` takes what happened, `decide` answers what to do and takes it as done: an Assign has left the queue,
 an OpenNode counts as opening until its NodeOpened, a closing node is closing. What could not be carried out
 comes back as `NotDone`. Nothing here looks at a clock or at anything outside; the cost of a decision
-depends on the nodes it is about and the number of teams, never on the length of the queue.
+depends on the nodes it is about and the number of users that wait, never on the length of the queue.
 """
 
 from __future__ import annotations
@@ -11,15 +11,24 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from tidemill.domain import autoscale
+from tidemill.domain.admission import NOTHING
 from tidemill.domain.model import NodeState, Vector
-from tidemill.domain.quota import NOTHING
+from tidemill.domain.quota import ANY, NO_QUOTAS, Equation, Quotas, waits_sentence
 from tidemill.domain.scheduling import planner
 from tidemill.domain.scheduling import sentences as words
+from tidemill.domain.scheduling.allowance import (
+    Allowance,
+    Supply,
+    job_amounts,
+    place_asks,
+    team_asks,
+    user_asks,
+)
 from tidemill.domain.scheduling.backfill import reserve
 from tidemill.domain.scheduling.capacity import Budget, elastic_grants, limits
 from tidemill.domain.scheduling.cluster import ClusterState, LastPlan, Run
 from tidemill.domain.scheduling.planner import Plan
-from tidemill.domain.scheduling.shares import DAY, FairShare, decayed
+from tidemill.domain.scheduling.shares import DAY, Pair, Shares, decayed
 from tidemill.domain.scheduling.tracking import Tracker
 from tidemill.domain.scheduling.types import (
     Assign,
@@ -32,6 +41,8 @@ from tidemill.domain.scheduling.types import (
     JobRequest,
     NodeView,
     OpenNode,
+    Party,
+    TeamUsage,
     Wait,
 )
 
@@ -42,10 +53,8 @@ STEP = 1_000  # wake-ups for a change of order are at least this far apart (micr
 class PoolState:
     """`apply(event)`, `decide(now)`, `next_wakeup(now)`, `explain(job_uid, now)`. Not thread-safe."""
 
-    def __init__(
-        self, host: Host, half_life_us: int = DAY, weights: Mapping[str, float] | None = None
-    ) -> None:
-        self._track = Tracker(host, FairShare(half_life_us, weights))
+    def __init__(self, host: Host, half_life_us: int = DAY, quotas: Quotas = NO_QUOTAS) -> None:
+        self._track = Tracker(host, Shares(half_life_us, quotas), quotas)
         self._again = False  # starts have changed the shares that the rest was planned with
 
     @property
@@ -57,10 +66,16 @@ class PoolState:
         Raises ValueError for a JobQueued of a job that still holds nodes."""
         self._track.apply(event)
 
-    def usages(self, now: int) -> dict[str, float]:
-        """Each team's decayed usage, to be kept and given back as TeamUsage after a restart."""
-        shares = self._track.shares
-        return {team: decayed(usage, now, shares.half_life_us) for team, usage in shares.usages.items()}
+    def usages(self, now: int) -> list[TeamUsage]:
+        """The decayed usage of each team and each of its users, to be kept and given back after a restart."""
+        teams, users = self._track.shares.teams, self._track.shares.users
+        half_life = teams.half_life_us
+        found = [TeamUsage(team, decayed(u, now, half_life), now) for team, u in teams.usages.items()]
+        found += [
+            TeamUsage(party[0], decayed(u, now, half_life), now, party[1])
+            for party, u in users.usages.items()
+        ]
+        return found
 
     def grants(self) -> dict[str, Vector]:
         """What every node should have now (node id -> size): in elastic mode the host divided among them."""
@@ -93,32 +108,37 @@ class PoolState:
         track.awake.clear()
         groups = self._groups(plans)
         budget = Budget(track.room.free(), self._leaving() if groups and groups[0][1] else NOTHING)
+        supply = Supply(budget, Allowance(track.quotas, *track.used(track.quotas)))
         for group, limited in groups:
-            planner.run(group, lambda: self._everyone(plans), self.host, budget, track.shares, now, limited)
+            planner.run(group, lambda: self._everyone(plans), self.host, supply, track.shares, now, limited)
             for plan in group:
                 out += self._start(plan, now)
         evaluated = [plans[uid] for uid in sorted(plans)]
         for plan in evaluated:
             out += self._close(plan, now)
-        out += self._open(evaluated, budget)
+        out += self._open(evaluated, supply)
         self._again = bool(track.awake) and any(plan.starts for plan in evaluated)
         for state in told:
             out += self._news(state, now)
         return out
 
     def _groups(self, plans: Mapping[str, Plan]) -> list[tuple[list[Plan], bool]]:
-        """Clusters that compete for the host, first and together; then each other alone."""
-        limited = [plan for plan in plans.values() if limits(self.host, plan.spec)]
-        alone = [plan for plan in plans.values() if not limits(self.host, plan.spec)]
+        """Clusters that compete, first and together; then each other alone."""
+        limited = [plan for plan in plans.values() if self._competes(plan.spec)]
+        alone = [plan for plan in plans.values() if not self._competes(plan.spec)]
         return ([(limited, True)] if limited else []) + [([plan], False) for plan in alone]
 
+    def _competes(self, spec: ClusterSpec) -> bool:
+        """Whether what one cluster gives out may be what another one wants: the host's, or of a quota."""
+        return bool(self._track.quotas) or limits(self.host, spec)
+
     def _everyone(self, plans: dict[str, Plan]) -> list[Plan]:
-        """Plans of every cluster that competes for the host, for those that sleep too."""
+        """Plans of every cluster that competes, for those that sleep too."""
         for uid, state in self._track.clusters.items():
             spec = state.spec
-            if uid not in plans and spec and not spec.deleting and limits(self.host, spec):
+            if uid not in plans and spec and not spec.deleting and self._competes(spec):
                 plans[uid] = planner.begin(state)
-        return [plans[uid] for uid in sorted(plans) if limits(self.host, plans[uid].spec)]
+        return [plans[uid] for uid in sorted(plans) if self._competes(plans[uid].spec)]
 
     def _leaving(self) -> Vector:
         """What nodes that are closing will give back."""
@@ -137,7 +157,8 @@ class PoolState:
         for start in plan.starts:
             job = start.job
             state.take_from_queue(job.uid)
-            self._track.begin_run(state, Run(job, start.nodes, now, start.rate))
+            counted = job_amounts(plan.spec, job.node_count)
+            self._track.begin_run(state, Run(job, start.nodes, now, start.rate, counted))
             gpu_ids = tuple(state.nodes[node_id].gpu_ids for node_id in start.nodes)
             code = words.BACKFILLED if start.before else words.ASSIGNED
             sentence = words.assigned(plan.spec, start.nodes, start.before)
@@ -146,7 +167,9 @@ class PoolState:
             frozenset(job.uid for job in plan.opening),
             plan.opening_first,
             plan.blocked.uid if plan.blocked and plan.host_blocked else "",
-            contested=bool(state.queue.gangs or limits(self.host, plan.spec))
+            plan.blocked.uid if plan.blocked and plan.quota_blocked else "",
+            plan.left,
+            contested=bool(state.queue.gangs or self._competes(plan.spec))
             and len(state.queue) > len(plan.opening) + plan.opening_first,
         )
 
@@ -177,8 +200,8 @@ class PoolState:
             node_id, state.uid, code, words.closing(code, state.spec, idle_us, left=left, job=job)
         )
 
-    def _open(self, plans: list[Plan], budget: Budget) -> Iterable[Decision]:
-        """Nodes for planned jobs, then up to each minimum, as far as the host has room."""
+    def _open(self, plans: list[Plan], supply: Supply) -> Iterable[Decision]:
+        """Nodes for planned jobs, then up to each minimum, as far as the host has room and quotas allow."""
         wishes: list[tuple[Plan, bool]] = []
         for plan in plans:
             wishes += [(plan, False)] * plan.opens
@@ -188,10 +211,10 @@ class PoolState:
                 self._track.awake.add(plan.state.uid)
             missing = autoscale.to_fill(fleet) - plan.opens
             for _ in range(missing):
-                if not budget.fits(1, plan.spec.node):
+                if not supply.fits(plan.spec, 1, 0):
                     self._track.awake.add(plan.state.uid)  # asks again when anything happens
                     break
-                budget.take(1, plan.spec.node)
+                supply.take(plan.spec, 1)
                 wishes.append((plan, True))
         return self._make(wishes) if wishes else []
 
@@ -252,7 +275,7 @@ class PoolState:
                     yield wait
         if not state.queue:
             return
-        first = state.queue.first(lambda team: self._track.shares.share(team, now))
+        first = state.queue.first(lambda party: self._track.shares.of(party, now))
         if first is not None and state.told.get(first.uid) != self._code(state, first, 0):
             wait = self._wait(state, first.uid, now)
             state.told[first.uid] = wait.code
@@ -273,11 +296,15 @@ class PoolState:
         if state.spec is None:
             return Wait(uid, words.NO_COMPUTE, words.no_compute(job))
 
-        def share(team: str) -> float:
-            return self._track.shares.share(team, now)
+        def share(party: Party) -> Pair:
+            return self._track.shares.of(party, now)
 
         ahead = state.queue.ahead(job, share)
         code = self._code(state, job, ahead)
+        if code == words.QUOTA:
+            equation, first = self._over(state, job) or (None, "")
+            assert equation is not None
+            return Wait(uid, code, waits_sentence(self._track.quotas, equation, first))
         if code == words.NODES_OPENING:
             return Wait(uid, code, words.nodes_opening(state, job))
         if code in (words.HOST_FULL, words.GPUS_IN_USE):
@@ -286,7 +313,9 @@ class PoolState:
                 uid, code, words.host_full(state, track.clusters.values(), self.host, track.room.free())
             )
         first = state.queue.first(share) if ahead else None
-        sentence = words.nodes_busy(state, job, ahead, first, bool(state.last.host_blocked))
+        last = state.last
+        missing = "room on this host" if last.host_blocked else "a quota" if last.quota_blocked else ""
+        sentence = words.nodes_busy(state, job, ahead, first, missing)
         expected = self._expected(state, job, now) if ahead == 0 else None
         return Wait(uid, code, sentence, expected)
 
@@ -294,6 +323,8 @@ class PoolState:
         if state.spec is None:
             return words.NO_COMPUTE
         last = state.last
+        if self._over(state, job) is not None:
+            return words.QUOTA
         if job.uid in last.opening or ahead < last.opening_first:
             return words.NODES_OPENING
         if job.uid == last.host_blocked:
@@ -302,43 +333,60 @@ class PoolState:
             return words.NODES_HELD
         return words.NODES_BUSY
 
+    def _over(self, state: ClusterState, job: JobRequest) -> tuple[Equation, str] | None:
+        """The quota that the job waits for, and the name of the job that goes first there ("": none does)."""
+        quotas, spec = self._track.quotas, state.spec
+        if not quotas or spec is None:
+            return None
+        allowance = Allowance(quotas, *self._track.used(quotas))
+        asks = (user_asks(quotas, spec, job), team_asks(quotas, spec, job))
+        for each in asks:
+            over = allowance.short(each)
+            if over:
+                return allowance.equation(over[0]), ""
+        for party in (job.party, (job.team, ANY)):
+            uid, equation = state.last.left.get(party, ("", None))
+            if equation is not None and uid in state.queue.jobs:
+                return equation, "" if uid == job.uid else state.queue.jobs[uid].name
+        if job.uid == state.last.quota_blocked:
+            fleet = state.fleet()
+            opens = max(0, job.node_count - fleet.idle - fleet.coming)
+            over = allowance.short(place_asks(quotas, spec, opens, 1))
+            return (allowance.equation(over[0]), "") if over else None
+        return None
+
     def _expected(self, state: ClusterState, job: JobRequest, now: int) -> int | None:
-        if state.last.host_blocked:
+        if state.last.host_blocked or state.last.quota_blocked:
             return None
         return reserve(job.node_count, state.fleet().slots, planner.ends(state, now), now).expected_at
 
     # ------------------------------------------------------------ time
 
     def next_wakeup(self, now: int) -> int | None:
-        """When to decide again if nothing happens before: an idle node is due, or the order of teams changes
-        where that lets a job start. `now`: at once, the last decision is not all. None: never.
+        """When to decide again if nothing happens before: an idle node is due, or the order of teams or users
+        changes where that lets a job start. `now`: at once, the last decision is not all. None: never.
         (While nodes are opening the order may also change through what is planned for them: their events
         come anyway.)"""
         if self._again:
             return now
         track = self._track
         times = list(track.due.values())
-        teams: list[set[str]] = []
-        shared: set[str] = set()
+        groups: list[set[Party]] = []
+        shared: set[Party] = set()
         contested = False
         for uid in track.awake:
             state = track.clusters.get(uid)
             if state is None or state.spec is None or not state.queue:
                 continue
-            if limits(self.host, state.spec):
-                shared |= state.queue.teams()
+            if self._competes(state.spec):
+                shared |= state.queue.parties()
                 contested = contested or state.last.contested
             elif state.last.contested:
-                teams.append(state.queue.teams())
+                groups.append(state.queue.parties())
         if contested:
-            teams.append(shared)
-        for group in teams:
-            names = sorted(group)
-            for index, one in enumerate(names):
-                for other in names[index + 1 :]:
-                    at = track.shares.crossing(one, other, now)
-                    if at is not None:
-                        times.append(max(at, now + STEP))
+            groups.append(shared)
+        for group in groups:
+            times += [max(at, now + STEP) for at in track.shares.crossings(group, now)]
         return max(now, min(times)) if times else None
 
     # ------------------------------------------------------------ views

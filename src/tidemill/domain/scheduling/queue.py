@@ -1,7 +1,7 @@
-"""The queue of one cluster: by priority, then the team's share, then age.
+"""The queue of one cluster: by priority, then the team's share, then the user's share in it, then age.
 
-Jobs lie in sorted lists per (priority, team): which team is next is looked up among teams, never among jobs,
-so a change of shares reorders nothing.
+Jobs lie in sorted lists per (priority, party), a party being a user of a team: which is next is looked up
+among parties, never among jobs, so a change of shares reorders nothing.
 """
 
 from __future__ import annotations
@@ -9,14 +9,15 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections.abc import Callable, Iterator
 
-from tidemill.domain.scheduling.types import JobRequest
+from tidemill.domain.quota import ANY
+from tidemill.domain.scheduling.types import JobRequest, Party
 
-Share = Callable[[str], float]
-Key = tuple[int, float, int, str]  # -priority, share, submitted_at, uid: smallest first
+Share = Callable[[Party], tuple[float, float]]  # of the team, of the user in it
+Key = tuple[int, tuple[float, float], int, str]  # -priority, shares, submitted_at, uid: smallest first
 
 
 class _Line:
-    """Jobs of one team at one priority, oldest first; the front is left behind and cut off now and then."""
+    """Jobs of one party at one priority, oldest first; the front is left behind and cut off now and then."""
 
     __slots__ = ("entries", "start")
 
@@ -44,14 +45,14 @@ class _Line:
 
 
 class JobQueue:
-    """Add and remove cost O(log n) (plus a memory move in the middle); the first is found among teams."""
+    """Add and remove cost O(log n) (plus a memory move in the middle); the first is found among parties."""
 
     __slots__ = ("_levels", "_order", "gangs", "jobs")
 
     def __init__(self) -> None:
         self.jobs: dict[str, JobRequest] = {}
         self.gangs = 0  # jobs of more than one node
-        self._levels: dict[int, dict[str, _Line]] = {}
+        self._levels: dict[int, dict[Party, _Line]] = {}
         self._order: list[int] = []  # negated priorities, ascending
 
     def __len__(self) -> int:
@@ -62,9 +63,9 @@ class JobQueue:
         if level is None:
             level = self._levels[-job.priority] = {}
             insort(self._order, -job.priority)
-        line = level.get(job.team)
+        line = level.get(job.party)
         if line is None:
-            line = level[job.team] = _Line()
+            line = level[job.party] = _Line()
         line.add((job.submitted_at, job.uid))
         self.jobs[job.uid] = job
         self.gangs += job.node_count > 1
@@ -74,11 +75,11 @@ class JobQueue:
         if job is None:
             return None
         level = self._levels[-job.priority]
-        line = level[job.team]
+        line = level[job.party]
         line.remove((job.submitted_at, uid))
         self.gangs -= job.node_count > 1
         if not line:
-            del level[job.team]
+            del level[job.party]
             if not level:
                 del self._levels[-job.priority]
                 self._order.remove(-job.priority)
@@ -89,7 +90,7 @@ class JobQueue:
         if not self._order:
             return None
         level = self._levels[self._order[0]]
-        best = min((share(team), *line.entries[line.start]) for team, line in level.items())
+        best = min((share(party), *line.entries[line.start]) for party, line in level.items())
         return self.jobs[best[2]]
 
     def ahead(self, job: JobRequest, share: Share) -> int:
@@ -100,19 +101,19 @@ class JobQueue:
             if priority < -job.priority:
                 count += sum(len(line) for line in level.values())
             elif priority == -job.priority:
-                mine, entry = share(job.team), (job.submitted_at, job.uid)
-                for team, line in level.items():
-                    theirs = share(team)
-                    if team == job.team or theirs == mine:
+                mine, entry = share(job.party), (job.submitted_at, job.uid)
+                for party, line in level.items():
+                    theirs = share(party)
+                    if party == job.party or theirs == mine:
                         count += line.before(entry)
                     elif theirs < mine:
                         count += len(line)
         return count
 
-    def teams(self) -> set[str]:
-        return {team for level in self._levels.values() for team in level}
+    def parties(self) -> set[Party]:
+        return {party for level in self._levels.values() for party in level}
 
-    def levels(self) -> Iterator[tuple[int, dict[str, _Line]]]:
+    def levels(self) -> Iterator[tuple[int, dict[Party, _Line]]]:
         for priority in self._order:
             yield priority, self._levels[priority]
 
@@ -120,14 +121,15 @@ class JobQueue:
 class Walk:
     """Goes through a queue in order without changing it; shares may change between steps."""
 
-    __slots__ = ("_at", "_key", "_levels", "_lines", "_priority", "_team")
+    __slots__ = ("_at", "_left", "_levels", "_lines", "_party", "_priority")
 
     def __init__(self, queue: JobQueue) -> None:
         self._levels = queue.levels()
-        self._lines: dict[str, _Line] = {}
-        self._at: dict[str, int] = {}
+        self._lines: dict[Party, _Line] = {}
+        self._at: dict[Party, int] = {}
+        self._left: set[Party] = set()
         self._priority = 0
-        self._team = ""
+        self._party: Party = ("", "")
         self._next_level()
 
     def _next_level(self) -> bool:
@@ -135,8 +137,11 @@ class Walk:
         if level is None:
             return False
         self._priority, self._lines = level
-        self._at = {team: line.start for team, line in self._lines.items()}
+        self._at = {party: line.start for party, line in self._lines.items() if not self._leaves(party)}
         return True
+
+    def _leaves(self, party: Party) -> bool:
+        return bool(self._left) and (party in self._left or (party[0], ANY) in self._left)
 
     def peek(self, share: Share) -> Key | None:
         """The key of the next job; None at the end."""
@@ -144,17 +149,22 @@ class Walk:
             if not self._next_level():
                 return None
         best: Key | None = None
-        for team, at in self._at.items():
-            submitted_at, uid = self._lines[team].entries[at]
-            key = (self._priority, share(team), submitted_at, uid)
+        for party, at in self._at.items():
+            submitted_at, uid = self._lines[party].entries[at]
+            key = (self._priority, share(party), submitted_at, uid)
             if best is None or key < best:
-                best, self._team = key, team
+                best, self._party = key, party
         return best
 
     def advance(self) -> None:
         """Steps over the job that `peek` gave."""
-        at = self._at[self._team] + 1
-        if at < len(self._lines[self._team].entries):
-            self._at[self._team] = at
+        at = self._at[self._party] + 1
+        if at < len(self._lines[self._party].entries):
+            self._at[self._party] = at
         else:
-            del self._at[self._team]
+            del self._at[self._party]
+
+    def leave(self, party: Party) -> None:
+        """Steps over all the rest of a party; with ANY for the user, of a team."""
+        self._left.add(party)
+        self._at = {other: at for other, at in self._at.items() if not self._leaves(other)}

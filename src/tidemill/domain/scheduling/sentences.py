@@ -16,6 +16,7 @@ NODES_OPENING = "Waiting.NodesOpening"
 NODES_BUSY = "Waiting.NodesBusy"
 NODES_HELD = "Waiting.NodesHeld"
 HOST_FULL = "Waiting.HostFull"
+QUOTA = "Waiting.Quota"
 GPUS_IN_USE = "Waiting.GpusInUse"
 NO_COMPUTE = "Waiting.NoCompute"
 COMPUTE_DELETING = "ComputeDeleting"
@@ -99,7 +100,7 @@ def nodes_opening(state: ClusterState, job: JobRequest) -> str:
 
 
 def nodes_busy(
-    state: ClusterState, job: JobRequest, ahead: int, first: JobRequest | None, host_full: bool
+    state: ClusterState, job: JobRequest, ahead: int, first: JobRequest | None, missing: str
 ) -> str:
     spec = state.spec
     assert spec is not None
@@ -117,8 +118,8 @@ def nodes_busy(
         shown = join_words(holders[:3] + ["others"] * (len(holders) > 3))
         return f"{text}: it is next; {shown} hold{'s' if len(holders) == 1 else ''} the busy ones."
     text += f": {plural(ahead, 'job')} {'is' if ahead == 1 else 'are'} ahead"
-    if host_full:
-        return f"{text}; the first, {first.name!r}, waits for room on this host."
+    if missing:
+        return f"{text}; the first, {first.name!r}, waits for {missing}."
     if len(state.idle) >= job.node_count:
         return f"{text}; the idle ones are held for {first.name!r}, which needs {first.node_count} at once."
     return f"{text}."

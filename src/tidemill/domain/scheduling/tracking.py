@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from tidemill.domain.admission import NOTHING, Refusal, admit
 from tidemill.domain.model import NodeState, Vector
-from tidemill.domain.quota import NOTHING, Refusal, admit
+from tidemill.domain.quota import TEAM, USER, Key, Quotas
 from tidemill.domain.scheduling import types as t
+from tidemill.domain.scheduling.allowance import admit_quotas, job_amounts, place_asks
 from tidemill.domain.scheduling.capacity import Room, limits
 from tidemill.domain.scheduling.cluster import ClusterState, Run
-from tidemill.domain.scheduling.shares import FairShare, dominant_rate
+from tidemill.domain.scheduling.shares import Shares, dominant_rate
 
 _HANDED = (NodeState.RUNNING, NodeState.LOST, NodeState.CLOSING)  # states in which a node may keep its job
 
@@ -18,9 +20,11 @@ _HANDED = (NodeState.RUNNING, NodeState.LOST, NodeState.CLOSING)  # states in wh
 class Tracker:
     """All state of a pool. `awake`: clusters to look at next; `due`: when an idle node closes."""
 
-    def __init__(self, host: t.Host, shares: FairShare) -> None:
+    def __init__(self, host: t.Host, shares: Shares, quotas: Quotas) -> None:
         self.room = Room(host)
         self.shares = shares
+        self.quotas = quotas
+        self.held: dict[Key, int] = {}  # by the running jobs of teams and users
         self.clusters: dict[str, ClusterState] = {}
         self.awake: set[str] = set()
         self.due: dict[str, int] = {}
@@ -42,6 +46,7 @@ class Tracker:
             t.NodeLost: self._node_lost,
             t.NodeGone: self._node_gone,
             t.TeamUsage: self._team_usage,
+            t.QuotasSet: self._quotas_set,
             t.NotDone: self._not_done,
             t.ClockOnly: _nothing,
         }
@@ -59,13 +64,40 @@ class Tracker:
         """The job holds its nodes from `run.at` on."""
         state.running[run.job.uid] = run
         self._jobs[run.job.uid] = state.uid
-        self.shares.change(run.job.team, run.rate, run.at)
+        self._count(run, 1, run.at)
         for node_id in run.nodes:
             node = state.nodes.get(node_id)
             if node is not None:  # after a restart it may be lost or closing: it still has the job
                 leaving = node.state in (NodeState.LOST, NodeState.CLOSING)
                 to, at = (node.state, node.since) if leaving else (NodeState.RUNNING, run.at)
                 self.move(state, node_id, to, at, run.job.uid)
+
+    def _count(self, run: Run, sign: int, at: int) -> None:
+        """What the job holds, for its team and its user: from now on (1), or not any more (-1)."""
+        self.shares.change(run.job.party, sign * run.rate, at)
+        for kind, id in ((TEAM, run.job.team), (USER, run.job.user)):
+            for measure, amount in run.amounts:
+                key = (kind, id, measure)
+                left = self.held.get(key, 0) + sign * amount
+                if left:
+                    self.held[key] = left
+                else:
+                    del self.held[key]
+
+    def used(self, quotas: Quotas) -> tuple[dict[Key, int], dict[Key, int]]:
+        """(held, and of it by nodes that are closing) of every place and party that has a limit."""
+        if not quotas:
+            return {}, {}
+        used, leaving = self.held.copy(), dict[Key, int]()
+        for state in self.clusters.values():
+            if state.spec is None:
+                continue
+            nodes, closing = len(state.nodes) + len(state.pending), state.counts[NodeState.CLOSING]
+            for key, amount in place_asks(quotas, state.spec, nodes, len(state.running)):
+                used[key] = used.get(key, 0) + amount
+            for key, amount in place_asks(quotas, state.spec, closing, 0):
+                leaving[key] = leaving.get(key, 0) + amount
+        return used, leaving
 
     def move(self, state: ClusterState, node_id: str, to: NodeState, at: int, job_uid: str = "") -> None:
         node = state.nodes[node_id]
@@ -90,9 +122,9 @@ class Tracker:
         if old is not None and _bounds(old) == _bounds(spec):
             return
         self._place_again(state)
-        if limits(self.room.host, spec):
+        if limits(self.room.host, spec) or self.quotas:
             for other in self.clusters.values():
-                if other is not state and other.spec and limits(self.room.host, other.spec):
+                if other is not state and other.spec and (self.quotas or limits(self.room.host, other.spec)):
                     self._place_again(other)
 
     def _cluster_removed(self, event: t.ClusterRemoved) -> None:
@@ -105,7 +137,7 @@ class Tracker:
         for pending in state.pending:
             self.room.give_back(pending.granted, pending.gpu_ids)
         for run in state.running.values():
-            self.shares.change(run.job.team, -run.rate, event.at)
+            self._count(run, -1, event.at)
         for uid in (*state.queue.jobs, *state.parked, *state.running):
             self.forget_job(uid)
         self.awake.discard(event.cluster_uid)
@@ -148,7 +180,11 @@ class Tracker:
             return None
         host = self.room.host
         held = self._minimums(state.uid) if limits(host, state.spec) else NOTHING
-        return admit(job, state.spec, host, held)
+        refusal = admit(job, state.spec, host, held)
+        if refusal is None and self.quotas:
+            others = [other.spec for other in self.clusters.values() if other is not state and other.spec]
+            refusal = admit_quotas(job, state.spec, self.quotas, others)
+        return refusal
 
     def _minimums(self, but: str) -> Vector:
         """What the minimum nodes of the other clusters never give back."""
@@ -195,7 +231,8 @@ class Tracker:
         state = self._cluster(job.cluster_uid)
         size = state.spec.node if state.spec else NOTHING
         rate = dominant_rate(self.room.host, size, job.node_count)
-        self.begin_run(state, Run(job, event.node_ids, event.at, rate))
+        counted = job_amounts(state.spec, job.node_count) if state.spec else ()
+        self.begin_run(state, Run(job, event.node_ids, event.at, rate, counted))
         self.awake.add(state.uid)
 
     def _job_released(self, event: t.JobReleased) -> None:
@@ -215,7 +252,7 @@ class Tracker:
         del state.running[run.job.uid]
         state.ending.discard(run.job.uid)
         self.forget_job(run.job.uid)
-        self.shares.change(run.job.team, -run.rate, at)
+        self._count(run, -1, at)
 
     # ------------------------------------------------------------ nodes
 
@@ -297,7 +334,16 @@ class Tracker:
     # ------------------------------------------------------------ the rest
 
     def _team_usage(self, event: t.TeamUsage) -> None:
-        self.shares.restore(event.team, event.value, event.at)
+        if event.user is None:
+            self.shares.teams.restore(event.team, event.value, event.at)
+        else:
+            self.shares.users.restore((event.team, event.user), event.value, event.at)
+
+    def _quotas_set(self, event: t.QuotasSet) -> None:
+        self.quotas = event.quotas
+        self.shares.set_weights(event.quotas)
+        for state in self.clusters.values():
+            self._place_again(state)
 
     def _not_done(self, event: t.NotDone) -> None:
         decision = event.decision

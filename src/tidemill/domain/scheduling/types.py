@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from tidemill.domain.model import NodeState, Scope, Vector
+from tidemill.domain.quota import Quotas
+
+Party = tuple[str, str]  # (team, user): whose turn it is
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +26,7 @@ class ClusterSpec:
     priority: int = 0  # of jobs that name none
     deleting: bool = False
     region: str = ""  # whose prices hold
+    family: str = ""  # VM family of `size`: what Azure's quotas are given for
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +42,11 @@ class JobRequest:
     priority: int  # higher first
     submitted_at: int
     estimated_us: int | None = None  # how long it runs at most, if known
+    user: str = ""  # who submitted it; `team` is the user's own id where there is no team
+
+    @property
+    def party(self) -> Party:
+        return self.team, self.user
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +84,8 @@ class Host:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """A team's share of the host: decayed mean `value` at `at`, and the `rate` held since then (parts per
-    billion of the host, dominant resource)."""
+    """The share of a team, or of a user inside a team, of the host: decayed mean
+    `value` at `at`, and the `rate` held since then (parts per billion of the host, dominant resource)."""
 
     value: float = 0.0
     at: int = 0
@@ -194,10 +203,19 @@ class NodeGone:
 
 @dataclass(frozen=True, slots=True)
 class TeamUsage:
-    """Restores a team's decayed usage (from `PoolState.usages()` of the run before)."""
+    """Restores a team's or a user's decayed usage (from `PoolState.usages()` of the run before)."""
 
     team: str
     value: float
+    at: int = 0
+    user: str | None = None  # of this user inside the team
+
+
+@dataclass(frozen=True, slots=True)
+class QuotasSet:
+    """All quotas and weights, in place of those before."""
+
+    quotas: Quotas
     at: int = 0
 
 
@@ -288,6 +306,7 @@ Event = (
     | NodeLost
     | NodeGone
     | TeamUsage
+    | QuotasSet
     | NotDone
     | ClockOnly
 )
@@ -305,5 +324,6 @@ class Snapshot:
     nodes: tuple[NodeView, ...]
     opening: tuple[OpenNode, ...]  # decided, not yet NodeOpened
     usages: Mapping[str, Usage]
-    weights: Mapping[str, float]
+    user_usages: Mapping[Party, Usage]
+    quotas: Quotas
     half_life_us: int
