@@ -561,6 +561,7 @@ class TestAccess:
     def test_tokens(self, ours: Backend, container: ContainerClient) -> None:
         """Of the owner, of a job of the workspace that owns the account, of another workspace, of nobody."""
         from tidemill.domain.model import Scope
+        from tidemill.domain.principals import Principal, PrincipalKind
 
         home = Path(ours.ca).parents[1]
         store = BlobStore(home / "blobs", now)
@@ -570,18 +571,16 @@ class TestAccess:
         path = f"/{ACCOUNT}.blob.core.windows.net/{container.container_name}/b"
         tokens = home_issuer(home)
         storage = "https://storage.azure.com"
-        given = {
-            "oid": "j",
-            "name": "job",
-            "kind": "job",
-            "audience": storage,
-            "ttl_s": 60,
-        }
+
+        def job(scope: Scope) -> str:
+            return tokens.issue_job(uid="j", name="job", scope=scope, audience=storage, ttl_s=60)
+
+        somebody = Principal("11111111-0000-0000-0000-000000000000", PrincipalKind.USER, "bob")
         assert ask(ours, path, tokens.issue_owner(storage)) == (200, b"x")
-        assert ask(ours, path, tokens.issue(**given, scope=Scope("S", "G", "main"), job="j1")) == (200, b"x")
+        assert ask(ours, path, job(Scope("S", "G", "main"))) == (200, b"x")
         for token, status in (
-            (tokens.issue(**given, scope=Scope("s", "g", "other"), job="j2"), 403),
-            (tokens.issue(**given), 403),
+            (job(Scope("s", "g", "other")), 403),
+            (tokens.issue_to(somebody, storage), 401),
             (tokens.issue_owner(storage) + "x", 401),
             (tokens.issue_owner(storage, ttl_s=-5), 401),
             ("nonsense", 401),

@@ -1,62 +1,108 @@
-"""Who may do what. For now: the owner everything; a job's token its own workspace's runs, data and assets."""
+"""Who may do what: the one gate that every route, in every dialect, goes through.
+
+A caller is a principal and has its roles, or a running job. A job has what `catalog.roles` gives every job in
+its workspace; one that runs as somebody (`user_identity`, `managed`) has that principal's roles besides.
+"""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from tidemill.app.services import Caller, Services
+from tidemill.catalog.roles import JOB_ROLE
 from tidemill.domain.errors import Forbidden, Unauthenticated
-from tidemill.domain.ids import PROVIDER
 from tidemill.domain.model import JobState, Scope
+from tidemill.domain.principals import Principal
+from tidemill.domain.roles import AccessIndex, Decision, RoleAssignment, covers, fold_scope
 
 PUBLIC = "public"
 SIGNED_IN = "signed-in"
-
-_WORKSPACE = f"{PROVIDER}/workspaces/".lower()
-# What a job's token may write, below its workspace. It reads everything there that is no secret.
-_JOB_WRITES = tuple(
-    _WORKSPACE + kind
-    for kind in ("experiments/", "runs/", "metrics/", "artifacts/", "data/", "models/", "jobs/runs/")
-)
-_SECRET_WORDS = ("secret", "key", "token", "credential")
+JOB = "job"
 
 
-def authenticate(services: Services, token: str) -> Caller:
-    """The caller that a bearer token speaks for. Raises Unauthenticated with the check that failed."""
-    return services.tokens.verify(token)
+class AccessDenied(Forbidden):
+    """403 with the decision that refused."""
 
-
-async def check_lives(services: Services, caller: Caller) -> None:
-    """A job's token is worth something as long as its job has not ended. Raises Unauthenticated."""
-    if caller.kind != "job":
-        return
-    row = await services.store.read(lambda r: r.by_uid(caller.oid))
-    if row is None or JobState(row.state).final:
-        raise Unauthenticated(
-            f"Job {caller.job!r} has ended, and its token with it. Use a token of your own.",
-            "ExpiredAuthenticationToken",
+    def __init__(self, caller: Caller, decision: Decision) -> None:
+        super().__init__(
+            f"The client '{caller.name}' with object id '{caller.oid}' does not have authorization to "
+            f"perform action '{decision.action}' over scope '{decision.scope}' or the scope is invalid. "
+            "If access was recently granted, please refresh your credentials. "
+            f"{decision.reason} An owner of the scope can grant a role that allows it: tidemill access grant."
         )
+        self.decision = decision
 
 
-def authorise(caller: Caller, action: str, scope: Scope) -> None:
-    """Raises Forbidden unless `caller` may do `action` (`Microsoft.…/jobs/write`) at `scope`."""
-    if caller.kind == "owner" or action in (PUBLIC, SIGNED_IN):
-        return
-    if caller.kind == "job" and _within(caller, scope) and _job_may(action.lower()):
-        return
-    raise Forbidden(
-        f"The client '{caller.name}' with object id '{caller.oid}' does not have authorization to perform "
-        f"action '{action}' over scope '{scope.arm_id}' or the scope is invalid. "
-        "If access was recently granted, please refresh your credentials."
-    )
+async def authenticate(services: Services, token: str) -> Caller:
+    """The caller that a bearer token speaks for, its principal with it. Raises Unauthenticated with the check
+    that failed: also for a principal that is gone or disabled, for a job that has ended."""
+    caller = services.tokens.verify(token)
+    principal = await check_lives(services, caller)
+    if caller.kind == JOB or principal is None:
+        return caller
+    return replace(caller, name=principal.name, kind=principal.kind.value, principal=principal)
 
 
-def _within(caller: Caller, scope: Scope) -> bool:
-    mine = caller.scope
-    return mine is not None and mine.arm_id.lower() == scope.arm_id.lower()
+async def check_lives(services: Services, caller: Caller) -> Principal | None:
+    """A principal's token is worth something while it is there and enabled; a job's, while its job has not
+    ended and whom it acts as is there. -> the principal whose roles count. Raises Unauthenticated."""
+    if caller.kind == JOB:
+        row = await services.store.read(lambda r: r.by_uid(caller.oid))
+        if row is None or JobState(row.state).final:
+            raise _dead(f"Job {caller.job!r} has ended, and its token with it. Use a token of your own.")
+        if not caller.acts_as:
+            return None
+    oid = caller.acts_as or caller.oid
+    principal = (await services.access.current()).principal(oid)
+    if principal is None:
+        raise _dead(f"The principal {caller.name!r} ({oid}) does not exist here any more.")
+    if principal.disabled:
+        raise _dead(f"The principal {principal.name!r} is disabled. An owner can enable it again.")
+    return principal
 
 
-def _job_may(action: str) -> bool:
-    if not (action.startswith(_WORKSPACE) or action == f"{PROVIDER}/workspaces/read".lower()):
-        return False
-    if any(word in action for word in _SECRET_WORDS):
-        return False
-    return action.endswith("/read") or action.startswith(_JOB_WRITES)
+def _dead(message: str) -> Unauthenticated:
+    return Unauthenticated(message, "ExpiredAuthenticationToken")
+
+
+async def decide(
+    services: Services, caller: Caller, action: str, scope: Scope, below: str = "", *, data: bool = False
+) -> Decision:
+    """Whether `caller` may do `action` (`Microsoft.…/jobs/write`) at `scope`, or at a single resource below
+    it (`jobs/NAME`), and by which assignment."""
+    where = f"{scope.arm_id}/{below}" if below else scope.arm_id
+    if action in (PUBLIC, SIGNED_IN):
+        return Decision(
+            True, action, where, "Everybody may." if action == PUBLIC else "Whoever signed in may."
+        )
+    index = await services.access.current()
+    if caller.kind != JOB:
+        return index.decide(caller.oid, action, where, data)
+    own = _as_job(index, caller, action, where, data)
+    if own.allowed or not caller.acts_as:
+        return own
+    borrowed = index.decide(caller.acts_as, action, where, data)
+    return replace(borrowed, reason=f"Job {caller.job!r} acts for its identity. {borrowed.reason}")
+
+
+async def authorise(
+    services: Services, caller: Caller, action: str, scope: Scope, below: str = "", *, data: bool = False
+) -> Decision:
+    """`decide`, raising AccessDenied for a no."""
+    decision = await decide(services, caller, action, scope, below, data=data)
+    if not decision.allowed:
+        raise AccessDenied(caller, decision)
+    return decision
+
+
+def _as_job(index: AccessIndex, caller: Caller, action: str, where: str, data: bool) -> Decision:
+    """A job's own assignment is not stored: it starts and ends with the job."""
+    if caller.scope is None:
+        return Decision(False, action, where, f"Job {caller.job!r} belongs to no workspace.")
+    role = index.role(JOB_ROLE)
+    assert role is not None
+    own = RoleAssignment(f"job/{caller.oid}", caller.scope.arm_id, caller.oid, JOB_ROLE)
+    if covers(fold_scope(own.scope), fold_scope(where)) and index.allows(role, action, data):
+        reason = f"Job {caller.job!r} is {role.name} in its workspace."
+        return Decision(True, action, where, reason, own, role)
+    return Decision(False, action, where, f"A job's token is not enough for {action} at {where}.")

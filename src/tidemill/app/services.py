@@ -10,6 +10,7 @@ from tidemill.app.live import Live
 from tidemill.domain.model import Caller as Caller  # identity makes it, the use cases take it
 
 if TYPE_CHECKING:
+    from tidemill.app.access_directory import AccessDirectory
     from tidemill.catalog.curated import CuratedCatalog
     from tidemill.catalog.sizes import SizeCatalog
     from tidemill.data.blobstore import BlobStore
@@ -75,6 +76,7 @@ class Services:
     clock: Clock
     ids: Ids
     store: Store
+    access: AccessDirectory
     tracking: TrackingStore
     blobs: BlobStore
     sizes: SizeCatalog

@@ -127,14 +127,12 @@ def shared_variables(
 ) -> dict[str, str]:
     """The same for every rank."""
     scope = row.key.scope
-    token = s.tokens.issue(
-        oid=row.uid,
+    token = s.tokens.issue_job(
+        uid=row.uid,
         name=row.key.name,
-        kind="job",
         audience=s.addresses.https,
         ttl_s=min(TOKEN_TTL_S, (plan.job.timeout_s or TOKEN_TTL_S) + TOKEN_MARGIN_S),
         scope=scope,
-        job=row.key.name,
     )
     variables = {
         "PATH": f"{bin_dir}:{os.environ.get('PATH', '/usr/local/bin:/usr/bin:/bin')}",

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from tidemill.domain.principals import Principal
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class Scope:
@@ -30,13 +32,15 @@ class Scope:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks. `oid` is the principal; `job` is set for a job's own token (its name)."""
+    """Who asks: a principal (`oid` is its own), or a running job (`oid` is the job's uid, `job` its name)."""
 
     oid: str
     name: str
-    kind: str  # "owner" | "job" | "client"
-    scope: Scope | None = None  # a job's token reaches only its workspace
+    kind: str  # a PrincipalKind, "job", or "anonymous"
+    scope: Scope | None = None  # a job's workspace
     job: str = ""
+    acts_as: str = ""  # the principal whose roles a job has besides its own: its submitter, its compute
+    principal: Principal | None = None  # as it is now; not of a job
 
 
 @dataclass(frozen=True, slots=True)

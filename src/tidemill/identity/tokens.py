@@ -21,6 +21,7 @@ import msgspec
 
 from tidemill.domain.errors import InvalidRequest, Unauthenticated
 from tidemill.domain.model import Caller, Scope
+from tidemill.domain.principals import Principal, PrincipalKind
 
 ML_AUDIENCE = "https://ml.azure.localhost"  # what the SDK derives from our portal address
 KNOWN_AUDIENCES = (
@@ -30,7 +31,7 @@ KNOWN_AUDIENCES = (
     "https://management.core.windows.net",
     "https://storage.azure.com",
 )
-OWNER_TTL_S = 24 * 3600
+PRINCIPAL_TTL_S = 24 * 3600
 CACHED_TOKENS = 4096
 _CLOCK_SKEW_S = 60
 _JWT = re.compile(r"^[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+$")
@@ -40,8 +41,8 @@ _decode = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 @dataclass(frozen=True, slots=True)
-class Principal:
-    """The owner of this home and the two secrets that prove to be the owner."""
+class HomeOwner:
+    """The principal that the home was made for, and the two secrets that prove to be it."""
 
     oid: str
     client_id: str
@@ -62,7 +63,7 @@ class TokenIssuer:
         signing_pem: bytes,
         links_key: bytes,
         tenant: str,
-        principal: Principal,
+        owner: HomeOwner,
         audiences: Iterable[str],
         now: Callable[[], int],
     ) -> None:
@@ -79,24 +80,50 @@ class TokenIssuer:
         self._accepted = frozenset(a.rstrip("/") for a in (*KNOWN_AUDIENCES, *audiences))
         self._verified: dict[str, tuple[int, Caller]] = {}
         self.tenant = tenant
-        self.principal = principal
+        self.owner = owner
         self.issuer = f"https://localhost/{tenant}/"
         self.key_id = _thumbprint(self._public.public_numbers())
         self._header = _b64(_encode({"alg": "ES256", "typ": "JWT", "kid": self.key_id}))
 
-    def issue(
+    def issue_to(self, principal: Principal, audience: str, ttl_s: float = PRINCIPAL_TTL_S) -> str:
+        """A JWT that speaks for `principal`, valid for `ttl_s` seconds from now. Raises InvalidRequest for an
+        audience that this server would not accept back."""
+        return self._issue(
+            audience,
+            ttl_s,
+            oid=principal.oid,
+            name=principal.name,
+            kind=principal.kind.value,
+            app_id=principal.app_id,
+        )
+
+    def issue_job(
+        self, *, uid: str, name: str, scope: Scope, audience: str, ttl_s: float, acts_as: str = ""
+    ) -> str:
+        """A running job's own token. `acts_as`: the oid of the principal whose roles it has besides."""
+        more = {"tm_scope": [scope.subscription, scope.group, scope.workspace], "tm_job": name}
+        if acts_as:
+            more["tm_as"] = acts_as
+        return self._issue(audience, ttl_s, oid=uid, name=name, kind="job", **more)
+
+    def issue_owner(self, audience: str, ttl_s: float = PRINCIPAL_TTL_S) -> str:
+        """For whoever proved to be the home's owner."""
+        who = self.owner
+        return self.issue_to(
+            Principal(who.oid, PrincipalKind.USER, who.name, app_id=who.client_id), audience, ttl_s
+        )
+
+    def _issue(
         self,
+        audience: str,
+        ttl_s: float,
         *,
         oid: str,
         name: str,
         kind: str,
-        audience: str,
-        ttl_s: float,
-        scope: Scope | None = None,
-        job: str = "",
+        app_id: str = "",
+        **more: Any,
     ) -> str:
-        """A JWT for `audience`, valid for `ttl_s` seconds from now. Raises InvalidRequest for an audience
-        that this server would not accept back."""
         self.check_audience(audience)
         now = self._now() // 1_000_000
         claims: dict[str, Any] = {
@@ -108,23 +135,16 @@ class TokenIssuer:
             "oid": oid,
             "sub": oid,
             "tid": self.tenant,
-            "appid": self.principal.client_id,
-            "idtyp": "user" if kind == "owner" else "app",
+            "appid": app_id or self.owner.client_id,
+            "idtyp": "user" if kind == PrincipalKind.USER else "app",
             "name": name,
             "upn": name,
             "uti": uuid.uuid4().hex,
             "ver": "1.0",
             "tm_kind": kind,
+            **more,
         }
-        if scope is not None:
-            claims["tm_scope"] = [scope.subscription, scope.group, scope.workspace]
-        if job:
-            claims["tm_job"] = job
         return self._sign(claims)
-
-    def issue_owner(self, audience: str, ttl_s: float = OWNER_TTL_S) -> str:
-        who = self.principal
-        return self.issue(oid=who.oid, name=who.name, kind="owner", audience=audience, ttl_s=ttl_s)
 
     def check_audience(self, audience: str) -> None:
         if audience.rstrip("/") not in self._accepted:
@@ -177,11 +197,11 @@ class TokenIssuer:
 
     def is_identity_header(self, value: str) -> bool:
         """Compared in constant time."""
-        return hmac.compare_digest(value.encode(), self.principal.identity_header.encode())
+        return hmac.compare_digest(value.encode(), self.owner.identity_header.encode())
 
     def is_client(self, client_id: str, secret: str) -> bool:
-        same_id = hmac.compare_digest(client_id.lower().encode(), self.principal.client_id.lower().encode())
-        return hmac.compare_digest(secret.encode(), self.principal.client_secret.encode()) and same_id
+        same_id = hmac.compare_digest(client_id.lower().encode(), self.owner.client_id.lower().encode())
+        return hmac.compare_digest(secret.encode(), self.owner.client_secret.encode()) and same_id
 
     def sign_path(self, path: str, expires_at: int) -> str:
         """A query string that lets whoever has it read `path` until `expires_at` (microseconds)."""
@@ -240,6 +260,7 @@ def _caller(claims: dict[str, Any]) -> Caller:
         kind=str(claims.get("tm_kind", "")),
         scope=Scope(*scope) if scope else None,
         job=str(claims.get("tm_job", "")),
+        acts_as=str(claims.get("tm_as", "")),
     )
 
 

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from starlette.responses import Response
 
+from tidemill.app.access import JOB
 from tidemill.app.times import iso
-from tidemill.domain.errors import NotFound, Unauthenticated
+from tidemill.domain.errors import Forbidden, NotFound, Unauthenticated
 from tidemill.portal import compute_pages, job_pages, pages, session
 from tidemill.portal.frame import first_page
-from tidemill.wire.http import PUBLIC, Context, Handler, Route, json_response
+from tidemill.wire.http import PUBLIC, SIGNED_IN, Context, Handler, Route, json_response
 
 W = "/ui/{sub}/{rg}/{ws}"
 WORKSPACES = "Microsoft.MachineLearningServices/workspaces/read"
 JOBS = "Microsoft.MachineLearningServices/workspaces/jobs/read"
 COMPUTES = "Microsoft.MachineLearningServices/workspaces/computes/read"
-# Only the owner has it: a job's token must not turn into a session.
-SIGN_IN = "Microsoft.MachineLearningServices/portal/signIn/action"
 
 
 def routes() -> list[Route]:
@@ -25,7 +24,7 @@ def routes() -> list[Route]:
         Route("GET", "/ui", WORKSPACES, first_page),
         Route("GET", "/ui/login", PUBLIC, _login(links)),
         Route("GET", "/ui/static/{file}", PUBLIC, static_file),
-        Route("POST", "/api/v1/portal/link", SIGN_IN, _link(links)),
+        Route("POST", "/api/v1/portal/link", SIGNED_IN, _link(links)),
         Route("GET", W + "/jobs", JOBS, job_pages.list_page),
         Route("GET", W + "/jobs/{name}", JOBS, job_pages.job_page),
         Route("GET", W + "/computes", COMPUTES, compute_pages.list_page),
@@ -40,8 +39,10 @@ async def _to_first_page(ctx: Context) -> Response:
 def _link(links: session.LinkBook) -> Handler:
     async def link(ctx: Context) -> Response:
         """`{"next": "/ui/…"}` -> `{"url", "expires_at"}`: an address that signs a browser in, once."""
+        if ctx.caller.kind == JOB:
+            raise Forbidden("A job's token cannot become a session. Use a token of your own.")
         after = session.local_page(str((await ctx.request.json()).get("next") or ""))
-        path, expires = links.make(ctx.services, after)
+        path, expires = links.make(ctx.services, ctx.caller.oid, after)
         return json_response({"url": ctx.services.addresses.http + path, "expires_at": iso(expires)})
 
     return link
@@ -52,13 +53,13 @@ def _login(links: session.LinkBook) -> Handler:
         query = ctx.request.query
         response = pages.redirect(session.local_page(query.get("next", "")))
         try:
-            links.redeem(ctx.services, query)
+            oid = links.redeem(ctx.services, query)
         except Unauthenticated:
             if session.signed_in(ctx.services, ctx.request.header("cookie")):
                 return response  # the link was opened again in a browser that has its session
             raise
         secure = ctx.request.scope.get("scheme") == "https"
-        session.open_session(ctx.services, response, secure)
+        await session.open_session(ctx.services, oid, response, secure)
         return response
 
     return login

@@ -8,7 +8,8 @@ from urllib.parse import quote
 
 from starlette.responses import Response
 
-from tidemill.app.services import Services
+from tidemill.app.access import check_lives
+from tidemill.app.services import Caller, Services
 from tidemill.domain.errors import InvalidRequest, Unauthenticated
 from tidemill.identity.tokens import ML_AUDIENCE
 
@@ -25,27 +26,30 @@ class LinkBook:
     def __init__(self) -> None:
         self._used: dict[str, int] = {}
 
-    def make(self, services: Services, after: str) -> tuple[str, int]:
-        """-> (path with query, expiry in microseconds) of a link that signs in and goes on to `after`."""
+    def make(self, services: Services, oid: str, after: str) -> tuple[str, int]:
+        """-> (path with query, expiry in microseconds) of a link that signs the principal in and goes on to
+        `after`."""
         nonce = secrets.token_urlsafe(18)
         expires = services.clock.now() + LINK_TTL_S * 1_000_000
-        signed = services.tokens.sign_path(_purpose(services, nonce), expires)
-        return f"/ui/login?token={nonce}&next={quote(after, safe='/')}&{signed}", expires
+        signed = services.tokens.sign_path(_purpose(services, oid, nonce), expires)
+        return f"/ui/login?token={nonce}&oid={oid}&next={quote(after, safe='/')}&{signed}", expires
 
-    def redeem(self, services: Services, query: Mapping[str, str]) -> None:
-        """Raises Unauthenticated for a link that is changed, expired, used, or of an earlier server."""
-        nonce = query.get("token", "")
-        services.tokens.check_path(_purpose(services, nonce), query)
+    def redeem(self, services: Services, query: Mapping[str, str]) -> str:
+        """-> the oid of who is signed in. Raises Unauthenticated for a link that is changed, expired, used,
+        or of an earlier server."""
+        nonce, oid = query.get("token", ""), query.get("oid", "")
+        services.tokens.check_path(_purpose(services, oid, nonce), query)
         now = services.clock.now()
         self._used = {key: until for key, until in self._used.items() if until > now}
         if nonce in self._used:
             raise Unauthenticated("This link was used already; each opens one session.", "LinkUsed")
         self._used[nonce] = now + LINK_TTL_S * 1_000_000
+        return oid
 
 
-def _purpose(services: Services, nonce: str) -> str:
+def _purpose(services: Services, oid: str, nonce: str) -> str:
     # The incarnation is in it because the book of used links ends with the server.
-    return f"/ui/login/{services.incarnation}/{nonce}"
+    return f"/ui/login/{services.incarnation}/{oid}/{nonce}"
 
 
 def local_page(text: str) -> str:
@@ -74,10 +78,13 @@ def cookie_of(header: str) -> str:
     return ""
 
 
-def open_session(services: Services, response: Response, secure: bool) -> None:
-    """Lax, not Strict: a job's address clicked in a notebook is a navigation from another site. It
-    only lets pages be read; whatever changes something is checked for its origin as well."""
-    token = services.tokens.issue_owner(ML_AUDIENCE, SESSION_TTL_S)
+async def open_session(services: Services, oid: str, response: Response, secure: bool) -> None:
+    """Raises Unauthenticated for a principal that is gone or disabled. The cookie is Lax, not Strict: a job's
+    address clicked in a notebook is a navigation from another site. It only lets pages be read; whatever
+    changes something is checked for its origin as well."""
+    principal = await check_lives(services, Caller(oid, oid, ""))
+    assert principal is not None
+    token = services.tokens.issue_to(principal, ML_AUDIENCE, SESSION_TTL_S)
     response.set_cookie(
         COOKIE, token, max_age=SESSION_TTL_S, path="/", secure=secure, httponly=True, samesite="lax"
     )

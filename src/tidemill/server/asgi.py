@@ -10,7 +10,7 @@ from typing import Any
 
 from starlette.responses import Response
 
-from tidemill.app.access import authenticate, authorise, check_lives
+from tidemill.app.access import authenticate, authorise, decide
 from tidemill.app.services import Caller, Services
 from tidemill.app.workspaces import WorkspaceIndex
 from tidemill.domain.errors import Conflict, NotFound, OutOfSpace, TidemillError, Unauthenticated
@@ -19,7 +19,16 @@ from tidemill.portal.frame import error_page
 from tidemill.portal.session import cookie_of, is_local_host
 from tidemill.store.api import StaleRevision
 from tidemill.wire.arm.errors import error_response
-from tidemill.wire.http import PUBLIC, ClientGone, Context, Request, Route, Router
+from tidemill.wire.http import (
+    PUBLIC,
+    ClientGone,
+    Context,
+    Request,
+    Route,
+    Router,
+    check_segment,
+    resource_below,
+)
 from tidemill.wire.mlflow import errors as mlflow_errors
 
 DATA_PLANE = "/mferp/managementfrontend"  # the SDK's data-plane prefix of ARM's own paths
@@ -81,14 +90,17 @@ class App:
         if route is None:
             raise self._no_route(request, methods)
         if route.action == PUBLIC:
-            return await route.handler(Context(request, self._services, _NOBODY, params, self._scope(params)))
-        caller = authenticate(self._services, self._token(request))
+            scope = self._scope(params)
+            decision = await decide(self._services, _NOBODY, PUBLIC, scope)
+            return await route.handler(Context(request, self._services, _NOBODY, params, scope, decision))
+        caller = await authenticate(self._services, self._token(request))
         scope = self._scope(params)
-        authorise(caller, route.action, scope)
-        await check_lives(self._services, caller)
+        decision = await authorise(
+            self._services, caller, route.action, scope, resource_below(route.resource, params)
+        )
         if scope.workspace:
             scope = await self._existing(scope, route, request.method)
-        return await route.handler(Context(request, self._services, caller, params, scope))
+        return await route.handler(Context(request, self._services, caller, params, scope, decision))
 
     def _token(self, request: Request) -> str:
         header = request.header("authorization")
@@ -117,7 +129,10 @@ class App:
                 "SubscriptionNotFound",
                 subscription,
             )
-        return Scope(self._subscription, params.get("rg", ""), params.get("ws", ""))
+        group, workspace = params.get("rg", ""), params.get("ws", "")
+        for part in (group, workspace):
+            check_segment(part)
+        return Scope(self._subscription, group, workspace)
 
     async def _existing(self, scope: Scope, route: Route, method: str) -> Scope:
         """The scope as its owner spelled it."""

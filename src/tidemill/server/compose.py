@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tidemill.app.services import Addresses, Caller, Services, Settings
+from tidemill.domain.principals import PrincipalKind
 from tidemill.identity.ca import tls_files
 from tidemill.identity.keys import Keys
 from tidemill.identity.secrets import SecretBox
 from tidemill.identity.storage_keys import StorageKeys
-from tidemill.identity.tokens import Principal, TokenIssuer
+from tidemill.identity.tokens import HomeOwner, TokenIssuer
 from tidemill.server.home import Config, Home
 from tidemill.server.ports import SystemClock, SystemIds
 from tidemill.wire.http import Route
@@ -53,12 +54,12 @@ def issuer(home: Home, config: Config, keys: Keys, addresses: Addresses) -> Toke
         name = getpass.getuser()
     except (KeyError, OSError):
         name = "owner"
-    principal = Principal(config.owner_oid, config.client_id, name, keys.identity_header, keys.client_secret)
+    owner = HomeOwner(config.owner_oid, config.client_id, name, keys.identity_header, keys.client_secret)
     return TokenIssuer(
         signing_pem=keys.signing_pem,
         links_key=keys.links,
         tenant=config.tenant,
-        principal=principal,
+        owner=owner,
         audiences=(addresses.https, addresses.http, addresses.data),
         now=SystemClock().now,
     )
@@ -66,6 +67,7 @@ def issuer(home: Home, config: Config, keys: Keys, addresses: Addresses) -> Toke
 
 async def compose(home: Home, config: Config, keys: Keys, addresses: Addresses, incarnation: str) -> Composed:
     """Opens everything a home has. Nothing runs by itself yet."""
+    from tidemill.app.access_directory import AccessDirectory
     from tidemill.catalog.curated import CuratedCatalog
     from tidemill.catalog.sizes import SizeCatalog
     from tidemill.data.blobstore import BlobStore
@@ -96,6 +98,7 @@ async def compose(home: Home, config: Config, keys: Keys, addresses: Addresses, 
         clock=clock,
         ids=ids,
         store=store,
+        access=AccessDirectory(store),
         tracking=TrackingStore(home.db / "tracking.db"),
         blobs=BlobStore(home.blobs, clock.now),
         sizes=SizeCatalog.load(await engine.capacity()),
@@ -108,7 +111,7 @@ async def compose(home: Home, config: Config, keys: Keys, addresses: Addresses, 
         incarnation=incarnation,
     )
     store.on_commit(services.live.on_commit)
-    return Composed(services, Caller(config.owner_oid, tokens.principal.name, "owner"))
+    return Composed(services, Caller(config.owner_oid, tokens.owner.name, PrincipalKind.USER.value))
 
 
 async def close(services: Services) -> None:

@@ -127,6 +127,7 @@ async def _start_services(
     addresses: Addresses,
 ) -> Any:
     """Opens the home, makes its defaults, starts the controllers. -> the ASGI application."""
+    from tidemill.app.principals import ensure_owner
     from tidemill.app.workspace_deletion import WorkspaceCleaner
     from tidemill.app.workspaces import ensure_defaults
     from tidemill.controllers import runtime
@@ -136,6 +137,8 @@ async def _start_services(
     composed = await compose.compose(home, config, keys, addresses, uuid.uuid4().hex)
     services = composed.services
     stack.push_async_callback(compose.close, services)
+    owner = services.tokens.owner
+    await ensure_owner(services, owner.oid, owner.name, owner.client_id)
     await ensure_defaults(services, composed.owner, config.scope)
     cleaner = WorkspaceCleaner(services)
     cleaner.start()

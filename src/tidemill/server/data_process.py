@@ -25,7 +25,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tidemill.domain.errors import TidemillError
+from tidemill.domain.errors import TidemillError, Unauthenticated
 from tidemill.server.ports import listen
 
 if TYPE_CHECKING:
@@ -183,7 +183,15 @@ def _issuer(root: Path) -> Callable[[str], Caller]:
         f"http://127.0.0.1:{ports.get('http', 0)}",
         f"https://localhost:{ports.get('data', 0)}",
     )
-    return issuer(home, config, load_or_create(home.secrets), addresses).verify
+    tokens = issuer(home, config, load_or_create(home.secrets), addresses)
+
+    def verify(token: str) -> Caller:
+        caller = tokens.verify(token)
+        if caller.kind != "job" and caller.oid != tokens.owner.oid:
+            raise Unauthenticated("Only the home's owner and jobs reach blobs with a token.")
+        return caller
+
+    return verify
 
 
 def _write_state(path: Path, state: dict[str, int]) -> None:

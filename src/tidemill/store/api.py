@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from tidemill.domain.model import Attempt, Event, Interval, Key, Node, Resource, Scope, Touched
+from tidemill.store.access import AccessRead, AccessTx
 
 T = TypeVar("T")
 
@@ -58,7 +59,7 @@ class Lease:
     expires_at: int
 
 
-class Read(Protocol):
+class Read(AccessRead, Protocol):
     """Queries. Lists come back as tuples; absent things as None."""
 
     def get(self, key: Key) -> Resource | None: ...
@@ -109,7 +110,7 @@ class Read(Protocol):
     def meta(self, key: str) -> bytes | None: ...
 
 
-class Tx(Read, Protocol):
+class Tx(Read, AccessTx, Protocol):
     """A transaction. Updates compare-and-set on `revision` of the value passed in, store revision + 1 and
     return the stored value; StaleRevision otherwise."""
 

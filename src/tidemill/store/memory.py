@@ -19,6 +19,7 @@ from tidemill.domain.model import (
     Scope,
     Touched,
 )
+from tidemill.store.accessmemory import AccessTables, MemoryAccessRead, MemoryAccessTx
 from tidemill.store.api import AlreadyExists, Lease, Read, ResourceQuery, StaleRevision, Tx
 from tidemill.store.groupcommit import GroupWriter, Listener
 from tidemill.store.rows import fold, folded, scope_key
@@ -41,14 +42,16 @@ class _Tables:
         self.intervals: dict[str, Interval] = {}
         self.leases: dict[str, Lease] = {}
         self.meta: dict[str, bytes] = {}
+        self.access = AccessTables()
         self.tokens = 0  # never reused, like a database's sequence
 
 
-class MemoryRead:
+class MemoryRead(MemoryAccessRead):
     """store.api.Read over dictionaries."""
 
     def __init__(self, tables: _Tables) -> None:
         self._tables = tables
+        self._access = tables.access
 
     def get(self, key: Key) -> Resource | None:
         uid = self._tables.uids.get(folded(key))
@@ -168,12 +171,12 @@ class MemoryRead:
         return self._tables.meta.get(key)
 
 
-class MemoryTx(MemoryRead):
+class MemoryTx(MemoryRead, MemoryAccessTx):
     """store.api.Tx; `touched` and `undo` grow with every change."""
 
     def __init__(self, tables: _Tables) -> None:
         super().__init__(tables)
-        self.touched: list[Touched] = []
+        self.touched = []
         self.undo: list[Callable[[], None]] = []
 
     def _set(self, table: dict[K, V], key: K, value: V) -> None:

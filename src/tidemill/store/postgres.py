@@ -15,10 +15,11 @@ from urllib.parse import urlsplit
 
 from tidemill.domain.errors import InvalidRequest, OutOfSpace, TidemillError
 from tidemill.domain.model import Touched
+from tidemill.store.accesssql import Cursor
 from tidemill.store.api import Read, Tx
 from tidemill.store.groupcommit import GroupWriter, Listener
 from tidemill.store.migrate import check_revision, create_statements, upgrade_postgres
-from tidemill.store.sqltx import Cursor, SqlRead, SqlTx
+from tidemill.store.sqltx import SqlRead, SqlTx
 
 if TYPE_CHECKING:
     import psycopg

@@ -211,6 +211,77 @@ meta = Table(
     PrimaryKeyConstraint("key", name="meta_pk"),
 )
 
+principals = Table(
+    "principals",
+    metadata,
+    Column("oid", _Text, nullable=False),
+    _text("kind"),
+    _text("name"),
+    _text("display_name"),
+    _text("app_id"),
+    _text("resource"),
+    _int("disabled"),
+    _int("created_at"),
+    _text("created_by"),
+    _int("revision"),
+    _text("name_key"),
+    _text("app_key"),
+    _text("resource_key"),
+    PrimaryKeyConstraint("oid", name="principals_pk"),
+    UniqueConstraint("name_key", name="principals_name"),
+    Index(
+        "principals_app",
+        "app_key",
+        unique=True,
+        sqlite_where=text("app_key <> ''"),
+        postgresql_where=text("app_key <> ''"),
+    ),
+    _partial("principals_resource", "resource_key", where="resource_key <> ''"),
+)
+
+group_members = Table(
+    "group_members",
+    metadata,
+    Column("group_oid", _Text, nullable=False),
+    Column("member_oid", _Text, nullable=False),
+    PrimaryKeyConstraint("group_oid", "member_oid", name="group_members_pk"),
+    Index("group_members_member", "member_oid"),
+)
+
+role_definitions = Table(
+    "role_definitions",
+    metadata,
+    Column("id", _Text, nullable=False),
+    _text("name"),
+    _bytes("permissions"),
+    _text("description"),
+    _bytes("assignable_scopes"),
+    _int("created_at"),
+    _text("created_by"),
+    _int("modified_at"),
+    _int("revision"),
+    _text("name_key"),
+    PrimaryKeyConstraint("id", name="role_definitions_pk"),
+    UniqueConstraint("name_key", name="role_definitions_name"),
+)
+
+role_assignments = Table(
+    "role_assignments",
+    metadata,
+    Column("id", _Text, nullable=False),
+    _text("scope"),
+    _text("principal"),
+    _text("role"),
+    _text("description"),
+    _int("created_at"),
+    _text("created_by"),
+    _text("scope_key"),
+    PrimaryKeyConstraint("id", name="role_assignments_pk"),
+    UniqueConstraint("principal", "role", "scope_key", name="role_assignments_once"),
+    Index("role_assignments_role", "role"),
+    Index("role_assignments_scope", "scope_key"),
+)
+
 
 def ddl(dialect: Dialect) -> str:
     """All tables and indexes as SQL text, statements ended by `;` and an empty line."""

@@ -42,6 +42,14 @@ CREATE INDEX events_kind ON events (kind, seq);
 
 CREATE INDEX events_subject ON events (subject, seq);
 
+CREATE TABLE group_members (
+	group_oid TEXT NOT NULL,
+	member_oid TEXT NOT NULL,
+	CONSTRAINT group_members_pk PRIMARY KEY (group_oid, member_oid)
+);
+
+CREATE INDEX group_members_member ON group_members (member_oid);
+
 CREATE TABLE intervals (
 	id TEXT NOT NULL,
 	kind TEXT DEFAULT '' NOT NULL,
@@ -121,6 +129,28 @@ CREATE INDEX nodes_compute_live ON nodes (compute_uid, created_at, id) WHERE sta
 
 CREATE INDEX nodes_live ON nodes (created_at, id) WHERE state <> 'Closed';
 
+CREATE TABLE principals (
+	oid TEXT NOT NULL,
+	kind TEXT DEFAULT '' NOT NULL,
+	name TEXT DEFAULT '' NOT NULL,
+	display_name TEXT DEFAULT '' NOT NULL,
+	app_id TEXT DEFAULT '' NOT NULL,
+	resource TEXT DEFAULT '' NOT NULL,
+	disabled BIGINT DEFAULT '0' NOT NULL,
+	created_at BIGINT DEFAULT '0' NOT NULL,
+	created_by TEXT DEFAULT '' NOT NULL,
+	revision BIGINT DEFAULT '0' NOT NULL,
+	name_key TEXT DEFAULT '' NOT NULL,
+	app_key TEXT DEFAULT '' NOT NULL,
+	resource_key TEXT DEFAULT '' NOT NULL,
+	CONSTRAINT principals_pk PRIMARY KEY (oid),
+	CONSTRAINT principals_name UNIQUE (name_key)
+);
+
+CREATE UNIQUE INDEX principals_app ON principals (app_key) WHERE app_key <> '';
+
+CREATE INDEX principals_resource ON principals (resource_key) WHERE resource_key <> '';
+
 CREATE TABLE resources (
 	uid TEXT NOT NULL,
 	subscription TEXT DEFAULT '' NOT NULL,
@@ -164,3 +194,35 @@ CREATE INDEX resources_scope ON resources (type_key, scope_key, archived, uid);
 CREATE INDEX resources_scope_state ON resources (type_key, scope_key, state, archived, uid);
 
 CREATE INDEX resources_state ON resources (type_key, state, archived, uid);
+
+CREATE TABLE role_assignments (
+	id TEXT NOT NULL,
+	scope TEXT DEFAULT '' NOT NULL,
+	principal TEXT DEFAULT '' NOT NULL,
+	role TEXT DEFAULT '' NOT NULL,
+	description TEXT DEFAULT '' NOT NULL,
+	created_at BIGINT DEFAULT '0' NOT NULL,
+	created_by TEXT DEFAULT '' NOT NULL,
+	scope_key TEXT DEFAULT '' NOT NULL,
+	CONSTRAINT role_assignments_pk PRIMARY KEY (id),
+	CONSTRAINT role_assignments_once UNIQUE (principal, role, scope_key)
+);
+
+CREATE INDEX role_assignments_role ON role_assignments (role);
+
+CREATE INDEX role_assignments_scope ON role_assignments (scope_key);
+
+CREATE TABLE role_definitions (
+	id TEXT NOT NULL,
+	name TEXT DEFAULT '' NOT NULL,
+	permissions BLOB NOT NULL,
+	description TEXT DEFAULT '' NOT NULL,
+	assignable_scopes BLOB NOT NULL,
+	created_at BIGINT DEFAULT '0' NOT NULL,
+	created_by TEXT DEFAULT '' NOT NULL,
+	modified_at BIGINT DEFAULT '0' NOT NULL,
+	revision BIGINT DEFAULT '0' NOT NULL,
+	name_key TEXT DEFAULT '' NOT NULL,
+	CONSTRAINT role_definitions_pk PRIMARY KEY (id),
+	CONSTRAINT role_definitions_name UNIQUE (name_key)
+);

@@ -3,24 +3,14 @@ same text. Parameters are written `?`; `execute` takes (sql, params) and returns
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Any, Protocol
 
 from tidemill.domain.model import Attempt, Event, Interval, Key, Node, Resource, Scope, Touched
 from tidemill.store import rows
+from tidemill.store.accesssql import Execute, SqlAccessRead, SqlAccessTx
 from tidemill.store.api import AlreadyExists, Lease, ResourceQuery, StaleRevision
 from tidemill.store.queries import count_sql, find_sql
-
-
-class Cursor(Protocol):
-    @property
-    def rowcount(self) -> int: ...
-    def fetchone(self) -> Any: ...
-    def fetchall(self) -> list[Any]: ...
-
-
-Execute = Callable[[str, Sequence[Any]], Cursor]
 
 
 def _insert(table: str, columns: str) -> str:
@@ -70,13 +60,10 @@ _SET_META = (
 )
 
 
-class SqlRead:
+class SqlRead(SqlAccessRead):
     """store.api.Read over one connection."""
 
-    __slots__ = ("_execute",)
-
-    def __init__(self, execute: Execute) -> None:
-        self._execute = execute
+    __slots__ = ()
 
     def get(self, key: Key) -> Resource | None:
         row = self._execute(_GET, (rows.whole_key(*rows.folded(key)),)).fetchone()
@@ -179,15 +166,15 @@ class SqlRead:
         return None if row is None else row[0]
 
 
-class SqlTx(SqlRead):
+class SqlTx(SqlRead, SqlAccessTx):
     """store.api.Tx over one connection. `touched` grows with every change; its owner cuts it back when a
     closure is undone."""
 
-    __slots__ = ("touched",)
+    __slots__ = ()
 
     def __init__(self, execute: Execute) -> None:
         super().__init__(execute)
-        self.touched: list[Touched] = []
+        self.touched = []
 
     def insert(self, row: Resource) -> Resource:
         if self._execute(_INSERT_RESOURCE, rows.resource_row(row)).rowcount == 0:

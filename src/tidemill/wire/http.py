@@ -18,6 +18,7 @@ from starlette.responses import Response
 from tidemill.app.services import Caller, Services
 from tidemill.domain.errors import InvalidRequest
 from tidemill.domain.model import Scope
+from tidemill.domain.roles import Decision
 
 PUBLIC = "public"  # no token: metadata, discovery, token endpoints, signed URLs
 SIGNED_IN = "signed-in"  # any valid token of this server
@@ -121,6 +122,7 @@ class Context:
     caller: Caller
     params: dict[str, str]
     scope: Scope
+    decision: Decision  # which assignment let it in
 
 
 Handler = Callable[[Context], Awaitable[Response]]
@@ -129,13 +131,52 @@ Handler = Callable[[Context], Awaitable[Response]]
 @dataclass(frozen=True, slots=True)
 class Route:
     """`action` is ARM's (`Microsoft.…/read`), PUBLIC or SIGNED_IN. The scope is read from the path's
-    {sub}, {rg}, {ws}; routes without them act on the whole server (the default subscription)."""
+    {sub}, {rg}, {ws}; routes without them act on the whole server (the default subscription).
+    `resource` is what the action is about below the workspace (`jobs/{name}`): a role may be assigned there.
+    It is read from the path where that has ARM's form, `…/{ws}/jobs/{name}/…`."""
 
     method: str
     path: str
     action: str
     handler: Handler
     name: str = ""
+    resource: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.resource:
+            object.__setattr__(self, "resource", _resource_in(self.path))
+
+
+def _resource_in(path: str) -> str:
+    """`…/{ws}/models/{name}/versions/{version}/x` -> `models/{name}/versions/{version}`."""
+    segments = path.partition("/{ws}/")[2].split("/")
+    pairs = zip(segments[::2], segments[1::2], strict=False)
+    found = list(pairs)
+    ends = next((at for at, (type, name) in enumerate(found) if type[:1] == "{" or not _is_name(name)), None)
+    return "/".join(f"{type}/{name}" for type, name in found[:ends])
+
+
+def _is_name(segment: str) -> bool:
+    return segment.startswith("{") and not segment.endswith(":path}")
+
+
+def resource_below(resource: str, params: dict[str, str]) -> str:
+    """The path of the single resource below its workspace. Raises InvalidRequest for names that are none."""
+    if not resource:
+        return ""
+    parts: list[str] = []
+    for segment in resource.split("/"):
+        if segment.startswith("{"):
+            segment = params[segment[1:-1]]
+            check_segment(segment)
+        parts.append(segment)
+    return "/".join(parts)
+
+
+def check_segment(text: str) -> None:
+    """A part of a scope is one name: with an encoded slash in it it would read like another scope."""
+    if "/" in text or "\\" in text or not text.isprintable() or text in (".", ".."):
+        raise InvalidRequest(f"{text[:80]!r} is no name: a segment of the path has '/' or the like in it.")
 
 
 def json_response(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:

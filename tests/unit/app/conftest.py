@@ -9,7 +9,8 @@ from typing import Any, cast
 
 import pytest
 
-from tidemill.app import groups, workspaces
+from tidemill.app import groups, principals, workspaces
+from tidemill.app.access_directory import AccessDirectory
 from tidemill.app.services import Addresses, Services, Settings
 from tidemill.catalog.curated import CuratedCatalog
 from tidemill.catalog.sizes import GIB, SizeCatalog
@@ -23,7 +24,7 @@ from tidemill.store.memory import MemoryStore
 from tidemill.store.tracking import TrackingStore
 
 SCOPE = Scope("11111111-1111-1111-1111-111111111111", "tidemill", "main")
-OWNER = Caller("o", "owner", "owner")
+OWNER = Caller("o", "owner", "User")
 
 
 class TickingClock:
@@ -63,6 +64,7 @@ async def services(tmp_path: Path) -> AsyncIterator[Services]:
         clock=clock,
         ids=ids,
         store=store,
+        access=AccessDirectory(store),
         tracking=TrackingStore(tmp_path / "tracking.db"),
         blobs=BlobStore(tmp_path / "blobs", clock.now),
         sizes=SizeCatalog.load(capacity),
@@ -74,6 +76,7 @@ async def services(tmp_path: Path) -> AsyncIterator[Services]:
         storage_keys=StorageKeys(b"m" * 64),
         incarnation="test",
     )
+    await principals.ensure_owner(made, OWNER.oid, OWNER.name, "app")
     group = Scope(SCOPE.subscription, SCOPE.group)
     await groups.put(made, OWNER, group, "westeurope", None)
     await workspaces.create(made, OWNER, group, workspaces.WorkspaceDraft(SCOPE.workspace))

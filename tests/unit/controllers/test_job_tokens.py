@@ -51,7 +51,7 @@ async def test_it_changes_no_other_job(world: World):
 
 async def test_it_reaches_no_other_workspace_and_submits_nothing(world: World):
     caller = Caller("u", "a", "job", SCOPE, "a")
-    access.authorise(caller, f"{_JOBS}/read", SCOPE)
+    await access.authorise(world.services, caller, f"{_JOBS}/read", SCOPE)
     for action, scope in (
         (f"{_JOBS}/write", SCOPE),
         (f"{_JOBS}/cancel/action", SCOPE),
@@ -62,12 +62,12 @@ async def test_it_reaches_no_other_workspace_and_submits_nothing(world: World):
         ("Microsoft.MachineLearningServices/workspaces/datastores/listSecrets/action", SCOPE),
     ):
         with pytest.raises(Forbidden):
-            access.authorise(caller, action, scope)
+            await access.authorise(world.services, caller, action, scope)
 
 
 async def test_it_lives_no_longer_than_the_jobs_own_limit_and_an_hour(world: World):
     issued: list[dict[str, Any]] = []
-    world.services.tokens.issue = lambda **given: issued.append(given) or "t"  # type: ignore[method-assign]
+    world.services.tokens.issue_job = lambda **given: issued.append(given) or "t"  # type: ignore[method-assign]
     await world.start()
     await world.cluster()
     await started(world, "short", limits={"jobLimitsType": "Command", "timeout": "PT60S"})

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from tidemill.app import computes, groups, jobs, workspaces
+from tidemill.app import computes, groups, jobs, principals, workspaces
+from tidemill.app.access_directory import AccessDirectory
 from tidemill.app.services import Addresses, Services, Settings
 from tidemill.catalog.curated import CuratedCatalog
 from tidemill.catalog.sizes import GIB, SizeCatalog
@@ -30,7 +31,7 @@ from tidemill.store.memory import MemoryStore
 from tidemill.store.tracking import TrackingStore
 
 SCOPE = Scope("11111111-1111-1111-1111-111111111111", "tidemill", "main")
-OWNER = Caller("o", "owner", "owner")
+OWNER = Caller("o", "owner", "User")
 WAIT_S = 5.0
 SECOND = 1_000_000
 FOREVER = Plan(after=None)
@@ -81,7 +82,7 @@ class FlakyStore(MemoryStore):
 
 
 class Tokens:
-    def issue(self, **given: Any) -> str:
+    def issue_job(self, **given: Any) -> str:
         return "token"
 
 
@@ -241,6 +242,7 @@ async def make(tmp_path: Path) -> World:
         clock=clock,
         ids=ids,
         store=store,
+        access=AccessDirectory(store),
         tracking=TrackingStore(tmp_path / "tracking.db"),
         blobs=BlobStore(tmp_path / "blobs", clock.now),
         sizes=SizeCatalog.load(capacity),
@@ -252,6 +254,7 @@ async def make(tmp_path: Path) -> World:
         storage_keys=StorageKeys(b"m" * 64),
         incarnation="test",
     )
+    await principals.ensure_owner(services, OWNER.oid, OWNER.name, "app")
     group = Scope(SCOPE.subscription, SCOPE.group)
     await groups.put(services, OWNER, group, "westeurope", None)
     await workspaces.create(services, OWNER, group, workspaces.WorkspaceDraft(SCOPE.workspace))

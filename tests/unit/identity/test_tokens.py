@@ -10,7 +10,7 @@ import pytest
 from tidemill.domain.errors import InvalidRequest, Unauthenticated
 from tidemill.domain.model import Scope
 from tidemill.identity import keys as key_files
-from tidemill.identity.tokens import CACHED_TOKENS, Principal, TokenIssuer
+from tidemill.identity.tokens import CACHED_TOKENS, HomeOwner, TokenIssuer
 
 HERE = "https://localhost:8443/"
 
@@ -28,7 +28,7 @@ def make(keys: key_files.Keys, time: FakeTime, tenant: str = "t-1") -> TokenIssu
         signing_pem=keys.signing_pem,
         links_key=keys.links,
         tenant=tenant,
-        principal=Principal("oid-1", "client-1", "ann", keys.identity_header, keys.client_secret),
+        owner=HomeOwner("oid-1", "client-1", "ann", keys.identity_header, keys.client_secret),
         audiences=(HERE,),
         now=time,
     )
@@ -72,7 +72,7 @@ def parts(token: str) -> tuple[dict, dict]:
 def test_owner_token_is_accepted_and_echoes_the_audience(issuer, audience):
     token = issuer.issue_owner(audience)
     caller = issuer.verify(token)
-    assert (caller.oid, caller.kind, caller.scope, caller.job) == ("oid-1", "owner", None, "")
+    assert (caller.oid, caller.kind, caller.scope, caller.job) == ("oid-1", "User", None, "")
     _, claims = parts(token)
     assert claims["aud"] == audience
     assert claims["tid"] == "t-1"
@@ -80,9 +80,10 @@ def test_owner_token_is_accepted_and_echoes_the_audience(issuer, audience):
 
 def test_job_token_carries_its_workspace(issuer):
     scope = Scope("s", "g", "w")
-    token = issuer.issue(oid="j", name="job-1", kind="job", audience=HERE, ttl_s=60, scope=scope, job="job-1")
+    token = issuer.issue_job(uid="j", name="job-1", scope=scope, audience=HERE, ttl_s=60, acts_as="oid-2")
     caller = issuer.verify(token)
     assert (caller.kind, caller.scope, caller.job) == ("job", scope, "job-1")
+    assert (caller.oid, caller.acts_as) == ("j", "oid-2")
 
 
 def test_expired_token_is_refused_even_when_it_was_cached(issuer, time):
@@ -148,7 +149,7 @@ def test_token_of_another_port_is_refused_by_audience(keys, time):
         signing_pem=keys.signing_pem,
         links_key=keys.links,
         tenant="t-1",
-        principal=with_port.principal,
+        owner=with_port.owner,
         audiences=("https://localhost:9999/",),
         now=time,
     )

@@ -4,21 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tidemill.app.access import authorise
-from tidemill.app.services import Caller
-from tidemill.domain.errors import Forbidden, InvalidRequest
-from tidemill.domain.model import Scope
+from tidemill.domain.errors import InvalidRequest
 from tidemill.portal import words
-from tidemill.portal.routes import SIGN_IN
 from tidemill.portal.session import is_local_host, local_page
-
-
-def test_a_jobs_token_cannot_become_a_session() -> None:
-    scope = Scope("sub", "group", "main")
-    with pytest.raises(Forbidden):
-        authorise(Caller("o", "job", "job", scope, "j1"), SIGN_IN, Scope("sub"))
-    with pytest.raises(Forbidden):
-        authorise(Caller("o", "job", "job", scope, "j1"), SIGN_IN, scope)
 
 
 @pytest.mark.parametrize("host", ["localhost", "LOCALHOST:8440", "127.0.0.1:8440", "[::1]:8440", "[::1]"])

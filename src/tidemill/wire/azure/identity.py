@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from tidemill.app.services import Addresses
 from tidemill.domain.errors import InvalidRequest, TidemillError, Unauthenticated
-from tidemill.identity.tokens import ML_AUDIENCE, OWNER_TTL_S
+from tidemill.identity.tokens import ML_AUDIENCE, PRINCIPAL_TTL_S
 from tidemill.wire.http import PUBLIC, Context, Route, bytes_response, json_response
 
 CLOUD = "LocalAML"  # must not be the name of a built-in cloud: those win in the SDK
@@ -66,17 +66,17 @@ async def _managed_identity(ctx: Context) -> Response:
     if not resource:
         raise InvalidRequest("The query parameter 'resource' is missing.", "MissingParameter", "resource")
     client = query.get("client_id") or query.get("mi_res_id") or ""
-    if client and client.lower() != tokens.principal.client_id.lower():
+    if client and client.lower() != tokens.owner.client_id.lower():
         raise InvalidRequest(
             f"There is no identity {client!r} here; leave it out.", "IdentityNotFound", "client_id"
         )
     return json_response(
         {
             "access_token": tokens.issue_owner(resource),
-            "expires_on": str(ctx.services.clock.now() // 1_000_000 + OWNER_TTL_S),
+            "expires_on": str(ctx.services.clock.now() // 1_000_000 + PRINCIPAL_TTL_S),
             "resource": resource,
             "token_type": "Bearer",
-            "client_id": tokens.principal.client_id,
+            "client_id": tokens.owner.client_id,
         },
         headers={"Cache-Control": "no-store"},
     )
@@ -116,7 +116,7 @@ async def _client_credentials(ctx: Context) -> Response:
         token = tokens.issue_owner(asked)
     except TidemillError as error:
         return _oauth_error("invalid_resource", error.message, 400)
-    body: dict[str, Any] = {"access_token": token, "token_type": "Bearer", "expires_in": OWNER_TTL_S}
+    body: dict[str, Any] = {"access_token": token, "token_type": "Bearer", "expires_in": PRINCIPAL_TTL_S}
     return json_response(body, headers={"Cache-Control": "no-store"})
 
 

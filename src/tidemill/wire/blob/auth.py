@@ -122,7 +122,7 @@ class Authenticator:
             raise self._unauthenticated("InvalidAuthenticationInfo", error.message) from error
         owner_scope = self._scope_of(call.account) or ""
         inside = caller.scope is not None and caller.scope.arm_id.lower() == owner_scope
-        if caller.kind != "owner" and not inside:
+        if caller.kind == "job" and not inside:
             raise StorageError(
                 "AuthorizationFailure",
                 f"{caller.name or caller.oid} has no access to storage account {call.account}.",
