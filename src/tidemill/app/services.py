@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from tidemill.app.activity import ActivityLog
 from tidemill.app.live import Live
 from tidemill.domain.model import Caller as Caller  # identity makes it, the use cases take it
 
@@ -88,3 +89,4 @@ class Services:
     storage_keys: StorageKeys
     incarnation: str
     live: Live = field(default_factory=Live)
+    activity: ActivityLog = field(default_factory=ActivityLog)

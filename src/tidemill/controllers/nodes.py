@@ -239,17 +239,24 @@ class Nodes:
         """`why` is the engine's sentence."""
         when = self._moment()
 
-        def change(tx: Tx) -> None:
+        def change(tx: Tx) -> tuple[str, str] | None:
             node = tx.node(node_id)
             if node is None or node.state in (NodeState.CLOSED, NodeState.LOST, NodeState.CLOSING):
-                return
+                return None
             reason = why or "its agent does not answer"
             tx.update_node(node_in(node, NodeState.LOST, reason=f"{reason[:1].upper()}{reason[1:]}."))
             message = f"Node {node.id} was lost: {reason}. Its processes are being ended."
             tx.add_event(Event(node.id, "node", when.at, "NodeLost", message))
             tx.add_event(Event(node.compute_uid, "compute", when.at, "NodeLost", message))
+            compute = tx.by_uid(node.compute_uid)
+            return message, "" if compute is None else compute.key.scope.arm_id
 
-        await self._s.store.write(change)
+        lost = await self._s.store.write(change)
+        if lost is not None:
+            message, scope = lost
+            self._s.activity.system(
+                when.at, "Tidemill.Server/nodes/lost/action", scope, f"nodes/{node_id}", message
+            )
 
     async def _gone(self, node_id: str, *, lost: bool, message: str) -> None:
         when = self._moment()

@@ -22,7 +22,7 @@ def routes() -> list[Route]:
     return [
         Route("GET", "/", PUBLIC, _to_first_page),
         Route("GET", "/ui", WORKSPACES, first_page),
-        Route("GET", "/ui/login", PUBLIC, _login(links)),
+        Route("GET", "/ui/login", PUBLIC, _login(links), signs_in=True),
         Route("GET", "/ui/static/{file}", PUBLIC, static_file),
         Route("POST", "/api/v1/portal/link", SIGNED_IN, _link(links)),
         Route("GET", W + "/jobs", JOBS, job_pages.list_page),
@@ -59,7 +59,7 @@ def _login(links: session.LinkBook) -> Handler:
                 return response  # the link was opened again in a browser that has its session
             raise
         secure = ctx.request.scope.get("scheme") == "https"
-        await session.open_session(ctx.services, oid, response, secure)
+        ctx.caller = await session.open_session(ctx.services, oid, response, secure)
         return response
 
     return login

@@ -78,16 +78,17 @@ def cookie_of(header: str) -> str:
     return ""
 
 
-async def open_session(services: Services, oid: str, response: Response, secure: bool) -> None:
-    """Raises Unauthenticated for a principal that is gone or disabled. The cookie is Lax, not Strict: a job's
-    address clicked in a notebook is a navigation from another site. It only lets pages be read; whatever
-    changes something is checked for its origin as well."""
+async def open_session(services: Services, oid: str, response: Response, secure: bool) -> Caller:
+    """-> who is signed in. Raises Unauthenticated for a principal that is gone or disabled. The cookie is Lax,
+    not Strict: a job's address clicked in a notebook is a navigation from another site. It only lets pages be
+    read; whatever changes something is checked for its origin as well."""
     principal = await check_lives(services, Caller(oid, oid, ""))
     assert principal is not None
     token = services.tokens.issue_to(principal, ML_AUDIENCE, SESSION_TTL_S)
     response.set_cookie(
         COOKIE, token, max_age=SESSION_TTL_S, path="/", secure=secure, httponly=True, samesite="lax"
     )
+    return Caller(oid, principal.name, principal.kind.value)
 
 
 def is_local_host(host: str) -> bool:

@@ -11,12 +11,13 @@ from typing import Any
 from starlette.responses import Response
 
 from tidemill.app.access import authenticate, authorise, decide
-from tidemill.app.services import Caller, Services
+from tidemill.app.services import Services
 from tidemill.app.workspaces import WorkspaceIndex
 from tidemill.domain.errors import Conflict, NotFound, OutOfSpace, TidemillError, Unauthenticated
 from tidemill.domain.model import Scope
 from tidemill.portal.frame import error_page
 from tidemill.portal.session import cookie_of, is_local_host
+from tidemill.server.audit import Audit, Seen
 from tidemill.store.api import StaleRevision
 from tidemill.wire.arm.errors import error_response
 from tidemill.wire.http import (
@@ -34,7 +35,6 @@ from tidemill.wire.mlflow import errors as mlflow_errors
 DATA_PLANE = "/mferp/managementfrontend"  # the SDK's data-plane prefix of ARM's own paths
 _BROWSED = ("/ui", "/api/v1")  # answers to a browser, so the name it was reached by counts
 _SAFE = ("GET", "HEAD")
-_NOBODY = Caller("", "anonymous", "anonymous")
 _log = logging.getLogger("tidemill.http")
 
 Message = MutableMapping[str, Any]
@@ -47,6 +47,7 @@ class App:
 
     def __init__(self, services: Services, routes: Iterable[Route]) -> None:
         self._services = services
+        self._audit = Audit(services)
         self.router = Router(routes)
         self._workspaces = WorkspaceIndex(services.store)
         self._own = frozenset(route.path for route in self.router.routes if route.path.endswith("/{ws}"))
@@ -57,25 +58,24 @@ class App:
         if scope["type"] != "http":
             return  # no lifespan of its own, no websockets
         request_id = os.urandom(16).hex()
-        request = Request(scope, receive)  # type: ignore[arg-type]
+        request, seen = Request(scope, receive), Seen()  # type: ignore[arg-type]
+        failed: TidemillError | None = None
         try:
-            response = await self._answer(request)
+            response = await self._answer(request, seen)
         except ClientGone:
             return
+        except Exception as error:
+            failed = self._as_answer(error, request, request_id)
+            response = _refusal(request, failed)
+        try:
+            await self._audit.answered(request, seen, response.status_code, failed, request_id)
         except TidemillError as error:
             response = _refusal(request, error)
-        except StaleRevision:
-            conflict = Conflict(
-                "Somebody else changed this at the same moment. Read it again and repeat.", "ConcurrentChange"
-            )
-            response = _refusal(request, conflict)
-        except Exception as error:
-            response = _refusal(request, self._unexpected(error, request, request_id))
         response.raw_headers.append((b"x-ms-request-id", request_id.encode()))
         response.raw_headers.append((b"x-ms-correlation-request-id", request_id.encode()))
         await response(scope, receive, send)
 
-    async def _answer(self, request: Request) -> Response:
+    async def _answer(self, request: Request, seen: Seen) -> Response:
         raw = request.scope.get("raw_path") or request.path.encode()
         path = raw.decode("latin-1")
         if path.lower().startswith(_BROWSED) and not is_local_host(request.header("host")):
@@ -89,13 +89,17 @@ class App:
             route, params, methods = self.router.match(request.method, path[len(DATA_PLANE) :])
         if route is None:
             raise self._no_route(request, methods)
+        seen.route = route
         if route.action == PUBLIC:
             scope = self._scope(params)
-            decision = await decide(self._services, _NOBODY, PUBLIC, scope)
-            return await route.handler(Context(request, self._services, _NOBODY, params, scope, decision))
-        caller = await authenticate(self._services, self._token(request))
-        scope = self._scope(params)
-        decision = await authorise(
+            decision = await decide(self._services, seen.caller, PUBLIC, scope)
+            context = Context(request, self._services, seen.caller, params, scope, decision)
+            response = await route.handler(context)
+            seen.caller = context.caller
+            return response
+        seen.caller = caller = await authenticate(self._services, self._token(request))
+        seen.scope = scope = self._scope(params)
+        seen.decision = decision = await authorise(
             self._services, caller, route.action, scope, resource_below(route.resource, params)
         )
         if scope.workspace:
@@ -154,6 +158,15 @@ class App:
                 status=405,
             )
         return NotFound(f"There is nothing at {request.path}.", "NotFound", request.path)
+
+    def _as_answer(self, error: Exception, request: Request, request_id: str) -> TidemillError:
+        if isinstance(error, TidemillError):
+            return error
+        if isinstance(error, StaleRevision):
+            return Conflict(
+                "Somebody else changed this at the same moment. Read it again and repeat.", "ConcurrentChange"
+            )
+        return self._unexpected(error, request, request_id)
 
     def _unexpected(self, error: Exception, request: Request, request_id: str) -> TidemillError:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):

@@ -29,11 +29,13 @@ ROUTE_MODULES = (
     "tidemill.wire.azure.datastores",
     "tidemill.wire.azure.connections",
     "tidemill.wire.azure.jobs",
+    "tidemill.wire.azure.insights",
     "tidemill.wire.azure.history",
     "tidemill.wire.azure.artifacts",
     "tidemill.wire.azure.not_offered",
     "tidemill.wire.mlflow.routes",
     "tidemill.wire.native.routes",
+    "tidemill.wire.native.activity",
     "tidemill.portal.routes",
 )
 
@@ -111,11 +113,13 @@ async def compose(home: Home, config: Config, keys: Keys, addresses: Addresses, 
         incarnation=incarnation,
     )
     store.on_commit(services.live.on_commit)
+    services.activity.start(store)
     return Composed(services, Caller(config.owner_oid, tokens.owner.name, PrincipalKind.USER.value))
 
 
 async def close(services: Services) -> None:
     """Lets go of every file, after everything that uses them has ended."""
+    await services.activity.stop()
     await services.store.close()
     await services.tracking.close()
     services.blobs.close()

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
+from tidemill.domain.activity import Head, Record
 from tidemill.domain.model import Attempt, Event, Interval, Key, Node, Resource, Scope, Touched
 from tidemill.store.access import AccessRead, AccessTx
 
@@ -46,6 +47,33 @@ class ResourceQuery:
     ascending: bool = False
     limit: int = 0  # 0: no limit
     after: str | None = None  # uid of the last row of the page before
+
+
+@dataclass(frozen=True, slots=True)
+class ActivityQuery:
+    """Which records of the activity log, newest first; empty means any. `who`: an oid or a name. `what`: a
+    part of the action, in which `*` stands for anything. `scope`: an ARM id, and all below it. `after`:
+    (at, seq) of the last record seen. At most `scan` records are looked at: the cost is bounded."""
+
+    who: str = ""
+    what: str = ""
+    scope: str = ""
+    resource: str = ""
+    correlation: str = ""
+    since: int | None = None
+    until: int | None = None  # exclusive
+    refused: bool = False  # only what was refused
+    limit: int = 100
+    after: tuple[int, int] | None = None
+    scan: int = 5000
+
+
+@dataclass(frozen=True, slots=True)
+class ActivityPage:
+    """`after` goes on where this one ended; None at the end of the log."""
+
+    records: Sequence[Record]
+    after: tuple[int, int] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +136,14 @@ class Read(AccessRead, Protocol):
     ) -> Sequence[Interval]: ...
     def lease(self, name: str) -> Lease | None: ...
     def meta(self, key: str) -> bytes | None: ...
+    def activity(self, query: ActivityQuery) -> ActivityPage: ...
+    def activity_from(self, seq: int, limit: int) -> Sequence[Record]:
+        """Records from number `seq` on, in their order."""
+        ...
+
+    def activity_head(self) -> Head:
+        """What was noted with the newest record; it stays when records are removed."""
+        ...
 
 
 class Tx(Read, AccessTx, Protocol):
@@ -154,6 +190,9 @@ class Tx(Read, AccessTx, Protocol):
 
     def drop_lease(self, lease: Lease) -> None: ...
     def set_meta(self, key: str, value: bytes) -> None: ...
+    def append_activity(self, records: Iterable[Record]) -> Head:
+        """Numbers the records, chains them to the head and stores them."""
+        ...
 
 
 class Store(Protocol):
@@ -161,7 +200,7 @@ class Store(Protocol):
     async def read(self, fn: Callable[[Read], T]) -> T: ...
     def on_commit(self, listener: Callable[[frozenset[Touched]], None]) -> None:
         """Called on the event loop once per commit that touched something, before its writers resume.
-        Heartbeats, leases and meta touch nothing."""
+        Heartbeats, leases, meta and activity touch nothing."""
         ...
 
     async def close(self) -> None: ...

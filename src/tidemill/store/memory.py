@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from tidemill.domain.activity import Head, Record, chained
 from tidemill.domain.model import (
     Attempt,
     AttemptState,
@@ -20,9 +21,19 @@ from tidemill.domain.model import (
     Touched,
 )
 from tidemill.store.accessmemory import AccessTables, MemoryAccessRead, MemoryAccessTx
-from tidemill.store.api import AlreadyExists, Lease, Read, ResourceQuery, StaleRevision, Tx
+from tidemill.store.activity import matches, newest
+from tidemill.store.api import (
+    ActivityPage,
+    ActivityQuery,
+    AlreadyExists,
+    Lease,
+    Read,
+    ResourceQuery,
+    StaleRevision,
+    Tx,
+)
 from tidemill.store.groupcommit import GroupWriter, Listener
-from tidemill.store.rows import fold, folded, scope_key
+from tidemill.store.rows import ACTIVITY_HEAD, fold, folded, head_value, scope_key, to_head
 
 T = TypeVar("T")
 K = TypeVar("K")
@@ -43,6 +54,7 @@ class _Tables:
         self.leases: dict[str, Lease] = {}
         self.meta: dict[str, bytes] = {}
         self.access = AccessTables()
+        self.activity: list[Record] = []
         self.tokens = 0  # never reused, like a database's sequence
 
 
@@ -169,6 +181,20 @@ class MemoryRead(MemoryAccessRead):
 
     def meta(self, key: str) -> bytes | None:
         return self._tables.meta.get(key)
+
+    def activity(self, query: ActivityQuery) -> ActivityPage:
+        places = sorted(((record.at, record.seq, record) for record in self._tables.activity), reverse=True)
+        before = [r for at, seq, r in places if query.after is None or (at, seq) < query.after]
+        window = [r for r in before if query.since is None or r.at >= query.since][: query.scan]
+        found = [record for record in window if matches(query, record)][: query.limit]
+        edge = (window[-1].at, window[-1].seq, len(window)) if window else None
+        return newest(query, found, edge)
+
+    def activity_from(self, seq: int, limit: int) -> Sequence[Record]:
+        return tuple(record for record in self._tables.activity if record.seq >= seq)[:limit]
+
+    def activity_head(self) -> Head:
+        return to_head(self.meta(ACTIVITY_HEAD))
 
 
 class MemoryTx(MemoryRead, MemoryAccessTx):
@@ -315,6 +341,16 @@ class MemoryTx(MemoryRead, MemoryAccessTx):
 
     def set_meta(self, key: str, value: bytes) -> None:
         self._set(self._tables.meta, key, value)
+
+    def append_activity(self, records: Iterable[Record]) -> Head:
+        log, length = self._tables.activity, len(self._tables.activity)
+        head = self.activity_head()
+        self.undo.append(lambda: log.__delitem__(slice(length, None)))
+        for record in chained(head, records):
+            log.append(record)
+            head = Head(record.seq, record.hash)
+        self.set_meta(ACTIVITY_HEAD, head_value(head))
+        return head
 
 
 class _MemorySession:

@@ -7,6 +7,8 @@ from typing import Any
 
 import msgspec
 
+from tidemill.domain.activity import GENESIS, Head, Record
+from tidemill.domain.activity import Outcome as ActivityOutcome
 from tidemill.domain.model import (
     Attempt,
     AttemptState,
@@ -45,6 +47,11 @@ INTERVAL_COLUMNS = (
     "id, kind, node_id, compute_uid, subscription, resource_group, workspace, size, tier, region, "
     "started_at, started_mono, boot_id, last_seen_at, job_uid, tags, ended_at, ended_mono, end_reason"
 )
+ACTIVITY_COLUMNS = (
+    "seq, at, action, outcome, actor, actor_name, actor_kind, address, agent, scope, resource, method, "
+    "status, code, assignment, reason, correlation, count, hash"
+)
+ACTIVITY_HEAD = "activity.head"  # in meta
 
 _encode = msgspec.json.encode
 _decode_names = msgspec.json.Decoder(tuple[str, ...]).decode
@@ -268,3 +275,23 @@ def interval_row(interval: Interval) -> Row:
 def to_interval(row: Row) -> Interval:
     id, kind, node_id, compute_uid, subscription, group, workspace, *rest = row
     return Interval(id, kind, node_id, compute_uid, _scope(subscription, group, workspace), *rest)
+
+
+def activity_row(record: Record) -> Row:
+    return (*record.content, record.hash)
+
+
+def to_record(row: Row) -> Record:
+    seq, at, action, outcome, *rest, hash = row
+    return Record(at, action, ActivityOutcome(outcome), *rest, seq=seq, hash=bytes(hash))
+
+
+def head_value(head: Head) -> bytes:
+    return f"{head.seq}:{head.hash.hex()}".encode()
+
+
+def to_head(value: bytes | None) -> Head:
+    if value is None:
+        return Head(0, GENESIS)
+    seq, _, digest = value.decode().partition(":")
+    return Head(int(seq), bytes.fromhex(digest))

@@ -283,6 +283,34 @@ role_assignments = Table(
 )
 
 
+# Records are never changed. What is hashed is every column but the hash itself (domain/activity.py).
+activity = Table(
+    "activity",
+    metadata,
+    Column("seq", _Number, nullable=False, autoincrement=False),
+    _int("at"),
+    _text("action"),
+    _text("outcome"),
+    _text("actor"),
+    _text("actor_name"),
+    _text("actor_kind"),
+    _text("address"),
+    _text("agent"),
+    _text("scope"),
+    _text("resource"),
+    _text("method"),
+    _int("status"),
+    _text("code"),
+    _text("assignment"),
+    _text("reason"),
+    _text("correlation"),
+    _int("count"),
+    _bytes("hash"),
+    PrimaryKeyConstraint("seq", name="activity_pk"),
+    Index("activity_at", "at", "seq"),
+)
+
+
 def ddl(dialect: Dialect) -> str:
     """All tables and indexes as SQL text, statements ended by `;` and an empty line."""
     statements: list[str] = []

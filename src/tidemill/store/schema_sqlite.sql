@@ -1,3 +1,28 @@
+CREATE TABLE activity (
+	seq INTEGER NOT NULL,
+	at BIGINT DEFAULT '0' NOT NULL,
+	action TEXT DEFAULT '' NOT NULL,
+	outcome TEXT DEFAULT '' NOT NULL,
+	actor TEXT DEFAULT '' NOT NULL,
+	actor_name TEXT DEFAULT '' NOT NULL,
+	actor_kind TEXT DEFAULT '' NOT NULL,
+	address TEXT DEFAULT '' NOT NULL,
+	agent TEXT DEFAULT '' NOT NULL,
+	scope TEXT DEFAULT '' NOT NULL,
+	resource TEXT DEFAULT '' NOT NULL,
+	method TEXT DEFAULT '' NOT NULL,
+	status BIGINT DEFAULT '0' NOT NULL,
+	code TEXT DEFAULT '' NOT NULL,
+	assignment TEXT DEFAULT '' NOT NULL,
+	reason TEXT DEFAULT '' NOT NULL,
+	correlation TEXT DEFAULT '' NOT NULL,
+	count BIGINT DEFAULT '0' NOT NULL,
+	hash BLOB NOT NULL,
+	CONSTRAINT activity_pk PRIMARY KEY (seq)
+);
+
+CREATE INDEX activity_at ON activity (at, seq);
+
 CREATE TABLE attempts (
 	id TEXT NOT NULL,
 	job_uid TEXT DEFAULT '' NOT NULL,

@@ -6,10 +6,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+from tidemill.domain.activity import Head, Record, chained
 from tidemill.domain.model import Attempt, Event, Interval, Key, Node, Resource, Scope, Touched
 from tidemill.store import rows
 from tidemill.store.accesssql import Execute, SqlAccessRead, SqlAccessTx
-from tidemill.store.api import AlreadyExists, Lease, ResourceQuery, StaleRevision
+from tidemill.store.activity import newest, window_sql
+from tidemill.store.api import ActivityPage, ActivityQuery, AlreadyExists, Lease, ResourceQuery, StaleRevision
 from tidemill.store.queries import count_sql, find_sql
 
 
@@ -58,6 +60,9 @@ _GRANT = "INSERT INTO leases (name, owner, expires_at) VALUES (?, ?, ?) RETURNIN
 _SET_META = (
     "INSERT INTO meta (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value"
 )
+
+_SELECT_ACTIVITY = f"SELECT {rows.ACTIVITY_COLUMNS} FROM activity WHERE seq >= ? ORDER BY seq LIMIT ?"
+_INSERT_ACTIVITY = f"INSERT INTO activity ({rows.ACTIVITY_COLUMNS}) VALUES ({', '.join('?' * 19)})"
 
 
 class SqlRead(SqlAccessRead):
@@ -165,6 +170,17 @@ class SqlRead(SqlAccessRead):
         row = self._execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
         return None if row is None else row[0]
 
+    def activity(self, query: ActivityQuery) -> ActivityPage:
+        found, edge = window_sql(query)
+        records = tuple(map(rows.to_record, self._execute(*found).fetchall()))
+        return newest(query, records, self._execute(*edge).fetchone())
+
+    def activity_from(self, seq: int, limit: int) -> Sequence[Record]:
+        return tuple(map(rows.to_record, self._execute(_SELECT_ACTIVITY, (seq, limit)).fetchall()))
+
+    def activity_head(self) -> Head:
+        return rows.to_head(self.meta(rows.ACTIVITY_HEAD))
+
 
 class SqlTx(SqlRead, SqlAccessTx):
     """store.api.Tx over one connection. `touched` grows with every change; its owner cuts it back when a
@@ -262,3 +278,11 @@ class SqlTx(SqlRead, SqlAccessTx):
 
     def set_meta(self, key: str, value: bytes) -> None:
         self._execute(_SET_META, (key, value))
+
+    def append_activity(self, records: Iterable[Record]) -> Head:
+        head = self.activity_head()
+        for record in chained(head, records):
+            self._execute(_INSERT_ACTIVITY, rows.activity_row(record))
+            head = Head(record.seq, record.hash)
+        self.set_meta(rows.ACTIVITY_HEAD, rows.head_value(head))
+        return head

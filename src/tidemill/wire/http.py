@@ -141,6 +141,7 @@ class Route:
     handler: Handler
     name: str = ""
     resource: str = ""
+    signs_in: bool = False  # a way to get a token: its handler puts who it was into `ctx.caller`
 
     def __post_init__(self) -> None:
         if not self.resource:

@@ -70,9 +70,11 @@ async def _managed_identity(ctx: Context) -> Response:
         raise InvalidRequest(
             f"There is no identity {client!r} here; leave it out.", "IdentityNotFound", "client_id"
         )
+    token = tokens.issue_owner(resource)
+    ctx.caller = tokens.verify(token)
     return json_response(
         {
-            "access_token": tokens.issue_owner(resource),
+            "access_token": token,
             "expires_on": str(ctx.services.clock.now() // 1_000_000 + PRINCIPAL_TTL_S),
             "resource": resource,
             "token_type": "Bearer",
@@ -116,6 +118,7 @@ async def _client_credentials(ctx: Context) -> Response:
         token = tokens.issue_owner(asked)
     except TidemillError as error:
         return _oauth_error("invalid_resource", error.message, 400)
+    ctx.caller = tokens.verify(token)
     body: dict[str, Any] = {"access_token": token, "token_type": "Bearer", "expires_in": PRINCIPAL_TTL_S}
     return json_response(body, headers={"Cache-Control": "no-store"})
 
@@ -135,8 +138,8 @@ def routes() -> list[Route]:
     adfs = "/adfs"
     return [
         Route("GET", "/metadata/endpoints", PUBLIC, _metadata, "metadata"),
-        Route("GET", "/msi/token", PUBLIC, _managed_identity, "managed identity"),
+        Route("GET", "/msi/token", PUBLIC, _managed_identity, "managed identity", signs_in=True),
         Route("GET", f"{adfs}/.well-known/openid-configuration", PUBLIC, _openid_configuration),
         Route("GET", f"{adfs}/discovery/keys", PUBLIC, _jwks),
-        Route("POST", f"{adfs}/oauth2/token", PUBLIC, _client_credentials),
+        Route("POST", f"{adfs}/oauth2/token", PUBLIC, _client_credentials, signs_in=True),
     ]

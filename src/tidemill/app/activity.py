@@ -1,0 +1,148 @@
+"""Writing the activity log: records wait a moment, and go to the store together, in a commit that costs no
+request its time.
+
+Bounded loss: a killed server loses the records of the last `DELAY_S` and of the commit under way. What gives
+a secret away is on disk before the secret is given out (`flush`). A store that cannot be written to (a full
+disk) is tried again; beyond `MOST_WAITING` records the newest are only counted, and the count is recorded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from tidemill.domain.activity import Head, Outcome, Record
+
+if TYPE_CHECKING:
+    from tidemill.store.api import Store
+
+DELAY_S = 0.05
+RETRY_S = 1.0
+MOST_WAITING = 10_000
+MOST_REFUSALS = 100  # different ones in one batch: more are one record that counts them
+_log = logging.getLogger("tidemill.activity")
+
+
+class ActivityLog:
+    """Until `start` nothing is written; records wait."""
+
+    def __init__(self) -> None:
+        self._store: Store | None = None
+        self._waiting: list[Record] = []
+        self._refusals: dict[tuple[object, ...], int] = {}  # -> place in _waiting
+        self._lost = 0
+        self._writing: asyncio.Task[bool] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._on_head: Callable[[Head], None] | None = None
+
+    def start(self, store: Store, on_head: Callable[[Head], None] | None = None) -> None:
+        """`on_head` is told the newest record after each commit."""
+        self._store, self._on_head = store, on_head
+        if self._waiting:
+            self._plan(DELAY_S)
+
+    async def stop(self) -> None:
+        """Puts what waits on disk, once."""
+        if self._timer is not None:
+            self._timer.cancel()
+        await self.flush()
+        self._store = None
+
+    @property
+    def waiting(self) -> Sequence[Record]:
+        return tuple(self._waiting)
+
+    def record(self, record: Record) -> None:
+        """Takes a record. The same refusal again, while the first waits, is counted on it."""
+        if record.outcome is Outcome.REFUSED and self._merged(record):
+            return
+        if len(self._waiting) >= MOST_WAITING:
+            self._lost += record.count
+            return
+        self._waiting.append(record)
+        self._plan(DELAY_S)
+
+    def system(self, at: int, action: str, scope: str, resource: str, reason: str) -> None:
+        """What the server does by itself."""
+        self.record(
+            Record(
+                at,
+                action,
+                Outcome.SUCCEEDED,
+                actor_name="system",
+                actor_kind="system",
+                scope=scope,
+                resource=resource,
+                reason=reason,
+            )
+        )
+
+    async def flush(self) -> bool:
+        """Returns once everything recorded so far is on disk; False: it could not be put there."""
+        while self._writing is not None:
+            await asyncio.shield(self._writing)
+        if self._store is None or not self._waiting:
+            return not self._waiting
+        return await asyncio.shield(self._begin())
+
+    def _merged(self, record: Record) -> bool:
+        key = (record.actor, record.address, record.action, record.scope, record.resource, record.code)
+        place = self._refusals.get(key)
+        if place is None and len(self._refusals) >= MOST_REFUSALS:
+            # From whom and on what is not told apart any more: a flood must not fill the disk.
+            record = replace(record, resource="", correlation="", agent="", action="*", scope="", address="")
+            key = ("more",)
+            place = self._refusals.get(key)
+            if place is None:
+                self._refusals[key] = len(self._waiting)
+                self._waiting.append(replace(record, reason="More refusals came at the same moment."))
+                return True
+        if place is None:
+            self._refusals[key] = len(self._waiting)
+            return False
+        known = self._waiting[place]
+        self._waiting[place] = replace(known, count=known.count + 1)
+        return True
+
+    def _plan(self, delay: float) -> None:
+        if self._timer is None and self._writing is None and self._store is not None:
+            self._timer = asyncio.get_running_loop().call_later(delay, self._begin)
+
+    def _begin(self) -> asyncio.Task[bool]:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._writing = asyncio.create_task(self._write(), name="activity log")
+        return self._writing
+
+    async def _write(self) -> bool:
+        batch, self._waiting, self._refusals = self._waiting, [], {}
+        lost, self._lost = self._lost, 0
+        store = self._store
+        assert store is not None
+        try:
+            head = await store.write(lambda tx: tx.append_activity([*batch, *_lost(batch, lost)]))
+        except Exception as error:
+            _log.error("%d records of the activity log wait: %s", len(batch), error)
+            self._waiting, self._refusals = batch + self._waiting, {}
+            self._lost += lost
+            self._writing = None
+            self._plan(RETRY_S)
+            return False
+        self._writing = None
+        if self._waiting:
+            self._plan(DELAY_S)
+        if self._on_head is not None:
+            self._on_head(head)
+        return True
+
+
+def _lost(batch: Sequence[Record], count: int) -> list[Record]:
+    if not count:
+        return []
+    why = "The log could not be written for a while; this many records were not kept."
+    action = "Tidemill.Server/activity/lost/action"
+    return [Record(batch[-1].at, action, Outcome.FAILED, actor_kind="system", reason=why, count=count)]

@@ -1,0 +1,97 @@
+"""From a request and its answer to a record of the activity log."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from tidemill.app.access import AccessDenied
+from tidemill.app.services import Services
+from tidemill.domain.activity import (
+    MAX_AGENT,
+    MAX_REASON,
+    MAX_RESOURCE,
+    Record,
+    is_kept,
+    outcome_of,
+    shows_secret,
+)
+from tidemill.domain.errors import OutOfSpace, TidemillError
+from tidemill.domain.model import Caller, Scope
+from tidemill.domain.roles import Decision
+from tidemill.wire.http import Request, Route
+
+NATIVE = "/api/v1"
+_CORRELATION = re.compile(r"[A-Za-z0-9-]{8,64}\Z")
+
+
+NOBODY = Caller("", "anonymous", "anonymous")
+
+
+@dataclass(slots=True)
+class Seen:
+    """What became known of a request on its way: filled in step by step, as far as it came."""
+
+    route: Route | None = None
+    caller: Caller = NOBODY
+    scope: Scope | None = None
+    decision: Decision | None = None
+
+
+class Audit:
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    async def answered(
+        self, request: Request, seen: Seen, status: int, error: TidemillError | None, request_id: str
+    ) -> None:
+        """Records it where it is one to be kept. Raises OutOfSpace for a secret whose record cannot be put on
+        disk: it is not given out then."""
+        route = seen.route
+        if route is None or not is_kept(request.method, route.action, status, route.signs_in):
+            return
+        self._services.activity.record(self._record(request, route, seen, status, error, request_id))
+        if error is None and shows_secret(route.action) and not await self._services.activity.flush():
+            raise OutOfSpace("The activity log cannot be written, so no secret is given out. Make space.")
+
+    def _record(
+        self,
+        request: Request,
+        route: Route,
+        seen: Seen,
+        status: int,
+        error: TidemillError | None,
+        request_id: str,
+    ) -> Record:
+        path = (
+            request.path[len(NATIVE) :]
+            if request.path.startswith(f"{NATIVE}/subscriptions")
+            else request.path
+        )
+        client, decision = request.scope.get("client"), seen.decision
+        if isinstance(error, AccessDenied):
+            decision = error.decision
+        asked = request.header("x-ms-correlation-request-id") or request.header("x-ms-client-request-id")
+        return Record(
+            at=self._services.clock.now(),
+            action="Tidemill.Server/signIn/action" if route.signs_in else route.action,
+            outcome=outcome_of(status),
+            actor=seen.caller.oid,
+            actor_name=seen.caller.name,
+            actor_kind=seen.caller.kind,
+            address=str(client[0]) if client else "",
+            agent=_plain(request.header("user-agent"), MAX_AGENT),
+            scope="" if seen.scope is None else seen.scope.arm_id,
+            resource=_plain(path, MAX_RESOURCE),
+            method=request.method,
+            status=status,
+            code="" if error is None else error.code,
+            assignment="" if decision is None or decision.assignment is None else decision.assignment.id,
+            reason=_plain("" if decision is None else decision.reason, MAX_REASON),
+            correlation=asked if _CORRELATION.match(asked) else request_id,
+        )
+
+
+def _plain(text: str, most: int) -> str:
+    """No control characters, no half characters (PostgreSQL takes neither), and no more than `most`."""
+    return "".join(c if c.isprintable() else "�" for c in text[:most])

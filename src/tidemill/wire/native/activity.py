@@ -1,0 +1,88 @@
+"""`/api/v1/activity`: the activity log of the server or of one workspace, and the check of its chain."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from starlette.responses import Response
+
+from tidemill.app import activity_views
+from tidemill.app.activity_views import READ_ACTION
+from tidemill.domain.errors import InvalidRequest
+from tidemill.store.api import ActivityQuery
+from tidemill.wire.http import Context, Route, json_response
+from tidemill.wire.native.routes import W, whole
+
+
+def routes() -> list[Route]:
+    return [
+        Route("GET", "/api/v1/activity", READ_ACTION, list_records),
+        Route("GET", W + "/activity", READ_ACTION, list_records),
+        Route("GET", "/api/v1/activity/verify", READ_ACTION, verify),
+    ]
+
+
+async def list_records(ctx: Context) -> Response:
+    query = ctx.request.query
+    scope = query.get("scope", "")
+    if ctx.scope.workspace:
+        scope = ctx.scope.arm_id
+    page = await activity_views.find(
+        ctx.services,
+        ActivityQuery(
+            who=query.get("who", ""),
+            what=query.get("what", ""),
+            scope=scope.rstrip("/"),
+            resource=query.get("resource", "").rstrip("/"),
+            correlation=query.get("correlation", ""),
+            since=moment(query.get("since", ""), "since"),
+            until=moment(query.get("until", ""), "until"),
+            refused=query.get("refused", "").lower() == "true",
+            limit=whole(query.get("limit", "50"), "limit", 1, 1000),
+            after=place(query.get("after", ""), "after"),
+        ),
+    )
+    value = [activity_views.view(record) for record in page.records]
+    return json_response({"value": value, "next": None if page.after is None else token(page.after)})
+
+
+async def verify(ctx: Context) -> Response:
+    """`against=SEQ:HASH`: a record as somebody noted it elsewhere."""
+    text = ctx.request.query.get("against", "")
+    against = None
+    if text:
+        seq, _, digest = text.partition(":")
+        try:
+            against = int(seq), bytes.fromhex(digest)
+        except ValueError:
+            raise InvalidRequest(
+                f"against is {text!r}: it must be NUMBER:HASH, as `tidemill activity verify` prints it.",
+                target="against",
+            ) from None
+    return json_response(await activity_views.verify(ctx.services, {}, against))
+
+
+def moment(text: str, name: str) -> int | None:
+    """ISO 8601 -> microseconds; a time without a zone is UTC. Raises InvalidRequest."""
+    if not text:
+        return None
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        raise InvalidRequest(
+            f"{name} is {text!r}: it must be a time such as 2026-11-25T13:00:00Z.", target=name
+        ) from None
+    return round((found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp() * 1_000_000)
+
+
+def token(after: tuple[int, int]) -> str:
+    return f"{after[0]}:{after[1]}"
+
+
+def place(text: str, name: str) -> tuple[int, int] | None:
+    at, _, seq = text.partition(":")
+    if not text:
+        return None
+    if not (at.isdigit() and seq.isdigit()):
+        raise InvalidRequest(f"{name} is {text!r}, which this server did not give out.", target=name)
+    return int(at), int(seq)
