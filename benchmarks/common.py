@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from tidemill.sandbox import disk
 from tidemill.server import launch
 
 
@@ -74,6 +75,8 @@ def _end_agents(home: Path) -> None:
         with suppress(OSError):
             if any(word.startswith(nodes) for word in (process / "cmdline").read_bytes().split(b"\0")):
                 os.kill(int(process.name), signal.SIGKILL)
+    for work in (home / "nodes").glob("*/work"):
+        disk.detach(str(work))
 
 
 def token_of(home: Path) -> str:

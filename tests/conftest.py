@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from tidemill.sandbox import disk
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -52,6 +54,17 @@ def _end_agents(home: Path) -> None:
         with suppress(OSError):
             if any(word.startswith(nodes) for word in (process / "cmdline").read_bytes().split(b"\0")):
                 os.kill(int(process.name), signal.SIGKILL)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def work_disks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Work disks of nodes that a test killed, or left with files that nobody collects."""
+    yield
+    base = str(tmp_path_factory.getbasetemp())
+    with suppress(FileNotFoundError), open("/proc/self/mountinfo") as file:
+        for where in [line.split(" ")[4] for line in file]:
+            if where.startswith(f"{base}/") and where.endswith("/work"):
+                disk.detach(where)
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from jobserver import Follower, JobServer, alive, until
 
+from tidemill.sandbox import disk
+
 pytestmark = pytest.mark.kill
 
 LIVES = "echo pid $$; echo attempt $AZUREML_RUN_ATTEMPT; sleep 300"
@@ -117,6 +119,7 @@ def test_a_node_whose_directory_is_gone(server):
     server.kill()
     server.signal(server.nodes()[node], signal.SIGKILL)
     home = server.home / "nodes" / node
+    disk.detach(f"{home}/work")
     for path in sorted(home.rglob("*"), reverse=True):
         path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
     home.rmdir()

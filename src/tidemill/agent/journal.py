@@ -86,6 +86,11 @@ class Journal:
         self._size += len(line)
 
     @property
+    def deleted(self) -> bool:
+        """Whether its directory is gone: nobody can read what is written here."""
+        return os.fstat(self._directory).st_nlink == 0
+
+    @property
     def long(self) -> bool:
         return self._size > COMPACT_AT
 

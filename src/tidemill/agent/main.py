@@ -22,7 +22,7 @@ from tidemill.agent import protocol
 from tidemill.agent.journal import Journal
 from tidemill.agent.server import AgentServer
 from tidemill.agent.tasks import Place
-from tidemill.sandbox import cgroups, linux, processes, view
+from tidemill.sandbox import cgroups, disk, linux, processes, view
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ def main(node_dir: str) -> None:
     # Whoever started us may have left descriptors open (libuv does): none of them is ours to hold for life.
     os.closerange(3, 65536)
     directory = os.open(os.path.join(node_dir, "agent"), os.O_RDONLY | os.O_DIRECTORY)
+    mounts = os.open("/proc/self/ns/mnt", os.O_RDONLY)
     try:
         server, lock = _prepare(os.path.abspath(node_dir), directory)
     except Exception as error:
@@ -41,6 +42,8 @@ def main(node_dir: str) -> None:
         raise
     _say_ready()
     server.serve()
+    if server.homeless:
+        _unmount(mounts, os.path.abspath(node_dir))
     os.close(lock)
 
 
@@ -52,11 +55,13 @@ def _prepare(node_dir: str, directory: int) -> tuple[AgentServer, int]:
     lock = _take_lock(directory)
     config = _read_config(directory)
     work_path = os.path.join(node_dir, "work")
+    on_disk = _work_disk(config, f"{node_dir}/disk.img", work_path)
     work = os.open(work_path, os.O_RDONLY | os.O_DIRECTORY)
     listener = _listen(directory)
     journal = Journal(directory)
     linux.become_subreaper()
     groups, limits, uid = isolate(config, work_path)
+    limits["disk"] = on_disk
     linux.no_new_privileges()  # of all it starts
     hello = {
         "version": protocol.VERSION,
@@ -70,6 +75,17 @@ def _prepare(node_dir: str, directory: int) -> tuple[AgentServer, int]:
     marker = processes.marker(config["home_id"], config["node_id"], "")
     place = Place(config["node_id"], marker, work, work_path, groups, uid, config["memory"])
     return AgentServer(listener, place, journal, hello, float(config.get("look_s", 30.0))), lock
+
+
+def _work_disk(config: dict[str, Any], image: str, work_path: str) -> dict[str, Any]:
+    """Mounts it; what is enforced. Before the view is made: the host sees the mount, too."""
+    if config.get("disk_why"):
+        return _line(False, "", config["disk_why"])
+    try:
+        disk.attach(image, work_path, config["disk"])
+    except disk.NotAvailable as error:
+        return _line(False, "", f"the work directory lies on the host's disk: {error}")
+    return _line(True, f"an ext4 file system of {config['disk'] / 2**30:.4g} GiB")
 
 
 def isolate(config: dict[str, Any], work_path: str) -> tuple[cgroups.Groups, dict[str, Any], int]:
@@ -135,6 +151,15 @@ def _joinable(groups: cgroups.Groups, missing: dict[str, str]) -> cgroups.Groups
         else:
             missing[use] = f"a process could not join {directory}: {os.strerror(status)}"
     return cgroups.Groups(usable)
+
+
+def _unmount(mounts: int, node_dir: str) -> None:
+    """Where the home was deleted nobody else will: its work disk, in the mount namespace of the host."""
+    with contextlib.suppress(OSError):  # not root: there is none
+        linux.setns(mounts)
+        disk.detach(f"{node_dir}/work")
+        os.rmdir(f"{node_dir}/work")
+        os.removedirs(node_dir)  # what could not go while it held a mount
 
 
 def _line(enforced: bool, by: str, why_not: str = "") -> dict[str, Any]:

@@ -39,7 +39,7 @@ class Client:
 
 class AgentServer:
     """`hello` is what every client is told: node id, limits, uid. Returns from `serve` after `shutdown`, or
-    once its directory has been deleted: it looks every `look_s` seconds."""
+    once its directory has been deleted (`homeless`): it looks every `look_s` seconds."""
 
     def __init__(
         self, listener: socket.socket, place: Place, journal: Journal, hello: dict[str, Any], look_s: float
@@ -47,6 +47,7 @@ class AgentServer:
         self._look_s = look_s
         self._looked = time.monotonic()
         self._ending = False
+        self.homeless = False
         self._listener = listener
         self._place = place
         self._journal = journal
@@ -78,7 +79,8 @@ class AgentServer:
         self._epoll.register(wake_reader, select.EPOLLIN)
         while True:
             pause = self._tasks.tick()
-            if not self._ending and self._homeless():
+            if not self._ending and self._deleted():
+                self.homeless = True
                 self._end()
             if self._ending and not self._tasks.busy:
                 if self._gone():
@@ -225,13 +227,13 @@ class AgentServer:
         self._ending = True
         self._tasks.kill_all()
 
-    def _homeless(self) -> bool:
+    def _deleted(self) -> bool:
         """Whether the node's directory was deleted: nobody can reach this agent, or read what it writes."""
         now = time.monotonic()
         if now - self._looked < self._look_s:
             return False
         self._looked = now
-        return os.fstat(self._place.work).st_nlink == 0
+        return self._journal.deleted
 
     # --- children
 

@@ -16,7 +16,7 @@ from collections import OrderedDict
 from tidemill.agent import spawn
 from tidemill.agent.files import open_beneath
 from tidemill.agent.journal import Journal, TaskId
-from tidemill.sandbox import cgroups, processes
+from tidemill.sandbox import cgroups, disk, processes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -325,6 +325,8 @@ class Tasks:
                 task.message = (
                     f"killed by the kernel: it needed more memory than the node's {self.memory} bytes"
                 )
+            elif exit_code != 0 and (full := disk.fullness(self._place.work)) is not None:
+                task.reason, task.message = "disk_full", "{} of {} bytes are in use".format(*full)
         record: dict[str, Any] = {"at": _wall(), "mono": _micro(_boot()), "pid": task.main}
         record |= {"attempt": task.attempt, "rank": task.rank, "epoch": task.epoch}
         record |= {"exit_code": exit_code, "signal": number, "reason": task.reason, "message": task.message}

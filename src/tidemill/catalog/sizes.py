@@ -61,6 +61,12 @@ class VmSize:
     def vector(self) -> Vector:
         return Vector(self.vcpus * 1000, self.memory, self.gpus)
 
+    @property
+    def disk(self) -> int:
+        """Bytes of local disk, temporary and NVMe; 0 where the size has none: its disk is a remote one, of
+        whatever size."""
+        return self.temp_disk_gib * GIB + self.local_nvme_gb * 10**9
+
 
 @dataclass(frozen=True, slots=True)
 class Price:

@@ -211,6 +211,7 @@ class Attempts:
             live.ranks = launching.outline(plan)
             self._mark_absent_nodes(live)
             return None
+        await self._cleaner.make_room(live.attempt.nodes)
         try:
             placed = await self._place(live, row, plan)
         except Stopped:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tidemill.engines.base import Engine, EngineError, TaskKey
@@ -33,6 +34,7 @@ class Cleaner:
         self._engine = engine
         self._left: list[Leftover] = []
         self._added = asyncio.Event()
+        self._one = asyncio.Lock()  # held while one is cleaned
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -47,6 +49,18 @@ class Cleaner:
         self._left.append(leftover)
         self._added.set()
 
+    async def make_room(self, nodes: Sequence[str]) -> None:
+        """Before an attempt is staged on these nodes: what earlier ones left on a crowded disk goes first."""
+        for node_id in nodes:
+            if not await self._engine.crowded(node_id):
+                continue
+            mine = [leftover for leftover in self._left if leftover.node_id == node_id]
+            self._left = [leftover for leftover in self._left if leftover.node_id != node_id]
+            for leftover in mine:
+                await self._clean(leftover)
+            async with self._one:  # or one of this node's is just being cleaned
+                pass
+
     async def _run(self) -> None:
         while True:
             await self._added.wait()
@@ -55,11 +69,14 @@ class Cleaner:
                 before = len(self._left)
                 await asyncio.sleep(QUIET_S)
             self._added.clear()
-            taken, self._left = self._left, []
-            for leftover in taken:
-                await self._clean(leftover)
+            while self._left:
+                await self._clean(self._left.pop(0))
 
     async def _clean(self, leftover: Leftover) -> None:
+        async with self._one:
+            await self._remove(leftover)
+
+    async def _remove(self, leftover: Leftover) -> None:
         try:
             for rank in leftover.ranks:
                 await self._engine.forget(leftover.node_id, TaskKey(leftover.attempt_id, rank))

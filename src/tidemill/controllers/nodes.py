@@ -144,7 +144,9 @@ class Nodes:
         loop = asyncio.get_running_loop()
         self._deadlines[node.id] = loop.call_later(OPEN_DEADLINE_S, self._opening_too_long, node.id)
         try:
-            await self._s.engine.open_node(NodeSpec(node.id, node.granted, node.gpu_ids))
+            size = self._s.sizes.get(node.size)
+            spec = NodeSpec(node.id, node.granted, node.gpu_ids, size.disk if size else 0)
+            await self._s.engine.open_node(spec)
         except EngineError as error:
             log.warning("node %s could not be opened: %s", node.id, error)
             await self._gone(node.id, lost=False, message=f"Could not be opened: {error}")

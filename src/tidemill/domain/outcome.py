@@ -13,7 +13,7 @@ TAIL_BYTES = 4000
 
 @dataclass(frozen=True, slots=True)
 class RankEnd:
-    """One rank's exit record. `reason`: "", "oom", "timeout", "stopped", "spawn_failed", "lost"."""
+    """One rank's exit record. `reason`: as in `engines.base.EngineEvent`."""
 
     exit_code: int | None = None
     signal: int | None = None
@@ -82,6 +82,15 @@ def attempt_end(ranks: Mapping[int, RankEnd], stop_reason: str, log_tail: str = 
             "OutOfMemory",
             f"{where}The node's memory limit was reached{peak} and the kernel killed the job. "
             "Use a larger size or less memory." + _tail(log_tail),
+            end.exit_code,
+            end.signal,
+        )
+    if end.reason == "disk_full":
+        return AttemptEnd(
+            Outcome.FAILED,
+            "DiskFull",
+            f"{where}Disk full: {end.message} on the node's work disk. "
+            "Use a size with a larger disk, or write less." + _tail(log_tail),
             end.exit_code,
             end.signal,
         )

@@ -39,6 +39,7 @@ class NodeSpec:
     node_id: str
     granted: Vector
     gpu_ids: tuple[str, ...] = ()
+    disk: int = 0  # bytes of its work disk at most; 0: as the host has room for
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +105,7 @@ class EngineEvent:
     pid: int = 0
     exit_code: int | None = None
     signal: int | None = None
-    reason: str = ""  # "", "oom", "timeout", "stopped", "spawn_failed", "lost"
+    reason: str = ""  # "", "oom", "disk_full", "timeout", "stopped", "spawn_failed", "lost"
     message: str = ""
     peak_memory: int | None = None
     limits: dict[str, LimitReport] = field(default_factory=dict)
@@ -152,6 +153,10 @@ class Engine(Protocol):
         ...
 
     async def remove_dir(self, node_id: str, attempt_id: str) -> None: ...
+    async def crowded(self, node_id: str) -> bool:
+        """Whether the directories of ended attempts take space that the next one may need."""
+        ...
+
     async def keep_dirs(self, attempt_ids: Collection[str]) -> None:
         """After a start: removes the directories of all other attempts, on whatever node. What is made after
         the call is not touched."""

@@ -202,6 +202,9 @@ class FakeEngine:
     async def remove_dir(self, node_id: str, attempt_id: str) -> None:
         shutil.rmtree(self.work_dir(node_id, attempt_id), ignore_errors=True)
 
+    async def crowded(self, node_id: str) -> bool:
+        return False
+
     async def keep_dirs(self, attempt_ids: Collection[str]) -> None:
         for path in self._root.glob("*/*"):
             if path.name not in attempt_ids:

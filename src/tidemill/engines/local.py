@@ -235,6 +235,11 @@ class LocalEngine:
 
         await asyncio.to_thread(remove)
 
+    async def crowded(self, node_id: str) -> bool:
+        with contextlib.suppress(OSError):
+            return nodedir.crowded(self._root / node_id / "work")
+        return False
+
     async def keep_dirs(self, attempt_ids: Collection[str]) -> None:
         left = [path for path in self._root.glob("*/work/*") if path.name not in attempt_ids]
         if left:
@@ -452,6 +457,9 @@ class LocalEngine:
         if self._own_uids and os.geteuid() == 0:
             on_disk = [self._find(name) for name in os.listdir(self._root)]
             uid = nodedir.free_uid(self._home_id, {n.config["uid"] for n in on_disk if n is not None})
+        size, no_disk = 0, "switched off for this engine"
+        if self._own_uids:
+            size, no_disk = nodedir.disk_for(self._root, spec.disk)
         return {
             "version": protocol.VERSION,
             "home_id": self._home_id,
@@ -460,6 +468,8 @@ class LocalEngine:
             "uid": uid,
             "cgroups": self._use_groups,
             "look_s": self._look_s,
+            "disk": size,
+            "disk_why": no_disk,
             "gpu_ids": list(spec.gpu_ids),
             "host_gpus": len(host.gpu_ids),
             "binds": [{"path": path, "writable": False} for path in self._binds],

@@ -2,6 +2,7 @@
 left.
 
 nodes/<node-id>/agent/ (0700)   node.json  pid (locked while the agent lives)  sock  journal  agent.log
+nodes/<node-id>/disk.img        where it can be had: the file system mounted on
 nodes/<node-id>/work/           one directory per attempt, the job's: it stays when the node is closed, until
                                 what is in it has been collected
 Synchronous; what can take long (`kill_rest`, `remove`, `hand_over`) is meant for a thread.
@@ -23,8 +24,9 @@ from pathlib import Path
 from typing import Any
 
 from tidemill.agent import journal
-from tidemill.sandbox import cgroups, processes
+from tidemill.sandbox import cgroups, disk, processes
 
+TRIMMED = 64 << 20  # bytes of an attempt's directory whose blocks are worth handing back
 UID_BASE = 200_000
 UIDS_PER_HOME = 1000
 HOMES = 2000
@@ -43,11 +45,18 @@ class NodeDir:
     def work(self) -> Path:
         return self.path / "work"
 
+    @property
+    def image(self) -> Path:
+        return self.path / "disk.img"
+
     def make(self, config: dict[str, Any]) -> None:
         """Directories and node.json, on disk. The node exists from here on."""
         self.agent.mkdir(parents=True, mode=0o700)
         self.work.mkdir()
         os.chmod(self.work, 0o711)
+        if config["disk"]:
+            with open(self.image, "wb") as image:  # sparse: from here on its size is promised
+                image.truncate(config["disk"])
         self.write_config(config)
 
     def write_config(self, config: dict[str, Any]) -> None:
@@ -126,12 +135,17 @@ class NodeDir:
         self.prune()
 
     def prune(self) -> None:
-        """Removes what is left of a closed node once no attempt's directory is in it."""
-        if not self.agent.exists():
-            with contextlib.suppress(OSError):  # not empty, or gone already
-                os.rmdir(self.work)
-            with contextlib.suppress(OSError):
-                os.rmdir(self.path)
+        """Removes what is left of a closed node once no attempt's directory is in it, its disk included."""
+        if self.agent.exists():
+            return
+        with contextlib.suppress(OSError):  # gone already
+            if os.listdir(self.work):
+                return
+            disk.detach(str(self.work))
+            os.rmdir(self.work)
+        self.image.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            os.rmdir(self.path)
 
 
 def home_id(home: Path) -> str:
@@ -173,8 +187,33 @@ def hand_over(directory: str, uid: int) -> None:
     os.chown(directory, uid, uid)
 
 
+def crowded(work: Path) -> bool:
+    """Whether an eighth of a disk of its own is in use. Raises OSError when it is gone."""
+    if os.stat(work).st_dev == os.stat(work.parent).st_dev:
+        return False
+    info = os.statvfs(work)
+    return info.f_bavail * 8 < info.f_blocks * 7 or info.f_favail * 8 < info.f_files * 7
+
+
 def remove_tree(path: str) -> None:
+    """An attempt's directory. A large one's space is given back to the host at once."""
+    work = os.path.dirname(path)
+    before = disk.used(work) if os.path.exists(path) else 0
     shutil.rmtree(path, onerror=_make_removable)
+    if before and before - disk.used(work) >= TRIMMED:
+        disk.trim(work)
+
+
+def disk_for(root: Path, wanted: int) -> tuple[int, str]:
+    """Size of one more node's work disk below `root`, in bytes; 0 and why there is none."""
+    if os.geteuid() != 0:
+        return 0, "only root may mount a disk, so the work directory lies on the host's"
+    host = os.statvfs(root)
+    promised = disk.promised([str(image) for image in root.glob("*/disk.img")])
+    total, free = host.f_blocks * host.f_frsize, host.f_bavail * host.f_frsize
+    size = disk.grant(wanted, total, free, promised)
+    why = "" if size else f"the host has too little disk space left for one ({free >> 20} MiB free)"
+    return size, why
 
 
 def _make_removable(function: Callable[..., Any], path: str, error: Any) -> None:

@@ -7,6 +7,9 @@ import os
 
 CLONE_NEWNS = 0x00020000
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_REMOUNT, MS_BIND, MS_REC, MS_SLAVE = 1, 2, 4, 32, 4096, 16384, 1 << 19
+MS_NOATIME = 1024
+
+_MNT_DETACH = 2
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -52,3 +55,13 @@ def mount(source: str, target: str, kind: str = "", flags: int = 0, data: str = 
         data.encode() or None,
     )
     _check(result, f"mount {source} on {target}")
+
+
+def unmount(target: str) -> None:
+    """Lazily: out of sight at once, gone with its last user."""
+    _check(_libc.umount2(os.fsencode(target), _MNT_DETACH), f"unmount {target}")
+
+
+def setns(namespace: int, kind: int = 0) -> None:
+    """Moves this process into the namespace that the descriptor stands for."""
+    _check(_libc.setns(namespace, kind), "setns")

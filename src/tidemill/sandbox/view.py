@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import stat
 
-from tidemill.sandbox import linux
+from tidemill.sandbox import disk, linux
 
 
 class NotAllowed(Exception):
@@ -36,6 +36,7 @@ def enter(binds: list[Bind]) -> None:
         linux.mount("none", "/", flags=linux.MS_REC | linux.MS_SLAVE)
     except OSError as error:
         raise NotAllowed(str(error)) from None
+    disk.hide_others({b.path for b in wanted})
     sources = [(b, os.open(b.path, os.O_PATH | os.O_CLOEXEC)) for b in wanted]
     umask = os.umask(0o022)
     try:
