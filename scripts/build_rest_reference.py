@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from tidemill.server.compose import ROUTE_MODULES
-from tidemill.wire.azure import not_offered
+from tidemill.wire.azure import authorization, not_offered
 from tidemill.wire.blob.app import _OPERATIONS
 from tidemill.wire.http import Route
 
@@ -23,6 +23,7 @@ MLFLOW = "/mlflow/v2.0{W}/api/2.0"  # stands for the four addresses that answer 
 TITLES = {
     "tidemill.wire.arm.operations": "Long-running operations",
     "tidemill.wire.azure.identity": "Metadata and tokens",
+    "tidemill.wire.azure.authorization": "Authorization",
     "tidemill.wire.azure.deployments": "Subscriptions, resource groups, deployments",
     "tidemill.wire.azure.workspaces": "Workspaces",
     "tidemill.wire.azure.computes": "Computes",
@@ -36,6 +37,7 @@ TITLES = {
     "tidemill.wire.mlflow.routes": "MLflow",
     "tidemill.wire.native.routes": "Native API",
     "tidemill.wire.native.activity": "Native API: activity log",
+    "tidemill.wire.native.access": "Access",
     "tidemill.portal.routes": "Portal",
 }
 HEAD = f"""# REST routes
@@ -59,7 +61,9 @@ def text() -> str:
             parts.append(_refused())
             continue
         title = TITLES.get(module, module.removeprefix("tidemill.wire.azure."))
-        note = _MLFLOW_NOTE if module == "tidemill.wire.mlflow.routes" else ""
+        note = _NOTES.get(module, "")
+        if module == authorization.__name__:
+            found = [route for route in found if route.path.startswith((_SUBSCRIPTION, "/providers/"))]
         parts.append(f"## {title}\n\n{note}{_table(found)}")
     parts.append(_blob())
     return "\n".join(parts)
@@ -69,6 +73,17 @@ _MLFLOW_NOTE = (
     "`…` is `/mlflow/v2.0{W}/api/2.0`. The same routes answer below `/mlflow/v1.0{W}` and "
     "below `api/3.0`; shown once.\n\n"
 )
+
+
+_SUBSCRIPTION = authorization.SCOPES[0] + "/providers/"
+_AUTHORIZATION_NOTE = (
+    "The same routes answer below a resource group, below `{W}`, and below a single resource of it "
+    f"({', '.join(f'`{type}`' for type in authorization.SINGLE)}); shown once.\n\n"
+)
+_NOTES = {
+    "tidemill.wire.mlflow.routes": _MLFLOW_NOTE,
+    "tidemill.wire.azure.authorization": _AUTHORIZATION_NOTE,
+}
 
 
 def _table(routes: Iterable[Route]) -> str:

@@ -11,11 +11,13 @@ from tidemill.domain.scheduling.types import Wait
 
 
 class Live:
-    """One per server. `attach` its `on_commit` to the store; `explainer` is set by the controllers."""
+    """One per server. `attach` its `on_commit` to the store; `explainer` is set by the controllers,
+    `actions` by the server."""
 
     def __init__(self) -> None:
         self._watchers: dict[str, set[asyncio.Event]] = {}
         self.explainer: Callable[[str], Wait | None] | None = None
+        self.actions: frozenset[str] = frozenset()  # every action that a route of this server needs
 
     def on_commit(self, touched: frozenset[Touched]) -> None:
         if not self._watchers:

@@ -188,7 +188,7 @@ async def _keeping_an_owner(services: Services, apply: Callable[[Tx], T]) -> T:
             names = ", ".join(sorted(p.name for p in before))
             raise Conflict(
                 f"This would leave the subscription without an owner ({names} is the last). Make somebody "
-                "else an owner first: tidemill access grant WHO Owner",
+                "else an owner first: tidemill access grant WHO Owner --scope subscription",
                 "LastOwner",
             )
         return result

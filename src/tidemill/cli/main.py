@@ -37,6 +37,7 @@ COMMANDS = {
     "datastore": (_ROOM + "datastore:datastore", "Where data lies."),
     "activity": (_ROOM + "activity:activity", "Who did what, allowed or refused."),
     "workspace": (_ROOM + "workspace:workspace", "Workspaces."),
+    "access": (_ROOM + "access:access", "People, groups, programs and their roles."),
 }
 
 EPILOG = (

@@ -49,6 +49,7 @@ class App:
         self._services = services
         self._audit = Audit(services)
         self.router = Router(routes)
+        services.live.actions = frozenset(r.action for r in self.router.routes if "/" in r.action)
         self._workspaces = WorkspaceIndex(services.store)
         self._own = frozenset(route.path for route in self.router.routes if route.path.endswith("/{ws}"))
         self._subscription = services.settings.subscription
@@ -104,7 +105,8 @@ class App:
         )
         if scope.workspace:
             scope = await self._existing(scope, route, request.method)
-        return await route.handler(Context(request, self._services, caller, params, scope, decision))
+        context = Context(request, self._services, caller, params, scope, decision, route.resource)
+        return await route.handler(context)
 
     def _token(self, request: Request) -> str:
         header = request.header("authorization")

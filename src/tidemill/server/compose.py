@@ -22,6 +22,7 @@ from tidemill.wire.http import Route
 ROUTE_MODULES = (
     "tidemill.wire.arm.operations",
     "tidemill.wire.azure.identity",
+    "tidemill.wire.azure.authorization",
     "tidemill.wire.azure.deployments",
     "tidemill.wire.azure.workspaces",
     "tidemill.wire.azure.computes",
@@ -36,6 +37,7 @@ ROUTE_MODULES = (
     "tidemill.wire.mlflow.routes",
     "tidemill.wire.native.routes",
     "tidemill.wire.native.activity",
+    "tidemill.wire.native.access",
     "tidemill.portal.routes",
 )
 

@@ -123,6 +123,7 @@ class Context:
     params: dict[str, str]
     scope: Scope
     decision: Decision  # which assignment let it in
+    resource: str = ""  # the route's: what it is about below the workspace
 
 
 Handler = Callable[[Context], Awaitable[Response]]

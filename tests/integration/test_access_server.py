@@ -1,0 +1,199 @@
+"""Several people on one server: what each sees and may, through HTTP and the command line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from accessclient import ask, token_for
+from jobserver import JobServer
+
+SCIENTIST = "AzureML Data Scientist"
+
+
+class Team:
+    def __init__(self, server: JobServer) -> None:
+        self.server = server
+        self.tokens: dict[str, str] = {}
+        self.people: dict[str, dict[str, Any]] = {}
+
+    def cli(self, *words: str, ok: bool = True) -> Any:
+        done = self.server.cli("access", *words, "--output", "json")
+        assert (done.returncode == 0) == ok, done.stdout + done.stderr
+        if not ok and not done.stdout.strip():
+            return json.loads(done.stderr)
+        return json.loads(done.stdout) if done.stdout.strip() else None
+
+    def make(self, name: str, kind: str = "user") -> str:
+        self.people[name] = self.cli(f"create-{kind}", name)
+        self.tokens[name] = token_for(self.server.home, self.server.state, self.people[name])
+        return name
+
+    def ask(self, who: str, method: str, path: str, body: Any = None) -> tuple[int, Any]:
+        return ask(self.server.state, self.tokens[who], method, path, body)
+
+    def status(self, who: str, method: str, path: str, body: Any = None) -> int:
+        return self.ask(who, method, path, body)[0]
+
+
+@pytest.fixture(scope="module")
+def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
+    server = JobServer(tmp_path_factory.mktemp("team") / "home")
+    server.start()
+    server.cluster("cpu", high=1)
+    status, _ = server.call("PUT", f"{other(server)}?api-version=2024-10-01", {"location": "eastus"})
+    assert status in (200, 201)
+    found = Team(server)
+    for name in ("ann", "bob"):
+        found.make(name)
+    yield found
+    server.end()
+
+
+def other(server: JobServer) -> str:
+    return server.workspace.rsplit("/", 1)[0] + "/other"
+
+
+def test_who_has_no_role_sees_and_reaches_nothing(team):
+    ws = team.server.workspace
+    for method, path in (
+        ("GET", ws),
+        ("GET", f"{ws}/jobs"),
+        ("POST", f"{ws}/listKeys"),
+        ("PUT", f"{ws}/jobs/x"),
+        ("DELETE", ws),
+        ("GET", f"/api/v1{ws}/jobs"),
+        ("GET", f"/mlflow/v2.0{ws}/api/2.0/mlflow/experiments/get?experiment_id=0"),
+        ("GET", "/ui/" + "/".join(team.server.state["workspace"].values()) + "/jobs"),
+        ("GET", f"/history/v1.0{ws}/runs/x"),
+        ("GET", "/api/v1/access/principals"),
+        ("POST", "/api/v1/access/principals"),
+    ):
+        status, body = team.ask("ann", method, path, {} if method in ("PUT", "POST") else None)
+        assert status == 403, (method, path, body)
+    assert b"has no role at" in json.dumps(team.ask("ann", "GET", ws)[1]).encode()
+
+
+def test_a_role_on_one_workspace_opens_no_other(team):
+    team.cli("grant", "ann", SCIENTIST)
+    ws = team.server.workspace
+    assert team.status("ann", "GET", ws) == 200
+    assert team.status("bob", "GET", ws) == 403
+    assert team.status("ann", "GET", other(team.server)) == 403
+    assert team.status("ann", "GET", other(team.server).upper()) == 403
+    assert team.status("ann", "POST", f"{ws}/listKeys") == 403
+    cluster = {"location": "eastus", "properties": {"computeType": "AmlCompute", "properties": {}}}
+    status, body = team.ask("ann", "PUT", f"{ws}/computes/mine", cluster)
+    assert (status, body["error"]["code"]) == (403, "AuthorizationFailed")
+    assert "computes/write" in body["error"]["message"]
+    job = {"properties": {"jobType": "Command", "command": "true", "computeId": f"{ws}/computes/cpu"}}
+    assert team.status("ann", "PUT", f"{ws}/jobs/anns", job) in (200, 201)
+    assert team.status("ann", "DELETE", f"{ws}/computes/cpu") == 403
+
+
+@pytest.mark.parametrize(
+    "trick",
+    [
+        "{ws}%2Fcomputes",
+        "{parent}/main%2F..%2Fother",
+        "{parent}/%2e%2e/other",
+        "{parent}/other%00",
+        "{parent}/other%0a",
+        "{parent}//other",
+        "{parent}/other/",
+        "{parent}/OTHER",
+        "{rg}/providers/Microsoft.MachineLearningServices%2Fworkspaces%2Fmain/workspaces/other",
+        "{sub}/resourceGroups/tidemill%2Fproviders%2FMicrosoft.MachineLearningServices%2Fworkspaces%2Fmain"
+        "/providers/Microsoft.MachineLearningServices/workspaces/other",
+    ],
+)
+def test_forged_scopes_reach_no_further(team, trick):
+    parent = team.server.workspace.rsplit("/", 1)[0]
+    rg = parent.split("/providers/")[0]
+    path = trick.format(ws=team.server.workspace, parent=parent, rg=rg, sub=rg.split("/resourceGroups/")[0])
+    for tail in ("", "/jobs"):
+        status, body = team.ask("ann", "GET", path + tail)
+        assert status in (400, 403, 404), (path, status, body)
+
+
+def test_losing_a_role_counts_on_the_next_request(team):
+    team.make("eve")
+    ws = team.server.workspace
+    team.cli("grant", "eve", "Reader", "--scope", "group")
+    assert team.status("eve", "GET", ws) == 200
+    team.cli("revoke", "eve", "Reader", "--scope", "group")
+    assert team.status("eve", "GET", ws) == 403
+    team.cli("create-group", "readers")
+    team.cli("grant", "readers", "Reader")
+    team.cli("add-member", "readers", "eve")
+    assert team.status("eve", "GET", f"{ws}/jobs") == 200
+    team.cli("disable", "eve")
+    assert team.status("eve", "GET", f"{ws}/jobs") == 401
+    team.cli("enable", "eve")
+    assert team.status("eve", "GET", f"{ws}/jobs") == 200
+    team.cli("remove-member", "readers", "eve")
+    assert team.status("eve", "GET", f"{ws}/jobs") == 403
+    team.cli("delete", "eve")
+    assert team.status("eve", "GET", "/subscriptions") == 401
+
+
+def test_a_role_on_a_single_compute(team):
+    team.make("max")
+    team.cli("grant", "max", "AzureML Compute Operator", "--scope", "computes/CPU")
+    ws = team.server.workspace
+    assert team.status("max", "GET", f"{ws}/computes/cpu") == 200
+    assert team.status("max", "GET", f"{ws}/computes/cpu2") == 403
+    assert team.status("max", "GET", f"{ws}/computes") == 403
+    assert team.status("max", "GET", ws) == 403
+
+
+def test_explain(team):
+    yes = team.cli("explain", "ann", "jobs/write")
+    assert yes["allowed"]
+    (step,) = yes["steps"]
+    assert (step["role"], step["allows"], step["assignment"]) == (SCIENTIST, True, yes["assignment"])
+    assert step["verdict"] == "allows it by 'Microsoft.MachineLearningServices/workspaces/*/write'"
+    no = team.cli("explain", "ann", "computes/write", "computes/cpu", ok=False)
+    assert not no["allowed"]
+    assert no["steps"][0]["verdict"].startswith("excepts it by 'Microsoft.Mach")
+    assert "AzureML Compute Operator" in no["would_allow"]
+    shown = team.server.cli("access", "explain", "ann", "job/wirte").stderr
+    assert "Did you mean" in shown
+    assert "jobs/write" in shown
+    text = team.server.cli("access", "explain", "ann", "jobs/write").stdout
+    assert text.startswith("ann may Microsoft.MachineLearningServices/workspaces/jobs/write")
+    assert f"> {SCIENTIST} at {team.server.workspace}" in text
+    wrong = team.server.cli("access", "explain", "ann", "jobs/write", "worksapce")
+    assert (wrong.returncode, "Did you mean 'workspace'" in wrong.stderr) == (2, True)
+    wrong = team.server.cli("access", "grant", "ann", "AzureML Data Scietist")
+    assert (wrong.returncode, f"Did you mean '{SCIENTIST}'" in wrong.stderr) == (3, True)
+    wrong = team.server.cli("access", "grant", "anne", "Reader")
+    assert (wrong.returncode, "Did you mean 'ann'" in wrong.stderr) == (3, True)
+
+
+def test_the_last_owner_stays_and_can_hand_over(team):
+    status, me = team.server.call("GET", "/api/v1/access/me")
+    assert status == 200
+    for words in (
+        ("revoke", me["name"], "Owner", "--scope", "subscription"),
+        ("disable", me["name"]),
+        ("delete", me["name"]),
+    ):
+        refused = team.cli(*words, ok=False)
+        assert refused["error"]["code"] == "LastOwner"
+    assert team.server.call("GET", team.server.workspace)[0] == 200
+
+
+def test_lists_and_answers_about_oneself(team):
+    rows = team.cli("list", "--scope", "subscription")
+    assert {row["role"] for row in rows if row["principal"] == "ann"} == {SCIENTIST}
+    assert [row["principal"] for row in team.cli("list", "--who", "ann")] == ["ann"]
+    assert {"Owner", "Reader"} <= {row["name"] for row in team.cli("list", "--roles")}
+    assert {"ann", "bob"} <= {row["name"] for row in team.cli("list", "--principals")}
+    status, body = team.ask("ann", "POST", "/api/v1/access/explain", {"action": "x/read"})
+    assert (status, body["allowed"]) == (200, False)
+    asked = {"action": "x/read", "who": "bob"}
+    assert team.status("ann", "POST", "/api/v1/access/explain", asked) == 403
+    assert team.status("ann", "GET", "/api/v1/access/me") == 200
