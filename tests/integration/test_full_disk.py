@@ -13,11 +13,13 @@ from pathlib import Path
 import pytest
 from jobserver import JobServer, until
 
+from pidspace import SAYS, said
+
 pytestmark = [
     pytest.mark.root,
     pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root"),
 ]
-WAITS = "echo pid $$; trap go=1 USR1; until [ $go ]; do sleep 0.05; done; "
+WAITS = SAYS + "; trap go=1 USR1; until [ $go ]; do sleep 0.05; done; "
 
 
 @pytest.fixture
@@ -101,7 +103,7 @@ def test_outputs_wait_for_space(small):
     outputs = {"o": {"jobOutputType": "uri_folder", "mode": "Upload"}}
     command = "head -c 5000000 /dev/zero > ${{outputs.o}}/f; " + WAITS + "exit 0"
     small.submit("makes", command, outputs=outputs, **on(small))
-    pid = int(small.until_log("makes", "\n").split()[1])
+    pid = said(small.until_log("makes", "\n"))
     with full(small):
         os.kill(pid, 10)
         until(lambda: not os.path.exists(f"/proc/{pid}"), what="the end of the job's process")
@@ -127,7 +129,7 @@ def test_a_job_that_fills_the_disk_itself_fails_with_that_word(small):
 
 def test_a_job_whose_log_does_not_fit_fails_with_that_word(small):
     small.submit("talks", WAITS + "head -c 100000 /dev/zero || exit 5", **on(small))
-    pid = int(small.until_log("talks", "\n").split()[1])
+    pid = said(small.until_log("talks", "\n"))
     with full(small):
         os.kill(pid, 10)
         until(lambda: not os.path.exists(f"/proc/{pid}"), what="the end of the job's process")
@@ -139,7 +141,7 @@ def test_a_job_whose_log_does_not_fit_fails_with_that_word(small):
 
 def test_killed_on_a_full_disk_and_started_with_space(small):
     small.submit("stays", WAITS + "echo done", **on(small))
-    pid = int(small.until_log("stays", "\n").split()[1])
+    pid = said(small.until_log("stays", "\n"))
     with full(small):
         fill_until_refused(small)
         small.kill()

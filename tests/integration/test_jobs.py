@@ -13,6 +13,8 @@ from collections.abc import Iterator
 import pytest
 from jobserver import Follower, JobServer, alive, until
 
+from pidspace import SAYS, said
+
 GRACE_S = 1.0
 IGNORES_TERM = "trap '' TERM; echo ready; while :; do sleep 0.1; done"
 
@@ -58,8 +60,8 @@ def test_a_failing_job_shows_its_traceback_last_and_in_the_error(jobs):
 
 
 def test_a_process_killed_from_outside_is_named(jobs):
-    jobs.submit("shot", "echo pid $$; exec sleep 60", **on(jobs))
-    pid = int(jobs.until_log("shot", "\n").split()[1])
+    jobs.submit("shot", SAYS + "; exec sleep 60", **on(jobs))
+    pid = said(jobs.until_log("shot", "\n"))
     os.kill(pid, signal.SIGSEGV)
     job = jobs.wait("shot")
     assert (job["status"], job["error"]["code"]) == ("Failed", "KilledBySignal")

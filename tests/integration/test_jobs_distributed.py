@@ -10,6 +10,8 @@ from collections.abc import Iterator
 import pytest
 from jobserver import JobServer
 
+from pidspace import SAYS, said
+
 # A rendezvous as PyTorch's: rank 0 listens at MASTER_ADDR:MASTER_PORT until everyone has said its rank.
 MEET = """
 import os, socket, time
@@ -123,9 +125,9 @@ def test_a_gang_waits_until_it_fits_whole(jobs):
 
 def test_cancel_ends_every_rank(jobs):
     distribution = {"distributionType": "PyTorch", "processCountPerInstance": 2}
-    jobs.submit("stops", "echo pid $$; exec sleep 300", **spread(jobs, 2, distribution))
+    jobs.submit("stops", SAYS + "; exec sleep 300", **spread(jobs, 2, distribution))
     paths = [f"user_logs/std_log_process_{rank}.txt" for rank in range(4)]
-    pids = [int(jobs.until_log("stops", "\n", path=path).split()[1]) for path in paths]
+    pids = [said(jobs.until_log("stops", "\n", path=path)) for path in paths]
     jobs.cancel("stops")
     assert jobs.wait("stops")["status"] == "Canceled"
     assert not [pid for pid in pids if os.path.exists(f"/proc/{pid}")]

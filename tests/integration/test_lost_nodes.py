@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sqlite3
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,12 +13,13 @@ from pathlib import Path
 import pytest
 from jobserver import Follower, JobServer, alive, until
 
+from pidspace import SAYS, said
 from tidemill.sandbox import disk
 
 pytestmark = pytest.mark.kill
 
-LIVES = "echo pid $$; echo attempt $AZUREML_RUN_ATTEMPT; sleep 300"
-SECOND_ENDS = "echo pid $$; echo attempt $AZUREML_RUN_ATTEMPT; [ $AZUREML_RUN_ATTEMPT != 1 ] || sleep 300"
+LIVES = SAYS + "; echo attempt $AZUREML_RUN_ATTEMPT; sleep 300"
+SECOND_ENDS = SAYS + "; echo attempt $AZUREML_RUN_ATTEMPT; [ $AZUREML_RUN_ATTEMPT != 1 ] || sleep 300"
 
 
 @pytest.fixture
@@ -37,7 +39,11 @@ def running(server: JobServer, name: str, attempt: int = 1) -> tuple[str, int]:
     """-> (its node, its main process's pid) once the attempt has said so."""
     text = server.until_log(name, f"attempt {attempt}\n")
     node = server.job(name)["attempts_list"][-1]["nodes"][0]
-    return node, int(text.split()[1])
+    return node, said(text)
+
+
+def processes_of(command: str) -> list[str]:
+    return subprocess.run(["pgrep", "-xf", command], capture_output=True, text=True).stdout.split()
 
 
 def test_a_killed_agent_costs_an_attempt_not_the_job(server):
@@ -70,19 +76,22 @@ def test_a_killed_agent_costs_an_attempt_not_the_job(server):
 
 
 def test_the_new_attempt_waits_for_the_old_processes(server):
-    """The second attempt looks for the first's processes when it starts: there are none."""
+    """When there is a second attempt, none of the first's processes is left."""
     stubborn = "sleep 98765"
     command = (
-        f"if [ $AZUREML_RUN_ATTEMPT = 2 ]; then echo left $(pgrep -xfc '{stubborn}'); exit; fi; "
+        "if [ $AZUREML_RUN_ATTEMPT = 2 ]; then echo second; exit; fi; "
         f"for i in 1 2 3; do (trap '' TERM INT HUP; setsid {stubborn}) & done; "
-        f"until [ $(pgrep -xfc '{stubborn}') = 3 ]; do sleep 0.01; done; echo pid $$; echo attempt 1; wait"
+        f"until [ $(pgrep -xfc '{stubborn}') = 3 ]; do sleep 0.01; done; " + SAYS + "; echo attempt 1; wait"
     )
     server.submit("orderly", command, **on(server))
     node, _ = running(server, "orderly")
+    assert len(processes_of(stubborn)) == 3
     os.kill(server.nodes()[node], signal.SIGKILL)
+    until(lambda: len(server.job("orderly")["attempts_list"]) == 2, what="the second attempt")
+    assert not processes_of(stubborn)
     job = server.wait("orderly")
     assert job["status"] == "Completed", job["error"]
-    assert server.log("orderly") == "left 0\n"
+    assert server.log("orderly") == "second\n"
 
 
 def test_the_third_system_failure_fails_the_job(server):
@@ -153,7 +162,7 @@ def test_restart_with_queued_and_running_jobs_and_idle_nodes(server):
     server.submit("warm", "true", **on(server))
     server.wait("warm")
     idle = set(server.nodes())
-    server.submit("first", "echo pid $$; sleep 1.5; echo done", **one)
+    server.submit("first", SAYS + "; sleep 1.5; echo done", **one)
     server.until_log("first", "pid")
     for i in range(3):
         server.submit(f"queued-{i}", f"echo {i}", **one)

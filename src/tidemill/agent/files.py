@@ -40,6 +40,18 @@ def size_beneath(root: int, path: str) -> int:
         os.close(fd)
 
 
+def tail_beneath(root: int, path: str, limit: int) -> bytes:
+    """The last `limit` bytes; b"" of what cannot be read."""
+    try:
+        fd = open_beneath(root, path, os.O_RDONLY)
+    except (OSError, ValueError):
+        return b""
+    try:
+        return os.pread(fd, limit, max(0, os.fstat(fd).st_size - limit))
+    finally:
+        os.close(fd)
+
+
 def read_beneath(root: int, path: str, offset: int, limit: int) -> bytes:
     """Up to `limit` bytes from `offset`; b"" past the end and for a file that is not there yet."""
     try:

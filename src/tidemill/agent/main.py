@@ -18,7 +18,7 @@ import time
 
 sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
-from tidemill.agent import protocol
+from tidemill.agent import boxed, protocol
 from tidemill.agent.journal import Journal
 from tidemill.agent.server import AgentServer
 from tidemill.agent.tasks import Place
@@ -60,7 +60,7 @@ def _prepare(node_dir: str, directory: int) -> tuple[AgentServer, int]:
     listener = _listen(directory)
     journal = Journal(directory)
     linux.become_subreaper()
-    groups, limits, uid = isolate(config, work_path)
+    groups, limits, uid, box = isolate(config, node_dir)
     limits["disk"] = on_disk
     linux.no_new_privileges()  # of all it starts
     hello = {
@@ -73,7 +73,7 @@ def _prepare(node_dir: str, directory: int) -> tuple[AgentServer, int]:
     }
     journal.write("node", hello)
     marker = processes.marker(config["home_id"], config["node_id"], "")
-    place = Place(config["node_id"], marker, work, work_path, groups, uid, config["memory"])
+    place = Place(config["node_id"], marker, work, work_path, groups, uid, config["memory"], box)
     return AgentServer(listener, place, journal, hello, float(config.get("look_s", 30.0))), lock
 
 
@@ -88,8 +88,9 @@ def _work_disk(config: dict[str, Any], image: str, work_path: str) -> dict[str, 
     return _line(True, f"an ext4 file system of {config['disk'] / 2**30:.4g} GiB")
 
 
-def isolate(config: dict[str, Any], work_path: str) -> tuple[cgroups.Groups, dict[str, Any], int]:
-    """Groups, view and uid of the node: (groups, what is enforced, the uid jobs get; 0: the agent's own)."""
+def isolate(config: dict[str, Any], node_dir: str) -> tuple[cgroups.Groups, dict[str, Any], int, boxed.Box]:
+    """Groups, view, uid and sandbox of the node: (groups, what is enforced, the uid jobs get, the sandbox).
+    uid 0 is the agent's own."""
     groups, missing = (
         cgroups.Groups({}),
         {str(c): "switched off for this engine" for c in cgroups.CONTROLLERS},
@@ -101,15 +102,32 @@ def isolate(config: dict[str, Any], work_path: str) -> tuple[cgroups.Groups, dic
     kill_file = os.path.exists(f"{groups.kill}/cgroup.kill")
     by = ("cgroup v2 cgroup.kill" if kill_file else "cgroup v1") if groups.kill else "a reaper process"
     limits["processes"] = _line(True, by)
-    uid, limits["uid"], limits["files"] = _own_user(config, work_path)
+    etc_folder = f"{node_dir}/etc"
+    box = boxed.Box(config, etc_folder, config["uid"] if os.geteuid() == 0 else 0)
+    uid, limits["uid"], limits["home"] = _own_user(config, [f"{node_dir}/work", etc_folder])
+    limits.update(_sandboxed(box, config))
+    if box.made:
+        limits["home"] = limits["files"]
     limits["network"] = _line(False, "", "jobs share the host's network: no network namespace is made yet")
-    if config["host_gpus"]:
-        why = "a job can change the variable: device files are not withheld"
-        limits["gpu"] = _line(False, "CUDA_VISIBLE_DEVICES", why)
-    return groups, limits, uid
+    return groups, limits, uid, box
 
 
-def _own_user(config: dict[str, Any], work_path: str) -> tuple[int, dict[str, Any], dict[str, Any]]:
+def _sandboxed(box: boxed.Box, config: dict[str, Any]) -> dict[str, Any]:
+    if box.made:
+        limits = {
+            "files": _line(True, "bubblewrap: only what is listed is mounted"),
+            "namespaces": _line(True, "bubblewrap: user, PID, IPC and UTS namespaces, a session of its own"),
+            "syscalls": _line(True, "seccomp filter, no capabilities, no new privileges"),
+        }
+        gpu = _line(True, "bubblewrap: device files of allotted GPUs only")
+    else:
+        limits = {name: _line(False, "", box.why_not) for name in ("files", "namespaces", "syscalls")}
+        why = f"a job can change the variable, and device files are not withheld: {box.why_not}"
+        gpu = _line(False, "CUDA_VISIBLE_DEVICES", why)
+    return {**limits, "gpu": gpu} if config["host_gpus"] else limits
+
+
+def _own_user(config: dict[str, Any], own: list[str]) -> tuple[int, dict[str, Any], dict[str, Any]]:
     if os.geteuid() != 0:
         why = f"the server does not run as root, so jobs run as its own user (uid {os.geteuid()})"
         return 0, _line(False, "", why), _line(False, "", why + " and can read what it can")
@@ -118,7 +136,7 @@ def _own_user(config: dict[str, Any], work_path: str) -> tuple[int, dict[str, An
         return 0, _line(False, "", why), _line(False, "", why)
     binds = [view.Bind(b["path"], bool(b["writable"])) for b in config["binds"]]
     try:
-        view.enter([*binds, view.Bind(work_path, writable=True)])
+        view.enter([*binds, *(view.Bind(path, writable=True) for path in own)])
     except view.NotAllowed as error:
         why = f"this host allows no mount namespace ({error}), so jobs run as root"
         return 0, _line(False, "", why), _line(False, "", why)

@@ -13,6 +13,7 @@ import select
 import signal
 
 from tidemill.sandbox import linux, processes
+from tidemill.sandbox.bwrap import FILTER_FD
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,9 +25,10 @@ _DEFAULT_SIGNALS = (signal.SIGPIPE, signal.SIGHUP, signal.SIGINT, signal.SIGXFSZ
 
 
 class Order:
-    """What to start. `log` is an open O_APPEND descriptor; `uid` 0 keeps the agent's own user."""
+    """What to start. `log` is an open O_APPEND descriptor; `uid` 0 keeps the agent's own user; `filter` is a
+    descriptor that is handed over as number FILTER_FD (-1: none)."""
 
-    __slots__ = ("argv", "cwd", "env", "log", "uid")
+    __slots__ = ("argv", "cwd", "env", "filter", "log", "uid")
 
     def __init__(self, argv: list[str], env: dict[str, str], cwd: str, log: int, uid: int) -> None:
         self.argv = argv
@@ -34,6 +36,7 @@ class Order:
         self.cwd = cwd
         self.log = log
         self.uid = uid
+        self.filter = -1
 
 
 class Failed(OSError):
@@ -93,7 +96,9 @@ class Grouped:
                 os.write(membership, b"0")
 
     def _spawn(self, order: Order) -> int:
-        streams = ((self._null, 0), (order.log, 1), (order.log, 2))
+        streams = [(self._null, 0), (order.log, 1), (order.log, 2)]
+        if order.filter >= 0:
+            streams.append((order.filter, FILTER_FD))
         return os.posix_spawn(
             _program(order),
             order.argv,
@@ -148,6 +153,8 @@ def enter(order: Order, report: int) -> NoReturn:
         os.dup2(null, 0)
         os.dup2(order.log, 1)
         os.dup2(order.log, 2)
+        if order.filter >= 0:
+            os.dup2(order.filter, FILTER_FD)
         os.umask(0o022)
         step = f"become uid {order.uid}"
         if order.uid:
@@ -171,7 +178,7 @@ def _shepherd(order: Order, writer: int, agent: int) -> None:
     """In the child, which stays: run the task, reap all below it, leave when nothing is left."""
     os.setsid()
     linux.become_subreaper()
-    wake_reader = _only_signals(keep=(writer, order.log))
+    wake_reader = _only_signals(keep={writer, order.log, order.filter} - {-1})
     linux.signal_on_parent_death(signal.SIGTERM)
     main = os.fork()
     if main == 0:
@@ -192,7 +199,7 @@ def _shepherd(order: Order, writer: int, agent: int) -> None:
         killing = _told_to_kill(wake_reader) or killing
 
 
-def _only_signals(keep: tuple[int, ...]) -> int:
+def _only_signals(keep: set[int]) -> int:
     """Drops every descriptor of the agent's (its lock and socket above all) and turns signals into bytes."""
     lowest = 3
     for fd in sorted(keep):

@@ -13,8 +13,8 @@ import signal
 import time
 from collections import OrderedDict
 
-from tidemill.agent import spawn
-from tidemill.agent.files import open_beneath
+from tidemill.agent import boxed, spawn
+from tidemill.agent.files import open_beneath, tail_beneath
 from tidemill.agent.journal import Journal, TaskId
 from tidemill.sandbox import cgroups, disk, processes
 
@@ -37,9 +37,9 @@ class Refused(Exception):
 class Place:
     """What every task of this node is given. `work` is a descriptor of the work directory `work_path`;
     `marker` the prefix of its processes' marker ("<home id>/<node id>/"); `uid` 0 keeps the agent's own
-    user."""
+    user; `box` its sandbox."""
 
-    __slots__ = ("groups", "marker", "memory", "node_id", "uid", "work", "work_path")
+    __slots__ = ("box", "groups", "marker", "memory", "node_id", "uid", "work", "work_path")
 
     def __init__(
         self,
@@ -50,7 +50,9 @@ class Place:
         groups: cgroups.Groups,
         uid: int,
         memory: int,
+        box: boxed.Box,
     ) -> None:
+        self.box = box
         self.node_id = node_id
         self.marker = marker
         self.work = work
@@ -67,6 +69,7 @@ class Task:
         self.attempt = attempt
         self.rank = rank
         self.epoch = epoch
+        self.log = ""  # its path
         self.grace = grace  # seconds from TERM to KILL
         self.state = "running"  # "running" | "ending" (main process gone, others not yet) | "exited"
         self.marker = ""
@@ -129,12 +132,14 @@ class Tasks:
         """Checks the task, opens its log and puts the intent on disk. Returns it and the log's descriptor."""
         if not spec["argv"]:
             raise Refused("invalid", "argv is empty: there is nothing to run")
-        if spec.get("rootfs"):
-            raise Refused("invalid", f"this node has no sandbox, so it cannot run in {spec['rootfs']}")
+        if spec.get("rootfs") and not self._place.box.made:
+            why = self._place.box.why_not
+            raise Refused("invalid", f"this node has no sandbox, so it runs nothing in an image: {why}")
         log = self._open_log(spec["log_path"])
         task = Task(
             str(spec["attempt"]), int(spec["rank"]), int(spec["epoch"]), grace=float(spec["term_grace_s"])
         )
+        task.log = str(spec["log_path"])
         task.marker = f"{self._place.marker}{task.attempt}/{task.rank}"
         record = {"attempt": task.attempt, "rank": task.rank, "epoch": task.epoch, "at": _wall()}
         try:
@@ -154,9 +159,11 @@ class Tasks:
         task.alone = not others
         for other in others:
             other.alone = False
+        order = spawn.Order(spec["argv"], environ, spec["cwd"], log, self._place.uid)
         try:
             join = self._make_group(task)
-            order = spawn.Order(spec["argv"], environ, spec["cwd"], log, self._place.uid)
+            if self._place.box.made:
+                self._place.box.put(order, f"{self._place.work_path}/{task.attempt}", spec)
             spawned = self._spawner.start(order, join) if self._spawner else spawn.shepherded(order)
         except OSError as error:
             what = str(error) if isinstance(error, spawn.Failed) else f"could not start a process: {error}"
@@ -166,7 +173,9 @@ class Tasks:
             self._finish(task)
             return
         finally:
-            os.close(log)
+            for fd in (log, order.filter):
+                if fd >= 0:
+                    os.close(fd)
         task.pid, task.pipe = spawned.pid, spawned.pipe
         task.main = task.pid if task.group else self._shepherd_says(task)
         if spec["timeout_s"] is not None:
@@ -266,7 +275,10 @@ class Tasks:
 
     def _terminate(self, task: Task) -> None:
         task.kill_at = _boot() + task.grace
-        if task.group:
+        if self._place.box.made:
+            inside = cgroups.processes(task.group) if task.group else processes.descendants(task.main)
+            boxed.terminate(inside, task.main)
+        elif task.group:
             cgroups.signal_all(task.group, signal.SIGTERM)
         elif task.main:
             with contextlib.suppress(ProcessLookupError):
@@ -316,6 +328,9 @@ class Tasks:
         self._listen(task)
         exit_code, number = _decode(task.status)
         failure = next((ln[7:] for ln in task.told.splitlines() if ln.startswith("failed ")), "")
+        if self._place.box.made:
+            failure = failure or (exit_code == 1 and self._sandbox_failure(task)) or ""
+            exit_code, number = boxed.decode(exit_code, number)
         if failure:
             task.reason, task.message = "spawn_failed", failure
         elif task.reason == "":
@@ -356,6 +371,10 @@ class Tasks:
         self._push(event)
 
     # --- pieces
+
+    def _sandbox_failure(self, task: Task) -> str:
+        path = task.log[len(self._place.work_path) + 1 :]
+        return boxed.failure(tail_beneath(self._place.work, path, boxed.TAIL))
 
     def _open_log(self, path: str) -> int:
         root = self._place.work_path

@@ -107,7 +107,7 @@ def attempt_end(ranks: Mapping[int, RankEnd], stop_reason: str, log_tail: str = 
             Outcome.FAILED,
             "KilledBySignal",
             f"{where}The command was killed by {_signal_name(end.signal)}, "
-            "sent by something outside Tidemill." + _tail(log_tail),
+            "which Tidemill did not send." + _tail(log_tail),
             end.exit_code,
             end.signal,
         )

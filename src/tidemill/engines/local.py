@@ -34,6 +34,7 @@ from tidemill.engines.base import (
     Unreachable,
 )
 from tidemill.engines.gpus import GpuInventory, NvmlGpus
+from tidemill.engines.isolation import Isolation
 from tidemill.engines.link import AgentLink, connect
 from tidemill.engines.nodedir import NodeDir
 from tidemill.sandbox import cgroups as groups
@@ -70,8 +71,8 @@ class _Node:
 class LocalEngine:
     """See `engines.base.Engine`. `binds` are paths that a job's own uid must be able to read although a
     folder above them is closed (environments, the Python they were made from, the CA bundle).
-    `own_uids=False` keeps the server's user for jobs, `cgroups=False` makes no groups: both are reported
-    as not enforced."""
+    `own_uids=False` keeps the server's user for jobs, `cgroups=False` makes no groups, `isolation="plain"`
+    no sandbox: each is reported as not enforced."""
 
     name = "local"
 
@@ -85,6 +86,7 @@ class LocalEngine:
         binds: Sequence[Path] = (),
         own_uids: bool = True,
         cgroups: bool = True,
+        isolation: str = "auto",
         python: str = sys.executable,
         look_s: float = 30.0,
     ) -> None:
@@ -103,6 +105,8 @@ class LocalEngine:
         self._binds = [str(b.absolute()) for b in binds]
         self._own_uids = own_uids
         self._use_groups = cgroups
+        uid = nodedir.free_uid(self._home_id, set()) if own_uids and os.geteuid() == 0 else 0
+        self._isolation = Isolation(isolation, uid)
         self._python = python
         self._look_s = look_s
         self._nodes: dict[str, _Node] = {}
@@ -122,13 +126,14 @@ class LocalEngine:
     # --- nodes
 
     async def open_node(self, spec: NodeSpec) -> None:
-        host = await self.capacity()
+        host, sandbox = await self.capacity(), await self._isolation.sandbox()
         known = self._find(spec.node_id)
         if known is None:
             if not _NODE_ID.match(spec.node_id):
                 raise InvalidTask(f"node id {spec.node_id!r} is not valid: letters, digits, - _ and . only")
             directory = NodeDir(spec.node_id, self._root / spec.node_id)
-            node = self._nodes[spec.node_id] = _Node(directory, self._config(spec, host))
+            config = {**self._config(spec, host), "sandbox": sandbox}
+            node = self._nodes[spec.node_id] = _Node(directory, config)
             try:
                 node.dir.make(node.config)
             except OSError as error:
@@ -196,6 +201,7 @@ class LocalEngine:
             kind=task.kind,
             rootfs=task.rootfs,
             read_only=list(task.read_only),
+            devices=self._gpus.devices(task.gpu_ids),
         )
 
     async def stop(self, node_id: str, task: TaskKey, epoch: int, reason: str) -> None:

@@ -51,6 +51,26 @@ def children(parent: int) -> list[int]:
     return found
 
 
+def descendants(parent: int) -> list[int]:
+    """Live processes below one, from its children on."""
+    found: list[int] = []
+    level = children(parent)
+    while level:
+        found += level
+        level = [pid for above in level for pid in children(above)]
+    return found
+
+
+def is_init(pid: int) -> bool:
+    """Whether it is the first process of a PID namespace below ours."""
+    try:
+        with open(f"/proc/{pid}/status") as file:
+            numbers = next(line for line in file if line.startswith("NSpid:")).split()[1:]
+    except (OSError, StopIteration):
+        return True  # gone: nothing that a signal would reach
+    return len(numbers) > 1 and numbers[-1] == "1"
+
+
 def kill(pids: list[int], number: int = signal.SIGKILL) -> None:
     for pid in pids:
         try:

@@ -14,10 +14,13 @@ from pathlib import Path
 
 import pytest
 
+from pidspace import host_pids
 from tidemill.domain.model import Vector
+from tidemill.engines import nodedir
 from tidemill.engines.base import Engine, EngineEvent, NodeSpec, TaskKey, TaskSpec
 from tidemill.engines.fake import Plan
 from tidemill.engines.local import LocalEngine
+from tidemill.sandbox import processes
 
 
 class RealClock:
@@ -85,6 +88,7 @@ class Harness:
     async def spec(self, attempt: str, script: str, node_id: str = "n-1", **more: object) -> TaskSpec:
         work = await self.engine.prepare_dir(node_id, attempt)
         argv = ("/bin/bash", "-c", script)
+        more.setdefault("read_only", (sys.base_prefix, str(self.home / "envs")))
         return TaskSpec(attempt, 1, 0, argv, {}, work, f"{work}/log.txt", **more)  # pyright: ignore
 
     async def run(self, attempt: str, script: str, node_id: str = "n-1", **more: object) -> EngineEvent:
@@ -93,6 +97,13 @@ class Harness:
 
     async def log(self, attempt: str, node_id: str = "n-1") -> str:
         return (await self.engine.read_log(node_id, attempt, "log.txt", 0, 1 << 26)).decode()
+
+    def host_pids(self, attempt: str, inner: list[int], node_id: str = "n-1") -> list[int]:
+        """Pids as this test sees them of processes that the job of `attempt` knows as `inner`."""
+        marker = processes.marker(nodedir.home_id(self.home), node_id, f"{attempt}/0")
+        spaces = {os.readlink(f"/proc/{pid}/ns/pid") for pid in processes.marked(marker)}
+        spaces -= {os.readlink("/proc/self/ns/pid")}
+        return host_pids(inner, spaces) if spaces else inner
 
     async def restart(self) -> None:
         """The server goes and another comes: a new engine on the same home."""

@@ -50,7 +50,7 @@ async def test_stop_ends_a_tree_that_ignores_term_within_its_grace(local: Harnes
     await local.open()
     spec = await local.spec("a.1", ESCAPES + "; while true; do sleep 1; done", term_grace_s=0.3)
     await local.engine.start("n-1", spec)
-    pids = await pids_in(f"{spec.cwd}/pids", 4)
+    pids = local.host_pids("a.1", await pids_in(f"{spec.cwd}/pids", 4))
     before = time.monotonic()
     await local.engine.stop("n-1", KEY, 1, "canceled")
     event = await local.events.exited("a.1")
@@ -61,10 +61,11 @@ async def test_stop_ends_a_tree_that_ignores_term_within_its_grace(local: Harnes
 
 async def test_what_escapes_is_gone_before_the_exit_is_told(local: Harness) -> None:
     await local.open()
-    event = await local.run("a.1", ESCAPES + "; until [ $(wc -l < pids) -ge 4 ]; do :; done; exit 5")
-    with open(f"{local.engine.work_dir('n-1', 'a.1')}/pids") as file:
-        pids = [int(p) for p in file.read().split()]
-    assert len(pids) == 4
+    spec = await local.spec("a.1", ESCAPES + "; until [ -e go ]; do :; done; exit 5")
+    await local.engine.start("n-1", spec)
+    pids = local.host_pids("a.1", await pids_in(f"{spec.cwd}/pids", 4))
+    Path(spec.cwd, "go").touch()
+    event = await local.events.exited("a.1")
     assert not [p for p in pids if alive(p)]
     assert event.exit_code == 5
 
@@ -146,7 +147,7 @@ async def test_a_dead_agent_is_a_lost_node_and_closing_proves_its_work_gone(loca
     await local.run("done.1", "exit 3")
     spec = await local.spec("a.1", ESCAPES + "; sleep 600")
     await local.engine.start("n-1", spec)
-    pids = await pids_in(f"{spec.cwd}/pids", 4)
+    pids = local.host_pids("a.1", await pids_in(f"{spec.cwd}/pids", 4))
     local.events.seen.clear()
     os.kill(local.agent_pid(), signal.SIGKILL)
     lost = await local.events.kind("node_lost")
@@ -170,7 +171,7 @@ async def test_an_agent_that_died_with_its_server_is_found_lost(local: Harness) 
     ready = await local.open()
     spec = await local.spec("a.1", "echo $$ > pids; sleep 600")
     await local.engine.start("n-1", spec)
-    pids = await pids_in(f"{spec.cwd}/pids", 1)
+    pids = local.host_pids("a.1", await pids_in(f"{spec.cwd}/pids", 1))
     await local.engine.detach()
     os.kill(local.agent_pid(), signal.SIGKILL)
     await local.restart()
@@ -191,7 +192,7 @@ async def test_an_agent_that_hangs_is_closed_all_the_same(
     await local.open()
     spec = await local.spec("a.1", "echo $$ > pids; sleep 600")
     await local.engine.start("n-1", spec)
-    pids = await pids_in(f"{spec.cwd}/pids", 1)
+    pids = local.host_pids("a.1", await pids_in(f"{spec.cwd}/pids", 1))
     agent = local.agent_pid()
     os.kill(agent, signal.SIGSTOP)
     await local.engine.close_node("n-1")
@@ -216,8 +217,9 @@ async def test_two_hundred_tasks_leave_nothing_behind(local: Harness) -> None:
     spec = await local.spec("a.1", "true")
     times: list[float] = []
     for i in range(200):
+        cwd = await local.engine.prepare_dir("n-1", f"t.{i}")
         before = time.perf_counter()
-        await local.engine.start("n-1", replace(spec, attempt_id=f"t.{i}", argv=("/bin/true",)))
+        await local.engine.start("n-1", replace(spec, attempt_id=f"t.{i}", argv=("/bin/true",), cwd=cwd))
         assert (await local.events.exited(f"t.{i}")).exit_code == 0
         times.append((time.perf_counter() - before) * 1e3)
         await local.engine.forget("n-1", TaskKey(f"t.{i}", 0))
@@ -303,7 +305,7 @@ async def test_without_groups_and_uids_everything_is_still_proved_gone(
     """The plain tier: a reaper stands in for the control groups (switched off here)."""
     await local.engine.detach()
     await local.events.close()
-    engine = LocalEngine(local.home, clock=RealClock(), own_uids=False, cgroups=False)
+    engine = LocalEngine(local.home, clock=RealClock(), own_uids=False, cgroups=False, isolation="plain")
     local.engine, local.events = engine, type(local.events)(engine)
     ready = await local.open()
     assert not ready.limits["cpu"].enforced
@@ -352,12 +354,13 @@ async def test_what_is_enforced_is_in_the_kernel(local: Harness) -> None:
     await local.engine.resize("n-1", Vector(500, 100 << 20))
     assert _limits_in(groups) == (500, 100 << 20)
     assert (await local.engine.held())[0].granted == Vector(500, 100 << 20)
-    spec = await local.spec("a.1", "cat /proc/self/cgroup; id -u; grep NoNewPrivs /proc/self/status")
+    spec = await local.spec("a.1", "echo $$ > pids; grep NoNewPrivs /proc/self/status; sleep 600")
     await local.engine.start("n-1", spec)
+    (job,) = local.host_pids("a.1", await pids_in(f"{spec.cwd}/pids", 1))
+    assert os.path.basename(groups["cpu"]) in Path(f"/proc/{job}/cgroup").read_text()
+    await local.engine.stop("n-1", KEY, 1, "seen")
     await local.events.exited("a.1")
-    log = await local.log("a.1")
-    assert os.path.basename(groups["cpu"]) in log
-    assert "NoNewPrivs:\t1" in log
+    assert "NoNewPrivs:\t1" in await local.log("a.1")
     await local.engine.close_node("n-1")
     await local.events.kind("node_closed")
     assert not [g for g in groups.values() if os.path.exists(g)]
@@ -378,7 +381,7 @@ async def test_more_memory_than_the_node_has_is_told_as_such(local: Harness) -> 
     await local.open(memory=64 << 20)
     eat = "python3 -c 'x = bytearray(300 << 20); print(len(x))'"
     event = await local.run("a.1", f"{eat}; exit $?")
-    assert (event.reason, event.exit_code) == ("oom", 137)
+    assert (event.reason, event.signal) == ("oom", 9)  # the shell's 137
     assert "67108864 bytes" in event.message
     assert event.peak_memory is not None
     assert 32 << 20 < event.peak_memory <= 64 << 20
@@ -502,9 +505,10 @@ async def test_an_agent_whose_home_is_deleted_ends_with_all_it_runs(tmp_path) ->
     harness = Harness(engine, lambda: engine, home)
     await harness.open()
     agent = harness.agent_pid()
-    spec = await harness.spec("a.1", "echo $$ > pid; trap '' TERM; sleep 600 & wait; sleep 600")
+    script = "echo $$ > pid; trap '' TERM; sleep 600 & wait; sleep 600"
+    spec = await harness.spec("a.1", script, read_only=())
     await engine.start("n-1", spec)
-    (job,) = await pids_in(f"{spec.cwd}/pid", 1)
+    (job,) = harness.host_pids("a.1", await pids_in(f"{spec.cwd}/pid", 1))
     subprocess.run(["rm", "-rf", home], stderr=subprocess.DEVNULL)  # a work disk is busy until the agent ends
     deadline = time.monotonic() + 20
     while alive(job) or alive(agent):

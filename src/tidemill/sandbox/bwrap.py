@@ -1,0 +1,175 @@
+"""From a task to the bubblewrap command line that runs it: an explicit, minimal view of the files.
+
+What a job sees: /usr and its links, a small /etc (`sandbox.etc`), new /proc, /dev and /tmp, its own
+directory, and what it was given to read; or, in place of the first two, the root of an unpacked image.
+Namespaces of its own for users, processes, IPC and host name; no capability; no new privileges; `seccomp`.
+
+Two things bubblewrap does not do: the init of the job's PID namespace is hidden (an empty folder lies over
+/proc/1, since /proc/1/mem would let a job write into it), and the filter refuses to trace it.
+"""
+
+from __future__ import annotations
+
+import os
+
+from tidemill.sandbox import etc
+
+FILTER_FD = 3  # where the seccomp program is handed over
+_NAMESPACES = (
+    "--unshare-user",
+    "--unshare-pid",
+    "--unshare-ipc",
+    "--unshare-uts",
+    "--unshare-cgroup-try",
+    "--cap-drop",
+    "ALL",
+    "--new-session",
+    "--die-with-parent",
+)
+_OWN = ("proc", "dev", "tmp", "sys", "run", "boot", "lost+found")  # of an image: never shown
+_TREE = ("bin", "lib", "lib64", "include", "share")  # of a Python, where its prefix holds more than itself
+_GPU_CONTROL = ("/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools", "/dev/nvidia-modeset")
+
+
+class Job:
+    """What one task is shown. `directory` is its own, writable; `read_only` paths are bound at the same
+    place, those below `directory` over it; `rootfs` "" is the host's minimal view; `devices` are files in
+    /dev."""
+
+    __slots__ = ("cwd", "devices", "directory", "read_only", "rootfs")
+
+    def __init__(
+        self,
+        directory: str,
+        cwd: str,
+        rootfs: str = "",
+        read_only: list[str] | None = None,
+        devices: list[str] | None = None,
+    ) -> None:
+        self.directory = directory
+        self.cwd = cwd
+        self.rootfs = rootfs
+        self.read_only = read_only or []
+        self.devices = devices or []
+
+
+class Sandbox:
+    """One node's: `program` is bubblewrap, `options` those of its options that not every version has, `etc`
+    the folder that `sandbox.etc` made, `hostname` what the job is told."""
+
+    __slots__ = ("_etc", "_host", "_start")
+
+    def __init__(self, program: str, options: list[str], etc_folder: str, hostname: str) -> None:
+        self._start = [program, *_NAMESPACES, *options, "--hostname", hostname[:64]]
+        self._start += ["--seccomp", str(FILTER_FD)]
+        self._etc = etc_folder
+        self._host = _host_root() + self._etc_over()
+
+    def command(self, argv: list[str], job: Job) -> list[str]:
+        """`argv` inside the sandbox. Its environment is handed over as it is, so it shows in no argument."""
+        root = _image_root(job, self._etc) if job.rootfs else self._host
+        return [
+            *self._start,
+            *root,
+            *_FRESH,
+            *_devices(job.devices),
+            *_files(job),
+            *_END,
+            job.cwd,
+            "--",
+            *argv,
+        ]
+
+    def _etc_over(self) -> list[str]:
+        made = ["--ro-bind", self._etc, "/etc"]
+        for name in etc.folders():
+            made += ["--ro-bind", f"/etc/{name}", f"/etc/{name}"]
+        return made
+
+
+_FRESH = (
+    "--proc",
+    "/proc",
+    "--tmpfs",
+    "/proc/1",
+    "--remount-ro",
+    "/proc/1",
+    "--dev",
+    "/dev",
+    "--tmpfs",
+    "/tmp",
+)
+_END = ("--remount-ro", "/", "--chdir")
+
+
+def _host_root() -> list[str]:
+    made = ["--ro-bind", "/usr", "/usr"]
+    for name in ("bin", "sbin", "lib", "lib32", "lib64", "libx32"):
+        made += _shown(f"/{name}", f"/{name}")
+    return [*made, "--dir", "/var", "--symlink", "/tmp", "/var/tmp"]
+
+
+def _shown(source: str, target: str) -> list[str]:
+    """A link as a link, a folder or file read-only, nothing as nothing."""
+    if os.path.islink(source):
+        return ["--symlink", os.readlink(source), target]
+    return ["--ro-bind", source, target] if os.path.exists(source) else []
+
+
+def _image_root(job: Job, etc_folder: str) -> list[str]:
+    """The image's top level, entry by entry; folders that something is to be bound into are opened further,
+    because a mount point can be made on none of what is read-only."""
+    wanted = [job.directory, *job.read_only]
+    made = _opened(job.rootfs, "", [path for path in wanted if not path.startswith(job.rootfs)], _OWN)
+    for name in ("hosts", "resolv.conf", "hostname"):
+        place = f"{job.rootfs}/etc/{name}"
+        if os.path.isfile(place) and not os.path.islink(place) and os.path.isfile(f"{etc_folder}/{name}"):
+            made += ["--ro-bind", f"{etc_folder}/{name}", f"/etc/{name}"]
+    if os.path.isdir(f"{job.rootfs}/var/tmp"):
+        made += ["--tmpfs", "/var/tmp"]
+    return [*made, "--dir", "/run"]
+
+
+def _opened(rootfs: str, folder: str, wanted: list[str], but: tuple[str, ...] = ()) -> list[str]:
+    made: list[str] = []
+    for name in sorted(os.listdir(f"{rootfs}{folder}")):
+        here = f"{folder}/{name}"
+        source = f"{rootfs}{here}"
+        if name in but:
+            continue
+        inside = [path for path in wanted if path.startswith(f"{here}/")]
+        if inside and os.path.isdir(source) and not os.path.islink(source):
+            made += ["--dir", here, *_opened(rootfs, here, inside)]
+        elif here not in wanted:
+            made += _shown(source, here)
+    return made
+
+
+def _devices(devices: list[str]) -> list[str]:
+    made: list[str] = []
+    for path in [*devices, *(p for p in _GPU_CONTROL if devices and os.path.exists(p))]:
+        made += ["--dev-bind", path, path]
+    return made
+
+
+def _files(job: Job) -> list[str]:
+    """Its own directory, and what it may read; outer ones first, so that none hides another."""
+    below = f"{job.directory}/"
+    reads = {path for given in job.read_only for path in _narrow(os.path.normpath(given), job.directory)}
+    hidden = () if job.rootfs else ("/usr/",)
+    outside = [p for p in reads if not p.startswith(below) and not p.startswith(hidden) and p != "/usr"]
+    made: list[str] = []
+    for path in sorted(outside, key=lambda p: (p.count("/"), p)):
+        made += ["--ro-bind-try", path, path]
+    made += ["--bind", job.directory, job.directory]
+    for path in sorted(path for path in reads if path.startswith(below)):
+        made += ["--ro-bind-try", path, path]
+    return made
+
+
+def _narrow(path: str, directory: str) -> list[str]:
+    """A tree that the job's own directory lies in would show it the whole home: of such a tree, only what a
+    Python needs."""
+    if not f"{directory}/".startswith(f"{path.rstrip('/')}/"):
+        return [path]
+    return [f"{path.rstrip('/')}/{name}" for name in _TREE]
