@@ -28,6 +28,8 @@ _NAMESPACES = (
 )
 _OWN = ("proc", "dev", "tmp", "sys", "run", "boot", "lost+found")  # of an image: never shown
 _TREE = ("bin", "lib", "lib64", "include", "share")  # of a Python, where its prefix holds more than itself
+_SYSTEM = "/sys/devices/system"  # how many processors and memory nodes: MPI and BLAS libraries look there
+_GPU_SYSTEM = ("/sys/devices", "/sys/bus/pci", "/sys/module/nvidia")
 _GPU_CONTROL = ("/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools", "/dev/nvidia-modeset")
 
 
@@ -88,16 +90,8 @@ class Sandbox:
 
 
 _FRESH = (
-    "--proc",
-    "/proc",
-    "--tmpfs",
-    "/proc/1",
-    "--remount-ro",
-    "/proc/1",
-    "--dev",
-    "/dev",
-    "--tmpfs",
-    "/tmp",
+    *("--proc", "/proc", "--tmpfs", "/proc/1", "--remount-ro", "/proc/1"),
+    *("--dev", "/dev", "--tmpfs", "/tmp", "--ro-bind", _SYSTEM, _SYSTEM),
 )
 _END = ("--remount-ro", "/", "--chdir")
 
@@ -147,6 +141,8 @@ def _opened(rootfs: str, folder: str, wanted: list[str], but: tuple[str, ...] = 
 
 def _devices(devices: list[str]) -> list[str]:
     made: list[str] = []
+    for path in _GPU_SYSTEM if devices else ():
+        made += ["--ro-bind-try", path, path]
     for path in [*devices, *(p for p in _GPU_CONTROL if devices and os.path.exists(p))]:
         made += ["--dev-bind", path, path]
     return made

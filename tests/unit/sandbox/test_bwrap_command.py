@@ -22,7 +22,7 @@ def mounts(words: list[str]) -> list[tuple[str, str, str]]:
 def test_nothing_is_shown_but_what_is_listed() -> None:
     words = command(bwrap.Job(WORK, f"{WORK}/code"))
     shown = {target for _, _, target in mounts(words)}
-    system = {"/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc"}
+    system = {"/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc", "/sys/devices/system"}
     assert shown <= system | {f"/etc/{name}" for name in etc.FOLDERS} | {WORK}
     assert [m for m in mounts(words) if m[0] == "--bind"] == [("--bind", WORK, WORK)]
     assert words[-5:] == [f"{WORK}/code", "--", "/bin/bash", "-c", "true"]
@@ -68,7 +68,7 @@ def test_an_image_is_opened_where_something_is_bound_into_it(tmp_path: Path) -> 
     box = bwrap.Sandbox("bwrap", [], str(made), "n-1")
     words = box.command(["/bin/sh"], bwrap.Job(WORK, WORK, str(root), ["/opt/python"]))
     targets = [target for _, _, target in mounts(words)]
-    assert targets == ["/etc", "/home/v", "/usr", "/var", "/etc/hosts", "/opt/python", WORK]
+    assert targets == ["/etc", "/home/v", "/usr", "/var", "/etc/hosts", bwrap._SYSTEM, "/opt/python", WORK]
     assert words[words.index("--symlink") : words.index("--symlink") + 3] == ["--symlink", "usr/bin", "/bin"]
     assert "/usr" not in [source for _, source, _ in mounts(words)]  # nothing of the host's
 
