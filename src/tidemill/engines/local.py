@@ -34,8 +34,8 @@ from tidemill.engines.base import (
     Unreachable,
 )
 from tidemill.engines.gpus import GpuInventory, NvmlGpus
-from tidemill.engines.isolation import Isolation
 from tidemill.engines.link import AgentLink, connect
+from tidemill.engines.nodeconfig import NodeConfigs
 from tidemill.engines.nodedir import NodeDir
 from tidemill.sandbox import cgroups as groups
 from tidemill.sandbox import processes
@@ -102,13 +102,16 @@ class LocalEngine:
         self._clock = clock
         self._capacity = capacity
         self._gpus = gpus or NvmlGpus()
-        self._binds = [str(b.absolute()) for b in binds]
-        self._own_uids = own_uids
-        self._use_groups = cgroups
-        uid = nodedir.free_uid(self._home_id, set()) if own_uids and os.geteuid() == 0 else 0
-        self._isolation = Isolation(isolation, uid)
+        self._configs = NodeConfigs(
+            self._home_id,
+            self._root,
+            binds=binds,
+            own_uids=own_uids,
+            cgroups=cgroups,
+            isolation=isolation,
+            look_s=look_s,
+        )
         self._python = python
-        self._look_s = look_s
         self._nodes: dict[str, _Node] = {}
         self._events: asyncio.Queue[EngineEvent] = asyncio.Queue()
         self._jobs: set[asyncio.Task[Any]] = set()  # keeps background work alive
@@ -126,13 +129,15 @@ class LocalEngine:
     # --- nodes
 
     async def open_node(self, spec: NodeSpec) -> None:
-        host, sandbox = await self.capacity(), await self._isolation.sandbox()
+        host, sandbox = await self.capacity(), await self._configs.sandbox()
         known = self._find(spec.node_id)
         if known is None:
             if not _NODE_ID.match(spec.node_id):
                 raise InvalidTask(f"node id {spec.node_id!r} is not valid: letters, digits, - _ and . only")
             directory = NodeDir(spec.node_id, self._root / spec.node_id)
-            config = {**self._config(spec, host), "sandbox": sandbox}
+            on_disk = [self._find(name) for name in os.listdir(self._root)]
+            taken = {n.config["uid"] for n in on_disk if n is not None}
+            config = self._configs.make(spec, host, sandbox, taken)
             node = self._nodes[spec.node_id] = _Node(directory, config)
             try:
                 node.dir.make(node.config)
@@ -457,30 +462,6 @@ class LocalEngine:
             state = "is being closed" if node.closing else opening
             raise Unreachable(f"node {node_id} {state}")
         return node, node.link
-
-    def _config(self, spec: NodeSpec, host: HostCapacity) -> dict[str, Any]:
-        uid = 0
-        if self._own_uids and os.geteuid() == 0:
-            on_disk = [self._find(name) for name in os.listdir(self._root)]
-            uid = nodedir.free_uid(self._home_id, {n.config["uid"] for n in on_disk if n is not None})
-        size, no_disk = 0, "switched off for this engine"
-        if self._own_uids:
-            size, no_disk = nodedir.disk_for(self._root, spec.disk)
-        return {
-            "version": protocol.VERSION,
-            "home_id": self._home_id,
-            "node_id": spec.node_id,
-            "group_name": nodedir.group_name(self._home_id, spec.node_id),
-            "uid": uid,
-            "cgroups": self._use_groups,
-            "look_s": self._look_s,
-            "disk": size,
-            "disk_why": no_disk,
-            "gpu_ids": list(spec.gpu_ids),
-            "host_gpus": len(host.gpu_ids),
-            "binds": [{"path": path, "writable": False} for path in self._binds],
-            **words.size(spec.granted),
-        }
 
     def _held(self, node: _Node) -> HeldNode:
         c = node.config
