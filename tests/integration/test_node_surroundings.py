@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 from jobserver import JobServer, until
+from pidspace import SAYS, said
 
 pytestmark = [
     pytest.mark.root,
@@ -36,10 +37,10 @@ def test_a_job_that_fills_its_disk_says_so_and_harms_nobody(jobs):
     fill = "fallocate -l $(df -B1 --output=avail . | tail -1) big; echo too much > more"
     jobs.submit(
         "next-door",
-        "trap go=1 USR1; echo pid $$; until [ $go ]; do sleep 0.05; done; echo on",
+        "trap go=1 USR1; " + SAYS + "; until [ $go ]; do sleep 0.05; done; echo on",
         **on(jobs, "other"),
     )
-    pid = int(jobs.until_log("next-door", "pid").split()[1])
+    pid = said(jobs.until_log("next-door", "\n"))
     jobs.submit("fills", fill, **on(jobs))
     job = jobs.wait("fills")
     assert (job["status"], job["error"]["code"]) == ("Failed", "DiskFull")
