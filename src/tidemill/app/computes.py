@@ -27,12 +27,10 @@ from tidemill.app.errors import absent
 from tidemill.app.services import Services
 from tidemill.app.workspaces import require_workspace
 from tidemill.catalog.sizes import HOST
-from tidemill.domain.admission import admit
 from tidemill.domain.errors import Conflict, InvalidRequest
 from tidemill.domain.ids import parse_workspace_id
-from tidemill.domain.jobspec import CommandJob
 from tidemill.domain.model import Caller, Event, JobState, Key, Node, NodeState, Resource, Scope, Vector
-from tidemill.domain.scheduling.types import ClusterSpec, Host, JobRequest
+from tidemill.domain.scheduling.types import ClusterSpec
 from tidemill.domain.units import human_duration, plural
 from tidemill.store.api import AlreadyExists, Read, ResourceQuery, Tx
 
@@ -325,17 +323,6 @@ def local_cluster(s: Services, workspace: Resource) -> ClusterSpec:
         deleting=workspace.state == DELETING,
         region=workspace.location,
     )
-
-
-async def check_admission(s: Services, spec: ClusterSpec, job: CommandJob, team: str) -> None:
-    """Refuses at submit what could never start (domain.admission). Raises InvalidRequest with the figures."""
-    capacity = await s.engine.capacity()
-    host = Host(capacity.total, capacity.gpu_ids, s.settings.capacity)
-    name, nodes = job.display_name, job.node_count
-    request = JobRequest("", name, spec.workspace, team, spec.uid, nodes, job.priority, submitted_at=0)
-    refusal = admit(request, spec, host)
-    if refusal is not None:
-        raise InvalidRequest(refusal.message, refusal.code, "properties.resources.instanceCount")
 
 
 def _name_of(scope: Scope, compute: str) -> str:

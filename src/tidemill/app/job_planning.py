@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from tidemill.app import computes
+from tidemill.app import admission, computes
 from tidemill.app.asset_rows import CODES, find_version
 from tidemill.app.codec import decode_object
 from tidemill.app.environments import plan_environment
 from tidemill.app.inputs import check_inputs_exist, resolve_input, resolve_output
 from tidemill.app.locations import Storage, locate
 from tidemill.app.services import Services
+from tidemill.app.teams import team_of
 from tidemill.app.workspaces import require_workspace
 from tidemill.data.uris import AssetId, AssetName, parse_uri
 from tidemill.domain.errors import InvalidRequest
@@ -22,13 +25,16 @@ from tidemill.domain.scheduling.types import ClusterSpec
 from tidemill.store.api import Read
 
 
-async def plan_job(s: Services, caller: Caller, scope: Scope, name: str, job: CommandJob) -> JobPlan:
+async def plan_job(
+    s: Services, caller: Caller, scope: Scope, name: str, job: CommandJob, tags: Mapping[str, Any]
+) -> JobPlan:
     """Raises NotFound, InvalidRequest or NotOffered with the name at fault and those that exist."""
     if job.instance_type and not job.compute_id:
         s.sizes.require(job.instance_type)
     environment = await plan_environment(s, scope, job.environment_id)
     found = await s.store.read(lambda read: _look(s, read, scope, name, job))
-    await computes.check_admission(s, found.compute, job, caller.oid)
+    team = await team_of(s, caller, tags)
+    await admission.check(s, caller, found.compute, job, team)
     _check_command(job)
     if any(item.place is not None for item in found.inputs):
         await check_inputs_exist(s, found.inputs)
@@ -40,7 +46,7 @@ async def plan_job(s: Services, caller: Caller, scope: Scope, name: str, job: Co
         code=found.code,
         inputs=found.inputs,
         outputs=found.outputs,
-        team=caller.oid,
+        team=team,
         user=caller.oid,
         account=found.account,
         artifacts=Place(found.account, "azureml", f"ExperimentRun/dcid.{name}/"),

@@ -77,7 +77,11 @@ def _summary(s: Services, row: Resource, status: JobStatus, price: costs.JobCost
 
 def waiting_sentence(s: Services, row: Resource) -> str:
     """Why it waits, in the scheduler's words; "" if it does not."""
-    wait = s.live.explain(row.uid) if row.state in (JobState.QUEUED, JobState.PROVISIONING) else None
+    wait = (
+        s.live.explain(row.uid, s.clock.now())
+        if row.state in (JobState.QUEUED, JobState.PROVISIONING)
+        else None
+    )
     return wait.sentence if wait else ""
 
 
@@ -165,7 +169,7 @@ async def why(s: Services, row: Resource) -> dict[str, Any]:
     code = events[-1].code if events else ""
     expected = None
     if state in (JobState.QUEUED, JobState.PROVISIONING):
-        wait = s.live.explain(row.uid)
+        wait = s.live.explain(row.uid, s.clock.now())
         if wait is not None:
             sentence, code, expected = wait.sentence, wait.code, wait.expected_at
     elif state is JobState.FAILED and status.progress.error is not None:

@@ -11,6 +11,7 @@ from typing import Any, cast
 from tidemill.app import computes, job_planning
 from tidemill.app.codec import decode_object, encode, job_status
 from tidemill.app.services import Services
+from tidemill.app.teams import tags_of
 from tidemill.app.transitions import stopping
 from tidemill.app.waiting import wait_set
 from tidemill.domain.errors import Conflict, Forbidden, InvalidRequest, NotFound
@@ -46,7 +47,7 @@ async def submit(
     if existing is not None:
         return _same_or_conflict(existing, digest), False
     job = read_command_job(name, properties)
-    plan = await job_planning.plan_job(s, caller, scope, name, job)
+    plan = await job_planning.plan_job(s, caller, scope, name, job, tags_of(properties))
     ready = not plan.environment.digest or s.environments.is_built(plan.environment.digest)
     now = s.clock.now()
     stored = {

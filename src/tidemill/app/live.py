@@ -7,16 +7,17 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 from tidemill.domain.model import Touched
+from tidemill.domain.scheduling.pool import PoolState
 from tidemill.domain.scheduling.types import Wait
 
 
 class Live:
-    """One per server. `attach` its `on_commit` to the store; `explainer` is set by the controllers,
+    """One per server. `attach` its `on_commit` to the store; `scheduler` is set by the controllers,
     `actions` by the server."""
 
     def __init__(self) -> None:
         self._watchers: dict[str, set[asyncio.Event]] = {}
-        self.explainer: Callable[[str], Wait | None] | None = None
+        self.scheduler: Callable[[], PoolState] | None = None
         self.actions: frozenset[str] = frozenset()  # every action that a route of this server needs
 
     def on_commit(self, touched: frozenset[Touched]) -> None:
@@ -39,5 +40,6 @@ class Live:
             if not watchers:
                 del self._watchers[uid]
 
-    def explain(self, job_uid: str) -> Wait | None:
-        return self.explainer(job_uid) if self.explainer else None
+    def explain(self, job_uid: str, now: int) -> Wait | None:
+        """Why a job waits; None if it does not."""
+        return self.scheduler().explain(job_uid, now) if self.scheduler else None

@@ -38,6 +38,8 @@ COMMANDS = {
     "activity": (_ROOM + "activity:activity", "Who did what, allowed or refused."),
     "workspace": (_ROOM + "workspace:workspace", "Workspaces."),
     "access": (_ROOM + "access:access", "People, groups, programs and their roles."),
+    "queue": (_ROOM + "quota:queue", "Jobs that wait: order, shares, reasons, expected starts."),
+    "quota": (_ROOM + "quota:quota", "Limits and shares of teams, users, workspaces and computes."),
 }
 
 EPILOG = (

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-from tidemill.app import computes, transitions
+from tidemill.app import computes, quotas, transitions
 from tidemill.app.codec import encode, job_status
 from tidemill.app.services import Services
 from tidemill.app.transitions import Moment
@@ -29,6 +29,7 @@ from tidemill.domain.plan import JobError
 from tidemill.domain.scheduling import types as sched
 from tidemill.domain.scheduling.pool import PoolState
 from tidemill.domain.scheduling.sentences import NODES_OPENING
+from tidemill.store.access import TOUCHED_PRINCIPAL
 from tidemill.store.api import Read, ResourceQuery, Tx
 
 log = logging.getLogger("tidemill.pool")
@@ -73,6 +74,7 @@ class Pool:
         self._waiting: set[str] = set()
         self._running: set[str] = set()
         self._clusters: set[str] = set()
+        self._quotas_changed = False
         self._stale = True  # what is known here must be read from the rows again
         self._task: asyncio.Task[None] | None = None
 
@@ -87,15 +89,15 @@ class Pool:
             self._computes.add(f"{computes.LOCAL}:{uid}")
         elif kind == "node":
             self._nodes.add(uid)
+        elif kind in ("resource:quotas", TOUCHED_PRINCIPAL):
+            self._quotas_changed = True
         else:
             return
         self._wake.set()
 
-    def explain(self, job_uid: str) -> sched.Wait | None:
-        """Why a job waits, now; None if it does not wait here."""
-        if job_uid not in self._waiting:
-            return None
-        return self._state.explain(job_uid, self._s.clock.now())
+    def scheduler(self) -> PoolState:
+        """To ask; it is another one after a round that failed."""
+        return self._state
 
     def size_of(self, compute_uid: str) -> Vector | None:
         """The full size of one node of a cluster."""
@@ -117,7 +119,8 @@ class Pool:
         for known in (self._jobs, self._computes, self._nodes, self._waiting, self._running, self._clusters):
             known.clear()
         self._known_nodes.clear()
-        self._state = PoolState(self._host)
+        self._quotas_changed = False
+        self._state = PoolState(self._host, quotas=await self._s.store.read(quotas.load))
         for usage in usages:
             self._state.apply(usage)
         found = await self._s.store.read(_look)
@@ -181,6 +184,9 @@ class Pool:
         if self._stale:
             await self._load()
         now = self._s.clock.now()
+        if self._quotas_changed:
+            self._quotas_changed = False
+            self._state.apply(sched.QuotasSet(await self._s.store.read(quotas.load), now))
         computes_changed, self._computes = self._computes, set()
         nodes_changed, self._nodes = self._nodes, set()
         jobs_changed, self._jobs = self._jobs, set()

@@ -18,7 +18,7 @@ from tidemill.controllers.pool import Pool
 from tidemill.controllers.watchdog import Watchdog
 from tidemill.domain.errors import OutOfSpace
 from tidemill.domain.model import Touched, Vector
-from tidemill.domain.scheduling.types import Host, Wait
+from tidemill.domain.scheduling.types import Host
 from tidemill.engines.base import EngineEvent
 
 log = logging.getLogger("tidemill.runtime")
@@ -39,10 +39,6 @@ class Runtime:
     cleaner: Cleaner
     watchdog: Watchdog
     _events: asyncio.Task[None] | None = None
-
-    def explain(self, job_uid: str) -> Wait | None:
-        """Why a job waits, now."""
-        return self.pool.explain(job_uid)
 
     async def stop(self) -> None:
         """Lets go of everything that runs, in the order that starts nothing new; closes what runs nothing."""

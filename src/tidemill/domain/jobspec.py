@@ -15,6 +15,8 @@ from typing import Any, cast
 from tidemill.domain.errors import InvalidRequest, NotOffered
 from tidemill.domain.units import parse_duration
 
+LOW, MEDIUM, HIGH = 1, 2, 3  # as the SDK writes them; none given is medium
+
 NOT_OFFERED = {
     "automl": "AutoML",
     "finetuning": "fine-tuning",
@@ -90,7 +92,7 @@ class CommandJob:
     distribution: Distribution = field(default_factory=Distribution)
     node_count: int = 1
     timeout_s: int | None = None
-    priority: int = 0
+    priority: int = MEDIUM
     instance_type: str = ""  # a VM size, of jobs without a compute
 
 
@@ -260,7 +262,7 @@ def _timeout(raw: Any) -> int | None:
 
 
 def _priority(raw: Mapping[str, Any]) -> int:
-    return _integer(raw.get("priority"), 0, "properties.queueSettings.priority", -1000, 1000)
+    return _integer(raw.get("priority"), MEDIUM, "properties.queueSettings.priority", -1000, 1000)
 
 
 def _data_type(kind: str, where: str) -> str:

@@ -22,6 +22,7 @@ TEAM, USER, WORKSPACE, COMPUTE = "team", "user", "workspace", "compute"
 KINDS = (TEAM, USER, WORKSPACE, COMPUTE)
 CORES, GPUS, NODES, JOBS = "cores", "gpus", "nodes", "jobs"
 MEASURES = (CORES, GPUS, NODES, JOBS)
+_FLAGS = {TEAM: "team", USER: "user", WORKSPACE: "workspace-name", COMPUTE: "compute"}  # of the CLI
 ANY = "*"  # each one of a kind that has no limit of its own
 
 Key = tuple[str, str, str]  # (kind, id, measure)
@@ -116,11 +117,12 @@ class Equation:
 def never_sentence(job: str, quotas: Quotas, equation: Equation) -> str:
     """Of a job that can never start under a quota. What is used is never given back: minimum nodes."""
     kind, id, measure = equation.key
+    named = quotas.names.get((kind, id)) or short(id)
     kept = " (what is used are minimum nodes of other computes)" if equation.used else ""
     return (
         f"Job {job!r} can never start: the quota of {quotas.name(kind, id)} does not allow it. "
         f"{equation.text()}{kept}. Ask for fewer nodes or a smaller size, or have the quota raised: "
-        f"tidemill quota set --{kind} {short(id)} --{_option(measure)}."
+        f"tidemill quota set --{_FLAGS[kind]} {named} --{_option(measure)}."
     )
 
 

@@ -26,6 +26,7 @@ ROUTE_MODULES = (
     "tidemill.wire.azure.deployments",
     "tidemill.wire.azure.workspaces",
     "tidemill.wire.azure.computes",
+    "tidemill.wire.azure.quotas",
     "tidemill.wire.azure.assets",
     "tidemill.wire.azure.datastores",
     "tidemill.wire.azure.connections",
@@ -38,6 +39,7 @@ ROUTE_MODULES = (
     "tidemill.wire.native.routes",
     "tidemill.wire.native.activity",
     "tidemill.wire.native.access",
+    "tidemill.wire.native.fairness",
     "tidemill.portal.routes",
 )
 

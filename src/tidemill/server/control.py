@@ -145,7 +145,7 @@ async def _start_services(
     stack.push_async_callback(cleaner.stop)
     running = await runtime.start(services)
     stack.push_async_callback(running.stop)
-    services.live.explainer = running.explain
+    services.live.scheduler = running.pool.scheduler
     return App(services, compose.routes())
 
 

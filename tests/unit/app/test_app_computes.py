@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tidemill.app import computes
+from tidemill.app import admission, computes
 from tidemill.app.codec import decode_object
 from tidemill.domain.errors import Conflict, InvalidRequest, NotFound, NotOffered
 from tidemill.domain.jobspec import CommandJob
@@ -186,7 +186,7 @@ async def test_a_gang_larger_than_the_cluster_is_refused_at_submit(services, sco
     spec = computes.cluster_of(services, row)
     job = CommandJob("true", display_name="j", node_count=3)
     with pytest.raises(InvalidRequest) as caught:
-        await computes.check_admission(services, spec, job, "team")
+        await admission.check(services, owner, spec, job, "team")
     assert "3 nodes" in caught.value.message
     assert "max_instances" in caught.value.message
-    await computes.check_admission(services, spec, replace(job, node_count=2), "team")
+    await admission.check(services, owner, spec, replace(job, node_count=2), "team")

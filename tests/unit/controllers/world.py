@@ -133,7 +133,7 @@ class World:
 
     async def start(self) -> Runtime:
         self.running = await runtime.start(self.services)
-        self.services.live.explainer = self.running.explain
+        self.services.live.scheduler = self.running.pool.scheduler
         return self.running
 
     async def stop(self) -> None:

@@ -27,7 +27,7 @@ LIMITS = (  # of every kind and measure; some forbid a job for ever, some only f
     {"team red": {"cores": 4}},
     {"user ann": {"nodes": 2, "jobs": 1}, "team *": {"jobs": 3}},
     {f"workspace {HERE}": {"cores": 8}},
-    {"compute c1": {"nodes": 2}, "user *": {"gpus": 1}},
+    {f"compute {HERE}/computes/c1-cluster": {"nodes": 2}, "user *": {"gpus": 1}},
     {f"workspace {HERE}": {"famA": 4, "jobs": 3}, "team red": {"famA": 2}},
     {"team green": {"nodes": 0}, "user bob": {"cores": 6}, f"workspace {HERE}": {"nodes": 4}},
 )

@@ -68,7 +68,7 @@ def test_the_weight_of_a_user_holds_inside_the_team() -> None:
         ("user *", {"nodes": 1}, 1, "1 used + 1 asked = 2, limit 1 node"),
         ("team team", {"famA": 6}, 3, "6 used + 2 asked = 8, limit 6 vCPU of famA"),
         ("team *", {"cores": 5}, 2, "4 used + 2 asked = 6, limit 5 cores"),
-        ("compute c1", {"jobs": 1}, 1, "1 used + 1 asked = 2, limit 1 job"),
+        (f"compute {HERE}/computes/c1-cluster", {"jobs": 1}, 1, "1 used + 1 asked = 2, limit 1 job"),
         (f"workspace {HERE}", {"jobs": 2}, 2, "2 used + 1 asked = 3, limit 2 jobs"),
     ],
 )
@@ -169,7 +169,7 @@ def test_another_workspace_s_quota_does_not_count() -> None:
 
 def test_minimum_nodes_stay_within_the_quota() -> None:
     world = World()
-    world.set_quotas(**{"compute c1": {"nodes": 2}})
+    world.set_quotas(**{f"compute {HERE}/computes/c1-cluster": {"nodes": 2}})
     world.set_cluster(cluster("c1", SMALL, 3, 3))
     world.settle()
     assert len(world.nodes) == 2
@@ -305,7 +305,7 @@ def test_measures_read_well() -> None:
 def test_sentences_name_the_group_by_its_name_and_the_fix() -> None:
     quotas = Quotas({}, names={("team", "0f3a"): "vision"})
     equation = Equation(("team", "0f3a", "standardDSv2Family"), 8000, 0, 12000)
-    assert "tidemill quota set --team 0f3a --family standardDSv2Family=N" in never_sentence(
+    assert "tidemill quota set --team vision --family standardDSv2Family=N" in never_sentence(
         "j", quotas, equation
     )
     waits = Equation(("team", "0f3a", "cores"), 8000, 2000, 4000, 4000)

@@ -35,11 +35,9 @@ def job_amounts(spec: ClusterSpec, node_count: int) -> Amounts:
 
 
 def places(spec: ClusterSpec) -> tuple[tuple[str, str], ...]:
-    return (COMPUTE, spec.uid), (WORKSPACE, workspace_id(spec))
-
-
-def workspace_id(spec: ClusterSpec) -> str:
-    return spec.workspace.arm_id.lower()
+    """By name: a compute that is made again has the quota that it had."""
+    workspace = spec.workspace.arm_id.lower()
+    return (COMPUTE, f"{workspace}/computes/{spec.name.lower()}"), (WORKSPACE, workspace)
 
 
 def user_asks(quotas: Quotas, spec: ClusterSpec, job: JobRequest) -> Asks:

@@ -144,7 +144,8 @@ def _measured(spec: ClusterSpec, nodes: int, jobs: int) -> dict[str, int]:
 
 
 def of_place(spec: ClusterSpec, nodes: int, jobs: int) -> list[tuple[Key, int]]:
-    subjects = ((COMPUTE, spec.uid), (WORKSPACE, spec.workspace.arm_id.lower()))
+    workspace = spec.workspace.arm_id.lower()
+    subjects = ((COMPUTE, f"{workspace}/computes/{spec.name.lower()}"), (WORKSPACE, workspace))
     parts = _measured(spec, nodes, jobs)
     return [((kind, id, measure), part) for kind, id in subjects for measure, part in parts.items()]
 

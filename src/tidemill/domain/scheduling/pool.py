@@ -13,8 +13,8 @@ from collections.abc import Iterable, Mapping
 from tidemill.domain import autoscale
 from tidemill.domain.admission import NOTHING
 from tidemill.domain.model import NodeState, Vector
-from tidemill.domain.quota import ANY, NO_QUOTAS, Equation, Quotas, waits_sentence
-from tidemill.domain.scheduling import planner
+from tidemill.domain.quota import ANY, NO_QUOTAS, Equation, Key, Quotas, waits_sentence
+from tidemill.domain.scheduling import planner, views
 from tidemill.domain.scheduling import sentences as words
 from tidemill.domain.scheduling.allowance import (
     Allowance,
@@ -390,6 +390,24 @@ class PoolState:
         return max(now, min(times)) if times else None
 
     # ------------------------------------------------------------ views
+
+    def queue(self, cluster_uid: str, now: int, limit: int, estimate: views.Estimate) -> list[views.Waiting]:
+        """The jobs that wait for a cluster, in the order that holds now."""
+        state = self._track.clusters.get(cluster_uid)
+        return views.queue(self._track, state, now, limit, estimate) if state else []
+
+    def clusters(self) -> tuple[ClusterSpec, ...]:
+        return tuple(state.spec for state in self._track.clusters.values() if state.spec)
+
+    def equations(self, spec: ClusterSpec, job: JobRequest) -> list[Equation]:
+        """Every quota that holds for a job, waiting or only thought of, against what is used now."""
+        return views.equations(self._track, spec, job)
+
+    def holders(self, key: Key) -> list[views.Holder]:
+        return views.holders(self._track, key)
+
+    def used(self, keys: Iterable[Key]) -> dict[Key, int]:
+        return views.used(self._track, keys)
 
     def waiting(self, cluster_uid: str) -> int:
         """Jobs that wait for this cluster."""

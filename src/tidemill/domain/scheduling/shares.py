@@ -1,7 +1,7 @@
 """Fair share between teams and between the users of a team: weighted dominant share with exponential decay.
 
-A share is what the team (the user) holds now plus its decayed mean of what it held (half-life), divided by its
-weight.
+A share is what the team (the user) holds now plus its decayed mean of what it held (half-life), divided by
+its weight.
 Rates are integers (parts per billion of the host), so that releasing takes back exactly what assigning added.
 """
 

@@ -33,11 +33,6 @@ WORDS = {
     NodeState.LOST: "unusable",
 }
 COUNTED = ("idle", "leaving", "preempted", "preparing", "running", "unusable")
-USAGE_NAMES = {
-    "Cores": ("Total Dedicated vCPUs", "vCPUs of this host"),
-    "Gpus": ("Total GPUs", "GPUs of this host"),
-    "Clusters": ("Clusters", "Compute clusters"),
-}
 
 
 def routes() -> list[Route]:
@@ -50,7 +45,6 @@ def routes() -> list[Route]:
         Route("DELETE", one, f"{ACTION}/delete", delete_compute),
         Route("POST", one + "/listNodes", f"{ACTION}/listNodes/action", list_nodes),
         Route("GET", LOCATION + "/vmSizes", f"{PROVIDER}/locations/vmsizes/read", list_sizes),
-        Route("GET", LOCATION + "/usages", f"{PROVIDER}/locations/usages/read", list_usages),
     ]
 
 
@@ -171,27 +165,3 @@ def _size(size: VmSize) -> dict[str, Any]:
         "premiumIO": size.premium_io,
         "supportedComputeTypes": ["AmlCompute"],
     }
-
-
-async def list_usages(ctx: Context) -> Response:
-    base = f"{ctx.scope.arm_id}/providers/{PROVIDER}/locations/{ctx.params['loc']}/usages"
-    found = await computes.usages(ctx.services)
-    return json_response(
-        {
-            "value": [
-                {
-                    "id": f"{base}/{usage.unit.lower()}",
-                    "amlWorkspaceLocation": ctx.params["loc"],
-                    "type": f"{PROVIDER}/usages",
-                    "unit": "Count",
-                    "currentValue": usage.current,
-                    "limit": usage.limit,
-                    "name": {
-                        "value": USAGE_NAMES[usage.unit][0],
-                        "localizedValue": USAGE_NAMES[usage.unit][1],
-                    },
-                }
-                for usage in found
-            ]
-        }
-    )
