@@ -32,12 +32,14 @@ TITLES = {
     "tidemill.wire.azure.datastores": "Datastores",
     "tidemill.wire.azure.connections": "Connections",
     "tidemill.wire.azure.jobs": "Jobs",
+    "tidemill.wire.azure.keyvault": "Key Vault: a workspace's secrets",
     "tidemill.wire.azure.insights": "Activity log",
     "tidemill.wire.azure.history": "Run history and artifacts",
     "tidemill.wire.mlflow.routes": "MLflow",
     "tidemill.wire.native.routes": "Native API",
     "tidemill.wire.native.activity": "Native API: activity log",
     "tidemill.wire.native.access": "Access",
+    "tidemill.wire.native.secrets": "Native API: secrets",
     "tidemill.portal.routes": "Portal",
 }
 HEAD = f"""# REST routes

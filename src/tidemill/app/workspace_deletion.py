@@ -28,6 +28,8 @@ CHILD_TYPES = (
     "components/versions",
     "components",
     "connections",
+    "secrets/versions",
+    "secrets",
     "experiments",
     "schedules",
     "pendingUploads",

@@ -35,6 +35,7 @@ COMMANDS = {
     "data": (_ROOM + "assets:data", "Data assets and their versions."),
     "model": (_ROOM + "assets:model", "Models and their versions."),
     "datastore": (_ROOM + "datastore:datastore", "Where data lies."),
+    "secret": (_ROOM + "secret:secret", "Values for jobs that nobody sees."),
     "activity": (_ROOM + "activity:activity", "Who did what, allowed or refused."),
     "workspace": (_ROOM + "workspace:workspace", "Workspaces."),
     "access": (_ROOM + "access:access", "People, groups, programs and their roles."),

@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
-from tidemill.app import transitions
+from tidemill.app import secretstore, transitions
 from tidemill.app.codec import job_status
 from tidemill.app.output_assets import register_outputs
 from tidemill.app.services import Services
@@ -246,7 +246,8 @@ class Attempts:
         if live.attempt.stop_requested_at is None:
             live.attempt = attempt
         live.notes = staged.notes
-        return launching.place(self._s, row, plan, attempt, staged)
+        secrets = await secretstore.for_job(self._s, row, plan)
+        return launching.place(self._s, row, plan, attempt, staged, secrets)
 
     async def _stage(self, live: LiveAttempt, plan: JobPlan) -> tuple[staging.Staged, Attempt]:
         """Again until it is done: a node that does not answer comes back or is closed, and nothing of what

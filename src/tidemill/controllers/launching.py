@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from tidemill.domain.jobspec import CommandJob
 from tidemill.domain.launch import Rank, azureml_variables, ports_needed, ranks_of
 from tidemill.domain.model import Attempt, Resource
 from tidemill.domain.plan import JobPlan
+from tidemill.domain.secretrefs import SecretRef, filled
 from tidemill.engines.base import TaskSpec
 
 # A job's token lives as long as a job may reasonably run, or as its own limit says, and some time to end in;
@@ -43,12 +45,21 @@ def outline(plan: JobPlan) -> dict[int, PlacedRank]:
     return {r.rank: PlacedRank(r.rank, r.node_index, r.primary, r.log) for r in ranks}
 
 
-def place(s: Services, row: Resource, plan: JobPlan, attempt: Attempt, staged: Staged) -> list[PlacedRank]:
-    """Raises InvalidRequest when the command cannot be made (an environment without ray, no mpirun)."""
+def place(
+    s: Services,
+    row: Resource,
+    plan: JobPlan,
+    attempt: Attempt,
+    staged: Staged,
+    secrets: Mapping[SecretRef, str],
+) -> list[PlacedRank]:
+    """`secrets`: the values of those that its variables name. Raises InvalidRequest when the command cannot
+    be made (an environment without ray, no mpirun)."""
     job = plan.job
     bin_dir = environment_bin(s, plan)
     _check_launcher(job.distribution.kind, bin_dir)
     shared = shared_variables(s, row, plan, attempt, bin_dir)
+    chosen = filled(job.environment_variables, secrets)
     reads = readable(s, plan)
     mpirun = shutil.which("mpirun") or "mpirun" if job.distribution.kind == "mpi" else ""
     placed: list[PlacedRank] = []
@@ -57,7 +68,7 @@ def place(s: Services, row: Resource, plan: JobPlan, attempt: Attempt, staged: S
         own = {**shared, **_file_variables(files)}
         for rank in ranks_of(job, command, HOST, staged.ports, mpirun):
             if rank.node_index == index:
-                variables = {**own, **dict(rank.variables), **dict(job.environment_variables)}
+                variables = {**own, **dict(rank.variables), **chosen}
                 placed.append(_placed(s, job, attempt, rank, files, variables, reads))
     return sorted(placed, key=lambda p: p.rank)
 

@@ -114,6 +114,13 @@ class _Reader:
         """The value; None: absent and that is allowed here."""
         written = self._text[start:end]
         space, _, key = name.partition(".")
+        if space == "secrets":
+            raise self._error(
+                start,
+                written,
+                "would be seen in the list of processes: put it into the job's environment_variables, as "
+                f"NAME: ${{{{secrets.{key or 'name'}}}}}, and use $NAME here",
+            )
         if space not in self._spaces or not _NAME.match(key):
             guess = difflib.get_close_matches(space, _SPACES, 1)
             hint = (

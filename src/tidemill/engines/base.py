@@ -70,7 +70,7 @@ class TaskSpec:
     epoch: int
     rank: int
     argv: tuple[str, ...]
-    env: dict[str, str]
+    env: dict[str, str] = field(repr=False)  # may hold secrets
     cwd: str
     log_path: str  # stdout and stderr are appended here, by the kernel, live
     term_grace_s: float = 10.0  # TERM -> KILL when stopped

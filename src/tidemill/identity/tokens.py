@@ -24,12 +24,14 @@ from tidemill.domain.model import Caller, Scope
 from tidemill.domain.principals import Principal, PrincipalKind
 
 ML_AUDIENCE = "https://ml.azure.localhost"  # what the SDK derives from our portal address
+VAULT_AUDIENCE = "https://vault.azure.net"
 KNOWN_AUDIENCES = (
     ML_AUDIENCE,
     "https://ml.azure.com",
     "https://management.azure.com",
     "https://management.core.windows.net",
     "https://storage.azure.com",
+    VAULT_AUDIENCE,
 )
 PRINCIPAL_TTL_S = 24 * 3600
 CACHED_TOKENS = 4096

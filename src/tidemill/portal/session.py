@@ -79,8 +79,8 @@ def cookie_of(header: str) -> str:
 
 
 async def open_session(services: Services, oid: str, response: Response, secure: bool) -> Caller:
-    """-> who is signed in. Raises Unauthenticated for a principal that is gone or disabled. The cookie is Lax,
-    not Strict: a job's address clicked in a notebook is a navigation from another site. It only lets pages be
+    """-> who is signed in. Raises Unauthenticated for a principal that is gone or disabled. The cookie is
+    Lax, not Strict: an address clicked in a notebook is a navigation from another site. It only lets pages be
     read; whatever changes something is checked for its origin as well."""
     principal = await check_lives(services, Caller(oid, oid, ""))
     assert principal is not None

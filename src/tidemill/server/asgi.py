@@ -15,6 +15,7 @@ from tidemill.app.services import Services
 from tidemill.app.workspaces import WorkspaceIndex
 from tidemill.domain.errors import Conflict, NotFound, OutOfSpace, TidemillError, Unauthenticated
 from tidemill.domain.model import Scope
+from tidemill.identity.tokens import VAULT_AUDIENCE
 from tidemill.portal.frame import error_page
 from tidemill.portal.session import cookie_of, is_local_host
 from tidemill.server.audit import Audit, Seen
@@ -33,6 +34,7 @@ from tidemill.wire.http import (
 from tidemill.wire.mlflow import errors as mlflow_errors
 
 DATA_PLANE = "/mferp/managementfrontend"  # the SDK's data-plane prefix of ARM's own paths
+VAULT = "/keyvault/"
 _BROWSED = ("/ui", "/api/v1")  # answers to a browser, so the name it was reached by counts
 _SAFE = ("GET", "HEAD")
 _log = logging.getLogger("tidemill.http")
@@ -67,11 +69,11 @@ class App:
             return
         except Exception as error:
             failed = self._as_answer(error, request, request_id)
-            response = _refusal(request, failed)
+            response = self._refusal(request, failed)
         try:
             await self._audit.answered(request, seen, response.status_code, failed, request_id)
         except TidemillError as error:
-            response = _refusal(request, error)
+            response = self._refusal(request, error)
         response.raw_headers.append((b"x-ms-request-id", request_id.encode()))
         response.raw_headers.append((b"x-ms-correlation-request-id", request_id.encode()))
         await response(scope, receive, send)
@@ -181,9 +183,13 @@ class App:
             status=500,
         )
 
-
-def _refusal(request: Request, error: TidemillError) -> Response:
-    """The error in the shape of the dialect that was spoken."""
-    if request.path.lower().startswith(mlflow_errors.PREFIX):
-        return mlflow_errors.mlflow_error(error)
-    return error_page(error) if request.path.startswith("/ui") else error_response(error)
+    def _refusal(self, request: Request, error: TidemillError) -> Response:
+        """The error in the shape of the dialect that was spoken."""
+        path = request.path.lower()
+        if path.startswith(mlflow_errors.PREFIX):
+            return mlflow_errors.mlflow_error(error)
+        if path.startswith(VAULT) and error.status == 401:
+            authority = f"{self._services.addresses.https}/adfs"
+            challenge = f'Bearer authorization="{authority}", resource="{VAULT_AUDIENCE}"'
+            return error_response(error, {"WWW-Authenticate": challenge})
+        return error_page(error) if path.startswith("/ui") else error_response(error)

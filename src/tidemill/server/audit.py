@@ -22,6 +22,7 @@ from tidemill.domain.roles import Decision
 from tidemill.wire.http import Request, Route
 
 NATIVE = "/api/v1"
+VAULT = "/keyvault"
 _CORRELATION = re.compile(r"[A-Za-z0-9-]{8,64}\Z")
 
 
@@ -50,6 +51,8 @@ class Audit:
         route = seen.route
         if route is None or not is_kept(request.method, route.action, status, route.signs_in):
             return
+        if status == 401 and route.path.startswith(VAULT) and not request.header("authorization"):
+            return  # the client asks without a token to be told whom to get one from
         self._services.activity.record(self._record(request, route, seen, status, error, request_id))
         if error is None and shows_secret(route.action) and not await self._services.activity.flush():
             raise OutOfSpace("The activity log cannot be written, so no secret is given out. Make space.")
@@ -63,11 +66,10 @@ class Audit:
         error: TidemillError | None,
         request_id: str,
     ) -> Record:
-        path = (
-            request.path[len(NATIVE) :]
-            if request.path.startswith(f"{NATIVE}/subscriptions")
-            else request.path
-        )
+        path = request.path
+        for prefix in (NATIVE, VAULT):
+            if path.startswith(f"{prefix}/subscriptions/"):
+                path = path[len(prefix) :]
         client, decision = request.scope.get("client"), seen.decision
         if isinstance(error, AccessDenied):
             decision = error.decision

@@ -31,6 +31,7 @@ ROUTE_MODULES = (
     "tidemill.wire.azure.datastores",
     "tidemill.wire.azure.connections",
     "tidemill.wire.azure.jobs",
+    "tidemill.wire.azure.keyvault",
     "tidemill.wire.azure.insights",
     "tidemill.wire.azure.history",
     "tidemill.wire.azure.artifacts",
@@ -40,6 +41,7 @@ ROUTE_MODULES = (
     "tidemill.wire.native.activity",
     "tidemill.wire.native.access",
     "tidemill.wire.native.fairness",
+    "tidemill.wire.native.secrets",
     "tidemill.portal.routes",
 )
 

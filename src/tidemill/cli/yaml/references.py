@@ -11,6 +11,7 @@ from tidemill.cli.errors import did_you_mean
 from tidemill.cli.yaml.document import Document, Problem, Trail
 
 _EXPRESSION = re.compile(r"\$\{\{(.*?)\}\}", re.DOTALL)
+_SECRET = re.compile(r"^secrets\.[A-Za-z0-9][A-Za-z0-9_-]{0,126}(@[0-9a-f]{32})?$")
 _BINDING = re.compile(r"^(inputs|outputs)\.([A-Za-z_][A-Za-z0-9_]*)(\.[A-Za-z_][A-Za-z0-9_.]*)?$")
 _REMOTE = re.compile(r"^(azureml|https?|wasbs?|abfss?|adl|s3|gs)://", re.IGNORECASE)
 _ARM_ID = re.compile(r"^(azureml:)?/subscriptions/", re.IGNORECASE)
@@ -147,11 +148,14 @@ def check_expressions(
     outputs: list[str],
     problems: list[Problem],
 ) -> None:
-    """Every `${{…}}` of a command job names one of its inputs or outputs."""
+    """Every `${{…}}` of a command job names one of its inputs or outputs; in an environment variable, also a
+    secret."""
     if not isinstance(text, str):
         return
     for match in _EXPRESSION.finditer(text):
         inside = match[1].strip()
+        if trail[0] == "environment_variables" and _SECRET.match(inside):
+            continue
         message = _binding_problem(inside, inputs, outputs)
         if message:
             problems.append(Problem(document.place_in(trail, match[0]), f"{match[0]}: {message}"))
@@ -166,6 +170,11 @@ def _binding_problem(inside: str, inputs: list[str], outputs: list[str]) -> str:
     match = _BINDING.match(inside)
     if match is None:
         scope = inside.split(".")[0]
+        if scope == "secrets":
+            return (
+                "a secret goes into environment_variables, as NAME: ${{secrets.NAME}}; a command is seen in "
+                "the list of processes."
+            )
         if scope in ("search_space", "parent"):
             return f"'{scope}' exists only in {'sweep' if scope == 'search_space' else 'pipeline'} jobs."
         hint = did_you_mean(scope, ("inputs", "outputs"))
