@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from tidemill.app.activity import ActivityLog
 from tidemill.app.live import Live
+from tidemill.domain.listening import Listening
 from tidemill.domain.model import Caller as Caller  # identity makes it, the use cases take it
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ class Settings:
     strict_python: bool = False  # refuse another Python than the environment asks for
     cancel_grace_s: float = 10.0  # TERM -> KILL
     close_grace_s: float = 20.0  # KILL -> the node is closed
+    listening: Listening = field(default_factory=Listening)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,6 @@ COOKIE = "tidemill_session"
 LINK_TTL_S = 120
 SESSION_TTL_S = 12 * 3600
 HOME = "/ui"
-_HOSTS = ("localhost", "127.0.0.1", "[::1]")
 
 
 class LinkBook:
@@ -89,12 +88,3 @@ async def open_session(services: Services, oid: str, response: Response, secure:
         COOKIE, token, max_age=SESSION_TTL_S, path="/", secure=secure, httponly=True, samesite="lax"
     )
     return Caller(oid, principal.name, principal.kind.value)
-
-
-def is_local_host(host: str) -> bool:
-    """Whether a Host header names this machine's loopback. Another name that resolves here is a page of some
-    other site, which must not reach the session (DNS rebinding)."""
-    name, separator, port = host.rpartition(":")
-    if not separator or not port.isdigit():
-        name = host
-    return name.lower() in _HOSTS

@@ -14,10 +14,11 @@ from tidemill.app.access import authenticate, authorise, decide
 from tidemill.app.services import Services
 from tidemill.app.workspaces import WorkspaceIndex
 from tidemill.domain.errors import Conflict, NotFound, OutOfSpace, TidemillError, Unauthenticated
+from tidemill.domain.listening import misdirected
 from tidemill.domain.model import Scope
 from tidemill.identity.tokens import VAULT_AUDIENCE
 from tidemill.portal.frame import error_page
-from tidemill.portal.session import cookie_of, is_local_host
+from tidemill.portal.session import cookie_of
 from tidemill.server.audit import Audit, Seen
 from tidemill.store.api import StaleRevision
 from tidemill.wire.arm.errors import error_response
@@ -35,7 +36,6 @@ from tidemill.wire.mlflow import errors as mlflow_errors
 
 DATA_PLANE = "/mferp/managementfrontend"  # the SDK's data-plane prefix of ARM's own paths
 VAULT = "/keyvault/"
-_BROWSED = ("/ui", "/api/v1")  # answers to a browser, so the name it was reached by counts
 _SAFE = ("GET", "HEAD")
 _log = logging.getLogger("tidemill.http")
 
@@ -50,6 +50,7 @@ class App:
     def __init__(self, services: Services, routes: Iterable[Route]) -> None:
         self._services = services
         self._audit = Audit(services)
+        self._hosts = services.settings.listening.hosts
         self.router = Router(routes)
         services.live.actions = frozenset(r.action for r in self.router.routes if "/" in r.action)
         self._workspaces = WorkspaceIndex(services.store)
@@ -81,12 +82,9 @@ class App:
     async def _answer(self, request: Request, seen: Seen) -> Response:
         raw = request.scope.get("raw_path") or request.path.encode()
         path = raw.decode("latin-1")
-        if path.lower().startswith(_BROWSED) and not is_local_host(request.header("host")):
-            raise TidemillError(
-                f"{request.header('host')!r} is not this server's own name: use localhost or 127.0.0.1.",
-                "MisdirectedRequest",
-                status=421,
-            )
+        problem = misdirected(request.header("host"), self._hosts)
+        if problem is not None:
+            raise TidemillError(problem, "MisdirectedRequest", status=421)
         route, params, methods = self.router.match(request.method, path)
         if route is None and not methods and path.lower().startswith(DATA_PLANE):
             route, params, methods = self.router.match(request.method, path[len(DATA_PLANE) :])

@@ -14,6 +14,7 @@ import logging
 import os
 import signal
 import socket
+import ssl
 import sys
 import time
 import uuid
@@ -25,9 +26,8 @@ from typing import Any
 from tidemill import __version__
 from tidemill.app.services import Addresses
 from tidemill.domain.errors import TidemillError
-from tidemill.identity import ca
 from tidemill.identity import keys as key_files
-from tidemill.server import dataproc
+from tidemill.server import dataproc, exposure
 from tidemill.server import home as homes
 from tidemill.server.listener import Listener, configure
 from tidemill.server.lock import HomeLock
@@ -41,7 +41,8 @@ _log = logging.getLogger("tidemill.control")
 @dataclass(frozen=True, slots=True)
 class Options:
     """Ports: None means the one of the last start, so that addresses stay valid, at first the usual one;
-    0 means the one of the last start if free, else any. Empty strings keep what the home has."""
+    0 means the one of the last start if free, else any. Empty strings keep what the home has, and so does
+    None for `listen` and `name` (words of server/exposure.py)."""
 
     home: Path
     https_port: int | None = None
@@ -50,6 +51,10 @@ class Options:
     database: str | None = None
     region: str = ""
     capacity: str = ""
+    listen: str | None = None
+    name: str | None = None
+    certificate: str = ""
+    key: str = ""
 
 
 def run(options: Options, ready: Callable[[dict[str, Any]], None]) -> None:
@@ -77,12 +82,16 @@ async def _serve(home: homes.Home, options: Options, ready: Callable[[dict[str, 
     config = homes.load_config(
         home, region=options.region, capacity=options.capacity, database=options.database
     )
+    words = exposure.Words(options.listen, options.name, options.certificate, options.key)
+    config = await exposure.settle(home, config, words, started)
+    beyond = config.listening.addresses
     keys = key_files.load_or_create(home.secrets)
-    tls = ca.ensure(home.tls, started)
+    certificates = exposure.certificates(home, config, started)
     async with contextlib.AsyncExitStack() as stack:
         remembered = config.ports
         last = remembered.get("https", 0)
-        https = listen(_asked(options.https_port, last, HTTPS_PORT), "--https-port", remembered=last)
+        asked = _asked(options.https_port, last, HTTPS_PORT)
+        https = listen(asked, "--https-port", remembered=last, others=beyond)
         stack.callback(_close, https)
         last = remembered.get("http", 0)
         http = listen(_asked(options.http_port, last, HTTP_PORT), "--http-port", remembered=last, both=False)
@@ -93,7 +102,7 @@ async def _serve(home: homes.Home, options: Options, ready: Callable[[dict[str, 
             state["data_pid"] = pid
             homes.write_server(home, state)
 
-        data = _find_or_start_data(home, options, remembered.get("data", 0), data_changed)
+        data = _find_or_start_data(home, options, config, data_changed)
         stack.push_async_callback(data.stop)
         ports = {"https": _port(https), "http": _port(http), "data": data.port}
         if ports != remembered:
@@ -107,7 +116,9 @@ async def _serve(home: homes.Home, options: Options, ready: Callable[[dict[str, 
         app = await _start_services(stack, home, config, keys, addresses)
         await data.ready()
         data.supervise()
-        await _start_listeners(stack, app, tls, https, http)
+        await _start_listeners(stack, app, certificates, https, http)
+        renewal = asyncio.create_task(exposure.renew(home, config), name="certificates")
+        stack.callback(renewal.cancel)
 
         state |= _state(home, config, data.pid, addresses, started)
         homes.write_server(home, state)
@@ -154,20 +165,22 @@ def _asked(port: int | None, remembered: int, usual: int) -> int:
 
 
 def _find_or_start_data(
-    home: homes.Home, options: Options, remembered: int, changed: Callable[[int], None]
+    home: homes.Home, options: Options, config: homes.Config, changed: Callable[[int], None]
 ) -> dataproc.DataProcess:
-    """Adopts the data process that a killed server left, unless another port is asked for now."""
+    """Adopts the data process that a killed server left, unless another port is asked for now, or it was
+    started for other addresses and names."""
+    remembered = config.ports.get("data", 0)
     found = dataproc.find(home)
     if found is not None:
         pid, port = found
-        if options.data_port in (None, 0, port):
+        if options.data_port in (None, 0, port) and dataproc.listens_as(home, config):
             data = dataproc.DataProcess(home, port, changed)
             data.pid = pid
             _log.info("data process %d adopted", pid)
             return data
         dataproc.terminate(pid, dataproc.STOP_S)
     asked = _asked(options.data_port, remembered, DATA_PORT)
-    probe = listen(asked, "--data-port", remembered=remembered)
+    probe = listen(asked, "--data-port", remembered=remembered, others=config.listening.addresses)
     port = _port(probe)
     _close(probe)
     data = dataproc.DataProcess(home, port, changed)
@@ -178,11 +191,11 @@ def _find_or_start_data(
 async def _start_listeners(
     stack: contextlib.AsyncExitStack,
     app: Any,
-    tls: ca.TlsFiles,
+    certificates: ssl.SSLContext,
     https: list[socket.socket],
     http: list[socket.socket],
 ) -> None:
-    secure = configure(app, grace_s=_GRACE_S, certificate=tls.certificate, key=tls.key)
+    secure = configure(app, grace_s=_GRACE_S, tls=certificates)
     for config, sockets in ((secure, https), (configure(app, grace_s=_GRACE_S), http)):
         listener = Listener(config)
         await listener.start(sockets)
@@ -199,6 +212,8 @@ def _state(
         "pid": os.getpid(),
         "data_pid": data_pid,
         "addresses": {"https": addresses.https, "http": addresses.http, "data": addresses.data},
+        "listen": list(config.listening.addresses),
+        "names": list(config.listening.names),
         "started_at": started,
         "workspace": {"subscription": scope.subscription, "group": scope.group, "name": scope.workspace},
     }
@@ -244,6 +259,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--database")
     parser.add_argument("--region", default="")
     parser.add_argument("--capacity", default="")
+    parser.add_argument("--listen")
+    parser.add_argument("--name")
+    parser.add_argument("--certificate", default="")
+    parser.add_argument("--key", default="")
     parser.add_argument("--ready-fd", type=int)
     values = vars(parser.parse_args(argv))
     descriptor = values.pop("ready_fd")

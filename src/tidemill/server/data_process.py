@@ -23,9 +23,12 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tidemill.domain.errors import TidemillError, Unauthenticated
+from tidemill.domain.listening import Listening
+from tidemill.identity.ca import Pair, tls_files
+from tidemill.server.home import Home, read_config
 from tidemill.server.ports import listen
 
 if TYPE_CHECKING:
@@ -53,14 +56,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"The data process of {home} is running already (pid {pid}).", file=sys.stderr)
         return EXIT_HELD
     try:
-        sockets = listen(options.port, "--data-port")
+        config = read_config(Home(home))
+        listening = config.listening if config is not None else Listening()
+        sockets = listen(options.port, "--data-port", others=listening.addresses)
     except TidemillError as error:
         print(error.message, file=sys.stderr)
         return EXIT_PORT_TAKEN
     _log_to(home / "logs" / "data.log")
     state = options.state or home / STATE
     try:
-        _serve(home, sockets, state)
+        _serve(home, sockets, state, listening, config.own_pair if config is not None else None)
     finally:
         state.unlink(missing_ok=True)
         os.close(lock)
@@ -78,11 +83,12 @@ def hold(home: Path) -> int | None:
     return fd
 
 
-def read_state(path: Path) -> dict[str, int] | None:
-    """{"pid", "port"} of the data process, as far as its file says; None where there is none."""
+def read_state(path: Path) -> dict[str, Any] | None:
+    """{"pid", "port", "listening"} of the data process, as far as its file says; None where there is none."""
     try:
         state = json.loads(path.read_bytes())
-        return {"pid": int(state["pid"]), "port": int(state["port"])}
+        listening = str(state.get("listening", ""))
+        return {"pid": int(state["pid"]), "port": int(state["port"]), "listening": listening}
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -117,23 +123,26 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def _serve(home: Path, sockets: list[socket.socket], state: Path) -> None:
+def _serve(
+    home: Path, sockets: list[socket.socket], state: Path, listening: Listening, own: Pair | None
+) -> None:
     import uvloop
 
     from tidemill.data.blobstore import BlobStore
     from tidemill.identity.storage_keys import StorageKeys
     from tidemill.server.listener import Listener, configure
+    from tidemill.server.tls import Certificates
     from tidemill.wire.blob.app import BlobApp
 
     store = BlobStore(home / "blobs", _now)
     keys = StorageKeys.load(home / "secrets" / "storage.key")
-    app = BlobApp(store, keys, _now, bearer_verifier(home))
+    app = BlobApp(store, keys, _now, bearer_verifier(home), hosts=listening.hosts)
     stop = threading.Event()
     sweeper = threading.Thread(target=_sweep, args=(store, stop), name="sweep", daemon=True)
     port: int = sockets[0].getsockname()[1]
 
     def started() -> None:
-        _write_state(state, {"pid": os.getpid(), "port": port})
+        _write_state(state, {"pid": os.getpid(), "port": port, "listening": mark_of(listening, own)})
         log.info("serving on port %d, pid %d", port, os.getpid())
         sweeper.start()
 
@@ -141,9 +150,8 @@ def _serve(home: Path, sockets: list[socket.socket], state: Path) -> None:
         stopped = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stopped.set)
-        tls = home / "tls"
-        config = configure(app, grace_s=_GRACE_S, certificate=tls / "server.pem", key=tls / "server.key")
-        listener = Listener(config)
+        certificates = Certificates(tls_files(home / "tls"), listening.names, own)
+        listener = Listener(configure(app, grace_s=_GRACE_S, tls=certificates.context()))
         await listener.start(sockets)
         started()
         await stopped.wait()
@@ -173,7 +181,7 @@ def _issuer(root: Path) -> Callable[[str], Caller]:
     from tidemill.app.services import Addresses
     from tidemill.identity.keys import load_or_create
     from tidemill.server.compose import issuer
-    from tidemill.server.home import Home, load_config
+    from tidemill.server.home import load_config
 
     home = Home(root)
     config = load_config(home)
@@ -194,7 +202,13 @@ def _issuer(root: Path) -> Callable[[str], Caller]:
     return verify
 
 
-def _write_state(path: Path, state: dict[str, int]) -> None:
+def mark_of(listening: Listening, own: Pair | None) -> str:
+    """What a data process was started for, to be compared with what is wanted now."""
+    pair = [str(own.certificate), str(own.key)] if own is not None else []
+    return json.dumps([listening.addresses, listening.names, pair])
+
+
+def _write_state(path: Path, state: dict[str, Any]) -> None:
     temporary = path.with_name(path.name + ".new")
     temporary.write_text(json.dumps(state))
     temporary.replace(path)

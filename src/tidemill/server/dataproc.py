@@ -15,8 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tidemill.domain.errors import TidemillError
-from tidemill.server.data_process import STATE, is_held, read_state
-from tidemill.server.home import Home
+from tidemill.server.data_process import STATE, is_held, mark_of, read_state
+from tidemill.server.home import Config, Home
 
 MODULE = "tidemill.server.data_process"
 READY_S = 15.0
@@ -98,6 +98,12 @@ def find(home: Home) -> tuple[int, int] | None:
             return state["pid"], state["port"]
         time.sleep(0.01)
     return None
+
+
+def listens_as(home: Home, config: Config) -> bool:
+    """Whether the one that runs was started for the addresses, names and certificate that are wanted."""
+    state = read_state(home.root / STATE)
+    return state is not None and state["listening"] == mark_of(config.listening, config.own_pair)
 
 
 def _is_data_process(pid: int, home: Path) -> bool:

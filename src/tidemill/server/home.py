@@ -9,8 +9,11 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from tidemill.domain import listening
 from tidemill.domain.errors import Conflict, Forbidden, InvalidRequest
+from tidemill.domain.listening import Listening
 from tidemill.domain.model import Scope
+from tidemill.identity.ca import Pair
 from tidemill.identity.files import write_whole
 
 HOME_VARIABLE = "TIDEMILL_HOME"
@@ -24,7 +27,8 @@ _OURS = {"lock", "secrets", "tls", "db", "blobs", "envs", "logs"}
 @dataclass(frozen=True, slots=True)
 class Config:
     """config.json: what was decided at the first start and stays. `ports` are those of the last start.
-    `cancel_grace_s`: seconds from TERM to KILL; `close_grace_s`: from there to closing the node."""
+    `cancel_grace_s`: seconds from TERM to KILL; `close_grace_s`: from there to closing the node.
+    `certificate` and `key`: PEM files of the user's own for `names`; "" is the home's CA."""
 
     subscription: str
     tenant: str
@@ -39,6 +43,18 @@ class Config:
     close_grace_s: float = 20.0
     database: str = ""
     ports: dict[str, int] = field(default_factory=dict[str, int])
+    listen: list[str] = field(default_factory=list[str])
+    names: list[str] = field(default_factory=list[str])
+    certificate: str = ""
+    key: str = ""
+
+    @property
+    def listening(self) -> Listening:
+        return listening.plan(self.listen, self.names)
+
+    @property
+    def own_pair(self) -> Pair | None:
+        return Pair(Path(self.certificate), Path(self.key)) if self.certificate else None
 
     @property
     def scope(self) -> Scope:
@@ -121,14 +137,7 @@ def prepare(root: Path) -> Home:
 
 def load_config(home: Home, *, region: str = "", capacity: str = "", database: str | None = None) -> Config:
     """Reads config.json, making it at the first start; the arguments, where given, change it for good."""
-    try:
-        raw: dict[str, Any] = json.loads(home.config.read_bytes())
-        known = {f.name for f in fields(Config)}
-        config = Config(**{name: value for name, value in raw.items() if name in known})
-    except FileNotFoundError:
-        config = _first_config()
-    except (ValueError, TypeError) as error:
-        raise Conflict(f"{home.config} cannot be read ({error}). Restore it, or move it away.") from None
+    config = read_config(home) or _first_config()
     wanted = replace(
         config,
         region=region or config.region,
@@ -138,6 +147,18 @@ def load_config(home: Home, *, region: str = "", capacity: str = "", database: s
     if wanted != config or not home.config.exists():
         save_config(home, wanted)
     return wanted
+
+
+def read_config(home: Home) -> Config | None:
+    """config.json as it is; None before the first start. Raises Conflict for one that cannot be read."""
+    try:
+        raw: dict[str, Any] = json.loads(home.config.read_bytes())
+        known = {f.name for f in fields(Config)}
+        return Config(**{name: value for name, value in raw.items() if name in known})
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError) as error:
+        raise Conflict(f"{home.config} cannot be read ({error}). Restore it, or move it away.") from None
 
 
 def save_config(home: Home, config: Config) -> None:

@@ -34,6 +34,10 @@ def up(
     database: str | None = None,
     region: str = "",
     capacity: str = "",
+    listen: str | None = None,
+    name: str | None = None,
+    certificate: str = "",
+    key: str = "",
     detach: bool = False,
     on_ready: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
@@ -48,6 +52,10 @@ def up(
         "database": database,
         "region": region,
         "capacity": capacity,
+        "listen": listen,
+        "name": name,
+        "certificate": certificate,
+        "key": key,
     }
     if detach:
         state = _spawn(options)

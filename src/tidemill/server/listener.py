@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import ssl
 from collections.abc import Generator
-from pathlib import Path
 from typing import Any
 
 import uvicorn
@@ -14,10 +14,8 @@ import uvicorn
 from tidemill.server.ports import BACKLOG
 
 
-def configure(
-    app: Any, *, grace_s: int, certificate: Path | None = None, key: Path | None = None
-) -> uvicorn.Config:
-    """`grace_s`: how long open requests get at a stop. TLS with `certificate` and `key` (PEM files)."""
+def configure(app: Any, *, grace_s: int, tls: ssl.SSLContext | None = None) -> uvicorn.Config:
+    """`grace_s`: how long open requests get at a stop."""
     return uvicorn.Config(
         app,
         loop="none",
@@ -32,8 +30,7 @@ def configure(
         backlog=BACKLOG,
         timeout_keep_alive=75,
         timeout_graceful_shutdown=grace_s,
-        ssl_certfile=certificate,
-        ssl_keyfile=key,
+        ssl_context_factory=None if tls is None else lambda *_: tls,
     )
 
 

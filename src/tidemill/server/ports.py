@@ -7,10 +7,12 @@ import os
 import secrets
 import socket
 import time
+from collections.abc import Sequence
 
 from tidemill.domain.errors import Conflict, InvalidRequest
 
 BACKLOG = 1024
+ANY_IPV4, ANY_IPV6 = "0.0.0.0", "::"
 
 
 class SystemClock:
@@ -38,19 +40,22 @@ class SystemIds:
         return secrets.token_hex(3)
 
 
-def listen(port: int, flag: str, *, remembered: int = 0, both: bool = True) -> list[socket.socket]:
-    """Listening sockets on 127.0.0.1 and, with `both` and where there is IPv6, ::1, on one port. Port 0:
-    the remembered one if it is free, else any. Raises Conflict naming the flag when the port is taken."""
+def listen(
+    port: int, flag: str, *, remembered: int = 0, both: bool = True, others: Sequence[str] = ()
+) -> list[socket.socket]:
+    """Listening sockets on one port of 127.0.0.1, with `both` and where there is IPv6 of ::1, and of the
+    addresses in `others`. Port 0: the remembered one if it is free, else any. Raises Conflict naming the flag
+    when the port is taken, or an address is not this machine's."""
     if not 0 <= port <= 65535:
         raise InvalidRequest(f"{flag} {port} is no port: use 0 (any free one) to 65535.", target=flag)
     if port == 0 and remembered:
         try:
-            return _listen(remembered, both)
+            return _listen(remembered, both, others)
         except OSError:
             pass  # taken meanwhile: any other will do
     for _ in range(8):
         try:
-            return _listen(port, both)
+            return _listen(port, both, others)
         except OSError as error:
             if error.errno == errno.EACCES:
                 raise Conflict(
@@ -67,20 +72,35 @@ def listen(port: int, flag: str, *, remembered: int = 0, both: bool = True) -> l
     raise Conflict(f"No free port was found for {flag}.", "PortInUse", flag)
 
 
-def _listen(port: int, both: bool) -> list[socket.socket]:
-    first = _socket(socket.AF_INET, "127.0.0.1", port)
-    if not both:
-        return [first]
+def _listen(port: int, both: bool, others: Sequence[str]) -> list[socket.socket]:
+    """A wildcard takes the place of the loopback address that it covers."""
+    local = ["127.0.0.1"] if ANY_IPV4 not in others else []
+    if both and ANY_IPV6 not in others:
+        local.append("::1")
+    sockets: list[socket.socket] = []
     try:
-        return [first, _socket(socket.AF_INET6, "::1", first.getsockname()[1])]
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            first.close()
-            raise
-        return [first]  # no IPv6 on this machine
+        for host in (*others, *local):
+            try:
+                sockets.append(_socket(host, port or (sockets[0].getsockname()[1] if sockets else 0)))
+            except OSError as error:
+                if host == "::1" and error.errno != errno.EADDRINUSE:
+                    continue  # no IPv6 on this machine
+                if error.errno == errno.EADDRNOTAVAIL:
+                    raise Conflict(
+                        f"--listen {host}: this machine has no such address. `ip address` shows those "
+                        "it has.",
+                        target="--listen",
+                    ) from None
+                raise
+    except BaseException:
+        for sock in sockets:
+            sock.close()
+        raise
+    return sockets
 
 
-def _socket(family: socket.AddressFamily, host: str, port: int) -> socket.socket:
+def _socket(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -17,7 +17,8 @@ from tidemill.cli.session import Session
 @command(
     None,
     "up",
-    "tidemill up --detach\ntidemill up --home ./lab --https-port 9443 --http-port 9440 --data-port 9445",
+    "tidemill up --detach\ntidemill up --home ./lab --https-port 9443 --http-port 9440 --data-port 9445\n"
+    "tidemill up --listen 0.0.0.0 --name gpu1.example.org",
 )
 @click.option("--detach", "-d", is_flag=True, help="Return when it is ready; it runs on in the background.")
 @click.option(
@@ -37,6 +38,21 @@ from tidemill.cli.session import Session
     type=click.Choice(("elastic", "strict")),
     help="elastic: nodes share this host; strict: a size that does not fit is refused.",
 )
+@click.option(
+    "--listen",
+    metavar="ADDRESS[,…]",
+    help="IP addresses to listen on beside loopback, for https and storage; 0.0.0.0: all; localhost: none. "
+    "Kept for the next start. Needs a way for others to sign in.",
+)
+@click.option(
+    "--name", metavar="HOST[,…]", help="Names that others reach this machine by; the certificate has them."
+)
+@click.option(
+    "--certificate",
+    metavar="FILE",
+    help="A certificate (PEM) of your own for --name; `home`: the home's CA issues it (the default).",
+)
+@click.option("--key", metavar="FILE", help="The key of --certificate (PEM).")
 def up(session: Session, detach: bool, **flags: Any) -> None:
     """Start the server of a home; a new home is made on the first start."""
     from tidemill.server import launch

@@ -11,6 +11,7 @@ from typing import Any
 
 from tidemill.data.blobstore import BlobStore
 from tidemill.domain.errors import TidemillError
+from tidemill.domain.listening import LOCAL_NAMES, misdirected
 from tidemill.domain.model import Caller
 from tidemill.identity.storage_keys import StorageKeys
 from tidemill.wire.blob import containers, copying, reading, writing, xml
@@ -62,7 +63,8 @@ _OPERATIONS: dict[tuple[str, str, str], Operation] = {
 
 
 class BlobApp:
-    """`verify`: bearer token -> caller, or None to refuse tokens. `close()` after the last request."""
+    """`verify`: bearer token -> caller, or None to refuse tokens. `hosts`: the names of this server.
+    `close()` after the last request."""
 
     def __init__(
         self,
@@ -71,7 +73,9 @@ class BlobApp:
         now: Callable[[], int],
         verify: Callable[[str], Caller] | None = None,
         authority: str = "https://localhost",
+        hosts: frozenset[str] = frozenset(LOCAL_NAMES),
     ) -> None:
+        self._hosts = hosts
         pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="blob")
         auth = Authenticator(keys, store.account_scope, now, verify, authority)
         self._service = Service(store, auth, now, pool)
@@ -86,6 +90,9 @@ class BlobApp:
         call: Call | None = None
         try:
             call = Call(scope, receive, send, request_id)
+            problem = misdirected(call.host, self._hosts)
+            if problem is not None:
+                raise StorageError("MisdirectedRequest", problem, 421)
             if not call.account:
                 await _outside(call)
                 return
