@@ -35,8 +35,10 @@ class AccessDenied(Forbidden):
 
 async def authenticate(services: Services, token: str) -> Caller:
     """The caller that a bearer token speaks for, its principal with it. Raises Unauthenticated with the check
-    that failed: also for a principal that is gone or disabled, for a job that has ended."""
+    that failed: also for a principal that is gone or disabled, for a sign-in or a job that has ended."""
     caller = services.tokens.verify(token)
+    if caller.session:
+        await services.sessions.check(caller.session)
     principal = await check_lives(services, caller)
     if caller.kind == JOB or principal is None:
         return caller

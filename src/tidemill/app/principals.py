@@ -104,7 +104,9 @@ def require_group(read: Read, name: str) -> Principal:
 async def change(
     services: Services, who: str, *, disabled: bool | None = None, display_name: str | None = None
 ) -> Principal:
-    """Raises NotFound; Conflict where nobody would be left as owner."""
+    """Whoever is disabled is signed out everywhere. Raises NotFound; Conflict where nobody would be left as
+    owner."""
+    now = services.clock.now()
 
     def apply(tx: Tx) -> Principal:
         held = require(tx, who)
@@ -113,18 +115,21 @@ async def change(
             disabled=held.disabled if disabled is None else disabled,
             display_name=held.display_name if display_name is None else display_name,
         )
+        if wanted.disabled:
+            tx.end_sessions(held.oid, now, "the principal was disabled")
         return held if wanted == held else tx.update_principal(wanted)
 
     return await _keeping_an_owner(services, apply)
 
 
 async def delete(services: Services, who: str) -> Principal:
-    """With its assignments and memberships. Its tokens are dead at once."""
+    """With its assignments, memberships, credentials and sessions. Its tokens are dead at once."""
 
     def apply(tx: Tx) -> Principal:
         held = require(tx, who)
         for assignment in tx.role_assignments(principal=held.oid):
             tx.delete_role_assignment(assignment.id)
+        tx.forget_sign_ins(held.oid)
         tx.delete_principal(held)
         return held
 

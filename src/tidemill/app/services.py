@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from tidemill.app.activity import ActivityLog
+from tidemill.app.codes import CodeBook
 from tidemill.app.live import Live
 from tidemill.domain.listening import Listening
 from tidemill.domain.model import Caller as Caller  # identity makes it, the use cases take it
+from tidemill.identity.passwords import Passwords
 
 if TYPE_CHECKING:
     from tidemill.app.access_directory import AccessDirectory
+    from tidemill.app.session_directory import SessionDirectory
     from tidemill.catalog.curated import CuratedCatalog
     from tidemill.catalog.sizes import SizeCatalog
     from tidemill.data.blobstore import BlobStore
@@ -80,6 +83,7 @@ class Services:
     ids: Ids
     store: Store
     access: AccessDirectory
+    sessions: SessionDirectory
     tracking: TrackingStore
     blobs: BlobStore
     sizes: SizeCatalog
@@ -92,3 +96,5 @@ class Services:
     incarnation: str
     live: Live = field(default_factory=Live)
     activity: ActivityLog = field(default_factory=ActivityLog)
+    passwords: Passwords = field(default_factory=Passwords)
+    codes: CodeBook = field(default_factory=CodeBook)

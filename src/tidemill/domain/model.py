@@ -41,6 +41,7 @@ class Caller:
     job: str = ""
     acts_as: str = ""  # the principal whose roles a job has besides its own: its submitter, its compute
     principal: Principal | None = None  # as it is now; not of a job
+    session: str = ""  # the sign-in that the token came from, if from one
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,7 +67,8 @@ class Session:
 
 @dataclass(frozen=True, slots=True)
 class ExternalIdentity:
-    """A person as an OIDC provider knows them: `issuer` and `subject` never change, names and addresses do."""
+    """A person as an OIDC provider knows them: `issuer` and `subject` never change, names and addresses
+    do."""
 
     issuer: str
     subject: str

@@ -34,6 +34,7 @@ KNOWN_AUDIENCES = (
     VAULT_AUDIENCE,
 )
 PRINCIPAL_TTL_S = 24 * 3600
+ID_TOKEN_TTL_S = 3600
 CACHED_TOKENS = 4096
 _CLOCK_SKEW_S = 60
 _JWT = re.compile(r"^[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+$")
@@ -87,9 +88,13 @@ class TokenIssuer:
         self.key_id = _thumbprint(self._public.public_numbers())
         self._header = _b64(_encode({"alg": "ES256", "typ": "JWT", "kid": self.key_id}))
 
-    def issue_to(self, principal: Principal, audience: str, ttl_s: float = PRINCIPAL_TTL_S) -> str:
-        """A JWT that speaks for `principal`, valid for `ttl_s` seconds from now. Raises InvalidRequest for an
-        audience that this server would not accept back."""
+    def issue_to(
+        self, principal: Principal, audience: str, ttl_s: float = PRINCIPAL_TTL_S, *, session: str = ""
+    ) -> str:
+        """A JWT that speaks for `principal`, valid for `ttl_s` seconds from now and as long as the session,
+        where there is one, lives. Raises InvalidRequest for an audience that this server would not accept
+        back."""
+        more = {"sid": session} if session else {}
         return self._issue(
             audience,
             ttl_s,
@@ -97,6 +102,7 @@ class TokenIssuer:
             name=principal.name,
             kind=principal.kind.value,
             app_id=principal.app_id,
+            **more,
         )
 
     def issue_job(
@@ -189,6 +195,28 @@ class TokenIssuer:
         self._verified[token] = (expires, caller)
         return caller
 
+    def issue_id_token(self, principal: Principal, client_id: str, nonce: str, issuer: str) -> str:
+        """Who signed in, for the program that asked (OpenID Connect). Its audience is the program: it opens
+        nothing here."""
+        now = self._now() // 1_000_000
+        claims: dict[str, Any] = {
+            "aud": client_id,
+            "iss": issuer,
+            "iat": now,
+            "exp": now + ID_TOKEN_TTL_S,
+            "sub": principal.oid,
+            "oid": principal.oid,
+            "tid": self.tenant,
+            "upn": principal.name,
+            "preferred_username": principal.name,
+            "name": principal.shown,
+        }
+        return self._sign({**claims, "nonce": nonce} if nonce else claims)
+
+    def derived_key(self, purpose: str) -> bytes:
+        """32 bytes for one purpose, from the key that signs links."""
+        return hmac.digest(self._links_key, f"derived:{purpose}".encode(), hashlib.sha256)
+
     def jwks(self) -> dict[str, Any]:
         """The public key as a JSON Web Key Set."""
         return {
@@ -263,6 +291,7 @@ def _caller(claims: dict[str, Any]) -> Caller:
         scope=Scope(*scope) if scope else None,
         job=str(claims.get("tm_job", "")),
         acts_as=str(claims.get("tm_as", "")),
+        session=str(claims.get("sid", "")),
     )
 
 

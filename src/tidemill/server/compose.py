@@ -23,6 +23,7 @@ ROUTE_MODULES = (
     "tidemill.wire.arm.operations",
     "tidemill.wire.azure.identity",
     "tidemill.wire.azure.authorization",
+    "tidemill.wire.azure.oauth",
     "tidemill.wire.azure.deployments",
     "tidemill.wire.azure.workspaces",
     "tidemill.wire.azure.computes",
@@ -76,6 +77,7 @@ def issuer(home: Home, config: Config, keys: Keys, addresses: Addresses) -> Toke
 async def compose(home: Home, config: Config, keys: Keys, addresses: Addresses, incarnation: str) -> Composed:
     """Opens everything a home has. Nothing runs by itself yet."""
     from tidemill.app.access_directory import AccessDirectory
+    from tidemill.app.session_directory import SessionDirectory
     from tidemill.catalog.curated import CuratedCatalog
     from tidemill.catalog.sizes import SizeCatalog
     from tidemill.data.blobstore import BlobStore
@@ -108,6 +110,7 @@ async def compose(home: Home, config: Config, keys: Keys, addresses: Addresses, 
         ids=ids,
         store=store,
         access=AccessDirectory(store),
+        sessions=SessionDirectory(store, clock.now),
         tracking=TrackingStore(home.db / "tracking.db"),
         blobs=BlobStore(home.blobs, clock.now),
         sizes=SizeCatalog.load(await engine.capacity()),

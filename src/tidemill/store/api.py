@@ -20,6 +20,7 @@ from typing import Protocol, TypeVar
 from tidemill.domain.activity import Head, Record
 from tidemill.domain.model import Attempt, Event, Interval, Key, Node, Resource, Scope, Touched
 from tidemill.store.access import AccessRead, AccessTx
+from tidemill.store.signin import SignInRead, SignInTx
 
 T = TypeVar("T")
 
@@ -87,7 +88,7 @@ class Lease:
     expires_at: int
 
 
-class Read(AccessRead, Protocol):
+class Read(AccessRead, SignInRead, Protocol):
     """Queries. Lists come back as tuples; absent things as None."""
 
     def get(self, key: Key) -> Resource | None: ...
@@ -146,7 +147,7 @@ class Read(AccessRead, Protocol):
         ...
 
 
-class Tx(Read, AccessTx, Protocol):
+class Tx(Read, AccessTx, SignInTx, Protocol):
     """A transaction. Updates compare-and-set on `revision` of the value passed in, store revision + 1 and
     return the stored value; StaleRevision otherwise."""
 

@@ -34,6 +34,7 @@ from tidemill.store.api import (
 )
 from tidemill.store.groupcommit import GroupWriter, Listener
 from tidemill.store.rows import ACTIVITY_HEAD, fold, folded, head_value, scope_key, to_head
+from tidemill.store.signinmemory import MemorySignInRead, MemorySignInTx, SignInTables
 
 T = TypeVar("T")
 K = TypeVar("K")
@@ -55,15 +56,17 @@ class _Tables:
         self.meta: dict[str, bytes] = {}
         self.access = AccessTables()
         self.activity: list[Record] = []
+        self.sign_ins = SignInTables()
         self.tokens = 0  # never reused, like a database's sequence
 
 
-class MemoryRead(MemoryAccessRead):
+class MemoryRead(MemoryAccessRead, MemorySignInRead):
     """store.api.Read over dictionaries."""
 
     def __init__(self, tables: _Tables) -> None:
         self._tables = tables
         self._access = tables.access
+        self._sign_ins = tables.sign_ins
 
     def get(self, key: Key) -> Resource | None:
         uid = self._tables.uids.get(folded(key))
@@ -197,7 +200,7 @@ class MemoryRead(MemoryAccessRead):
         return to_head(self.meta(ACTIVITY_HEAD))
 
 
-class MemoryTx(MemoryRead, MemoryAccessTx):
+class MemoryTx(MemoryRead, MemoryAccessTx, MemorySignInTx):
     """store.api.Tx; `touched` and `undo` grow with every change."""
 
     def __init__(self, tables: _Tables) -> None:

@@ -311,6 +311,64 @@ activity = Table(
 )
 
 
+credentials = Table(
+    "credentials",
+    metadata,
+    Column("id", _Text, nullable=False),
+    _text("oid"),
+    _text("kind"),
+    _bytes("value"),
+    _text("name"),
+    _text("hint"),
+    _int("created_at"),
+    _text("created_by"),
+    _maybe_int("expires_at"),
+    PrimaryKeyConstraint("id", name="credentials_pk"),
+    Index("credentials_oid", "oid", "created_at", "id"),
+)
+
+sign_in_sessions = Table(
+    "sign_in_sessions",
+    metadata,
+    Column("id", _Text, nullable=False),
+    _text("oid"),
+    _text("client"),
+    _text("how"),
+    _text("address"),
+    _bytes("salt"),
+    _int("generation"),
+    _int("created_at"),
+    _int("used_at"),
+    _int("expires_at"),
+    _maybe_int("ended_at"),
+    _text("end_reason"),
+    _int("revision"),
+    PrimaryKeyConstraint("id", name="sign_in_sessions_pk"),
+    Index("sign_in_sessions_oid", "oid", "created_at", "id"),
+)
+
+sign_in_failures = Table(
+    "sign_in_failures",
+    metadata,
+    Column("key", _Text, nullable=False),
+    _int("count"),
+    _int("last_at"),
+    PrimaryKeyConstraint("key", name="sign_in_failures_pk"),
+    Index("sign_in_failures_last", "last_at"),
+)
+
+external_identities = Table(
+    "external_identities",
+    metadata,
+    Column("issuer", _Text, nullable=False),
+    Column("subject", _Text, nullable=False),
+    _text("oid"),
+    _int("created_at"),
+    PrimaryKeyConstraint("issuer", "subject", name="external_identities_pk"),
+    Index("external_identities_oid", "oid"),
+)
+
+
 def ddl(dialect: Dialect) -> str:
     """All tables and indexes as SQL text, statements ended by `;` and an empty line."""
     statements: list[str] = []

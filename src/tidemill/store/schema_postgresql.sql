@@ -51,6 +51,21 @@ CREATE TABLE attempts (
 
 CREATE INDEX attempts_live ON attempts (created_at, id) WHERE state <> 'Ended';
 
+CREATE TABLE credentials (
+	id TEXT COLLATE "C" NOT NULL,
+	oid TEXT COLLATE "C" DEFAULT '' NOT NULL,
+	kind TEXT COLLATE "C" DEFAULT '' NOT NULL,
+	value BYTEA NOT NULL,
+	name TEXT COLLATE "C" DEFAULT '' NOT NULL,
+	hint TEXT COLLATE "C" DEFAULT '' NOT NULL,
+	created_at BIGINT DEFAULT '0' NOT NULL,
+	created_by TEXT COLLATE "C" DEFAULT '' NOT NULL,
+	expires_at BIGINT,
+	CONSTRAINT credentials_pk PRIMARY KEY (id)
+);
+
+CREATE INDEX credentials_oid ON credentials (oid, created_at, id);
+
 CREATE TABLE events (
 	seq BIGSERIAL NOT NULL,
 	subject TEXT COLLATE "C" DEFAULT '' NOT NULL,
@@ -66,6 +81,16 @@ CREATE TABLE events (
 CREATE INDEX events_kind ON events (kind, seq);
 
 CREATE INDEX events_subject ON events (subject, seq);
+
+CREATE TABLE external_identities (
+	issuer TEXT COLLATE "C" NOT NULL,
+	subject TEXT COLLATE "C" NOT NULL,
+	oid TEXT COLLATE "C" DEFAULT '' NOT NULL,
+	created_at BIGINT DEFAULT '0' NOT NULL,
+	CONSTRAINT external_identities_pk PRIMARY KEY (issuer, subject)
+);
+
+CREATE INDEX external_identities_oid ON external_identities (oid);
 
 CREATE TABLE group_members (
 	group_oid TEXT COLLATE "C" NOT NULL,
@@ -252,3 +277,31 @@ CREATE TABLE role_definitions (
 	CONSTRAINT role_definitions_pk PRIMARY KEY (id),
 	CONSTRAINT role_definitions_name UNIQUE (name_key)
 );
+
+CREATE TABLE sign_in_failures (
+	key TEXT COLLATE "C" NOT NULL,
+	count BIGINT DEFAULT '0' NOT NULL,
+	last_at BIGINT DEFAULT '0' NOT NULL,
+	CONSTRAINT sign_in_failures_pk PRIMARY KEY (key)
+);
+
+CREATE INDEX sign_in_failures_last ON sign_in_failures (last_at);
+
+CREATE TABLE sign_in_sessions (
+	id TEXT COLLATE "C" NOT NULL,
+	oid TEXT COLLATE "C" DEFAULT '' NOT NULL,
+	client TEXT COLLATE "C" DEFAULT '' NOT NULL,
+	how TEXT COLLATE "C" DEFAULT '' NOT NULL,
+	address TEXT COLLATE "C" DEFAULT '' NOT NULL,
+	salt BYTEA NOT NULL,
+	generation BIGINT DEFAULT '0' NOT NULL,
+	created_at BIGINT DEFAULT '0' NOT NULL,
+	used_at BIGINT DEFAULT '0' NOT NULL,
+	expires_at BIGINT DEFAULT '0' NOT NULL,
+	ended_at BIGINT,
+	end_reason TEXT COLLATE "C" DEFAULT '' NOT NULL,
+	revision BIGINT DEFAULT '0' NOT NULL,
+	CONSTRAINT sign_in_sessions_pk PRIMARY KEY (id)
+);
+
+CREATE INDEX sign_in_sessions_oid ON sign_in_sessions (oid, created_at, id);

@@ -51,6 +51,21 @@ CREATE TABLE attempts (
 
 CREATE INDEX attempts_live ON attempts (created_at, id) WHERE state <> 'Ended';
 
+CREATE TABLE credentials (
+	id TEXT NOT NULL,
+	oid TEXT DEFAULT '' NOT NULL,
+	kind TEXT DEFAULT '' NOT NULL,
+	value BLOB NOT NULL,
+	name TEXT DEFAULT '' NOT NULL,
+	hint TEXT DEFAULT '' NOT NULL,
+	created_at BIGINT DEFAULT '0' NOT NULL,
+	created_by TEXT DEFAULT '' NOT NULL,
+	expires_at BIGINT,
+	CONSTRAINT credentials_pk PRIMARY KEY (id)
+);
+
+CREATE INDEX credentials_oid ON credentials (oid, created_at, id);
+
 CREATE TABLE events (
 	seq INTEGER NOT NULL,
 	subject TEXT DEFAULT '' NOT NULL,
@@ -66,6 +81,16 @@ CREATE TABLE events (
 CREATE INDEX events_kind ON events (kind, seq);
 
 CREATE INDEX events_subject ON events (subject, seq);
+
+CREATE TABLE external_identities (
+	issuer TEXT NOT NULL,
+	subject TEXT NOT NULL,
+	oid TEXT DEFAULT '' NOT NULL,
+	created_at BIGINT DEFAULT '0' NOT NULL,
+	CONSTRAINT external_identities_pk PRIMARY KEY (issuer, subject)
+);
+
+CREATE INDEX external_identities_oid ON external_identities (oid);
 
 CREATE TABLE group_members (
 	group_oid TEXT NOT NULL,
@@ -251,3 +276,31 @@ CREATE TABLE role_definitions (
 	CONSTRAINT role_definitions_pk PRIMARY KEY (id),
 	CONSTRAINT role_definitions_name UNIQUE (name_key)
 );
+
+CREATE TABLE sign_in_failures (
+	"key" TEXT NOT NULL,
+	count BIGINT DEFAULT '0' NOT NULL,
+	last_at BIGINT DEFAULT '0' NOT NULL,
+	CONSTRAINT sign_in_failures_pk PRIMARY KEY ("key")
+);
+
+CREATE INDEX sign_in_failures_last ON sign_in_failures (last_at);
+
+CREATE TABLE sign_in_sessions (
+	id TEXT NOT NULL,
+	oid TEXT DEFAULT '' NOT NULL,
+	client TEXT DEFAULT '' NOT NULL,
+	how TEXT DEFAULT '' NOT NULL,
+	address TEXT DEFAULT '' NOT NULL,
+	salt BLOB NOT NULL,
+	generation BIGINT DEFAULT '0' NOT NULL,
+	created_at BIGINT DEFAULT '0' NOT NULL,
+	used_at BIGINT DEFAULT '0' NOT NULL,
+	expires_at BIGINT DEFAULT '0' NOT NULL,
+	ended_at BIGINT,
+	end_reason TEXT DEFAULT '' NOT NULL,
+	revision BIGINT DEFAULT '0' NOT NULL,
+	CONSTRAINT sign_in_sessions_pk PRIMARY KEY (id)
+);
+
+CREATE INDEX sign_in_sessions_oid ON sign_in_sessions (oid, created_at, id);

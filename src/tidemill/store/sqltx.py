@@ -13,6 +13,7 @@ from tidemill.store.accesssql import Execute, SqlAccessRead, SqlAccessTx
 from tidemill.store.activity import newest, window_sql
 from tidemill.store.api import ActivityPage, ActivityQuery, AlreadyExists, Lease, ResourceQuery, StaleRevision
 from tidemill.store.queries import count_sql, find_sql
+from tidemill.store.signinsql import SqlSignInRead, SqlSignInTx
 
 
 def _insert(table: str, columns: str) -> str:
@@ -65,7 +66,7 @@ _SELECT_ACTIVITY = f"SELECT {rows.ACTIVITY_COLUMNS} FROM activity WHERE seq >= ?
 _INSERT_ACTIVITY = f"INSERT INTO activity ({rows.ACTIVITY_COLUMNS}) VALUES ({', '.join('?' * 19)})"
 
 
-class SqlRead(SqlAccessRead):
+class SqlRead(SqlAccessRead, SqlSignInRead):
     """store.api.Read over one connection."""
 
     __slots__ = ()
@@ -182,7 +183,7 @@ class SqlRead(SqlAccessRead):
         return rows.to_head(self.meta(rows.ACTIVITY_HEAD))
 
 
-class SqlTx(SqlRead, SqlAccessTx):
+class SqlTx(SqlRead, SqlAccessTx, SqlSignInTx):
     """store.api.Tx over one connection. `touched` grows with every change; its owner cuts it back when a
     closure is undone."""
 

@@ -12,6 +12,7 @@ import pytest
 from tidemill.app import groups, principals, workspaces
 from tidemill.app.access_directory import AccessDirectory
 from tidemill.app.services import Addresses, Services, Settings
+from tidemill.app.session_directory import SessionDirectory
 from tidemill.catalog.curated import CuratedCatalog
 from tidemill.catalog.sizes import GIB, SizeCatalog
 from tidemill.data.blobstore import BlobStore
@@ -65,6 +66,7 @@ async def services(tmp_path: Path) -> AsyncIterator[Services]:
         ids=ids,
         store=store,
         access=AccessDirectory(store),
+        sessions=SessionDirectory(store, clock.now),
         tracking=TrackingStore(tmp_path / "tracking.db"),
         blobs=BlobStore(tmp_path / "blobs", clock.now),
         sizes=SizeCatalog.load(capacity),

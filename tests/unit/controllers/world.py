@@ -14,6 +14,7 @@ from typing import Any, cast
 from tidemill.app import computes, groups, jobs, principals, workspaces
 from tidemill.app.access_directory import AccessDirectory
 from tidemill.app.services import Addresses, Services, Settings
+from tidemill.app.session_directory import SessionDirectory
 from tidemill.catalog.curated import CuratedCatalog
 from tidemill.catalog.sizes import GIB, SizeCatalog
 from tidemill.controllers import runtime
@@ -243,6 +244,7 @@ async def make(tmp_path: Path) -> World:
         ids=ids,
         store=store,
         access=AccessDirectory(store),
+        sessions=SessionDirectory(store, clock.now),
         tracking=TrackingStore(tmp_path / "tracking.db"),
         blobs=BlobStore(tmp_path / "blobs", clock.now),
         sizes=SizeCatalog.load(capacity),

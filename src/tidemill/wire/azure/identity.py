@@ -1,16 +1,15 @@
-"""Where clients learn about this cloud and get their tokens. All of it is public: a token cannot be asked
-for before there is one; the token endpoints check a secret of their own."""
+"""Where clients learn about this cloud, and the managed identity of the home's owner. Both are public: a
+token cannot be asked for before there is one; the identity checks a secret of its own."""
 
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any
 
 import msgspec
 from starlette.responses import Response
 
 from tidemill.app.services import Addresses
-from tidemill.domain.errors import InvalidRequest, TidemillError, Unauthenticated
+from tidemill.domain.errors import InvalidRequest, Unauthenticated
 from tidemill.identity.tokens import ML_AUDIENCE, PRINCIPAL_TTL_S
 from tidemill.wire.http import PUBLIC, Context, Route, bytes_response, json_response
 
@@ -84,62 +83,9 @@ async def _managed_identity(ctx: Context) -> Response:
     )
 
 
-async def _openid_configuration(ctx: Context) -> Response:
-    adfs = ctx.services.addresses.https + "/adfs"
-    return json_response(
-        {
-            "issuer": adfs,
-            "authorization_endpoint": f"{adfs}/oauth2/authorize",
-            "token_endpoint": f"{adfs}/oauth2/token",
-            "jwks_uri": f"{adfs}/discovery/keys",
-            "device_authorization_endpoint": f"{adfs}/oauth2/devicecode",
-            "response_types_supported": ["code", "token"],
-            "grant_types_supported": ["client_credentials"],
-            "token_endpoint_auth_methods_supported": ["client_secret_post"],
-            "id_token_signing_alg_values_supported": ["ES256"],
-            "access_token_issuer": ctx.services.tokens.issuer,
-        }
-    )
-
-
-async def _jwks(ctx: Context) -> Response:
-    return json_response(ctx.services.tokens.jwks())
-
-
-async def _client_credentials(ctx: Context) -> Response:
-    """OAuth 2 client credentials. Errors are OAuth's, not ARM's: MSAL reads them."""
-    form, tokens = await ctx.request.form(), ctx.services.tokens
-    if form.get("grant_type") != "client_credentials":
-        return _oauth_error("unsupported_grant_type", "Only client_credentials is offered here.", 400)
-    if not tokens.is_client(form.get("client_id", ""), form.get("client_secret", "")):
-        return _oauth_error("invalid_client", "The client id or the client secret is wrong.", 401)
-    asked = form.get("resource") or _resource_of(form.get("scope", ""))
-    try:
-        token = tokens.issue_owner(asked)
-    except TidemillError as error:
-        return _oauth_error("invalid_resource", error.message, 400)
-    ctx.caller = tokens.verify(token)
-    body: dict[str, Any] = {"access_token": token, "token_type": "Bearer", "expires_in": PRINCIPAL_TTL_S}
-    return json_response(body, headers={"Cache-Control": "no-store"})
-
-
-def _resource_of(scopes: str) -> str:
-    """`https://x//.default openid` -> `https://x/`."""
-    wanted = next((scope for scope in scopes.split() if scope.endswith("/.default")), scopes)
-    return wanted.removesuffix("/.default")
-
-
-def _oauth_error(code: str, message: str, status: int) -> Response:
-    return json_response({"error": code, "error_description": message}, status)
-
-
 def routes() -> list[Route]:
-    """Metadata, discovery of keys, and the two token endpoints."""
-    adfs = "/adfs"
+    """The cloud's metadata and the managed identity."""
     return [
         Route("GET", "/metadata/endpoints", PUBLIC, _metadata, "metadata"),
         Route("GET", "/msi/token", PUBLIC, _managed_identity, "managed identity", signs_in=True),
-        Route("GET", f"{adfs}/.well-known/openid-configuration", PUBLIC, _openid_configuration),
-        Route("GET", f"{adfs}/discovery/keys", PUBLIC, _jwks),
-        Route("POST", f"{adfs}/oauth2/token", PUBLIC, _client_credentials, signs_in=True),
     ]
