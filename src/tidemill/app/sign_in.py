@@ -27,6 +27,7 @@ from tidemill.identity import refresh as refresh_tokens
 from tidemill.store.api import Read, Tx
 
 TOKEN_TTL_S = 3600  # access tokens of a session, and of programs
+PROVIDERS = "sign-in.providers"  # the key of the OIDC providers among the store's facts
 PORTAL = "portal"  # the client of a browser's session, which is not refreshed
 _WRONG = "The user name or the password is wrong."
 
@@ -180,6 +181,15 @@ async def sessions_of(services: Services, oid: str) -> list[Session]:
     now = services.clock.now()
     found = await services.store.read(lambda r: r.sessions(oid))
     return [s for s in reversed(found) if s.lives(now) and (s.client == PORTAL or now - s.used_at < IDLE_US)]
+
+
+def somebody_can(read: Read) -> bool:
+    """Whether anybody has a way to sign in besides the home owner's local secret: a user with a password, a
+    program with a secret or certificate, or a provider of identities."""
+    if read.meta(PROVIDERS) is not None:
+        return True
+    holders = (oid for kind in CredentialKind for oid in read.holders(kind))
+    return any((who := read.principal(oid)) is not None and not who.disabled for oid in holders)
 
 
 def access_token(services: Services, grant: Grant, audience: str) -> str:

@@ -38,9 +38,9 @@ COMMANDS = {
     "secret": (_ROOM + "secret:secret", "Values for jobs that nobody sees."),
     "activity": (_ROOM + "activity:activity", "Who did what, allowed or refused."),
     "workspace": (_ROOM + "workspace:workspace", "Workspaces."),
-    "access": (_ROOM + "access:access", "People, groups, programs and their roles."),
     "queue": (_ROOM + "quota:queue", "Jobs that wait: order, shares, reasons, expected starts."),
     "quota": (_ROOM + "quota:quota", "Limits and shares of teams, users, workspaces and computes."),
+    "access": (_ROOM + "credentials:access", "People, groups, programs and their roles."),
 }
 
 EPILOG = (

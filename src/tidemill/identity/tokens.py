@@ -203,6 +203,7 @@ class TokenIssuer:
             "aud": client_id,
             "iss": issuer,
             "iat": now,
+            "nbf": now,
             "exp": now + ID_TOKEN_TTL_S,
             "sub": principal.oid,
             "oid": principal.oid,

@@ -43,6 +43,7 @@ ROUTE_MODULES = (
     "tidemill.wire.native.access",
     "tidemill.wire.native.fairness",
     "tidemill.wire.native.secrets",
+    "tidemill.wire.native.credentials",
     "tidemill.portal.routes",
 )
 

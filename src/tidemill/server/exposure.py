@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tidemill.domain.errors import InvalidRequest
+from tidemill.domain.errors import Conflict, InvalidRequest
 from tidemill.domain.listening import addresses_of
 from tidemill.identity import ca
 from tidemill.server import home as homes
-from tidemill.server.ports import SystemClock
+from tidemill.server.ports import SystemClock, check_addresses
 from tidemill.server.tls import Certificates, check_own
 
 LOOK_S = 24 * 3600.0  # a timer of months would run on while the machine sleeps
@@ -34,15 +34,36 @@ class Words:
 
 async def settle(home: homes.Home, config: homes.Config, words: Words, now: int) -> homes.Config:
     """The configuration with what was typed, stored for the next start. Raises InvalidRequest naming what
-    does not go together."""
+    does not go together, Conflict where nobody else could sign in."""
     wanted = replace(config, **_typed(config, words))
     listening = wanted.listening  # says what is wrong with it
+    check_addresses(listening.addresses)
+    if listening.addresses and not await _somebody_can_sign_in(home, wanted):
+        raise Conflict(
+            f"--listen {','.join(listening.addresses)}: nobody but this home's owner could sign in, so "
+            "there is nobody to listen for. Start the server without it, make a user (tidemill access "
+            "create-user NAME; tidemill access set-password NAME) or a provider (tidemill access "
+            "add-provider), and start again.",
+            "NobodyCanSignIn",
+            "--listen",
+        )
     pair = wanted.own_pair
     if pair is not None:
         check_own(pair, listening.names, now)
     if wanted != config:
         homes.save_config(home, wanted)
     return wanted
+
+
+async def _somebody_can_sign_in(home: homes.Home, config: homes.Config) -> bool:
+    from tidemill.app.sign_in import somebody_can
+    from tidemill.store.sql import open_store
+
+    store = open_store(config.database or home.db / "tidemill.db")
+    try:
+        return await store.read(somebody_can)
+    finally:
+        await store.close()
 
 
 def _typed(config: homes.Config, words: Words) -> dict[str, Any]:

@@ -45,7 +45,7 @@ def listen(
 ) -> list[socket.socket]:
     """Listening sockets on one port of 127.0.0.1, with `both` and where there is IPv6 of ::1, and of the
     addresses in `others`. Port 0: the remembered one if it is free, else any. Raises Conflict naming the flag
-    when the port is taken, or an address is not this machine's."""
+    when the port is taken."""
     if not 0 <= port <= 65535:
         raise InvalidRequest(f"{flag} {port} is no port: use 0 (any free one) to 65535.", target=flag)
     if port == 0 and remembered:
@@ -72,6 +72,19 @@ def listen(
     raise Conflict(f"No free port was found for {flag}.", "PortInUse", flag)
 
 
+def check_addresses(addresses: Sequence[str]) -> None:
+    """Raises Conflict for an address that this machine does not have."""
+    for host in addresses:
+        try:
+            _socket(host, 0).close()
+        except OSError as error:
+            raise Conflict(
+                f"--listen {host}: this machine cannot listen there ({error.strerror}). `ip address` "
+                "shows the addresses it has.",
+                target="--listen",
+            ) from None
+
+
 def _listen(port: int, both: bool, others: Sequence[str]) -> list[socket.socket]:
     """A wildcard takes the place of the loopback address that it covers."""
     local = ["127.0.0.1"] if ANY_IPV4 not in others else []
@@ -85,12 +98,6 @@ def _listen(port: int, both: bool, others: Sequence[str]) -> list[socket.socket]
             except OSError as error:
                 if host == "::1" and error.errno != errno.EADDRINUSE:
                     continue  # no IPv6 on this machine
-                if error.errno == errno.EADDRNOTAVAIL:
-                    raise Conflict(
-                        f"--listen {host}: this machine has no such address. `ip address` shows those "
-                        "it has.",
-                        target="--listen",
-                    ) from None
                 raise
     except BaseException:
         for sock in sockets:

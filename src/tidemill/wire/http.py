@@ -58,6 +58,11 @@ class Request:
         return self._query
 
     @property
+    def address(self) -> str:
+        """The IP address it came from; "" where it is not known."""
+        return str((self.scope.get("client") or ("",))[0])
+
+    @property
     def api_version(self) -> str:
         return self.query.get("api-version", "")
 

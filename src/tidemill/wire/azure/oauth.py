@@ -97,16 +97,16 @@ async def _client_credentials(ctx: Context, form: dict[str, str]) -> dict[str, A
             raise _OAuthError("invalid_client", f"client_assertion_type must be {ASSERTION_TYPE}.", 401)
         audiences = [f"{services.addresses.https}{ADFS}/oauth2/token", f"{services.addresses.https}{ADFS}"]
         who = await credentials.by_assertion(services, client_id, form["client_assertion"], audiences)
-        return _program(services.tokens.issue_to(who, resource, TOKEN_TTL_S), TOKEN_TTL_S)
+        return _program(ctx, services.tokens.issue_to(who, resource, TOKEN_TTL_S), TOKEN_TTL_S)
     secret = form.get("client_secret", "")
     if services.tokens.is_client(client_id, secret):
-        return _program(services.tokens.issue_owner(resource), PRINCIPAL_TTL_S)
+        return _program(ctx, services.tokens.issue_owner(resource), PRINCIPAL_TTL_S)
     who = await credentials.by_secret(services, client_id, secret)
-    return _program(services.tokens.issue_to(who, resource, TOKEN_TTL_S), TOKEN_TTL_S)
+    return _program(ctx, services.tokens.issue_to(who, resource, TOKEN_TTL_S), TOKEN_TTL_S)
 
 
 async def _password(ctx: Context, form: dict[str, str]) -> dict[str, Any]:
-    name, password, address = form.get("username", ""), form.get("password", ""), address_of(ctx)
+    name, password, address = form.get("username", ""), form.get("password", ""), ctx.request.address
     who = await sign_in.by_password(ctx.services, name, password, address)
     return await _person(ctx, form, who, "password")
 
@@ -125,7 +125,7 @@ async def _authorization_code(ctx: Context, form: dict[str, str]) -> dict[str, A
         await sign_in.end(services, held.session, "its authorization code was used twice")
         raise _OAuthError("invalid_grant", "The code was used before; what it gave is void. Sign in again.")
     grant = await sign_in.begin(
-        services, held.oid, client=held.client_id, how="browser", address=address_of(ctx)
+        services, held.oid, client=held.client_id, how="browser", address=ctx.request.address
     )
     services.codes.note_session(code, grant.session.id)
     return _answer(ctx, form, grant, held.nonce)
@@ -136,7 +136,7 @@ async def _device_code(ctx: Context, form: dict[str, str]) -> dict[str, Any]:
     code = form.get("device_code") or form.get("code", "")
     held = services.codes.poll(code, form.get("client_id", ""), services.clock.now())
     grant = await sign_in.begin(
-        services, held.oid, client=held.client_id, how="device code", address=address_of(ctx)
+        services, held.oid, client=held.client_id, how="device code", address=ctx.request.address
     )
     return _answer(ctx, form, grant)
 
@@ -149,15 +149,17 @@ async def _refresh(ctx: Context, form: dict[str, str]) -> dict[str, Any]:
 async def _person(ctx: Context, form: dict[str, str], who: Principal, how: str) -> dict[str, Any]:
     ctx.services.tokens.check_audience(_resource(form))  # before there is a session that nobody gets
     grant = await sign_in.begin(
-        ctx.services, who.oid, client=form.get("client_id", ""), how=how, address=address_of(ctx)
+        ctx.services, who.oid, client=form.get("client_id", ""), how=how, address=ctx.request.address
     )
     return _answer(ctx, form, grant)
 
 
 def _answer(ctx: Context, form: dict[str, str], grant: sign_in.Grant, nonce: str = "") -> dict[str, Any]:
     services, resource = ctx.services, _resource(form)
+    token = sign_in.access_token(services, grant, resource)
+    ctx.caller = services.tokens.verify(token)  # for the activity log
     answer: dict[str, Any] = {
-        "access_token": sign_in.access_token(services, grant, resource),
+        "access_token": token,
         "token_type": "Bearer",
         "expires_in": TOKEN_TTL_S,
         "refresh_token": grant.refresh_token,
@@ -172,7 +174,8 @@ def _answer(ctx: Context, form: dict[str, str], grant: sign_in.Grant, nonce: str
     return answer
 
 
-def _program(token: str, ttl_s: int) -> dict[str, Any]:
+def _program(ctx: Context, token: str, ttl_s: int) -> dict[str, Any]:
+    ctx.caller = ctx.services.tokens.verify(token)  # for the activity log
     return {"access_token": token, "token_type": "Bearer", "expires_in": ttl_s}
 
 
@@ -181,7 +184,7 @@ async def _start_device(ctx: Context) -> Response:
     name."""
     form = await ctx.request.form()
     services = ctx.services
-    device = services.codes.device(form.get("client_id", ""), address_of(ctx), services.clock.now())
+    device = services.codes.device(form.get("client_id", ""), ctx.request.address, services.clock.now())
     page = f"{services.addresses.http}/ui/device"
     return json_response(
         {
@@ -202,11 +205,6 @@ async def _revoke(ctx: Context) -> Response:
     form = await ctx.request.form()
     await sign_in.end_by_token(ctx.services, form.get("token", ""))
     return json_response({}, headers=_NO_STORE)
-
-
-def address_of(ctx: Context) -> str:
-    """The IP address that the request came from."""
-    return str((ctx.request.scope.get("client") or ("",))[0])
 
 
 def _resource(form: dict[str, str]) -> str:
@@ -240,7 +238,7 @@ def routes() -> list[Route]:
     return [
         Route("GET", f"{ADFS}/.well-known/openid-configuration", PUBLIC, _openid_configuration),
         Route("GET", f"{ADFS}/discovery/keys", PUBLIC, _jwks),
-        Route("POST", f"{ADFS}/oauth2/token", PUBLIC, _token),
+        Route("POST", f"{ADFS}/oauth2/token", PUBLIC, _token, signs_in=True),
         Route("POST", f"{ADFS}/oauth2/devicecode", PUBLIC, _start_device),
         Route("POST", f"{ADFS}/oauth2/revoke", PUBLIC, _revoke),
     ]
