@@ -20,7 +20,7 @@ SOURCE = ROOT / "src" / "tidemill"
 DEPENDENCIES = DOCS / "dependencies.md"
 JOB = DOCS / "reference" / "job-yaml.md"
 # Distribution -> module, where they differ; what only an option of another package asks for.
-MODULES = {"pyyaml": "yaml", "nvidia-ml-py": "pynvml"}
+MODULES = {"argon2-cffi": "argon2", "pyyaml": "yaml", "nvidia-ml-py": "pynvml"}
 ASKED_FOR_BY_NAME = {"httptools": 'http="httptools"'}
 
 
