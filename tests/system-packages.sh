@@ -7,6 +7,10 @@ command -v npm >/dev/null 2>&1 || missing+=(npm)
 command -v mpirun >/dev/null 2>&1 || missing+=(openmpi-bin)
 command -v bwrap >/dev/null 2>&1 || missing+=(bubblewrap)
 command -v chromium >/dev/null 2>&1 || missing+=(chromium)
+command -v skopeo >/dev/null 2>&1 || missing+=(skopeo)
+command -v docker-registry >/dev/null 2>&1 || missing+=(docker-registry)
+command -v busybox >/dev/null 2>&1 || missing+=(busybox-static)
+command -v zstd >/dev/null 2>&1 || missing+=(zstd)
 [ ${#missing[@]} -eq 0 ] && exit 0
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
     echo "installing for the tests: ${missing[*]}"

@@ -10,12 +10,11 @@ envs/logs/<digest>.log         what uv said in the latest build
 from __future__ import annotations
 
 import asyncio
-import errno
 import hashlib
 import os
 import platform
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -26,10 +25,10 @@ from tidemill.environments.conda import CondaFile, parse_conda
 from tidemill.environments.filelock import FileLock
 from tidemill.environments.process import run_uv, uv_environment
 from tidemill.environments.requirement import Place, parse_pip
+from tidemill.environments.shared import LogLine, Shared
 from tidemill.environments.spec import EnvironmentSpec
 
 FORMAT = 1  # of the directory and of what the digest covers: raise it and everything is built anew
-LogLine = Callable[[str], None]
 _TMP = ".tmp-"
 
 
@@ -38,20 +37,6 @@ class _Plan:
     digest: str
     parsed: CondaFile
     wanted: python.Wanted
-
-
-@dataclass(slots=True)
-class _Build:
-    """One build in this process and everyone who waits for it."""
-
-    task: asyncio.Task[EnvironmentRecord]
-    listeners: list[LogLine] = field(default_factory=list)
-    lines: list[str] = field(default_factory=list)
-
-    def say(self, line: str) -> None:
-        self.lines.append(line)
-        for listener in self.listeners:
-            listener(line)
 
 
 class EnvironmentBuilder:
@@ -80,7 +65,7 @@ class EnvironmentBuilder:
         self._managed = root / ".python"
         self._uv_env = uv_environment(self._managed, cache_dir)
         self._pythons: tuple[python.Interpreter, ...] | None = None
-        self._builds: dict[str, _Build] = {}
+        self._builds: Shared[EnvironmentRecord] = Shared()
         self._prepared = False
 
     def key(self, spec: EnvironmentSpec) -> str:
@@ -102,7 +87,7 @@ class EnvironmentBuilder:
         record = self._record(plan.digest)
         cached = record is not None
         if record is None:
-            record = await self._join(plan, log)
+            record = await self._builds.join(plan.digest, log, lambda say: self._build_once(plan, say))
         if self._strict and record.substituted:
             raise python.refusal(plan.wanted, "")
         return replace(self._built(record, cached), notes=self._notes(spec, plan, record))
@@ -183,27 +168,7 @@ class EnvironmentBuilder:
 
     # building
 
-    async def _join(self, plan: _Plan, log: LogLine) -> EnvironmentRecord:
-        build = self._builds.get(plan.digest)
-        if build is None:
-            build = self._builds[plan.digest] = _Build(asyncio.create_task(self._build_once(plan)))
-        for line in build.lines:
-            log(line)
-        build.listeners.append(log)
-        try:
-            return await asyncio.shield(build.task)
-        except asyncio.CancelledError:
-            if len(build.listeners) == 1 and not build.task.done():
-                build.task.cancel()
-                await asyncio.gather(build.task, return_exceptions=True)
-            raise
-        finally:
-            build.listeners.remove(log)
-            if build.task.done():
-                self._builds.pop(plan.digest, None)
-
-    async def _build_once(self, plan: _Plan) -> EnvironmentRecord:
-        say = self._builds[plan.digest].say
+    async def _build_once(self, plan: _Plan, say: LogLine) -> EnvironmentRecord:
         try:
             await asyncio.to_thread(self._prepare)
             with FileLock(self._lock_path(plan.digest)) as held:
@@ -213,7 +178,7 @@ class EnvironmentBuilder:
                 record = self._record(plan.digest)
                 return record or await self._build(plan, held, say)
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            if tree.is_full(error):
                 raise lock.out_of_space() from error
             raise
 

@@ -1,4 +1,5 @@
-"""Running uv: its lines as they come, killed with its children on cancel and with this server's death."""
+"""Running tools (uv, skopeo): their lines as they come, killed with their children on cancel and with this
+server's death."""
 
 from __future__ import annotations
 
@@ -7,11 +8,13 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
-# uv must not outlive the server that asked for the build: the kernel kills it when the parent dies. Done by a
+from tidemill.environments.shared import LogLine
+
+# A tool must not outlive the server that asked for it: the kernel kills it when the parent dies. Done by a
 # tiny launcher because running Python between fork and exec (preexec_fn) is not safe in a threaded server.
 _LAUNCHER = (
     "import ctypes, os, signal, sys\n"
@@ -45,30 +48,66 @@ def uv_environment(managed: Path, cache_dir: Path | None) -> dict[str, str]:
 async def run_uv(
     arguments: Sequence[str],
     *,
-    env: dict[str, str],
+    env: Mapping[str, str],
     cwd: Path,
-    log: Callable[[str], None],
+    log: LogLine,
     held: Sequence[int] = (),
 ) -> tuple[int, str]:
-    """Exit code and everything uv said; each line also goes to `log` when it comes.
+    """Exit code and everything uv said; see `run`."""
+    return await run([uv_program(), *arguments], env=env, cwd=cwd, log=log, held=held)
 
-    `held`: descriptors (locks) that uv keeps open, so that a lock lasts until its last process is gone.
+
+async def run(
+    argv: Sequence[str],
+    *,
+    env: Mapping[str, str],
+    cwd: Path,
+    log: LogLine,
+    held: Sequence[int] = (),
+    stdin: bytes = b"",
+) -> tuple[int, str]:
+    """Exit code and everything the program at `argv[0]` said; each line also goes to `log` when it comes.
+
+    `held`: descriptors (locks) that it keeps open, so that a lock lasts until its last process is gone.
     Cancelled: the whole process group is killed and reaped before CancelledError leaves.
     """
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid()), uv_program(), *arguments,
-        env=env, cwd=cwd, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT, start_new_session=True, pass_fds=tuple(held), limit=1 << 20,
-    )  # fmt: skip
+    process = await _start(argv, env, cwd, held, asyncio.subprocess.STDOUT)
+    assert process.stdin is not None
     assert process.stdout is not None
     lines: list[str] = []
     try:
+        process.stdin.write(stdin)
+        process.stdin.close()
         async for raw in process.stdout:
             line = raw.decode("utf-8", "replace").rstrip()
             lines.append(line)
             log(line)
         return await process.wait(), "\n".join(lines)
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        await process.wait()
+        await _end(process)
+
+
+async def capture(argv: Sequence[str], *, env: Mapping[str, str], cwd: Path) -> tuple[int, bytes, str]:
+    """Exit code, standard output as it is, standard error. Cancelled: as `run`."""
+    process = await _start(argv, env, cwd, (), asyncio.subprocess.PIPE)
+    try:
+        output, errors = await process.communicate(b"")
+        return process.returncode or 0, output, errors.decode("utf-8", "replace")
+    finally:
+        await _end(process)
+
+
+async def _start(
+    argv: Sequence[str], env: Mapping[str, str], cwd: Path, held: Sequence[int], stderr: int
+) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid()), *argv,
+        env=env, cwd=cwd, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+        stderr=stderr, start_new_session=True, pass_fds=tuple(held), limit=1 << 20,
+    )  # fmt: skip
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    await process.wait()

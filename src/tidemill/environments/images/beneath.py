@@ -186,6 +186,7 @@ class Tree:
         self.remove(parts)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         with open(os.open(parts[-1], flags, 0o644, dir_fd=self.parent(parts)), "w", encoding="utf-8") as file:
+            os.fchmod(file.fileno(), 0o444)
             file.write(text)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
@@ -19,6 +20,7 @@ MANIFESTS = (
     "application/vnd.oci.image.manifest.v1+json",
     "application/vnd.docker.distribution.manifest.v2+json",
 )
+_LAYER = re.compile(r"\.tar(?:[.+]\w+)?$")  # encrypted ones end differently
 REF_NAME = "org.opencontainers.image.ref.name"
 MOST_BYTES = 8 << 20  # of a manifest or a configuration
 MOST_LAYERS = 512
@@ -90,7 +92,7 @@ def read_manifest(raw: bytes, architecture: str) -> Manifest | Descriptor:
     if len(layers) > MOST_LAYERS:
         raise Broken(f"it has {len(layers)} layers, more than {MOST_LAYERS}")
     for layer in layers:
-        if "encrypted" in layer.media_type or not any(word in layer.media_type for word in ("tar", "layer")):
+        if not _LAYER.search(layer.media_type):
             raise Broken(f"layer {layer.digest[:19]} is no archive of files ({layer.media_type})")
     return Manifest(digest_of(raw), _descriptor(body.get("config"), "config"), layers)
 

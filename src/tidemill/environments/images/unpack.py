@@ -1,9 +1,11 @@
 """`python -m tidemill.environments.images.unpack`: a process of its own, so that neither unpacking nor what a
 layer does to its reader is felt by the server.
 
-Standard input: {"root", "layers": [path, …], "most_bytes", "folders": [path, …], "files": {path: text}}.
+Standard input: {"root", "layers": [path, …], "most_bytes", "folders": [path, …], "files": {path: text},
+"path": PATH, "programs": [name, …]}.
 Standard output: JSON lines. {"layer": k, "bytes": n, "entries": n} while it goes on; at last
-{"done": {"size", "entries", "skipped"}}, or {"refused": sentence} (the image is bad), or {"full": true}.
+{"done": {"size", "entries", "skipped", "shell", "libc", "pythons", "programs"}}, or {"refused": sentence}
+(the image is bad), or {"full": true}.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import errno
 import gzip
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -22,6 +25,9 @@ from typing import IO, Any
 from tidemill.environments.images.beneath import Tree
 from tidemill.environments.images.layers import Applied, Applier, BadLayer, close_folders
 
+_PYTHON = re.compile(r"^python(3\.\d+)$")
+_SHELLS = ("/bin/bash", "/usr/bin/bash", "/usr/local/bin/bash", "/bin/sh", "/usr/bin/sh")
+_LOADERS = (("ld-linux", "glibc"), ("ld64.so", "glibc"), ("ld-musl", "musl"))
 MOST_MEMORY = 2 << 30
 STEP_BYTES = 64 << 20  # between two words of progress
 GZIP, ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
@@ -32,6 +38,8 @@ def main() -> int:
     order = json.load(sys.stdin)
     try:
         done = unpack(order)
+        with Tree(order["root"]) as tree:
+            facts = facts_of(tree, order["path"].split(":"), order["programs"])
     except BadLayer as error:
         _say(refused=str(error))
     except OSError as error:
@@ -39,7 +47,7 @@ def main() -> int:
             raise
         _say(full=True)
     else:
-        _say(done={"size": done.size, "entries": done.entries, "skipped": done.skipped})
+        _say(done={"size": done.size, "entries": done.entries, "skipped": done.skipped, **facts})
     return 0
 
 
@@ -71,6 +79,25 @@ def unpack(order: dict[str, Any]) -> Applied:
             tree.write(path, text)
     close_folders(order["root"])
     return done
+
+
+def facts_of(tree: Tree, path: list[str], programs: list[str]) -> dict[str, Any]:
+    """What a job needs to know of the files before it runs among them."""
+    folders = [folder for folder in path if folder.startswith("/")]
+    found: dict[str, str] = {}
+    for folder in folders:
+        for name in tree.names(folder):
+            match = _PYTHON.match(name)
+            if match and match[1] not in found and tree.executable(f"{folder}/{name}"):
+                found[match[1]] = f"{folder}/{name}"
+    loaders = [*tree.names("/lib64"), *tree.names("/lib")]
+    libc = next((libc for start, libc in _LOADERS if any(name.startswith(start) for name in loaders)), "")
+    return {
+        "shell": next((shell for shell in _SHELLS if tree.executable(shell)), ""),
+        "libc": libc,
+        "pythons": sorted(found.items()),
+        "programs": [p for p in programs if any(tree.executable(f"{folder}/{p}") for folder in folders)],
+    }
 
 
 @contextmanager

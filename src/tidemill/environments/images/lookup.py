@@ -1,0 +1,72 @@
+"""From a reference to the manifest for this host, each step checked against the digest that named it."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from tidemill.domain.errors import InvalidRequest
+from tidemill.environments.images import manifest as manifests
+from tidemill.environments.images.manifest import Broken, Descriptor, Manifest
+from tidemill.environments.images.reference import TARGET, ImageReference
+from tidemill.environments.images.registry import Login, Skopeo
+
+
+def bad(image: ImageReference, why: Exception | str) -> InvalidRequest:
+    return InvalidRequest(f"Image {image.written!r} cannot be used: {why}.", "InvalidImage", TARGET)
+
+
+async def look_up(skopeo: Skopeo, image: ImageReference, login: Login | None, architecture: str) -> Manifest:
+    """Raises InvalidRequest, OutOfSpace, Unreachable."""
+    try:
+        if image.transport == "oci":
+            return await asyncio.to_thread(_in_layout, image, architecture)
+        raw = await skopeo.manifest(image, login)
+        if image.digest:
+            _check(raw, image.digest)
+        found = manifests.read_manifest(raw, architecture)
+        if isinstance(found, Manifest):
+            return found
+        if image.local:
+            raise Broken(f"its index is not read out of an archive: unpack that and write oci:{image.path}")
+        return _only(await skopeo.manifest(image.at(found.digest), login), found, architecture)
+    except Broken as error:
+        raise bad(image, error) from None
+
+
+def _in_layout(image: ImageReference, architecture: str) -> Manifest:
+    layout = Path(image.path)
+    try:
+        index = read_small(layout / "index.json")
+        entry = manifests.in_layout(index, image.tag, architecture)
+        raw = read_small(blobs_of(image) / entry.hex)
+        _check(raw, entry.digest)
+        found = manifests.read_manifest(raw, architecture)
+        if isinstance(found, Manifest):
+            return found
+        return _only(read_small(blobs_of(image) / found.hex), found, architecture)
+    except OSError as error:
+        raise Broken(f"it is no OCI layout ({error.filename}: {error.strerror})") from None
+
+
+def blobs_of(layout: ImageReference) -> Path:
+    return Path(layout.path) / "blobs" / "sha256"
+
+
+def read_small(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(manifests.MOST_BYTES + 1)
+
+
+def _only(raw: bytes, wanted: Descriptor, architecture: str) -> Manifest:
+    _check(raw, wanted.digest)
+    found = manifests.read_manifest(raw, architecture)
+    if isinstance(found, Descriptor):
+        raise Broken("its index names another index")
+    return found
+
+
+def _check(raw: bytes, digest: str) -> None:
+    found = manifests.digest_of(raw)
+    if found != digest:
+        raise Broken(f"its manifest is not {digest[:19]}… but {found[:19]}…")
