@@ -20,6 +20,8 @@ from typing import Any
 
 import pytest
 
+from tidemill.environments.process import uv_program
+
 ARCHITECTURE = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
 USER, PASSWORD = "tide", "moon-and-sun"
 # bcrypt of PASSWORD: the registry takes no other hash.
@@ -142,7 +144,21 @@ def busybox(*commands: str) -> Layer:
     need("busybox")
     program = Path(str(shutil.which("busybox"))).read_bytes()
     layer = Layer().file("bin/busybox", program, 0o755)
-    for name in ("sh", "cat", "ls", "id", "env", "echo", "mkdir", "sleep", "wget", "pwd", *commands):
+    for name in (
+        "sh",
+        "cat",
+        "ls",
+        "id",
+        "env",
+        "echo",
+        "mkdir",
+        "sleep",
+        "wget",
+        "pwd",
+        "realpath",
+        "dirname",
+        *commands,
+    ):
         layer.link(f"bin/{name}", "busybox")
     return layer
 
@@ -151,8 +167,8 @@ PYTHON_ENV = ("PATH=/opt/python/bin:/bin", "LD_LIBRARY_PATH=/opt/python/lib")
 
 
 def with_python() -> Layer:
-    """A glibc image with this interpreter's Python below /opt/python, and the libraries that needs. It is run
-    with PYTHON_ENV."""
+    """A glibc image with this interpreter's Python below /opt/python, and the libraries that it and uv need.
+    It is run with PYTHON_ENV."""
     need("ldd", "busybox")
     prefix = Path(sys.base_prefix)
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -170,7 +186,7 @@ def with_python() -> Layer:
         "lib2to3",
     )
     layer.tree(library, f"opt/python/lib/python{version}", (*left_out, *_config(library)))
-    objects = [prefix / "bin" / f"python{version}", *library.glob("lib-dynload/*.so")]
+    objects = [prefix / "bin" / f"python{version}", *library.glob("lib-dynload/*.so"), Path(uv_program())]
     for path in sorted(_libraries(objects)):
         if path.is_relative_to(prefix):
             layer.tree(path, f"opt/python/lib/{path.name}")

@@ -44,11 +44,12 @@ def alive(pid: int) -> bool:
 
 
 class JobServer:
-    """`settings` go into config.json before the next start (cancel_grace_s, close_grace_s, …)."""
+    """`settings` go into config.json before the next start (cancel_grace_s, close_grace_s, …). The host
+    stands in for images unless they say otherwise."""
 
     def __init__(self, home: Path, **settings: Any) -> None:
         self.home = home
-        self.settings = settings
+        self.settings = {"images": "prefer-host", **settings}
         self.state: dict[str, Any] = {}
         self._token = ""
 

@@ -11,40 +11,20 @@ import subprocess
 import sys
 import tempfile
 import time
-import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from wheelmaker import wheel
 
 from tidemill.domain.errors import Conflict, InvalidRequest, NotFound, OutOfSpace, TidemillError
 from tidemill.environments import builder as builder_module
 from tidemill.environments.builder import BuiltEnvironment, EnvironmentBuilder
 from tidemill.environments.filelock import FileLock
-from tidemill.environments.spec import EnvironmentSpec
+from tidemill.environments.spec import EnvironmentSpec, from_arm
 
 NOBODY = 65534
 SPEC = EnvironmentSpec(pip=("tmtide", "tmmoon==1.0"))
-
-
-def wheel(
-    directory: Path, name: str, version: str, requires: tuple[str, ...] = (), code: str = "", size: int = 0
-) -> None:
-    info = f"{name}-{version}.dist-info"
-    with zipfile.ZipFile(directory / f"{name}-{version}-py3-none-any.whl", "w") as archive:
-        archive.writestr(f"{name}/__init__.py", code or f"version = {version!r}\n")
-        if size:
-            archive.writestr(f"{name}/data.bin", os.urandom(size))
-        lines = [
-            f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}",
-            *(f"Requires-Dist: {r}" for r in requires),
-        ]
-        archive.writestr(f"{info}/METADATA", "\n".join(lines) + "\n")
-        archive.writestr(
-            f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-        )
-        archive.writestr(f"{info}/entry_points.txt", f"[console_scripts]\n{name}-say = {name}:say\n")
-        archive.writestr(f"{info}/RECORD", "")
 
 
 @pytest.fixture(scope="session")
@@ -200,10 +180,11 @@ async def test_a_conflict_and_a_missing_package_are_named(
 
 
 async def test_an_image_alone_is_the_hosts_python(make: Callable[..., EnvironmentBuilder]):
-    built = await make().ensure(EnvironmentSpec(image="library/python:latest"), print)
+    spec = from_arm({"image": "library/python:latest"}, "n", "1", images="prefer-host")
+    built = await make().ensure(spec, print)
     assert built.notes == (
-        "Image library/python:latest: there is no container runtime here, the host's Python "
-        f"{built.python_version} is used instead, without further packages.",
+        "Image library/python:latest: on this server the host stands in for images (images: prefer-host); "
+        f"its Python {built.python_version} is used, without further packages.",
     )
     assert run(built, "import sys; print(sys.base_prefix, sys.version.split()[0])").split() == [
         str(built.base_prefix),
@@ -220,7 +201,7 @@ async def test_another_python_is_told_or_refused(make: Callable[..., Environment
         await strict.ensure(spec, print)
     built = await lenient.ensure(spec, print)
     assert built.digest == lenient.key(spec)
-    assert built.notes[0].startswith("Python 3.8 is not installed here: Python 3.")
+    assert built.notes[0].startswith("Python 3.8 is not installed on this host: Python 3.")
     assert lenient.describe(built.digest).substituted
     with pytest.raises(InvalidRequest, match=r"Python 3\.8 is not installed"):
         await strict.ensure(spec, print)

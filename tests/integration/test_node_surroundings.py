@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 from jobserver import JobServer, until
+
 from pidspace import SAYS, said
 
 pytestmark = [

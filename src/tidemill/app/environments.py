@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tidemill.app import images
 from tidemill.app.asset_rows import ENVIRONMENTS, find_version
 from tidemill.app.codec import decode_object
 from tidemill.app.services import Services
@@ -20,7 +21,7 @@ async def plan_environment(s: Services, scope: Scope, given: str) -> PlannedEnvi
         return PlannedEnvironment()
     uri = parse_uri(given)
     if isinstance(uri, RegistryUri):
-        return planned(s, given, from_curated(s.curated.require(given)))
+        return planned(s, scope, given, from_curated(s.curated.require(given), images=s.settings.images))
     if not isinstance(uri, AssetName | AssetId):
         raise InvalidRequest(
             f"Environment {given!r} is not an environment. Use azureml:NAME:VERSION, azureml:NAME@latest or "
@@ -29,9 +30,9 @@ async def plan_environment(s: Services, scope: Scope, given: str) -> PlannedEnvi
         )
     curated = s.curated.find(uri.name)
     if curated is not None and await _absent(s, scope, uri.name):
-        return planned(s, given, from_curated(curated))
+        return planned(s, scope, given, from_curated(curated, images=s.settings.images))
     row = await s.store.read(lambda r: find_version(r, scope, ENVIRONMENTS, uri.name, uri.version, uri.label))
-    return planned(s, given, spec_of_row(s, row))
+    return planned(s, scope, given, spec_of_row(s, row))
 
 
 async def _absent(s: Services, scope: Scope, name: str) -> bool:
@@ -42,13 +43,14 @@ async def _absent(s: Services, scope: Scope, name: str) -> bool:
 
 def spec_of_row(s: Services, row: Resource) -> EnvironmentSpec:
     """Raises NotOffered for a Docker build context, InvalidRequest for a conda file that cannot be read."""
-    return from_arm(decode_object(row.spec), row.key.parent, row.key.name, s.curated)
+    return from_arm(decode_object(row.spec), row.key.parent, row.key.name, s.curated, s.settings.images)
 
 
-def planned(s: Services, given: str, spec: EnvironmentSpec) -> PlannedEnvironment:
+def planned(s: Services, scope: Scope, given: str, spec: EnvironmentSpec) -> PlannedEnvironment:
+    """Raises InvalidRequest for a conda file or an image that cannot be read, or is not allowed."""
     label = f"{spec.name}:{_short(spec.version)}" if spec.name else given
     digest = s.environments.key(spec)
-    return PlannedEnvironment(
+    found = PlannedEnvironment(
         label=label,
         digest=digest,
         conda=spec.conda,
@@ -58,7 +60,10 @@ def planned(s: Services, given: str, spec: EnvironmentSpec) -> PlannedEnvironmen
         version=spec.version,
         variables=tuple(spec.variables.items()),
         notes=spec.notes,
+        in_image=spec.in_image,
+        host_instead=spec.host_instead,
     )
+    return images.plan_image(s, scope, found) if spec.in_image else found
 
 
 def _short(version: str) -> str:

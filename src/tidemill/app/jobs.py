@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
-from tidemill.app import computes, job_planning
+from tidemill.app import computes, images, job_planning
 from tidemill.app.codec import decode_object, encode, job_status
 from tidemill.app.services import Services
 from tidemill.app.teams import tags_of
@@ -18,7 +18,7 @@ from tidemill.domain.errors import Conflict, Forbidden, InvalidRequest, NotFound
 from tidemill.domain.ids import check_name
 from tidemill.domain.jobspec import read_command_job
 from tidemill.domain.model import Caller, Event, JobState, Key, Resource, Scope
-from tidemill.domain.plan import JobError, JobProgress, JobStatus
+from tidemill.domain.plan import JobError, JobProgress, JobStatus, PlannedEnvironment
 from tidemill.domain.states import cancel_target, cancel_timetable
 from tidemill.store.api import AlreadyExists, Read, ResourceQuery, Tx
 
@@ -48,7 +48,7 @@ async def submit(
         return _same_or_conflict(existing, digest), False
     job = read_command_job(name, properties)
     plan = await job_planning.plan_job(s, caller, scope, name, job, tags_of(properties))
-    ready = not plan.environment.digest or s.environments.is_built(plan.environment.digest)
+    ready = images.is_ready(s, plan.environment)
     now = s.clock.now()
     stored = {
         **properties,
@@ -86,11 +86,7 @@ async def submit(
         for note in (*plan.environment.notes, *_not_started(body)):
             tx.add_event(Event(row.uid, "job", now, "Note", note))
         if not ready:
-            tx.add_event(
-                Event(
-                    row.uid, "job", now, "Preparing", f"Environment {plan.environment.label} is being built."
-                )
-            )
+            tx.add_event(Event(row.uid, "job", now, "Preparing", _preparing(plan.environment)))
         return inserted
 
     try:
@@ -100,6 +96,15 @@ async def submit(
         if other is None:
             raise
         return _same_or_conflict(other, digest), False
+
+
+def _preparing(planned: PlannedEnvironment) -> str:
+    if not planned.in_image:
+        return f"Environment {planned.label} is being built."
+    also = ", and its packages are built in it" if planned.packages else ""
+    return (
+        f"Image {planned.image} of environment {planned.label} is looked up, and fetched if it is new{also}."
+    )
 
 
 def _properties(body: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from tidemill.data.blobstore import BlobStore
     from tidemill.engines.base import Engine
     from tidemill.environments.builder import EnvironmentBuilder
+    from tidemill.environments.images.store import ImageStore
     from tidemill.identity.secrets import SecretBox
     from tidemill.identity.storage_keys import StorageKeys
     from tidemill.identity.tokens import TokenIssuer
@@ -73,6 +74,7 @@ class Settings:
     cancel_grace_s: float = 10.0  # TERM -> KILL
     close_grace_s: float = 20.0  # KILL -> the node is closed
     listening: Listening = field(default_factory=Listening)
+    images: str = "use"  # "use" | "prefer-host" | "require"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,7 @@ class Services:
     sizes: SizeCatalog
     curated: CuratedCatalog
     environments: EnvironmentBuilder
+    images: ImageStore
     engine: Engine
     tokens: TokenIssuer
     secrets: SecretBox

@@ -7,15 +7,15 @@ import logging
 from collections.abc import Callable
 from dataclasses import replace
 
-from tidemill.app import transitions
+from tidemill.app import images, transitions
 from tidemill.app.codec import job_status
 from tidemill.app.services import Services
 from tidemill.domain.errors import OutOfSpace, TidemillError
-from tidemill.domain.model import JobState, Resource
+from tidemill.domain.model import JobState, Resource, Scope
 from tidemill.domain.plan import JobError, PlannedEnvironment
 from tidemill.domain.states import DEFAULT_ALLOWANCES
 from tidemill.domain.units import human_duration
-from tidemill.environments.spec import EnvironmentSpec
+from tidemill.environments.shared import LogLine, Shared
 from tidemill.store.api import ResourceQuery, Tx
 
 log = logging.getLogger("tidemill.environments")
@@ -28,6 +28,7 @@ class Environments:
     def __init__(self, services: Services) -> None:
         self._s = services
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._images: Shared[tuple[PlannedEnvironment, tuple[str, ...]]] = Shared()
 
     async def start(self) -> None:
         for row in await self._s.store.read(
@@ -59,7 +60,7 @@ class Environments:
         started = self._s.clock.now()
         try:
             async with asyncio.timeout(BUILD_S):
-                built = await self._s.environments.ensure(spec_of(planned), lambda line: None)
+                prepared, notes = await self._make(row.key.scope, planned)
         except TidemillError as error:
             problem = JobError(error.code, f"Environment {planned.label} could not be built: {error.message}")
             await self._write(lambda tx: self._failed(tx, row.uid, problem))
@@ -78,7 +79,36 @@ class Environments:
             await self._write(lambda tx: self._failed(tx, row.uid, problem))
             return
         seconds = (self._s.clock.now() - started) / 1e6
-        await self._write(lambda tx: self._ready(tx, row.uid, planned, built.notes, seconds))
+        await self._write(lambda tx: self._ready(tx, row.uid, prepared, notes, seconds))
+
+    async def _make(
+        self, scope: Scope, planned: PlannedEnvironment
+    ) -> tuple[PlannedEnvironment, tuple[str, ...]]:
+        """-> (what it has become, notes)."""
+        if planned.in_image:
+            return await self._images.join(
+                planned.digest, _unheard, lambda say: self._in_image(scope, planned, say)
+            )
+        built = await self._s.environments.ensure(images.spec_of(planned), _unheard)
+        return planned, built.notes
+
+    async def _in_image(
+        self, scope: Scope, planned: PlannedEnvironment, say: LogLine
+    ) -> tuple[PlannedEnvironment, tuple[str, ...]]:
+        """Its log is the job's build log. Jobs that ask meanwhile wait for the same."""
+        path = self._s.environments.log_path(planned.digest)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w", encoding="utf-8", buffering=1) as file:
+
+            def write(line: str) -> None:
+                say(line)
+                file.write(line + "\n")
+
+            try:
+                return await images.prepare(self._s, scope, planned, write)
+            except TidemillError as error:
+                file.write(error.message + "\n")
+                raise
 
     async def _write(self, change: Callable[[Tx], None]) -> None:
         """On a full disk: as soon as there is space."""
@@ -102,6 +132,8 @@ class Environments:
                 tx.add_event(transitions.job_event(row, now, "Note", note))
         message = f"Environment {planned.label} is ready after {seconds:.1f} s."
         tx.add_event(transitions.job_event(row, now, "EnvironmentReady", message))
+        if planned != status.plan.environment:
+            status = replace(status, plan=replace(status.plan, environment=planned))
         tx.update(transitions.with_progress(row, status, JobState.QUEUED, now, status.progress))
 
     def _failed(self, tx: Tx, uid: str, problem: JobError) -> None:
@@ -115,13 +147,4 @@ class Environments:
         tx.update(transitions.with_progress(row, status, JobState.FAILED, now, progress))
 
 
-def spec_of(planned: PlannedEnvironment) -> EnvironmentSpec:
-    return EnvironmentSpec(
-        conda=planned.conda,
-        pip=planned.pip,
-        image=planned.image,
-        name=planned.name,
-        version=planned.version,
-        variables=dict(planned.variables),
-        notes=planned.notes,
-    )
+def _unheard(_: str) -> None: ...

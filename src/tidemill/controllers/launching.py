@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from tidemill.app.services import Services
 from tidemill.controllers.staging import NodeFiles, Staged
-from tidemill.domain.errors import InvalidRequest
+from tidemill.controllers.view import View, view_of
 from tidemill.domain.expressions import render_command
 from tidemill.domain.jobspec import CommandJob
 from tidemill.domain.launch import Rank, azureml_variables, ports_needed, ranks_of
@@ -56,20 +52,17 @@ def place(
     """`secrets`: the values of those that its variables name. Raises InvalidRequest when the command cannot
     be made (an environment without ray, no mpirun)."""
     job = plan.job
-    bin_dir = environment_bin(s, plan)
-    _check_launcher(job.distribution.kind, bin_dir)
-    shared = shared_variables(s, row, plan, attempt, bin_dir)
+    view = view_of(s, plan)
+    shared = shared_variables(s, row, plan, attempt, view)
     chosen = filled(job.environment_variables, secrets)
-    reads = readable(s, plan)
-    mpirun = shutil.which("mpirun") or "mpirun" if job.distribution.kind == "mpi" else ""
     placed: list[PlacedRank] = []
     for index, files in enumerate(staged.nodes):
         command = render_command(job.command, files.inputs, files.outputs)
         own = {**shared, **_file_variables(files)}
-        for rank in ranks_of(job, command, HOST, staged.ports, mpirun):
+        for rank in ranks_of(job, command, HOST, staged.ports, view.mpirun):
             if rank.node_index == index:
                 variables = {**own, **dict(rank.variables), **chosen}
-                placed.append(_placed(s, job, attempt, rank, files, variables, reads))
+                placed.append(_placed(s, job, attempt, rank, files, variables, view))
     return sorted(placed, key=lambda p: p.rank)
 
 
@@ -80,20 +73,21 @@ def _placed(
     rank: Rank,
     files: NodeFiles,
     variables: dict[str, str],
-    reads: tuple[str, ...],
+    view: View,
 ) -> PlacedRank:
     task = TaskSpec(
         attempt_id=attempt.id,
         epoch=attempt.epoch,
         rank=rank.rank,
-        argv=rank.argv,
+        argv=view.argv(rank.argv),
         env=variables,
         cwd=f"{files.root}/code",
         log_path=f"{files.root}/{rank.log}",
         term_grace_s=s.settings.cancel_grace_s,
         timeout_s=float(job.timeout_s) if job.timeout_s else None,
         gpu_ids=attempt.gpu_ids[rank.node_index] if attempt.gpu_ids else (),
-        read_only=(*reads, *_mounted(job, files)),
+        rootfs=view.rootfs,
+        read_only=(*view.read_only, *_mounted(job, files)),
     )
     return PlacedRank(rank.rank, rank.node_index, rank.primary, rank.log, task)
 
@@ -105,28 +99,6 @@ def _file_variables(files: NodeFiles) -> dict[str, str]:
     return variables
 
 
-def environment_bin(s: Services, plan: JobPlan) -> Path:
-    """Where `python` of the job's environment is. The host's own, without one."""
-    if plan.environment.digest:
-        built = s.environments.find(plan.environment.digest)
-        if built is None:
-            raise InvalidRequest(
-                f"Environment {plan.environment.label} is not built any more. Submit the job again.",
-                "EnvironmentMissing",
-            )
-        return Path(built.bin_dir)
-    return Path(sys.base_prefix) / "bin"
-
-
-def readable(s: Services, plan: JobPlan) -> tuple[str, ...]:
-    """What every rank reads outside its own directory: its Python, its environment, the CA bundle."""
-    paths = [sys.base_prefix, str(s.settings.ca_bundle)]
-    if plan.environment.digest:
-        built = s.environments.find(plan.environment.digest)
-        paths += [str(built.path), str(built.base_prefix)] if built is not None else []
-    return tuple(dict.fromkeys(paths))
-
-
 def _mounted(job: CommandJob, files: NodeFiles) -> tuple[str, ...]:
     """Inputs that are mounted read-only: their folder, below the attempt's directory."""
     names = [item.name for item in job.inputs if item.mode == "ro_mount" and item.type != "literal"]
@@ -134,7 +106,7 @@ def _mounted(job: CommandJob, files: NodeFiles) -> tuple[str, ...]:
 
 
 def shared_variables(
-    s: Services, row: Resource, plan: JobPlan, attempt: Attempt, bin_dir: Path
+    s: Services, row: Resource, plan: JobPlan, attempt: Attempt, view: View
 ) -> dict[str, str]:
     """The same for every rank."""
     scope = row.key.scope
@@ -145,9 +117,9 @@ def shared_variables(
         ttl_s=min(TOKEN_TTL_S, (plan.job.timeout_s or TOKEN_TTL_S) + TOKEN_MARGIN_S),
         scope=scope,
     )
-    variables = {
-        "PATH": f"{bin_dir}:{os.environ.get('PATH', '/usr/local/bin:/usr/bin:/bin')}",
-        "LANG": os.environ.get("LANG", "C.UTF-8"),
+    return {
+        **view.variables,
+        "PATH": view.path,
         # Print statements reach the log as they happen, not when a buffer is full.
         "PYTHONUNBUFFERED": "1",
         "REQUESTS_CA_BUNDLE": str(s.settings.ca_bundle),
@@ -164,21 +136,3 @@ def shared_variables(
             f"{s.addresses.http}/mlflow/v2.0{scope.arm_id}",
         ),
     }
-    if plan.environment.digest:
-        variables["VIRTUAL_ENV"] = str(bin_dir.parent)
-    return variables
-
-
-def _check_launcher(kind: str, bin_dir: Path) -> None:
-    if kind == "mpi" and shutil.which("mpirun") is None:
-        raise InvalidRequest(
-            "The job's distribution is mpi, but this host has no mpirun. Install an MPI "
-            "(Debian: openmpi-bin) or use the pytorch distribution.",
-            "MpiMissing",
-        )
-    if kind == "ray" and not (bin_dir / "ray").exists():
-        raise InvalidRequest(
-            "The job's distribution is ray, but its environment has no ray. "
-            "Add 'ray[default]' to its pip list.",
-            "RayMissing",
-        )

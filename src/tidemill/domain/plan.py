@@ -43,7 +43,11 @@ class PlannedOutput:
 
 @dataclass(frozen=True, slots=True)
 class PlannedEnvironment:
-    """`digest == ""`: the host's own Python. `notes`: what is used instead of what was asked, and why."""
+    """`digest == ""`: the host's own Python. `notes`: what is used instead of what was asked, and why.
+
+    `in_image`: the job runs among the files of `image`; `image_digest` is its manifest's, "" until it is
+    here; `built` the environment that was built in it, if packages were asked for. `host_instead`: why the
+    host stands in for `image`."""
 
     label: str = "host"
     digest: str = ""
@@ -54,6 +58,14 @@ class PlannedEnvironment:
     version: str = ""
     variables: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
+    in_image: bool = False
+    image_digest: str = ""
+    built: str = ""
+    host_instead: str = ""
+
+    @property
+    def packages(self) -> bool:
+        return bool(self.conda or self.pip)
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,9 @@ from tidemill.environments import lock, python, tree
 from tidemill.environments.built import META, BuiltEnvironment, EnvironmentRecord, read_record, write_record
 from tidemill.environments.conda import CondaFile, parse_conda
 from tidemill.environments.filelock import FileLock
-from tidemill.environments.process import run_uv, uv_environment
+from tidemill.environments.images import inside
+from tidemill.environments.images.unpacked import UnpackedImage
+from tidemill.environments.process import run, run_uv, uv_environment
 from tidemill.environments.requirement import Place, parse_pip
 from tidemill.environments.shared import LogLine, Shared
 from tidemill.environments.spec import EnvironmentSpec
@@ -37,6 +39,11 @@ class _Plan:
     digest: str
     parsed: CondaFile
     wanted: python.Wanted
+    image: UnpackedImage | None = None
+
+    @property
+    def place(self) -> str:
+        return f"in image {self.image.short}" if self.image else "on this host"
 
 
 class EnvironmentBuilder:
@@ -68,34 +75,42 @@ class EnvironmentBuilder:
         self._builds: Shared[EnvironmentRecord] = Shared()
         self._prepared = False
 
-    def key(self, spec: EnvironmentSpec) -> str:
-        """Digest of what would be built: requirements, options, Python version, platform, format.
+    def key(self, spec: EnvironmentSpec, image: UnpackedImage | None = None) -> str:
+        """Digest of what would be built: requirements, options, Python version, platform, format; and the
+        image that it is built in.
 
         Names, images, variables and comments have no part in it. Raises InvalidRequest (with line and column)
         for a spec that cannot be read."""
-        return self._plan(spec).digest
+        return self._plan(spec, image).digest
 
-    async def ensure(self, spec: EnvironmentSpec, log: LogLine) -> BuiltEnvironment:
-        """The environment of `spec`, built now if it is not there. `log` gets every line of the build.
+    async def ensure(
+        self, spec: EnvironmentSpec, log: LogLine, image: UnpackedImage | None = None
+    ) -> BuiltEnvironment:
+        """The environment of `spec`, built now if it is not there, in `image` if one is given. `log` gets
+        every line of the build.
 
         However many ask at once, in however many processes, it is built once. Raises InvalidRequest (a
         conflict, a package that does not exist: with its line), OutOfSpace, or 503 when the index cannot be
         reached.
         Cancelling the last one who waits stops the build.
         """
-        plan = self._plan(spec)
+        plan = self._plan(spec, image)
         record = self._record(plan.digest)
         cached = record is not None
         if record is None:
             record = await self._builds.join(plan.digest, log, lambda say: self._build_once(plan, say))
         if self._strict and record.substituted:
-            raise python.refusal(plan.wanted, "")
+            raise python.refusal(plan.wanted, "", plan.place)
         return replace(self._built(record, cached), notes=self._notes(spec, plan, record))
 
     def find(self, digest: str) -> BuiltEnvironment | None:
         """A built environment, as it was built; None when it is not there."""
         record = self._record(digest)
         return None if record is None else self._built(record, cached=True)
+
+    def manages(self, prefix: Path) -> bool:
+        """Whether a Python is one that uv downloaded for this home."""
+        return prefix.is_relative_to(self._managed)
 
     def is_built(self, digest: str) -> bool:
         return self._record(digest) is not None
@@ -139,13 +154,20 @@ class EnvironmentBuilder:
 
     # what to build
 
-    def _plan(self, spec: EnvironmentSpec) -> _Plan:
+    def _plan(self, spec: EnvironmentSpec, image: UnpackedImage | None = None) -> _Plan:
         parsed = _parse(spec.conda, spec.pip)
+        if image is not None:
+            inside.check(image, spec.image or image.short)
+            own = inside.pythons(image)
+            wanted = python.choose(parsed.python, own or python.in_folder(self._managed))
+            if wanted.interpreter is None and own:
+                wanted = python.choose(parsed.python, (*own, *python.in_folder(self._managed)))
+            return _Plan(_digest(parsed, wanted.minor, image), parsed, wanted, image)
         wanted = python.choose(parsed.python, self._installed())
         if wanted.interpreter is not None and not wanted.interpreter.path.exists():
             self._pythons = None  # upgraded or removed since we looked
             wanted = python.choose(parsed.python, self._installed())
-        return _Plan(_digest(parsed, wanted.minor), parsed, wanted)
+        return _Plan(_digest(parsed, wanted.minor, None), parsed, wanted)
 
     def _installed(self) -> tuple[python.Interpreter, ...]:
         if self._pythons is None:
@@ -154,16 +176,14 @@ class EnvironmentBuilder:
 
     def _notes(self, spec: EnvironmentSpec, plan: _Plan, record: EnvironmentRecord) -> tuple[str, ...]:
         notes = list(spec.notes)
-        if spec.image:
+        if spec.host_instead:
             packages = (
                 "with the packages of the conda file"
                 if spec.conda or spec.pip
                 else "without further packages"
             )
-            notes.append(
-                f"Image {spec.image}: there is no container runtime here, the host's Python "
-                f"{record.python_version} is used instead, {packages}."
-            )
+            instead = f"{spec.host_instead}; its Python {record.python_version} is used"
+            notes.append(f"Image {spec.image}: {instead}, {packages}.")
         return tuple(dict.fromkeys([*notes, *plan.parsed.notes, *record.notes]))
 
     # building
@@ -184,7 +204,7 @@ class EnvironmentBuilder:
 
     async def _build(self, plan: _Plan, held: FileLock, say: LogLine) -> EnvironmentRecord:
         started = self._now()
-        work = self._root / f"{_TMP}{plan.digest}-{os.getpid()}"
+        work = self._work(plan.digest)
         with self.log_path(plan.digest).open("w", encoding="utf-8", buffering=1) as file:
 
             def log(line: str) -> None:
@@ -204,6 +224,7 @@ class EnvironmentBuilder:
                     substituted=interpreter.minor != plan.wanted.minor,
                     built_at=self._now(),
                     seconds=(self._now() - started) / 1e6,
+                    image=plan.image.digest if plan.image else "",
                 )
                 record = await asyncio.to_thread(self._publish, work, record)
                 log(f"Ready: {record.seconds:.1f} s, {record.size / 1e6:.0f} MB.")
@@ -252,13 +273,14 @@ class EnvironmentBuilder:
             log(f"Python {python.dotted(wanted.minor)} is not installed: asking uv for it.")
             why = await self._download(wanted, held, log)
             self._pythons = None
-            exact = next((p for p in self._installed() if p.minor == wanted.minor), None)
+            there = python.in_folder(self._managed) if plan.image else self._installed()
+            exact = next((p for p in there if p.minor == wanted.minor), None)
             if exact is not None:
                 return exact, ""
         used = python.nearest(wanted)
         if used is None or self._strict:
-            raise python.refusal(wanted, why)
-        note = python.substitution(wanted, used, why)
+            raise python.refusal(wanted, why, plan.place)
+        note = python.substitution(wanted, used, why, plan.place)
         log(note)
         return used, note
 
@@ -277,10 +299,29 @@ class EnvironmentBuilder:
         )
 
     async def _uv(self, arguments: list[str], plan: _Plan, held: FileLock, log: LogLine, doing: str) -> None:
-        code, output = await run_uv([*arguments, "--no-python-downloads"], env=self._uv_env, cwd=self._root,
-                                    log=log, held=held.descriptors)  # fmt: skip
+        arguments = [*arguments, "--no-python-downloads"]
+        if plan.image is None:
+            code, output = await run_uv(arguments, env=self._uv_env, cwd=self._root, log=log,
+                                        held=held.descriptors)  # fmt: skip
+        else:
+            argv, env = self._in_image(plan.image, plan.digest, arguments)
+            code, output = await run(argv, env=env, cwd=self._root, log=log, held=held.descriptors)
         if code != 0:
             raise lock.failure(output, plan.parsed.requirements, doing)
+
+    def _in_image(
+        self, image: UnpackedImage, digest: str, arguments: list[str]
+    ) -> tuple[list[str], dict[str, str]]:
+        """uv has another cache there: code of packages that runs in an image must not reach the host's."""
+        work, cache = self._work(digest), self._root / ".cache-images"
+        for folder in (work, cache, self._managed):
+            folder.mkdir(exist_ok=True)
+        return inside.command(
+            image, arguments, work=work, cache=cache, managed=self._managed, env=self._uv_env
+        )
+
+    def _work(self, digest: str) -> Path:
+        return self._root / f"{_TMP}{digest}-{os.getpid()}"
 
     def _publish(self, work: Path, record: EnvironmentRecord) -> EnvironmentRecord:
         """Read-only, on disk, then visible: who sees the marker has files that survive a power cut."""
@@ -301,7 +342,10 @@ class EnvironmentBuilder:
     def _record(self, digest: str) -> EnvironmentRecord | None:
         """None also when the interpreter below it has gone: then it is built anew."""
         path = self._root / digest
-        return read_record(path) if digest and os.path.exists(path / "bin" / "python") else None
+        record = read_record(path) if digest else None
+        if record is None or record.image:  # an image's Python is not at its path here
+            return record
+        return record if os.path.exists(path / "bin" / "python") else None
 
     def _built(self, record: EnvironmentRecord, cached: bool) -> BuiltEnvironment:
         path = self._root / record.digest
@@ -351,12 +395,13 @@ def _parse(conda: str | None, pip: tuple[str, ...]) -> CondaFile:
     )
 
 
-def _digest(parsed: CondaFile, minor: python.Minor) -> str:
+def _digest(parsed: CondaFile, minor: python.Minor, image: UnpackedImage | None) -> str:
     inputs = [
         f"format {FORMAT}",
         f"python {python.dotted(minor)}",
         f"platform {platform.system()}-{platform.machine()}",
         *sorted({requirement.text for requirement in parsed.requirements}),
         *parsed.options,
+        *([f"image {image.digest}"] if image else []),
     ]
     return hashlib.sha256("\n".join(inputs).encode()).hexdigest()[:40]

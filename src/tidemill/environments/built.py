@@ -43,6 +43,7 @@ class EnvironmentRecord:
     built_at: int = 0
     seconds: float = 0.0
     size: int = 0
+    image: str = ""  # digest of the image that it was built in, and runs in
 
     @property
     def packages(self) -> tuple[str, ...]:

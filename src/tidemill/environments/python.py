@@ -66,6 +66,12 @@ def installed(managed: Path, rank: Callable[[Path], int | None]) -> tuple[Interp
     return tuple(found[minor][1] for minor in sorted(found))
 
 
+def in_folder(managed: Path) -> tuple[Interpreter, ...]:
+    """Those that uv downloaded into `managed`, one per minor version, oldest first."""
+    found = {i.minor: i for directory in sorted(managed.glob("*/bin")) for i in _in(directory)}
+    return tuple(found[minor] for minor in sorted(found))
+
+
 def choose(specifier: str, pythons: tuple[Interpreter, ...]) -> Wanted:
     """The version an environment is built for. No constraint: this server's own version if it is usable."""
     clauses = _clauses(specifier)
@@ -86,18 +92,18 @@ def nearest(wanted: Wanted) -> Interpreter | None:
     return min(wanted.installed, key=lambda p: (abs(p.minor[1] - distance), -p.minor[1]), default=None)
 
 
-def substitution(wanted: Wanted, used: Interpreter, why: str) -> str:
+def substitution(wanted: Wanted, used: Interpreter, why: str, place: str) -> str:
     """The sentence for an event."""
     because = f" ({why})" if why else ""
-    return f"Python {dotted(wanted.minor)} is not installed here{because}: Python {used} is used instead."
+    return f"Python {dotted(wanted.minor)} is not installed {place}{because}: Python {used} is used instead."
 
 
-def refusal(wanted: Wanted, why: str) -> InvalidRequest:
+def refusal(wanted: Wanted, why: str, place: str) -> InvalidRequest:
     """What `strict` answers, and what is answered when there is no Python at all."""
     there = ", ".join(str(python) for python in wanted.installed) or "none"
     because = f" and could not be downloaded: {why}" if why else ""
     return InvalidRequest(
-        f"Python {dotted(wanted.minor)} is not installed on this host{because}. Installed: {there}. "
+        f"Python {dotted(wanted.minor)} is not installed {place}{because}. Installed: {there}. "
         "Install it, or ask for one of these in the environment.",
         "PythonNotInstalled",
         "properties.condaFile",

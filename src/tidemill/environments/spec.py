@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tidemill.domain.errors import InvalidRequest, NotOffered
 from tidemill.environments.conda import parse_conda
+from tidemill.environments.images import rules
 
 if TYPE_CHECKING:
     from tidemill.catalog.curated import CuratedCatalog, CuratedEnvironment
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
 class EnvironmentSpec:
     """Conda file and/or pip lines, installed into one environment; neither: a plain Python.
 
-    `image` is only named in notes: there is no container runtime here. `notes` say what is used instead of
-    what was asked, as far as it is known without building.
+    `in_image`: it is `image` with these packages; else `image` is only named in notes, and `host_instead`
+    says why. `notes` say what is used instead of what was asked, as far as it is known without building.
     """
 
     conda: str | None = None
@@ -28,12 +29,18 @@ class EnvironmentSpec:
     version: str = ""
     variables: Mapping[str, str] = field(default_factory=dict, hash=False)
     notes: tuple[str, ...] = field(default=(), compare=False)
+    in_image: bool = False
+    host_instead: str = field(default="", compare=False)
 
 
 def from_arm(
-    properties: Mapping[str, Any], name: str, version: str, curated: CuratedCatalog | None = None
+    properties: Mapping[str, Any],
+    name: str,
+    version: str,
+    curated: CuratedCatalog | None = None,
+    images: str = rules.USE,
 ) -> EnvironmentSpec:
-    """`properties` of an ARM environment version: {condaFile, image, build, …}.
+    """`properties` of an ARM environment version: {condaFile, image, build, …}; `images`: one of rules.MODES.
 
     Raises NotOffered for a Docker build context, InvalidRequest for a conda file that cannot be read (with
     line and column) or a version without any source.
@@ -59,13 +66,23 @@ def from_arm(
         )
     known = curated.find_image(image) if curated and image and not conda else None
     if known is not None:
-        return from_curated(known, name, version)
+        return from_curated(known, name, version, images)
     variables = dict(parse_conda(conda).variables) if conda else {}
-    return EnvironmentSpec(conda or None, (), image or None, name, version, variables)
+    instead = rules.host_instead(images, image, bool(conda)) if image else ""
+    in_image = bool(image) and not instead
+    return EnvironmentSpec(
+        conda or None, (), image or None, name, version, variables, in_image=in_image, host_instead=instead
+    )
 
 
-def from_curated(curated: CuratedEnvironment, name: str = "", version: str = "") -> EnvironmentSpec:
-    """The package list that stands for a curated environment, as a conda file."""
+def from_curated(
+    curated: CuratedEnvironment, name: str = "", version: str = "", images: str = rules.USE
+) -> EnvironmentSpec:
+    """The package list that stands for a curated environment, as a conda file; its image where images are
+    required."""
+    if images == rules.REQUIRE:
+        image = f"{curated.image}:{curated.version}" if curated.requested else curated.image
+        return EnvironmentSpec(image=image, name=name or curated.name, version=version, in_image=True)
     return EnvironmentSpec(
         conda=curated.conda_text(),
         name=name or curated.requested or curated.name,

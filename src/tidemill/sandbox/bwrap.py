@@ -111,15 +111,19 @@ def _shown(source: str, target: str) -> list[str]:
 
 
 def _image_root(job: Job, etc_folder: str) -> list[str]:
-    """The image's top level, entry by entry; folders that something is to be bound into are opened further,
-    because a mount point can be made on none of what is read-only."""
-    wanted = [job.directory, *job.read_only]
-    made = _opened(job.rootfs, "", [path for path in wanted if not path.startswith(job.rootfs)], _OWN)
+    made = image_root(job.rootfs, [job.directory, *job.read_only])
     for name in ("hosts", "resolv.conf", "hostname"):
         place = f"{job.rootfs}/etc/{name}"
         if os.path.isfile(place) and not os.path.islink(place) and os.path.isfile(f"{etc_folder}/{name}"):
             made += ["--ro-bind", f"{etc_folder}/{name}", f"/etc/{name}"]
-    if os.path.isdir(f"{job.rootfs}/var/tmp"):
+    return made
+
+
+def image_root(rootfs: str, wanted: list[str]) -> list[str]:
+    """The image's top level, entry by entry; folders that something `wanted` is to be bound into are opened
+    further, because a mount point can be made on none of what is read-only."""
+    made = _opened(rootfs, "", [path for path in wanted if not path.startswith(rootfs)], _OWN)
+    if os.path.isdir(f"{rootfs}/var/tmp"):
         made += ["--tmpfs", "/var/tmp"]
     return [*made, "--dir", "/run"]
 

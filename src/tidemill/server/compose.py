@@ -84,13 +84,16 @@ async def compose(home: Home, config: Config, keys: Keys, addresses: Addresses, 
     from tidemill.data.blobstore import BlobStore
     from tidemill.engines.local import LocalEngine
     from tidemill.environments.builder import EnvironmentBuilder
+    from tidemill.environments.images.store import ImagePolicy, ImageStore
     from tidemill.store.sql import open_store
     from tidemill.store.tracking import TrackingStore
 
     clock, ids = SystemClock(), SystemIds()
     store = open_store(config.database or home.db / "tidemill.db")
     engine = LocalEngine(
-        home.root, clock=clock, binds=(home.envs, tls_files(home.tls).bundle, Path(sys.base_prefix))
+        home.root,
+        clock=clock,
+        binds=(home.envs, home.images, tls_files(home.tls).bundle, Path(sys.base_prefix)),
     )
     tokens = issuer(home, config, keys, addresses)
     services = Services(
@@ -101,6 +104,7 @@ async def compose(home: Home, config: Config, keys: Keys, addresses: Addresses, 
             region=config.region,
             ca_bundle=tls_files(home.tls).bundle,
             capacity=config.capacity,
+            images=config.images,
             strict_python=config.strict_python,
             cancel_grace_s=config.cancel_grace_s,
             close_grace_s=config.close_grace_s,
@@ -117,6 +121,16 @@ async def compose(home: Home, config: Config, keys: Keys, addresses: Addresses, 
         sizes=SizeCatalog.load(await engine.capacity()),
         curated=CuratedCatalog(),
         environments=EnvironmentBuilder(home.envs, clock.now, strict_python=config.strict_python),
+        images=ImageStore(
+            home.images,
+            clock.now,
+            ImagePolicy(
+                tuple(config.image_folders),
+                tuple(config.insecure_registries),
+                tuple(config.image_registries),
+                config.image_max_gib << 30,
+            ),
+        ),
         engine=engine,
         tokens=tokens,
         secrets=SecretBox(keys.master),

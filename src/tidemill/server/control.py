@@ -55,6 +55,7 @@ class Options:
     name: str | None = None
     certificate: str = ""
     key: str = ""
+    images: str = ""
 
 
 def run(options: Options, ready: Callable[[dict[str, Any]], None]) -> None:
@@ -80,7 +81,11 @@ async def _serve(home: homes.Home, options: Options, ready: Callable[[dict[str, 
         loop.add_signal_handler(number, stop.set)
 
     config = homes.load_config(
-        home, region=options.region, capacity=options.capacity, database=options.database
+        home,
+        region=options.region,
+        capacity=options.capacity,
+        images=options.images,
+        database=options.database,
     )
     words = exposure.Words(options.listen, options.name, options.certificate, options.key)
     config = await exposure.settle(home, config, words, started)
@@ -263,6 +268,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--name")
     parser.add_argument("--certificate", default="")
     parser.add_argument("--key", default="")
+    parser.add_argument("--images", default="")
     parser.add_argument("--ready-fd", type=int)
     values = vars(parser.parse_args(argv))
     descriptor = values.pop("ready_fd")

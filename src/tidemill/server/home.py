@@ -13,6 +13,7 @@ from tidemill.domain import listening
 from tidemill.domain.errors import Conflict, Forbidden, InvalidRequest
 from tidemill.domain.listening import Listening
 from tidemill.domain.model import Scope
+from tidemill.environments.images.rules import MODES
 from tidemill.identity.ca import Pair
 from tidemill.identity.files import write_whole
 
@@ -21,14 +22,18 @@ DEFAULT_GROUP = "tidemill"
 DEFAULT_WORKSPACE = "main"
 DEFAULT_REGION = "eastus"
 # What a start that was cut off before config.json may have left.
-_OURS = {"lock", "secrets", "tls", "db", "blobs", "envs", "logs"}
+_OURS = {"lock", "secrets", "tls", "db", "blobs", "envs", "images", "logs"}
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
     """config.json: what was decided at the first start and stays. `ports` are those of the last start.
     `cancel_grace_s`: seconds from TERM to KILL; `close_grace_s`: from there to closing the node.
-    `certificate` and `key`: PEM files of the user's own for `names`; "" is the home's CA."""
+    `certificate` and `key`: PEM files of the user's own for `names`; "" is the home's CA.
+
+    `images` is one of environments.images.rules.MODES; `image_folders` where `oci:` and archives may lie;
+    `image_registries` the only ones that are asked (none: any); `insecure_registries` those without TLS;
+    `image_max_gib` the most that one image may hold, unpacked."""
 
     subscription: str
     tenant: str
@@ -39,6 +44,11 @@ class Config:
     client_id: str
     capacity: str = "elastic"
     strict_python: bool = False
+    images: str = "use"
+    image_folders: list[str] = field(default_factory=list[str])
+    image_registries: list[str] = field(default_factory=list[str])
+    insecure_registries: list[str] = field(default_factory=list[str])
+    image_max_gib: int = 100
     cancel_grace_s: float = 10.0
     close_grace_s: float = 20.0
     database: str = ""
@@ -100,6 +110,10 @@ class Home:
         return self.root / "envs"
 
     @property
+    def images(self) -> Path:
+        return self.root / "images"
+
+    @property
     def logs(self) -> Path:
         return self.root / "logs"
 
@@ -121,11 +135,12 @@ def prepare(root: Path) -> Home:
                 target="--home",
             )
         root.chmod(0o700)
-        for folder in (home.secrets, home.tls, home.db, home.blobs, home.envs, home.logs):
+        for folder in (home.secrets, home.tls, home.db, home.blobs, home.envs, home.images, home.logs):
             folder.mkdir(mode=0o700, exist_ok=True)
-        # Jobs run as users of their own and read this one, through the view their node gives them; the home
+        # Jobs run as users of their own and read these, through the view their node gives them; the home
         # itself stays closed to everybody else.
         home.envs.chmod(0o755)
+        home.images.chmod(0o755)
     except (FileExistsError, NotADirectoryError):
         raise InvalidRequest(f"{root} is not a directory. Give one: --home DIR.", target="--home") from None
     except PermissionError as error:
@@ -135,13 +150,18 @@ def prepare(root: Path) -> Home:
     return home
 
 
-def load_config(home: Home, *, region: str = "", capacity: str = "", database: str | None = None) -> Config:
+def load_config(
+    home: Home, *, region: str = "", capacity: str = "", images: str = "", database: str | None = None
+) -> Config:
     """Reads config.json, making it at the first start; the arguments, where given, change it for good."""
     config = read_config(home) or _first_config()
+    if (images or config.images) not in MODES:
+        raise Conflict(f"{home.config}: images is {config.images!r}. Set one of: {', '.join(MODES)}.")
     wanted = replace(
         config,
         region=region or config.region,
         capacity=capacity or config.capacity,
+        images=images or config.images,
         database=config.database if database is None else database,
     )
     if wanted != config or not home.config.exists():

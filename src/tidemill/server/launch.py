@@ -38,6 +38,7 @@ def up(
     name: str | None = None,
     certificate: str = "",
     key: str = "",
+    images: str = "",
     detach: bool = False,
     on_ready: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
@@ -56,6 +57,7 @@ def up(
         "name": name,
         "certificate": certificate,
         "key": key,
+        "images": images,
     }
     if detach:
         state = _spawn(options)

@@ -72,6 +72,7 @@ async def services(tmp_path: Path) -> AsyncIterator[Services]:
         sizes=SizeCatalog.load(capacity),
         curated=CuratedCatalog(),
         environments=unused,
+        images=unused,
         engine=FakeEngine(tmp_path / "engine", clock, capacity=capacity),
         tokens=unused,
         secrets=SecretBox({"00000001": b"k" * 32}),

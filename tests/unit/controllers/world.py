@@ -25,6 +25,7 @@ from tidemill.domain.model import Attempt, Caller, Interval, JobState, Node, Res
 from tidemill.engines.base import HostCapacity, TaskSpec
 from tidemill.engines.fake import FakeEngine, Plan
 from tidemill.environments.built import BuiltEnvironment
+from tidemill.environments.images.store import ImageStore
 from tidemill.environments.spec import EnvironmentSpec
 from tidemill.identity.secrets import SecretBox
 from tidemill.identity.storage_keys import StorageKeys
@@ -250,6 +251,7 @@ async def make(tmp_path: Path) -> World:
         sizes=SizeCatalog.load(capacity),
         curated=CuratedCatalog(),
         environments=cast(Any, environments),
+        images=ImageStore(tmp_path / "images", clock.now),
         engine=engine,
         tokens=cast(Any, Tokens()),
         secrets=SecretBox({"00000001": b"k" * 32}),

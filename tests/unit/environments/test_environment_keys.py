@@ -124,8 +124,8 @@ def test_without_a_wish_the_servers_own_python_is_used():
 
 def test_refusal_names_the_versions_that_exist():
     wanted = choose("==3.8.*", pythons(10, 12))
-    assert "Python 3.8 is not installed on this host" in python.refusal(wanted, "").message
-    assert "Installed: 3.10, 3.12" in python.refusal(wanted, "").message
+    assert "Python 3.8 is not installed on this host" in python.refusal(wanted, "", "on this host").message
+    assert "Installed: 3.10, 3.12" in python.refusal(wanted, "", "on this host").message
     with pytest.raises(InvalidRequest, match=r"^Python version '==3\.x' is not a range"):
         choose("==3.x", pythons(10))
 

@@ -180,9 +180,9 @@ class Tree:
             os.close(handle)
 
     def write(self, path: str, text: str) -> None:
-        """A new file in place of what is there."""
+        """A new file in place of what is there; folders may be links, the file itself is none."""
         parts = tuple(split(path))
-        self.make_folder("/".join(parts[:-1]))
+        self.parent(parts, make=True)
         self.remove(parts)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         with open(os.open(parts[-1], flags, 0o644, dir_fd=self.parent(parts)), "w", encoding="utf-8") as file:

@@ -303,7 +303,7 @@ def test_the_process_that_unpacks(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert (root / "tmp").is_dir()
     assert not (root / "tmp").is_symlink()
     assert (root / "home/me").is_dir()
-    assert (root / "etc/hosts").read_text() == "127.0.0.1 localhost\n"
+    assert (root / "nowhere/hosts").read_text() == "127.0.0.1 localhost\n"
     assert stat.S_IMODE((root / "home").stat().st_mode) == 0o555
     assert '"layer": 2' in capsys.readouterr().out
     remove_tree(root)
