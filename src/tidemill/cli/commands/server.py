@@ -53,6 +53,7 @@ from tidemill.cli.session import Session
     help="A certificate (PEM) of your own for --name; `home`: the home's CA issues it (the default).",
 )
 @click.option("--key", metavar="FILE", help="The key of --certificate (PEM).")
+@click.option(
     "--images",
     type=click.Choice(("use", "prefer-host", "require")),
     help="use: jobs run in their environment's image; prefer-host: on the host; require: Azure's own, too.",
