@@ -149,6 +149,40 @@ def test_a_role_on_a_single_compute(team):
     assert team.status("max", "GET", ws) == 403
 
 
+def test_losing_a_role_closes_the_blob_door_too(team):
+    from azure.core.exceptions import ClientAuthenticationError
+    from azure.storage.blob import BlobServiceClient
+
+    team.make("zoe")
+    ws = team.server.workspace
+    team.cli("grant", "zoe", SCIENTIST)
+    secrets = f"{ws}/datastores/workspaceblobstore/listSecrets?api-version=2024-10-01"
+    status, given = team.ask("zoe", "POST", secrets, {})
+    assert status == 200
+    assert given != team.server.call("POST", secrets, {})[1]  # nobody else has that key
+    status, store = team.ask("zoe", "GET", f"{ws}/datastores/workspaceblobstore?api-version=2024-10-01")
+    where = store["properties"]
+    client = BlobServiceClient(
+        f"https://{where['accountName']}.blob.core.windows.net",
+        credential=given["key"],
+        connection_verify=str(team.server.home / "tls" / "ca.pem"),
+        retry_total=0,
+    )
+    box = client.get_container_client(where["containerName"])
+    box.upload_blob("a", b"1", overwrite=True)
+    team.cli("revoke", "zoe", SCIENTIST)
+    with pytest.raises(ClientAuthenticationError):
+        box.download_blob("a")
+    team.cli("grant", "zoe", SCIENTIST)  # a new assignment: the old key stays dead
+    with pytest.raises(ClientAuthenticationError):
+        box.download_blob("a")
+    assert team.ask("zoe", "POST", secrets, {})[1] != given
+    team.make("leo")
+    team.cli("grant", "leo", "Contributor", "--scope", "datastores/workspaceblobstore")
+    status, refused = team.ask("leo", "POST", secrets, {})
+    assert (status, "whole storage account" in refused["error"]["message"]) == (403, True)
+
+
 def test_explain(team):
     yes = team.cli("explain", "ann", "jobs/write")
     assert yes["allowed"]

@@ -94,11 +94,11 @@ class Writer(threading.Thread):
 @pytest.mark.kill
 @pytest.mark.timeout(120)
 def test_what_was_acknowledged_survives_kills(tmp_path: Path) -> None:
-    keys = make_home(tmp_path)
+    key = make_home(tmp_path)
     setup = BlobStore(tmp_path / "blobs", now)
     setup.ensure_container(ACCOUNT, CONTAINER)
     process, port = start_data_process(tmp_path)
-    sas = make_sas(keys.key(ACCOUNT), ACCOUNT, CONTAINER, None, "rcw", now() + 3600 * 1_000_000)
+    sas = make_sas(key, ACCOUNT, CONTAINER, None, "rcw", now() + 3600 * 1_000_000)
     ending = threading.Event()
     writers = [Writer(number, tmp_path, port, sas, ending) for number in range(4)]
     for writer in writers:
@@ -217,13 +217,13 @@ class TestFullDisk:
         store.close()
 
     def test_over_the_wire(self, small: Path) -> None:
-        keys = make_home(small)
+        key = make_home(small)
         store = BlobStore(small / "blobs", now)
         store.ensure_container(ACCOUNT, CONTAINER)
         store.close()
         process, port = start_data_process(small)
         try:
-            sas = make_sas(keys.key(ACCOUNT), ACCOUNT, CONTAINER, None, "rcw", now() + 3600 * 1_000_000)
+            sas = make_sas(key, ACCOUNT, CONTAINER, None, "rcw", now() + 3600 * 1_000_000)
             tls = ssl.create_default_context(cafile=str(small / "tls" / "ca.pem"))
             statuses = [_put(tls, port, sas, f"f{number}", bytes(4 << 20)) for number in range(12)]
             assert statuses[0] == (201, b"")

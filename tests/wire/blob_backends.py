@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import fcntl
 import os
@@ -16,16 +17,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tidemill.data.blobstore import BlobStore
+from tidemill.domain.model import Key, Resource, Scope
+from tidemill.domain.principals import Principal, PrincipalKind
+from tidemill.domain.roles import OWNER_ROLE, RoleAssignment
 from tidemill.identity import ca
 from tidemill.identity.keys import load_or_create
 from tidemill.identity.storage_keys import StorageKeys
 from tidemill.server.data_process import read_state
+from tidemill.server.home import Home, load_config
+from tidemill.store.api import Tx
+from tidemill.store.sql import open_store
 
 ROOT = Path(__file__).parents[2]
 AZURITE = ROOT / ".cache" / "azurite"
 AZURITE_VERSION = "3.35.0"
 ACCOUNT = "tmtest01"
 OTHER = "tmtest02"
+SCOPE = Scope("s", "g", "Main")
 DEADLINE_S = 20.0
 
 
@@ -50,17 +58,53 @@ def now() -> int:
     return time.time_ns() // 1000
 
 
-def make_home(home: Path) -> StorageKeys:
-    """Keys, certificate and two accounts: what the data process needs of a home."""
-    for folder in ("secrets", "tls", "logs"):
+def make_home(home: Path) -> str:
+    """Keys, certificate, two accounts of one workspace and an owner: what the data process needs of a home.
+    -> the owner's key of ACCOUNT."""
+    for folder in ("secrets", "tls", "logs", "db"):
         (home / folder).mkdir(parents=True, exist_ok=True)
     keys = StorageKeys(load_or_create(home / "secrets").storage)
     ca.ensure(home / "tls", now())
     store = BlobStore(home / "blobs", now)
-    store.ensure_account(ACCOUNT)
-    store.ensure_account(OTHER)
+    store.ensure_account(ACCOUNT, SCOPE)
+    store.ensure_account(OTHER, SCOPE)
     store.close()
-    return keys
+    holder = asyncio.run(make_owner(home))
+    return keys.key(ACCOUNT, holder)
+
+
+async def make_owner(home: Path) -> str:
+    """-> the holder of keys that an Owner of SCOPE's subscription, the home's own, is."""
+    config = load_config(Home(home))
+    owner = Principal(config.owner_oid, PrincipalKind.USER, "owner", app_id=config.client_id)
+    given = RoleAssignment("owner-1", Scope(SCOPE.subscription).arm_id, owner.oid, OWNER_ROLE)
+
+    def make(tx: Tx) -> None:
+        if tx.principal(owner.oid) is None:
+            tx.insert_principal(owner)
+            tx.insert_role_assignment(given)
+
+    opened = open_store(home / "db" / "tidemill.db")
+    await opened.write(make)
+    await opened.close()
+    return f"{owner.oid}.{given.id}"
+
+
+async def change_home(home: Path, change: Callable[[Tx], object]) -> None:
+    """As the control process would, while the data process runs."""
+    opened = open_store(home / "db" / "tidemill.db")
+    await opened.write(change)
+    await opened.close()
+
+
+def add_jobs(home: Path, states: dict[str, str]) -> None:
+    """Jobs of SCOPE by uid."""
+
+    def add(tx: Tx) -> None:
+        for uid, state in states.items():
+            tx.insert(Resource(uid, Key(SCOPE, "jobs", uid), state))
+
+    asyncio.run(change_home(home, add))
 
 
 def start_data_process(home: Path, port: int = 0) -> tuple[subprocess.Popen[bytes], int]:
@@ -103,10 +147,10 @@ def stop(process: subprocess.Popen[bytes]) -> None:
 
 @contextmanager
 def tidemill(home: Path) -> Iterator[Backend]:
-    keys = make_home(home)
+    key = make_home(home)
     process, port = start_data_process(home)
     try:
-        yield Backend("tidemill", port, keys.key(ACCOUNT), str(home / "tls" / "ca.pem"), process.pid)
+        yield Backend("tidemill", port, key, str(home / "tls" / "ca.pem"), process.pid)
     finally:
         stop(process)
 

@@ -3,6 +3,7 @@ what both do is what the client needs; what only Tidemill does says so."""
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import datetime as dt
 import hashlib
@@ -10,14 +11,30 @@ import http.client
 import os
 import ssl
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from blob_backends import ACCOUNT, OTHER, Backend, Unavailable, azurite, now, tidemill
+from blob_backends import (
+    ACCOUNT,
+    OTHER,
+    SCOPE,
+    Backend,
+    Unavailable,
+    add_jobs,
+    azurite,
+    change_home,
+    now,
+    tidemill,
+)
 
-from tidemill.data.blobstore import BlobStore
+from tidemill.domain.model import Scope
+from tidemill.domain.principals import Principal, PrincipalKind
+from tidemill.domain.roles import Permission, RoleAssignment, RoleDefinition
+from tidemill.identity.storage_keys import StorageKeys
 from tidemill.identity.tokens import TokenIssuer
+from tidemill.store.api import Tx
 
 blob = (
     pytest.importorskip("azure.storage.blob")
@@ -443,11 +460,51 @@ def home_issuer(home: Path) -> TokenIssuer:
     return issuer(place, load_config(place), load_or_create(place.secrets), addresses)
 
 
-def ask(backend: Backend, path: str, token: str) -> tuple[int, bytes]:
+class Person:
+    """Somebody with one custom role at SCOPE, made and changed behind the data process's back."""
+
+    def __init__(
+        self, home: Path, name: str, actions: tuple[str, ...] = (), data: tuple[str, ...] = ()
+    ) -> None:
+        self._home = home
+        self.principal = Principal(str(uuid.uuid4()), PrincipalKind.USER, name)
+        self._role = RoleDefinition(
+            f"role-{name}", f"role of {name}", (Permission(actions, (), data),), "", ("/subscriptions/s",)
+        )
+        self._given = f"assignment-{name}"
+
+    @property
+    def holder(self) -> str:
+        return f"{self.principal.oid}.{self._given}"
+
+    def __enter__(self) -> Person:
+        self._change(lambda tx: [tx.insert_principal(self.principal), tx.insert_role_definition(self._role)])
+        self.grant(self._given)
+        return self
+
+    def grant(self, id: str) -> None:
+        given = RoleAssignment(id, SCOPE.arm_id, self.principal.oid, self._role.id)
+        self._change(lambda tx: tx.insert_role_assignment(given))
+
+    def revoke(self) -> None:
+        self._change(lambda tx: tx.delete_role_assignment(self._given))
+
+    def disable(self, disabled: bool) -> None:
+        oid = self.principal.oid
+        self._change(lambda tx: tx.update_principal(replace(tx.principal(oid), disabled=disabled)))
+
+    def __exit__(self, *error: object) -> None:
+        self._change(lambda tx: tx.delete_principal(tx.principal(self.principal.oid)))
+
+    def _change(self, change: Callable[[Tx], object]) -> None:
+        asyncio.run(change_home(self._home, change))
+
+
+def ask(backend: Backend, path: str, token: str, method: str = "GET") -> tuple[int, bytes]:
     connection = http.client.HTTPSConnection(
         "localhost", backend.port, timeout=10, context=ssl.create_default_context(cafile=backend.ca)
     )
-    connection.request("GET", path, headers={"Authorization": f"Bearer {token}"} if token else {})
+    connection.request(method, path, headers={"Authorization": f"Bearer {token}"} if token else {})
     answer = connection.getresponse()
     result = answer.status, answer.read()
     connection.close()
@@ -560,32 +617,103 @@ class TestAccess:
 
     def test_tokens(self, ours: Backend, container: ContainerClient) -> None:
         """Of the owner, of a job of the workspace that owns the account, of another workspace, of nobody."""
-        from tidemill.domain.model import Scope
-        from tidemill.domain.principals import Principal, PrincipalKind
-
         home = Path(ours.ca).parents[1]
-        store = BlobStore(home / "blobs", now)
-        store.ensure_account(ACCOUNT, Scope("s", "g", "Main"))
-        store.close()
         container.upload_blob("b", b"x")
         path = f"/{ACCOUNT}.blob.core.windows.net/{container.container_name}/b"
         tokens = home_issuer(home)
         storage = "https://storage.azure.com"
 
-        def job(scope: Scope) -> str:
-            return tokens.issue_job(uid="j", name="job", scope=scope, audience=storage, ttl_s=60)
+        def job(scope: Scope, uid: str = "live") -> str:
+            return tokens.issue_job(uid=uid, name="job", scope=scope, audience=storage, ttl_s=60)
+
+        add_jobs(home, {"live": "Running", "ended": "Completed"})
 
         somebody = Principal("11111111-0000-0000-0000-000000000000", PrincipalKind.USER, "bob")
         assert ask(ours, path, tokens.issue_owner(storage)) == (200, b"x")
         assert ask(ours, path, job(Scope("S", "G", "main"))) == (200, b"x")
+        with Person(home, "reader", data=("*/read",)) as reader:
+            mine = tokens.issue_to(reader.principal, storage)
+            assert ask(ours, path, mine) == (200, b"x")
+            assert ask(ours, f"{path}?comp=tags", mine)[0] >= 400
+            assert ask(ours, f"/{ACCOUNT}.blob.core.windows.net/?comp=list", mine)[0] == 403
+            assert ask(ours, path, mine, "DELETE")[0] == 403
+            reader.revoke()
+            assert ask(ours, path, mine)[0] == 403
+        assert ask(ours, path, mine)[0] == 401
         for token, status in (
             (job(Scope("s", "g", "other")), 403),
+            (job(Scope("s", "g", "main"), "ended"), 401),
+            (job(Scope("s", "g", "main"), "never"), 401),
             (tokens.issue_to(somebody, storage), 401),
             (tokens.issue_owner(storage) + "x", 401),
             (tokens.issue_owner(storage, ttl_s=-5), 401),
             ("nonsense", 401),
         ):
             assert ask(ours, path, token)[0] == status
+
+    def test_losing_the_role_closes_the_door(self, ours: Backend, container: ContainerClient) -> None:
+        """Keys, what was signed with them, what the server signed: dead with the assignment."""
+        from tidemill.wire.blob.sas import make_sas
+
+        home = Path(ours.ca).parents[1]
+        keys = StorageKeys((home / "secrets" / "storage.key").read_bytes())
+        container.upload_blob("b", b"x")
+        place = (SIGNED_NAME, container.container_name, "b")
+        with Person(home, "ann", actions=("*/listSecrets/action",)) as ann:
+            key = keys.key(ACCOUNT, ann.holder)
+            by_key = client_of(ours, credential=key).get_blob_client(container.container_name, "b")
+            sas = blob_sas(ours, *place[1:], account_key=key)
+            by_sas = blob_with(ours, container.container_name, "b", sas)
+            signer = f"sas:{ann.holder}"
+            signed = make_sas(
+                keys.key(ACCOUNT, signer), ACCOUNT, place[1], None, "r", now() + 600_000_000, holder=signer
+            )
+            by_server = blob_with(ours, container.container_name, "b", signed)
+            clients = (by_key, by_sas, by_server)
+            assert [one.download_blob().readall() for one in clients] == [b"x"] * 3
+            # A key in somebody's hands signs nothing in the server's name.
+            forged = make_sas(key, ACCOUNT, place[1], None, "r", now() + 600_000_000, holder=signer)
+            with pytest.raises(ClientAuthenticationError):
+                blob_with(ours, container.container_name, "b", forged).download_blob()
+            ann.disable(True)
+            for one in clients:
+                with pytest.raises(ClientAuthenticationError):
+                    one.download_blob()
+            ann.disable(False)
+            assert by_key.download_blob().readall() == b"x"
+            ann.revoke()
+            for one in clients:
+                with pytest.raises(ClientAuthenticationError):
+                    one.download_blob()
+            ann.grant("another-assignment")
+            with pytest.raises(ClientAuthenticationError):
+                by_key.download_blob()
+        container.get_blob_client("b").download_blob()  # the owner's own key
+
+    def test_what_was_signed_for_a_job_ends_with_it(self, ours: Backend, container: ContainerClient) -> None:
+        from tidemill.wire.blob.sas import make_sas
+
+        home = Path(ours.ca).parents[1]
+        keys = StorageKeys((home / "secrets" / "storage.key").read_bytes())
+        container.upload_blob("b", b"x")
+        add_jobs(home, {"runs": "Running", "over": "Failed"})
+        for uid, good in (("runs", True), ("over", False), ("never", False)):
+            holder = f"job:{uid}"
+            sas = make_sas(
+                keys.key(ACCOUNT, holder),
+                ACCOUNT,
+                container.container_name,
+                None,
+                "r",
+                now() + 600_000_000,
+                holder=holder,
+            )
+            one = blob_with(ours, container.container_name, "b", sas)
+            if good:
+                assert one.download_blob().readall() == b"x"
+            else:
+                with pytest.raises(ClientAuthenticationError):
+                    one.download_blob()
 
     def test_no_authorization_at_all(self, ours: Backend, container: ContainerClient) -> None:
         status, body = ask(ours, f"/{ACCOUNT}.blob.core.windows.net/{container.container_name}/b", "")

@@ -37,7 +37,7 @@ class AccessDirectory:
         async with self._loading:
             if self._index is None:
                 self._touched.clear()
-                self._index = await self._store.read(_load)
+                self._index = await self._store.read(load_index)
             while self._touched:
                 await self._catch_up(self._index)
             return self._index
@@ -51,7 +51,8 @@ class AccessDirectory:
             raise
 
 
-def _load(read: Read) -> AccessIndex:
+def load_index(read: Read) -> AccessIndex:
+    """Everything, read at once."""
     index = AccessIndex(builtin_roles())
     for principal in read.principals():
         index.put_principal(principal)

@@ -18,10 +18,12 @@ from tidemill.app.sealed import seal, unseal
 from tidemill.app.services import Services
 from tidemill.app.storage import DATASTORES as TYPE
 from tidemill.app.storage import account_for, bare_account
+from tidemill.app.storage_access import account_holder
 from tidemill.app.workspaces import DATASTORES as DEFAULTS
 from tidemill.domain.errors import Conflict, InvalidRequest, NotFound, NotOffered
 from tidemill.domain.ids import check_name
 from tidemill.domain.model import Caller, Event, Key, Resource, Scope
+from tidemill.domain.roles import Decision
 from tidemill.store.api import AlreadyExists, Read, ResourceQuery, Tx
 
 KINDS = {
@@ -135,14 +137,18 @@ async def delete(s: Services, caller: Caller, scope: Scope, name: str) -> bool:
     return await s.store.write(change)
 
 
-async def secrets_of(s: Services, scope: Scope, name: str) -> dict[str, Any]:
-    """ARM's listSecrets reply: the account's key for our own storage, else what was stored.
-    Raises NotFound, also for a datastore without secrets."""
+async def secrets_of(
+    s: Services, caller: Caller, decision: Decision, scope: Scope, name: str
+) -> dict[str, Any]:
+    """ARM's listSecrets reply: the caller's own key of the account for our own storage, else what was stored.
+    `decision` is what let the caller ask. Raises NotFound, also for a datastore without secrets; Forbidden
+    for a key of the whole account that the decision does not reach to."""
     row, account = await s.store.read(lambda read: (find(read, scope, name), account_for(read, scope)))
     spec = decode_object(row.spec)
     if bare_account(str(spec.get("accountName", ""))) == account:
         # The SDK takes a SAS for an account key when it signs log addresses: it needs the key.
-        return {"secretsType": "AccountKey", "key": s.storage_keys.key(account)}
+        holder = account_holder(caller, decision, scope.arm_id)
+        return {"secretsType": "AccountKey", "key": s.storage_keys.key(account, holder)}
     secrets = unseal(s, row)
     if not secrets:
         raise NotFound(f"Datastore {name!r} has no stored secrets.", "SecretsNotFound", name)

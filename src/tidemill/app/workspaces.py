@@ -204,11 +204,11 @@ async def update(services: Services, caller: Caller, scope: Scope, patch: dict[s
     return await services.store.write(change)
 
 
-def keys_of(services: Services, row: Resource) -> dict[str, Any]:
-    """ARM's listKeys reply."""
+def keys_of(services: Services, row: Resource, holder: str) -> dict[str, Any]:
+    """ARM's listKeys reply to the holder (`storage_access.account_holder`)."""
     account = account_of(row)
     return {
-        "userStorageKey": services.storage_keys.key(account),
+        "userStorageKey": services.storage_keys.key(account, holder),
         "userStorageResourceId": _decode(row.spec)["storageAccount"],
         "appInsightsInstrumentationKey": "",
         "containerRegistryCredentials": None,

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from tidemill.domain.principals import Principal
+from tidemill.domain.principals import Principal, PrincipalKind
 
 OWNER_ROLE = "8e3af657-a8ff-443c-a75c-2fe8c4bcb635"
 _MEMO = 65_536  # answers of roles that are kept
@@ -275,6 +275,47 @@ class AccessIndex:
             and covers(under, scope)
             and any(self.allows(one.role, action, data) for one in held)
         )
+
+    def holders_of(self, actions: Iterable[str], scope: str) -> Sequence[tuple[str, RoleAssignment]]:
+        """Every enabled principal, groups opened, that may do one of `actions` at `scope`, with each
+        assignment that says so: what a key that was handed out for it was made from."""
+        wanted, at = tuple(actions), fold_scope(scope)
+        found: list[tuple[str, RoleAssignment]] = []
+        for assignment in self._assignments.values():
+            role = self._roles.get(assignment.role)
+            if role is None or not covers(fold_scope(assignment.scope), at):
+                continue
+            if any(self.allows(role, action) for action in wanted):
+                found += [(oid, assignment) for oid in self._opened(assignment.principal)]
+        return found
+
+    def has(self, oid: str, assignment: str, scope: str) -> bool:
+        """Whether the principal is enabled and still has that assignment, at `scope`, above or below it."""
+        who, at = self._principals.get(oid), fold_scope(scope)
+        if who is None or who.disabled:
+            return False
+        return any(
+            one.assignment.id == assignment
+            for where, held in self.held(oid).items()
+            if covers(where, at) or covers(at, where)
+            for one in held
+        )
+
+    def _opened(self, oid: str) -> Sequence[str]:
+        """The principal, or everybody in the group, nested groups too; without disabled ones."""
+        found: dict[str, None] = {}
+        ahead, seen = [oid], {oid}
+        while ahead:
+            who = self._principals.get(ahead.pop())
+            if who is None or who.disabled:
+                continue
+            if who.kind is not PrincipalKind.GROUP:
+                found[who.oid] = None
+                continue
+            fresh = self._members.get(who.oid, frozenset()) - seen
+            seen |= fresh
+            ahead += fresh
+        return tuple(found)
 
     def _why(self, who: Principal, held: Held) -> str:
         names = [self._principals[group].name for group in held.via]

@@ -23,9 +23,9 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from tidemill.domain.errors import TidemillError, Unauthenticated
+from tidemill.domain.errors import TidemillError
 from tidemill.domain.listening import Listening
 from tidemill.identity.ca import Pair, tls_files
 from tidemill.server.home import Home, read_config
@@ -34,6 +34,11 @@ from tidemill.server.ports import listen
 if TYPE_CHECKING:
     from tidemill.data.blobstore import BlobStore
     from tidemill.domain.model import Caller
+    from tidemill.store.api import Read
+    from tidemill.store.postgres import PostgresStore
+    from tidemill.store.sqlite import SqliteReader
+
+T = TypeVar("T")
 
 EXIT_HELD = 3
 EXIT_PORT_TAKEN = 4
@@ -102,6 +107,27 @@ def is_held(home: Path) -> bool:
     return False
 
 
+class HomeReader:
+    """The home's store, opened with the first request that needs it: control may still be making it."""
+
+    def __init__(self, home: Path) -> None:
+        self._home = home
+        self._opened: SqliteReader | PostgresStore | None = None
+
+    async def read(self, fn: Callable[[Read], T]) -> T:
+        if self._opened is None:
+            from tidemill.server.home import Home, load_config
+            from tidemill.store.sql import open_reader
+
+            home = Home(self._home)
+            self._opened = open_reader(load_config(home).database or home.db / "tidemill.db")
+        return await self._opened.read(fn)
+
+    async def close(self) -> None:
+        if self._opened is not None:
+            await self._opened.close()
+
+
 def bearer_verifier(home: Path) -> Callable[[str], Caller]:
     """Verifies the tokens of this home. Cryptography is loaded with the first token, not before: most
     clients use account keys."""
@@ -128,6 +154,7 @@ def _serve(
 ) -> None:
     import uvloop
 
+    from tidemill.app.storage_access import StorageAccess
     from tidemill.data.blobstore import BlobStore
     from tidemill.identity.storage_keys import StorageKeys
     from tidemill.server.listener import Listener, configure
@@ -136,7 +163,9 @@ def _serve(
 
     store = BlobStore(home / "blobs", _now)
     keys = StorageKeys.load(home / "secrets" / "storage.key")
-    app = BlobApp(store, keys, _now, bearer_verifier(home), hosts=listening.hosts)
+    reader = HomeReader(home)
+    access = StorageAccess(reader, keys, bearer_verifier(home))
+    app = BlobApp(store, access, _now, hosts=listening.hosts)
     stop = threading.Event()
     sweeper = threading.Thread(target=_sweep, args=(store, stop), name="sweep", daemon=True)
     port: int = sockets[0].getsockname()[1]
@@ -156,6 +185,7 @@ def _serve(
         started()
         await stopped.wait()
         await listener.stop()
+        await reader.close()
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(serve())
@@ -191,15 +221,7 @@ def _issuer(root: Path) -> Callable[[str], Caller]:
         f"http://127.0.0.1:{ports.get('http', 0)}",
         f"https://localhost:{ports.get('data', 0)}",
     )
-    tokens = issuer(home, config, load_or_create(home.secrets), addresses)
-
-    def verify(token: str) -> Caller:
-        caller = tokens.verify(token)
-        if caller.kind != "job" and caller.oid != tokens.owner.oid:
-            raise Unauthenticated("Only the home's owner and jobs reach blobs with a token.")
-        return caller
-
-    return verify
+    return issuer(home, config, load_or_create(home.secrets), addresses).verify
 
 
 def mark_of(listening: Listening, own: Pair | None) -> str:

@@ -18,7 +18,14 @@ TOUCHED_ROLE = "role-definition"  # uid: id
 TOUCHED_ASSIGNMENT = "role-assignment"  # uid: id
 
 
+GENERATION = "access.generation"  # in meta: counts changes, for processes that hear of no commits
+
+
 class AccessRead(Protocol):
+    def access_generation(self) -> int:
+        """Grows with every change to anything below."""
+        ...
+
     def principal(self, oid: str) -> Principal | None: ...
     def principal_named(self, name: str) -> Principal | None:
         """By name, cases not told apart."""

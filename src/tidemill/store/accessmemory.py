@@ -9,7 +9,12 @@ from typing import Any
 from tidemill.domain.model import Touched
 from tidemill.domain.principals import Principal, PrincipalKind
 from tidemill.domain.roles import RoleAssignment, RoleDefinition, fold_scope
-from tidemill.store.access import TOUCHED_ASSIGNMENT, TOUCHED_GROUP, TOUCHED_PRINCIPAL, TOUCHED_ROLE
+from tidemill.store.access import (
+    TOUCHED_ASSIGNMENT,
+    TOUCHED_GROUP,
+    TOUCHED_PRINCIPAL,
+    TOUCHED_ROLE,
+)
 from tidemill.store.api import AlreadyExists, StaleRevision
 from tidemill.store.rows import fold
 
@@ -20,10 +25,14 @@ class AccessTables:
         self.members: dict[tuple[str, str], None] = {}
         self.roles: dict[str, RoleDefinition] = {}
         self.assignments: dict[str, RoleAssignment] = {}
+        self.generation: dict[None, int] = {None: 0}
 
 
 class MemoryAccessRead:
     _access: AccessTables
+
+    def access_generation(self) -> int:
+        return self._access.generation[None]
 
     def principal(self, oid: str) -> Principal | None:
         return self._access.principals.get(oid)
@@ -180,3 +189,4 @@ class MemoryAccessTx(MemoryAccessRead):
 
     def _touch(self, kind: str, id: str) -> None:
         self.touched.append(Touched(kind, id))
+        self._set(self._access.generation, None, self.access_generation() + 1)

@@ -11,7 +11,13 @@ import msgspec
 from tidemill.domain.model import Touched
 from tidemill.domain.principals import Principal, PrincipalKind
 from tidemill.domain.roles import Permission, RoleAssignment, RoleDefinition, fold_scope
-from tidemill.store.access import TOUCHED_ASSIGNMENT, TOUCHED_GROUP, TOUCHED_PRINCIPAL, TOUCHED_ROLE
+from tidemill.store.access import (
+    GENERATION,
+    TOUCHED_ASSIGNMENT,
+    TOUCHED_GROUP,
+    TOUCHED_PRINCIPAL,
+    TOUCHED_ROLE,
+)
 from tidemill.store.api import AlreadyExists, StaleRevision
 from tidemill.store.rows import Row, fold
 
@@ -77,6 +83,10 @@ class SqlAccessRead:
 
     def __init__(self, execute: Execute) -> None:
         self._execute = execute
+
+    def access_generation(self) -> int:
+        row = self._execute("SELECT value FROM meta WHERE key = ?", (GENERATION,)).fetchone()
+        return 0 if row is None else int(bytes(row[0]))
 
     def principal(self, oid: str) -> Principal | None:
         return self._principal(f"{_SELECT_PRINCIPAL} WHERE oid = ?", oid)
@@ -232,3 +242,8 @@ class SqlAccessTx(SqlAccessRead):
 
     def _touch(self, kind: str, id: str) -> None:
         self.touched.append(Touched(kind, id))
+        sql = (
+            "INSERT INTO meta (key, value) VALUES (?, ?) "
+            "ON CONFLICT (key) DO UPDATE SET value = excluded.value"
+        )
+        self._execute(sql, (GENERATION, b"%d" % (self.access_generation() + 1)))

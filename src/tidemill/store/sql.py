@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tidemill.domain.errors import InvalidRequest
 from tidemill.store.api import Store
+
+if TYPE_CHECKING:
+    from tidemill.store.postgres import PostgresStore
+    from tidemill.store.sqlite import SqliteReader
 
 
 def open_store(target: str | Path) -> Store:
@@ -36,3 +41,16 @@ def open_store(target: str | Path) -> Store:
         f"--database {text!r} is not understood. Use a path, sqlite:///path or postgresql://user@host/database.",
         target="--database",
     )
+
+
+def open_reader(target: str | Path) -> SqliteReader | PostgresStore:
+    """The same store for a process that only reads it; `target` as for `open_store`. Raises TidemillError
+    while another process has not made or upgraded it yet."""
+    text = str(target)
+    if text.startswith(("postgresql://", "postgres://")):
+        from tidemill.store.postgres import open_postgres
+
+        return open_postgres(text)
+    from tidemill.store.sqlite import open_sqlite_reader
+
+    return open_sqlite_reader(Path(text.removeprefix("sqlite:///")))

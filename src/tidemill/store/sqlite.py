@@ -205,23 +205,18 @@ class _Checkpointer:
         connection.close()
 
 
-class SqliteStore:
-    """store.api.Store. Made by `open_sqlite`; used from one event loop at a time."""
+class SqliteReader:
+    """The reading half of a store: also for a process that only reads what another one writes."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._session = SqliteSession(path, lambda connection: SqlTx(connection.execute))
-        self._writer: GroupWriter[Tx] = GroupWriter(self._session, "store-writer")
-        self._reader = connect(path)
-        self._reader.execute("PRAGMA query_only=1")
-        self._read = SqlRead(self._reader.execute)
-
-    async def write(self, fn: Callable[[Tx], T]) -> T:
-        return await self._writer.submit(fn)
+        self._connection = connect(path)
+        self._connection.execute("PRAGMA query_only=1")
+        self._read = SqlRead(self._connection.execute)
 
     async def read(self, fn: Callable[[Read], T]) -> T:
         """Runs at once, on the loop: a snapshot of the last commit."""
-        execute = self._reader.execute
+        execute = self._connection.execute
         execute("BEGIN")
         try:
             return fn(self._read)
@@ -230,12 +225,38 @@ class SqliteStore:
         finally:
             execute("COMMIT")
 
+    def revision(self) -> str | None:
+        """The schema's, None in a file that has none yet."""
+        if not self._connection.execute(
+            "SELECT 1 FROM sqlite_master WHERE name = 'alembic_version'"
+        ).fetchone():
+            return None
+        return str(self._connection.execute("SELECT version_num FROM alembic_version").fetchone()[0])
+
+    async def close(self) -> None:
+        self._connection.close()
+
+
+class SqliteStore:
+    """store.api.Store. Made by `open_sqlite`; used from one event loop at a time."""
+
+    def __init__(self, path: Path) -> None:
+        self._session = SqliteSession(path, lambda connection: SqlTx(connection.execute))
+        self._writer: GroupWriter[Tx] = GroupWriter(self._session, "store-writer")
+        self._reader = SqliteReader(path)
+
+    async def write(self, fn: Callable[[Tx], T]) -> T:
+        return await self._writer.submit(fn)
+
+    async def read(self, fn: Callable[[Read], T]) -> T:
+        return await self._reader.read(fn)
+
     def on_commit(self, listener: Listener) -> None:
         self._writer.on_commit(listener)
 
     async def close(self) -> None:
         await self._writer.close()
-        self._reader.close()
+        await self._reader.close()
 
 
 def open_sqlite(path: Path) -> SqliteStore:
@@ -272,3 +293,19 @@ def prepare(path: Path) -> None:
         )
     if check_revision(row[0], str(path)):
         upgrade_sqlite(str(path))
+
+
+def open_sqlite_reader(path: Path) -> SqliteReader:
+    """Raises TidemillError while the file is not there, or not of this version."""
+    if not path.exists():
+        raise TidemillError(
+            f"{path} is not there yet: the control process makes it.", "DatabaseMissing", status=503
+        )
+    reader = SqliteReader(path)
+    try:
+        row = reader.revision()
+    except sqlite3.Error as error:
+        raise translate_sqlite(error, path) from error
+    if row is None or check_revision(row, str(path)):
+        raise TidemillError(f"{path} has not been upgraded yet.", "DatabaseTooOld", status=503)
+    return reader

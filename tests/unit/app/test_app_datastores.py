@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from tidemill.app import datastores
+from tidemill.app import access, datastores
 from tidemill.app.codec import decode_object
+from tidemill.app.services import Caller
+from tidemill.app.storage_access import KEY_ACTIONS
 from tidemill.domain.errors import Conflict, InvalidRequest, NotFound, NotOffered
 
+OWNER = Caller("o", "owner", "User")
 THEIRS = {
     "datastoreType": "AzureBlob",
     "accountName": "acct",
@@ -18,6 +21,12 @@ THEIRS = {
     },
     "novel": 1,
 }
+
+
+async def secrets_of(services, scope, name):
+    """As the owner asks, let in by the owner's own assignment."""
+    decision = await access.authorise(services, OWNER, KEY_ACTIONS[0], scope)
+    return await datastores.secrets_of(services, OWNER, decision, scope, name)
 
 
 async def test_the_default_ones_are_there(services, scope):
@@ -39,11 +48,13 @@ async def test_pages_go_on_where_they_ended(services, scope):
 
 
 async def test_the_key_of_our_own_storage_opens_it(services, scope):
-    secrets = await datastores.secrets_of(services, scope, "workspaceartifactstore")
+    secrets = await secrets_of(services, scope, "workspaceartifactstore")
     account = decode_object((await datastores.get(services, scope, "workspaceartifactstore")).spec)[
         "accountName"
     ]
-    assert secrets == {"secretsType": "AccountKey", "key": services.storage_keys.key(account)}
+    (given,) = await services.store.read(lambda r: r.role_assignments())
+    key = services.storage_keys.key(account, f"{given.principal}.{given.id}")
+    assert secrets == {"secretsType": "AccountKey", "key": key}
 
 
 async def test_a_users_secret_is_sealed_and_given_back_only_when_asked(services, scope, owner):
@@ -52,13 +63,13 @@ async def test_a_users_secret_is_sealed_and_given_back_only_when_asked(services,
     assert decode_object(row.spec)["novel"] == 1
     assert b"c2VjcmV0LWtleQ" not in row.spec + row.status
     assert decode_object(row.spec)["credentials"] == {"credentialsType": "AccountKey"}
-    secrets = await datastores.secrets_of(services, scope, "theirs")
+    secrets = await secrets_of(services, scope, "theirs")
     assert secrets == {"secretsType": "AccountKey", "key": "c2VjcmV0LWtleQ=="}
     without = {**THEIRS, "credentials": {"credentialsType": "AccountKey"}, "description": "d"}
     changed, created = await datastores.put(services, owner, scope, "theirs", {"properties": without})
     assert not created
     assert changed.status == row.status
-    assert await datastores.secrets_of(services, scope, "theirs") == secrets
+    assert await secrets_of(services, scope, "theirs") == secrets
 
 
 async def test_the_default_ones_stay(services, scope, owner):
@@ -75,7 +86,7 @@ async def test_deleted_then_named_when_asked_for(services, scope, owner):
     with pytest.raises(NotFound, match="workspaceblobstore"):
         await datastores.get(services, scope, "theirs")
     with pytest.raises(NotFound, match="Did you mean 'workspaceblobstore'"):
-        await datastores.secrets_of(services, scope, "workspaceblobstor")
+        await secrets_of(services, scope, "workspaceblobstor")
 
 
 async def test_refused_by_name(services, scope, owner):
@@ -87,4 +98,4 @@ async def test_refused_by_name(services, scope, owner):
     open_one = {**THEIRS, "credentials": {"credentialsType": "None"}}
     await datastores.put(services, owner, scope, "open", {"properties": open_one})
     with pytest.raises(NotFound, match="no stored secrets"):
-        await datastores.secrets_of(services, scope, "open")
+        await secrets_of(services, scope, "open")

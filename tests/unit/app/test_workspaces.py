@@ -100,7 +100,9 @@ async def test_update_merges_and_refuses_what_cannot_change(services):
 async def test_keys_are_those_of_its_account(services):
     row = await workspaces.get(services, MAIN)
     account = workspaces.account_of(row)
-    assert workspaces.keys_of(services, row)["userStorageKey"] == services.storage_keys.key(account)
+    mine = workspaces.keys_of(services, row, "ann.1")["userStorageKey"]
+    assert mine == services.storage_keys.key(account, "ann.1")
+    assert mine != workspaces.keys_of(services, row, "bob.1")["userStorageKey"]
 
 
 async def test_index_follows_commits_and_keeps_the_owners_spelling(services):

@@ -204,6 +204,21 @@ def test_what_a_list_shows_is_what_may_be_read(drawn, oid, action, below) -> Non
             assert seen or index.decide(oid, action, below).allowed
 
 
+@given(world, st.sampled_from(ACTIONS), st.sampled_from(SCOPES[1:]))
+def test_holders_are_those_who_may(drawn, action, scope) -> None:
+    index = build(drawn)
+    people = {oid for oid in WHO if oid[0] == "u"}
+    found = index.holders_of((action,), scope)
+    assert {oid for oid, _ in found} == {oid for oid in people if index.decide(oid, action, scope).allowed}
+    assert all(index.has(oid, given.id, scope) for oid, given in found)
+    for oid in people:
+        held = {one.assignment.id for ones in index.held(oid).values() for one in ones}
+        for at in range(len(drawn["assigned"])):
+            if index.has(oid, str(at), scope):
+                assert str(at) in held
+                assert oid not in drawn["disabled"]
+
+
 def test_nobody_may_nothing_and_says_why() -> None:
     index = AccessIndex(builtin_roles())
     assert "does not exist" in index.decide("x", "a/read", "/subscriptions/s").reason

@@ -125,9 +125,9 @@ class TestSas:
 
     def check(self, sas: str, place: Place | None = None, need: Need | None = None, now: int = NOW) -> str:
         try:
-            granted = verify_sas(
-                base64.b64decode(KEY), parse_query(sas), place or self.place, need or self.read, now
-            )
+            keys = (b"somebody else's", base64.b64decode(KEY))
+            granted, key = verify_sas(keys, parse_query(sas), place or self.place, need or self.read, now)
+            assert key == keys[1]
         except StorageError as error:
             return error.code
         return "".join(sorted(granted))
@@ -209,9 +209,11 @@ def test_metadata_rules() -> None:
         assert error.value.code == code
 
 
-def test_keys_differ_by_account_and_master() -> None:
+def test_keys_differ_by_account_holder_and_master() -> None:
     keys = StorageKeys(b"m" * 64)
-    assert keys.key("a") == base64.b64encode(hmac.digest(b"m" * 64, b"storage:a", hashlib.sha512)).decode()
-    assert len({keys.key("a"), keys.key("b"), StorageKeys(b"n" * 64).key("a")}) == 3
+    raw = hmac.digest(b"m" * 64, b"storage:a\nh", hashlib.sha512)
+    assert keys.key("a", "h") == base64.b64encode(raw).decode()
+    other = StorageKeys(b"n" * 64)
+    assert len({keys.key("a", "h"), keys.key("b", "h"), keys.key("a", "i"), other.key("a", "h")}) == 4
     with pytest.raises(ValueError, match="8 bytes"):
         StorageKeys(b"12345678")

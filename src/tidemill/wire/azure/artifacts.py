@@ -10,6 +10,7 @@ from typing import Any
 from starlette.responses import Response
 
 from tidemill.app import tracking_artifacts
+from tidemill.app.storage_access import signer_of
 from tidemill.data.bloburls import blob_url
 from tidemill.domain.errors import InvalidRequest
 from tidemill.wire.azure.history import HISTORY, READ, WRITE
@@ -95,8 +96,15 @@ async def _content(ctx: Context, path: str, permissions: str) -> dict[str, Any]:
     account = await tracking_artifacts.account_of(s, ctx.scope)
     blob = f"{ORIGIN}/{_folder(ctx)}/{path}"
     expiry = s.clock.now() + SAS_HOURS * 3_600_000_000
+    holder = signer_of(ctx.caller, ctx.decision)
     sas = make_sas(
-        s.storage_keys.key(account), account, tracking_artifacts.CONTAINER, blob, permissions, expiry
+        s.storage_keys.key(account, holder),
+        account,
+        tracking_artifacts.CONTAINER,
+        blob,
+        permissions,
+        expiry,
+        holder=holder,
     )
     address = blob_url(s.addresses.data, account, tracking_artifacts.CONTAINER, blob)
     return {

@@ -13,6 +13,7 @@ from tidemill.app.assets import AssetQuery
 from tidemill.app.codec import decode_object, encode
 from tidemill.app.services import Services
 from tidemill.app.storage import rebase
+from tidemill.app.storage_access import signer_of
 from tidemill.catalog.curated import CuratedEnvironment
 from tidemill.data.bloburls import blob_url
 from tidemill.domain.errors import InvalidRequest, NotFound
@@ -152,8 +153,9 @@ async def start_upload(kind: AssetKind, ctx: Context) -> Response:
     upload = await assets.start_pending_upload(s, ctx.scope, kind, _name(ctx), ctx.params["version"])
     address = blob_url(s.addresses.data, upload.account, upload.container)
     expiry = s.clock.now() + UPLOAD_HOURS * 3_600_000_000
-    key = s.storage_keys.key(upload.account)
-    sas = make_sas(key, upload.account, upload.container, None, UPLOAD_PERMISSIONS, expiry)
+    holder = signer_of(ctx.caller, ctx.decision)
+    key = s.storage_keys.key(upload.account, holder)
+    sas = make_sas(key, upload.account, upload.container, None, UPLOAD_PERMISSIONS, expiry, holder=holder)
     group = f"/subscriptions/{ctx.scope.subscription}/resourceGroups/{ctx.scope.group}/providers"
     return json_response(
         {

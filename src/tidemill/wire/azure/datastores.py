@@ -85,4 +85,6 @@ async def delete_datastore(ctx: Context) -> Response:
 
 
 async def list_secrets(ctx: Context) -> Response:
-    return json_response(await datastores.secrets_of(ctx.services, ctx.scope, ctx.params["name"]))
+    return json_response(
+        await datastores.secrets_of(ctx.services, ctx.caller, ctx.decision, ctx.scope, ctx.params["name"])
+    )

@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from tidemill.app import workspace_deletion, workspaces
 from tidemill.app.services import Addresses, Services
+from tidemill.app.storage_access import account_holder
 from tidemill.domain.errors import InvalidRequest
 from tidemill.domain.ids import PROVIDER
 from tidemill.domain.model import Resource, Scope
@@ -135,13 +136,17 @@ async def _delete(ctx: Context) -> Response:
 
 
 async def _list_keys(ctx: Context) -> Response:
-    row = await workspaces.get(ctx.services, ctx.scope)
-    return json_response(workspaces.keys_of(ctx.services, row))
+    return json_response(await _keys(ctx))
 
 
 async def _list_storage_keys(ctx: Context) -> Response:
+    return json_response({"userStorageKey": (await _keys(ctx))["userStorageKey"]})
+
+
+async def _keys(ctx: Context) -> dict[str, Any]:
     row = await workspaces.get(ctx.services, ctx.scope)
-    return json_response({"userStorageKey": workspaces.keys_of(ctx.services, row)["userStorageKey"]})
+    holder = account_holder(ctx.caller, ctx.decision, ctx.scope.arm_id)
+    return workspaces.keys_of(ctx.services, row, holder)
 
 
 async def _resync_keys(ctx: Context) -> Response:

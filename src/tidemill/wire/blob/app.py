@@ -12,10 +12,8 @@ from typing import Any
 from tidemill.data.blobstore import BlobStore
 from tidemill.domain.errors import TidemillError
 from tidemill.domain.listening import LOCAL_NAMES, misdirected
-from tidemill.domain.model import Caller
-from tidemill.identity.storage_keys import StorageKeys
 from tidemill.wire.blob import containers, copying, reading, writing, xml
-from tidemill.wire.blob.auth import Authenticator
+from tidemill.wire.blob.auth import Authenticator, BlobAccess
 from tidemill.wire.blob.call import Call, Receive, Send
 from tidemill.wire.blob.errors import ClientGone, StorageError, from_domain, not_offered
 from tidemill.wire.blob.sas import Need
@@ -63,21 +61,19 @@ _OPERATIONS: dict[tuple[str, str, str], Operation] = {
 
 
 class BlobApp:
-    """`verify`: bearer token -> caller, or None to refuse tokens. `hosts`: the names of this server.
-    `close()` after the last request."""
+    """`hosts`: the names of this server. `close()` after the last request."""
 
     def __init__(
         self,
         store: BlobStore,
-        keys: StorageKeys,
+        access: BlobAccess,
         now: Callable[[], int],
-        verify: Callable[[str], Caller] | None = None,
         authority: str = "https://localhost",
         hosts: frozenset[str] = frozenset(LOCAL_NAMES),
     ) -> None:
         self._hosts = hosts
         pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="blob")
-        auth = Authenticator(keys, store.account_scope, now, verify, authority)
+        auth = Authenticator(access, store.account_scope, now, authority)
         self._service = Service(store, auth, now, pool)
 
     def close(self) -> None:
@@ -99,7 +95,7 @@ class BlobApp:
             operation = _find(call)
             if self._service.store.account_scope(call.account) is None:
                 raise StorageError("ResourceNotFound", f"There is no storage account {call.account!r}.")
-            call.grant = self._service.auth.grant(call, operation.need)
+            call.grant = await self._service.auth.grant(call, operation.need)
             await operation.handler(self._service, call)
         except ClientGone:
             return

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import hmac
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 from urllib.parse import unquote
 
 from tidemill.data.bloburls import ENDPOINT
-from tidemill.domain.errors import Unauthenticated
-from tidemill.domain.model import Caller
+from tidemill.domain.errors import Forbidden, Unauthenticated
 from tidemill.wire.blob.errors import StorageError, authentication_failed
-from tidemill.wire.blob.sas import Need, Place, response_overrides, sign, verify_sas
+from tidemill.wire.blob.sas import HOLDER, Need, Place, response_overrides, signing_key, verify_sas
 
 if TYPE_CHECKING:
-    from tidemill.identity.storage_keys import StorageKeys
     from tidemill.wire.blob.call import Call
 
 RESOURCE = "https://storage.azure.com"
@@ -52,57 +49,83 @@ class Grant:
 _ALL = Grant(None, {})
 
 
+class BlobAccess(Protocol):
+    """Who holds keys of an account, and what a token may in it, as of the last commit. `workspace`: the ARM
+    id of the account's."""
+
+    async def account_keys(self, account: str, workspace: str) -> Sequence[bytes]:
+        """Of everybody who may have a key of the account now, the last used one first."""
+        ...
+
+    async def holder_key(self, account: str, workspace: str, holder: str) -> bytes | None:
+        """Of what the server signed. None where the holder is gone, disabled or without the role now."""
+        ...
+
+    def used(self, account: str, key: bytes) -> None: ...
+
+    async def bearer(self, token: str, workspace: str) -> frozenset[str] | None:
+        """The letters (as in a SAS) that a token grants; None: all. Raises Unauthenticated, Forbidden."""
+        ...
+
+
 class Authenticator:
-    """`verify` turns a bearer token into its caller (raises Unauthenticated); None: tokens are refused.
-    `scope_of` gives the ARM id (lower case) of the workspace that owns an account."""
+    """`scope_of` gives the ARM id (lower case) of the workspace that owns an account."""
 
     def __init__(
         self,
-        keys: StorageKeys,
+        access: BlobAccess,
         scope_of: Callable[[str], str | None],
         now: Callable[[], int],
-        verify: Callable[[str], Caller] | None = None,
         authority: str = "https://localhost",
     ) -> None:
-        self._keys = keys
+        self._access = access
         self._scope_of = scope_of
         self._now = now
-        self._verify = verify
         self._challenge = f"Bearer authorization_uri={authority}/oauth2/authorize resource_id={RESOURCE}"
 
-    def grant(self, call: Call, need: Need) -> Grant:
+    async def grant(self, call: Call, need: Need) -> Grant:
         """Raises StorageError 401 (no or bad token) or 403."""
         given = call.headers.get("authorization", "")
         scheme, _, rest = given.partition(" ")
         if scheme == "SharedKey":
-            self._check_key(call, rest)
+            await self._check_key(call, rest)
             return _ALL
         if scheme == "Bearer":
-            self._check_token(call, rest.strip())
-            return _ALL
+            return await self._token_grant(call, rest.strip(), need)
         if "sig" in call.query:
             place = place_of(call, call.account, call.container, call.name)
-            return self.sas_grant(call.query, place, need)
+            return await self.sas_grant(call.query, place, need)
         if given:
             raise authentication_failed(f"The scheme {scheme[:40]!r} is not known: use SharedKey or Bearer.")
         raise self._unauthenticated("NoAuthenticationInformation", "The request has no authorization.")
 
-    def sas_grant(self, query: Mapping[str, str], place: Place, need: Need) -> Grant:
-        letters = verify_sas(self._keys.raw(place.account), query, place, need, self._now())
+    async def sas_grant(self, query: Mapping[str, str], place: Place, need: Need) -> Grant:
+        account, workspace = place.account, self._scope_of(place.account) or ""
+        holder = query.get(HOLDER, "")
+        if holder:
+            held = await self._access.holder_key(account, workspace, holder)
+            keys: Sequence[bytes] = () if held is None else (held,)
+        else:
+            keys = await self._access.account_keys(account, workspace)
+        letters, key = verify_sas(keys, query, place, need, self._now())
+        self._access.used(account, key)
         return Grant(letters, response_overrides(query))
 
-    def _check_key(self, call: Call, given: str) -> None:
+    async def _check_key(self, call: Call, given: str) -> None:
         name, _, signature = given.rpartition(":")
         if name not in account_names(call.account, call.host):
             raise authentication_failed(f"The key's account {name[:80]!r} is not the account of the address.")
         self._check_date(call.headers)
-        key = self._keys.raw(call.account)
         texts = shared_key_strings(call.method, call.headers, name, call.raw_path, call.raw_query)
-        if not any(hmac.compare_digest(sign(key, text).encode(), signature.encode()) for text in texts):
+        keys = await self._access.account_keys(call.account, self._scope_of(call.account) or "")
+        key = signing_key(keys, texts, signature.encode())
+        if key is None:
             raise authentication_failed(
                 f"The MAC signature found in the HTTP request is not the same as any computed signature. "
-                f"Server used following string to sign: '{texts[0]}'."
+                f"Server used following string to sign: '{texts[0]}'. A key works as long as its holder has "
+                "the role that it was given for."
             )
+        self._access.used(call.account, key)
 
     def _check_date(self, headers: Mapping[str, str]) -> None:
         text = headers.get("x-ms-date") or headers.get("date") or ""
@@ -113,20 +136,21 @@ class Authenticator:
         if abs(at - self._now()) > _MAX_SKEW_US:
             raise authentication_failed(f"Request date header too old: '{text}'.")
 
-    def _check_token(self, call: Call, token: str) -> None:
-        if self._verify is None:
-            raise self._unauthenticated("InvalidAuthenticationInfo", "Tokens are not accepted here.")
+    async def _token_grant(self, call: Call, token: str, need: Need) -> Grant:
         try:
-            caller = self._verify(token)
+            letters = await self._access.bearer(token, self._scope_of(call.account) or "")
         except Unauthenticated as error:
             raise self._unauthenticated("InvalidAuthenticationInfo", error.message) from error
-        owner_scope = self._scope_of(call.account) or ""
-        inside = caller.scope is not None and caller.scope.arm_id.lower() == owner_scope
-        if caller.kind == "job" and not inside:
+        except Forbidden as error:
+            raise StorageError("AuthorizationFailure", error.message) from error
+        if letters is None:
+            return _ALL
+        if not need.service or not letters & set(need.letters):
             raise StorageError(
-                "AuthorizationFailure",
-                f"{caller.name or caller.oid} has no access to storage account {call.account}.",
+                "AuthorizationPermissionMismatch",
+                "The roles of the token's principal do not allow this on the account.",
             )
+        return Grant(letters, {})
 
     def _unauthenticated(self, code: str, message: str) -> StorageError:
         return StorageError(code, message, headers={"www-authenticate": self._challenge})

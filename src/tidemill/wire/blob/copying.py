@@ -23,7 +23,7 @@ _TRIES = 16
 
 async def copy(service: Service, call: Call) -> None:
     """Copy Blob: done when it is answered."""
-    source = _source(service, call)
+    source = await _source(service, call)
     metadata = parse_metadata(call.headers)
     kept = properties_of(source)
     copied = {
@@ -41,7 +41,7 @@ async def copy(service: Service, call: Call) -> None:
 
 async def put_from_url(service: Service, call: Call) -> None:
     """Put Blob From URL (x-ms-blob-type: BlockBlob): the source's properties unless told otherwise."""
-    source = _source(service, call)
+    source = await _source(service, call)
     given = parse_properties(call.headers, body_is_blob=False)
     kept = properties_of(source)
     properties = given
@@ -60,7 +60,7 @@ async def put_from_url(service: Service, call: Call) -> None:
     await call.answer(201, headers)
 
 
-def _source(service: Service, call: Call) -> BlobInfo:
+async def _source(service: Service, call: Call) -> BlobInfo:
     """The blob to copy, once the caller may read it."""
     url = call.headers["x-ms-copy-source"]
     account, container, name = resolve_blob_url(url)
@@ -75,7 +75,7 @@ def _source(service: Service, call: Call) -> BlobInfo:
         raise StorageError("CannotVerifyCopySource", f"There is no storage account {account!r}.")
     query = parse_query(parts.query)
     if "sig" in query:
-        service.auth.sas_grant(query, place_of(call, account, container, name), _READ)
+        await service.auth.sas_grant(query, place_of(call, account, container, name), _READ)
     elif account != call.account or call.grant.letters is not None:
         raise StorageError(
             "CannotVerifyCopySource",

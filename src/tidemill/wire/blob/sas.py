@@ -6,7 +6,7 @@ import base64
 import hashlib
 import hmac
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from urllib.parse import quote, urlencode
@@ -14,6 +14,9 @@ from urllib.parse import quote, urlencode
 from tidemill.wire.blob.errors import StorageError, authentication_failed
 
 VERSION = "2021-12-02"
+# Whose key signed, in the parameter for a correlation id (clients drop those that they do not know). Another
+# holder there is another key, so it needs no signature itself.
+HOLDER = "scid"
 _OLDEST = "2015-04-05"
 _WITH_RESOURCE = "2018-11-09"  # sr and snapshot joined the string to sign
 _WITH_SCOPE = "2020-12-06"  # ses joined it
@@ -60,10 +63,12 @@ def make_sas(
     protocol: str = "",
     content_disposition: str = "",
     content_type: str = "",
+    holder: str = "",
 ) -> str:
     """A service SAS (query string without `?`) for a blob, or for a container where `blob` is None.
     `key`: the account's, base64. `permissions`: letters in Azure's order `racwdxltmeop`. Times: microseconds.
-    `protocol`: "" (both) | "https" | "https,http"."""
+    `protocol`: "" (both) | "https" | "https,http". `holder`: whom the key was derived for, where the server
+    signs: it is looked up by that."""
     values = {
         "sv": VERSION,
         "st": _time_text(starts_at) if starts_at is not None else "",
@@ -76,11 +81,15 @@ def make_sas(
     }
     resource = f"/blob/{account}/{container}" + ("" if blob is None else f"/{blob}")
     values["sig"] = sign(base64.b64decode(key), service_string(values, resource))
+    values[HOLDER] = holder
     return urlencode({name: value for name, value in values.items() if value}, quote_via=quote)
 
 
-def verify_sas(key: bytes, query: Mapping[str, str], place: Place, need: Need, now: int) -> frozenset[str]:
-    """-> the letters it grants. Raises StorageError (403) saying which check failed."""
+def verify_sas(
+    keys: Iterable[bytes], query: Mapping[str, str], place: Place, need: Need, now: int
+) -> tuple[frozenset[str], bytes]:
+    """-> (the letters it grants, which of `keys` signed it). Raises StorageError (403) saying which check
+    failed."""
     version = query.get("sv", "")
     if not _OLDEST <= version <= "9999":
         raise authentication_failed(f"sv is {version!r}: use {_OLDEST} or later.")
@@ -89,7 +98,8 @@ def verify_sas(key: bytes, query: Mapping[str, str], place: Place, need: Need, n
     else:
         candidates = [service_string(query, resource) for resource in _resources(query, place)]
     signature = query.get("sig", "").encode()
-    if not any(hmac.compare_digest(sign(key, text).encode(), signature) for text in candidates):
+    key = signing_key(keys, candidates, signature)
+    if key is None:
         raise authentication_failed(f"Signature did not match. String to sign used was {candidates[0]}")
     _check_time(query, now)
     _check_way(query, place)
@@ -106,7 +116,15 @@ def verify_sas(key: bytes, query: Mapping[str, str], place: Place, need: Need, n
             "AuthorizationPermissionMismatch",
             f"The SAS grants {query.get('sp', '')!r}; this request needs one of {need.letters!r}.",
         )
-    return granted
+    return granted, key
+
+
+def signing_key(keys: Iterable[bytes], texts: Iterable[str], signature: bytes) -> bytes | None:
+    """The first key under which one of `texts` has that signature."""
+    for key in keys:
+        if any(hmac.compare_digest(sign(key, text).encode(), signature) for text in texts):
+            return key
+    return None
 
 
 def response_overrides(query: Mapping[str, str]) -> dict[str, str]:
