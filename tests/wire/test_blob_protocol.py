@@ -32,6 +32,7 @@ from blob_backends import (
 from tidemill.domain.model import Scope
 from tidemill.domain.principals import Principal, PrincipalKind
 from tidemill.domain.roles import Permission, RoleAssignment, RoleDefinition
+from tidemill.domain.signin import Session
 from tidemill.identity.storage_keys import StorageKeys
 from tidemill.identity.tokens import TokenIssuer
 from tidemill.store.api import Tx
@@ -493,6 +494,14 @@ class Person:
         oid = self.principal.oid
         self._change(lambda tx: tx.update_principal(replace(tx.principal(oid), disabled=disabled)))
 
+    def sign_in(self, id: str) -> None:
+        end = now() + 600_000_000
+        session = Session(id, self.principal.oid, "portal", "password", "", b"", 1, now(), now(), end)
+        self._change(lambda tx: tx.insert_session(session))
+
+    def sign_out(self) -> None:
+        self._change(lambda tx: tx.end_sessions(self.principal.oid, now(), "signed out"))
+
     def __exit__(self, *error: object) -> None:
         self._change(lambda tx: tx.delete_principal(tx.principal(self.principal.oid)))
 
@@ -637,6 +646,12 @@ class TestAccess:
             assert ask(ours, f"{path}?comp=tags", mine)[0] >= 400
             assert ask(ours, f"/{ACCOUNT}.blob.core.windows.net/?comp=list", mine)[0] == 403
             assert ask(ours, path, mine, "DELETE")[0] == 403
+            signed_in = tokens.issue_to(reader.principal, storage, session="s-1")
+            assert ask(ours, path, signed_in)[0] == 401  # no such sign-in
+            reader.sign_in("s-1")
+            assert ask(ours, path, signed_in) == (200, b"x")
+            reader.sign_out()
+            assert ask(ours, path, signed_in)[0] == 401
             reader.revoke()
             assert ask(ours, path, mine)[0] == 403
         assert ask(ours, path, mine)[0] == 401

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from tidemill.domain.errors import Unauthenticated
 from tidemill.domain.model import Touched
+from tidemill.domain.signin import Session
 from tidemill.store.api import Store
 from tidemill.store.signin import TOUCHED_SESSION
 
@@ -33,16 +34,23 @@ class SessionDirectory:
         expires = self._expiry.get(id)
         if expires is None:
             before = self._commits
-            session = await self._store.read(lambda r: r.session(id))
-            if session is None or session.ended_at is not None:
-                reason = "" if session is None or not session.end_reason else f" ({session.end_reason})"
-                raise Unauthenticated(
-                    f"This sign-in has ended{reason}. Sign in again.", "ExpiredAuthenticationToken"
-                )
-            expires = session.expires_at
+            expires = expiry_of(await self._store.read(lambda r: r.session(id)))
             if before == self._commits:  # else the row that was read may be older than what was said of it
                 if len(self._expiry) >= _KEPT:
                     self._expiry.clear()
                 self._expiry[id] = expires
-        if self._now() >= expires:
-            raise Unauthenticated("This sign-in has expired. Sign in again.", "ExpiredAuthenticationToken")
+        check_expiry(expires, self._now())
+
+
+def expiry_of(session: Session | None) -> int:
+    """Raises Unauthenticated for one that has ended or is gone."""
+    if session is None or session.ended_at is not None:
+        reason = "" if session is None or not session.end_reason else f" ({session.end_reason})"
+        raise Unauthenticated(f"This sign-in has ended{reason}. Sign in again.", "ExpiredAuthenticationToken")
+    return session.expires_at
+
+
+def check_expiry(expires: int, now: int) -> None:
+    """Raises Unauthenticated from then on."""
+    if now >= expires:
+        raise Unauthenticated("This sign-in has expired. Sign in again.", "ExpiredAuthenticationToken")

@@ -15,6 +15,7 @@ from typing import Protocol, TypeVar
 
 from tidemill.app.access import JOB
 from tidemill.app.access_directory import load_index
+from tidemill.app.session_directory import check_expiry, expiry_of
 from tidemill.domain.errors import Forbidden, Unauthenticated
 from tidemill.domain.ids import PROVIDER
 from tidemill.domain.model import Caller, JobState
@@ -84,12 +85,16 @@ class _View:
 
 
 class StorageAccess:
-    """wire.blob.auth.BlobAccess over a store that another process writes. `verify`: token -> caller."""
+    """wire.blob.auth.BlobAccess over a store that another process writes. `verify`: token -> caller; `now`:
+    microseconds."""
 
-    def __init__(self, store: Reader, keys: StorageKeys, verify: Callable[[str], Caller]) -> None:
+    def __init__(
+        self, store: Reader, keys: StorageKeys, verify: Callable[[str], Caller], now: Callable[[], int]
+    ) -> None:
         self._store = store
         self._keys = keys
         self._verify = verify
+        self._now = now
         self._view: _View | None = None
         self._recent: dict[str, bytes] = {}
         self._loading = asyncio.Lock()
@@ -126,6 +131,9 @@ class StorageAccess:
             if not await self._job_lives(caller.oid, workspace):
                 raise Unauthenticated(f"Job {caller.job!r} has ended, and its token with it.")
             return None
+        if caller.session:
+            session = await self._store.read(lambda read: read.session(caller.session))
+            check_expiry(expiry_of(session), self._now())
         index = (await self._current()).index
         who = index.principal(caller.oid)
         if who is None or who.disabled:

@@ -116,11 +116,12 @@ class HomeReader:
 
     async def read(self, fn: Callable[[Read], T]) -> T:
         if self._opened is None:
-            from tidemill.server.home import Home, load_config
             from tidemill.store.sql import open_reader
 
             home = Home(self._home)
-            self._opened = open_reader(load_config(home).database or home.db / "tidemill.db")
+            config = read_config(home)
+            database = config.database if config is not None else ""
+            self._opened = open_reader(database or home.db / "tidemill.db")
         return await self._opened.read(fn)
 
     async def close(self) -> None:
@@ -164,7 +165,7 @@ def _serve(
     store = BlobStore(home / "blobs", _now)
     keys = StorageKeys.load(home / "secrets" / "storage.key")
     reader = HomeReader(home)
-    access = StorageAccess(reader, keys, bearer_verifier(home))
+    access = StorageAccess(reader, keys, bearer_verifier(home), _now)
     app = BlobApp(store, access, _now, hosts=listening.hosts)
     stop = threading.Event()
     sweeper = threading.Thread(target=_sweep, args=(store, stop), name="sweep", daemon=True)
