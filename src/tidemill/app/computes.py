@@ -105,7 +105,8 @@ async def put(
 async def patch(s: Services, caller: Caller, scope: Scope, name: str, body: Mapping[str, Any]) -> Resource:
     """ARM's ClusterUpdateParameters: only scaleSettings, merged.
     Raises NotFound, InvalidRequest or Conflict."""
-    wanted = object_at(object_at(object_at(body, "properties"), "properties"), "scaleSettings")
+    asked = object_at(object_at(object_at(body, "properties"), "properties"), "scaleSettings")
+    wanted = {field: value for field, value in asked.items() if value is not None}
 
     def change(tx: Tx) -> Resource:
         row = find(tx, scope, name)

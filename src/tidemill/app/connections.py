@@ -200,8 +200,7 @@ def _check(name: str, given: dict[str, Any]) -> None:
     given["authType"] = known
     if not isinstance(given.get("target", ""), str):
         raise InvalidRequest(f"The target of connection {name!r} must be text.", target="properties.target")
-    parts = urlsplit(given.get("target") or "")
-    if parts.password is not None:
+    if _password_in(name, given.get("target") or ""):
         raise InvalidRequest(
             f"The target of connection {name!r} has a password in it. Put it into the credentials: a target "
             "is shown to everybody who may read the connection.",
@@ -250,6 +249,16 @@ def _matches(row: Resource, category: str, target: str) -> bool:
     return (not category or str(spec["category"]).casefold() == category.casefold()) and (
         not target or spec.get("target") == target
     )
+
+
+def _password_in(name: str, target: str) -> bool:
+    try:
+        return urlsplit(target).password is not None
+    except ValueError as error:
+        raise InvalidRequest(
+            f"The target {target[:200]!r} of connection {name!r} is no address: {error}.",
+            target="properties.target",
+        ) from error
 
 
 def _host_of(target: str) -> str:

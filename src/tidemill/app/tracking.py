@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from tidemill.app import jobs
+from tidemill.app.compute_rules import object_at
 from tidemill.app.services import Services
 from tidemill.app.tracking_jobs import (
     DEFAULT_ID,
@@ -180,7 +181,7 @@ async def _keep(s: Services, scope: Scope, record: RunRecord, tag: str, value: l
 
 
 def _identity(item: Mapping[str, Any]) -> tuple[str, str]:
-    dataset: Mapping[str, Any] = item.get("dataset") or {}
+    dataset = object_at(item, "dataset", "datasets")
     name = dataset.get("name")
     if not name:
         raise InvalidRequest("Each of 'datasets' needs a 'dataset' with a 'name'.", target="datasets")

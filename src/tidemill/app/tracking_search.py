@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -14,6 +13,7 @@ from tidemill.app.tracking_filter import Look, Value, matches, ordered, parse_fi
 from tidemill.app.tracking_jobs import DEFAULT_NAME, ensure_experiment, live, sync
 from tidemill.domain.errors import InvalidRequest
 from tidemill.domain.model import Scope
+from tidemill.domain.units import parse_whole
 from tidemill.store.tracking import ACTIVE, DELETED, Experiment, RunRecord
 
 T = TypeVar("T")
@@ -137,8 +137,8 @@ def _read_token(token: str) -> tuple[str, str]:
         return "", ""
     try:
         kind, _, place = base64.urlsafe_b64decode(token).decode().partition(" ")
-    except (binascii.Error, UnicodeDecodeError):
+    except ValueError:  # not base64, or not of text
         kind, place = "", ""
-    if kind == "after" or (kind == "offset" and place.isdigit()):
+    if kind == "after" or (kind == "offset" and parse_whole(place) is not None):
         return kind, place
     raise InvalidRequest(f"The page token {token!r} is not one that this server gave.", target="page_token")

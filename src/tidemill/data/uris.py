@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from tidemill.data.bloburls import resolve_blob_url
 from tidemill.domain.errors import InvalidRequest
@@ -130,7 +130,7 @@ def parse_uri(text: str, data_netloc: str = "") -> Uri:
         return LocalPath(given.removeprefix("file:"))
     scheme = match["scheme"].lower()
     if scheme == "file":
-        return LocalPath(unquote(urlsplit(given).path))
+        return LocalPath(unquote(_split(given).path))
     if scheme in ("http", "https"):
         return _web(given, data_netloc)
     return OtherUrl(scheme, given)
@@ -253,7 +253,7 @@ def _job_output(rest: str, given: str) -> JobOutputUri:
 
 
 def _web(given: str, data_netloc: str) -> Uri:
-    parts = urlsplit(given)
+    parts = _split(given)
     host = parts.netloc.rsplit(":", 1)[0].lower()
     if host in LOOPBACK:
         account, container, path = resolve_blob_url(given)
@@ -262,6 +262,13 @@ def _web(given: str, data_netloc: str) -> Uri:
         if parts.netloc.lower() == data_netloc.lower() and container:
             return BlobUrl("", container, path)
     return WebUrl(given)
+
+
+def _split(given: str) -> SplitResult:
+    try:
+        return urlsplit(given)
+    except ValueError as error:
+        raise InvalidRequest(f"{given[:200]!r} is no address: {error}. Use {_FORMS}.") from error
 
 
 def _needed(value: str, what: str, given: str) -> str:

@@ -12,7 +12,14 @@ _DURATION = re.compile(
     r"(?:T(?=\d)(?:(?P<hours>\d+(?:\.\d+)?)H)?(?:(?P<minutes>\d+(?:\.\d+)?)M)?(?:(?P<seconds>\d+(?:\.\d+)?)S)?)?$",
     re.IGNORECASE | re.ASCII,
 )
+_LONGEST_S = 100 * 366 * 86_400
 _SECONDS = {"weeks": 604_800, "days": 86_400, "hours": 3_600, "minutes": 60, "seconds": 1}
+
+
+def parse_whole(text: str) -> int | None:
+    """The number that a text of 1 to 18 ASCII digits is; None for anything else. `int` takes other scripts'
+    digits, and fails on very many."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= 18 else None
 
 
 def parse_duration(text: str) -> float:
@@ -24,7 +31,10 @@ def parse_duration(text: str) -> float:
             f"{text!r} is not an ISO 8601 duration of days, hours, minutes and seconds: "
             "write PT90S, PT2M, PT1H30M or P1D"
         )
-    return sum(float(value) * _SECONDS[unit] for unit, value in match.groupdict().items() if value)
+    seconds = sum(float(value) * _SECONDS[unit] for unit, value in match.groupdict().items() if value)
+    if seconds > _LONGEST_S:
+        raise ValueError(f"{text[:40]!r} is longer than a hundred years")
+    return seconds
 
 
 def human_duration(micros: int) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 from starlette.responses import Response
 
 from tidemill.app.access import authenticate, authorise, decide
+from tidemill.app.admission import HIGH_PRIORITY
 from tidemill.app.services import Services
 from tidemill.app.workspaces import WorkspaceIndex
 from tidemill.domain.errors import Conflict, NotFound, OutOfSpace, TidemillError, Unauthenticated
@@ -52,7 +53,8 @@ class App:
         self._audit = Audit(services)
         self._hosts = services.settings.listening.hosts
         self.router = Router(routes)
-        services.live.actions = frozenset(r.action for r in self.router.routes if "/" in r.action)
+        needed = (route.action for route in self.router.routes if "/" in route.action)
+        services.live.actions = frozenset((*needed, HIGH_PRIORITY))
         self._workspaces = WorkspaceIndex(services.store)
         self._own = frozenset(route.path for route in self.router.routes if route.path.endswith("/{ws}"))
         self._subscription = services.settings.subscription

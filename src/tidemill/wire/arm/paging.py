@@ -9,6 +9,7 @@ from urllib.parse import urlencode
 
 from tidemill.domain.errors import InvalidRequest
 from tidemill.domain.model import Resource
+from tidemill.domain.units import parse_whole
 from tidemill.wire.http import Context, Request
 
 DEFAULT_PAGE = 100
@@ -33,9 +34,9 @@ def read_page(request: Request) -> Page:
     for name in _SIZE_NAMES:
         text = request.query.get(name)
         if text:
-            if not text.isascii() or not text.isdigit() or int(text) < 1:
+            top = parse_whole(text)
+            if not top:
                 raise InvalidRequest(f"{name}={text!r} is not a positive number.", "InvalidParameter", name)
-            top = int(text)
             break
     return Page(min(top or DEFAULT_PAGE, MAX_PAGE), request.query.get("$skipToken") or None, top)
 

@@ -9,7 +9,7 @@ import base64
 import hashlib
 import re
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -48,7 +48,7 @@ class _Template:
 
 def resources_of(
     template: dict[str, Any],
-    parameters: dict[str, Any],
+    parameters: Mapping[str, Any],
     scope: Scope,
     *,
     tenant: str,
@@ -58,7 +58,9 @@ def resources_of(
     """The resources to deploy into `scope` (a resource group), nested ones after their parent. Only types
     for which `whole(type)` holds have their properties evaluated. Raises InvalidRequest (a template that
     cannot be evaluated, a missing parameter) or NotOffered (a function this server does not have)."""
-    declared = cast(dict[str, dict[str, Any]], template.get("parameters") or {})
+    declared = template.get("parameters") or {}
+    if not isinstance(declared, dict) or not all(isinstance(one, dict) for one in declared.values()):
+        raise InvalidRequest("The template's parameters must be objects.", "InvalidTemplate", "parameters")
     given = {
         name: entry["value"]
         for name, entry in parameters.items()

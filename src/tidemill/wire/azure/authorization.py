@@ -9,6 +9,7 @@ from typing import Any, cast
 from starlette.responses import Response
 
 from tidemill.app import access, principals, roles
+from tidemill.app.compute_rules import object_at
 from tidemill.app.roles import AssignmentDraft, Place, RoleDraft
 from tidemill.app.services import Services
 from tidemill.app.times import iso
@@ -240,13 +241,13 @@ async def check_access(ctx: Context) -> Response:
     without a subject the caller, without a resource the scope of the path. -> one answer for each action."""
     body = await ctx.request.json()
     place = _asked_place(ctx, body)
-    subject = body.get("Subject") or {}
-    oid = str((subject.get("Attributes") or {}).get("ObjectId") or "") or ctx.caller.oid
+    attributes = object_at(object_at(body, "Subject"), "Attributes", "Subject.Attributes")
+    oid = str(attributes.get("ObjectId") or "") or ctx.caller.oid
     if oid != ctx.caller.oid:
         await access.authorise(ctx.services, ctx.caller, f"{ASSIGNMENTS}/read", place.scope, place.below)
     index = await ctx.services.access.current()
     answers: list[dict[str, Any]] = []
-    for asked in body.get("Actions") or []:
+    for asked in _asked_actions(body):
         action, data = str(asked.get("Id", "")), bool(asked.get("IsDataAction"))
         if oid == ctx.caller.oid:
             found = await access.decide(ctx.services, ctx.caller, action, place.scope, place.below, data=data)
@@ -270,8 +271,15 @@ async def check_access(ctx: Context) -> Response:
     return json_response({"value": answers})
 
 
+def _asked_actions(body: Mapping[str, Any]) -> list[dict[str, Any]]:
+    found = body.get("Actions") or []
+    if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
+        raise InvalidRequest("Actions must be a list of objects with an Id.", target="Actions")
+    return cast(list[dict[str, Any]], found)
+
+
 def _asked_place(ctx: Context, body: Mapping[str, Any]) -> Place:
-    text = str((body.get("Resource") or {}).get("Id") or "")
+    text = str(object_at(body, "Resource").get("Id") or "")
     if not text:
         return _place(ctx)
     found = roles.parse_scope(text)

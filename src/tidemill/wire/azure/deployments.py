@@ -3,12 +3,13 @@ workspace (vault, insights, storage account) that share its life."""
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 from starlette.responses import Response
 
 from tidemill.app import deployments, groups, workspaces
+from tidemill.app.compute_rules import object_at
 from tidemill.app.times import iso
 from tidemill.domain.errors import InvalidRequest, NotFound, NotOffered
 from tidemill.domain.ids import PROVIDER
@@ -32,7 +33,7 @@ _COMPANION_TYPES = tuple(name.lower() for name in COMPANIONS)
 
 async def _put_deployment(ctx: Context) -> Response:
     body = await ctx.request.json()
-    properties = cast(dict[str, Any], body.get("properties") or {})
+    properties = object_at(body, "properties")
     if not isinstance(properties.get("template"), dict):
         raise InvalidRequest(
             "properties.template must hold the template itself; templateLink is not offered here.",
@@ -43,7 +44,7 @@ async def _put_deployment(ctx: Context) -> Response:
     scope = Scope(ctx.scope.subscription, group.key.name)
     wanted = template.resources_of(
         properties["template"],
-        cast(dict[str, Any], properties.get("parameters") or {}),
+        object_at(properties, "parameters", "properties.parameters"),
         scope,
         tenant=ctx.services.settings.tenant,
         location=group.location,

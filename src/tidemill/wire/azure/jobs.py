@@ -14,6 +14,7 @@ from tidemill.app.shown import Shown
 from tidemill.domain.errors import InvalidRequest
 from tidemill.domain.ids import PROVIDER
 from tidemill.domain.model import JobState, Resource
+from tidemill.domain.units import parse_whole
 from tidemill.store.api import ResourceQuery
 from tidemill.wire.arm.envelope import render, render_list
 from tidemill.wire.http import Context, Route, bytes_response
@@ -77,9 +78,10 @@ class _Reads:
 def page_size(text: str) -> int:
     if not text:
         return PAGE
-    if not text.isdigit() or not 1 <= int(text) <= 1000:
+    number = parse_whole(text)
+    if number is None or not 1 <= number <= 1000:
         raise InvalidRequest(f"$top is {text!r}: it must be a whole number from 1 to 1000.", target="$top")
-    return int(text)
+    return number
 
 
 async def patch_job(ctx: Context) -> Response:

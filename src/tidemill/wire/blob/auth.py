@@ -131,7 +131,7 @@ class Authenticator:
         text = headers.get("x-ms-date") or headers.get("date") or ""
         try:
             at = int(parsedate_to_datetime(text).timestamp() * 1_000_000)
-        except ValueError as error:
+        except (ValueError, OverflowError) as error:
             raise authentication_failed(f"The request's date {text[:80]!r} cannot be read.") from error
         if abs(at - self._now()) > _MAX_SKEW_US:
             raise authentication_failed(f"Request date header too old: '{text}'.")

@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from tidemill.data.bloburls import ENDPOINT, account_of_segment
+from tidemill.domain.units import parse_whole
 from tidemill.wire.blob.auth import Grant
 from tidemill.wire.blob.errors import ClientGone, StorageError
 
@@ -69,10 +70,10 @@ class Call:
 
     def content_length(self) -> int:
         """Raises MissingContentLengthHeader: chunked bodies are refused, as Azure does."""
-        text = self.headers.get("content-length")
-        if text is None or not text.isdigit():
+        length = parse_whole(self.headers.get("content-length", ""))
+        if length is None:
             raise StorageError("MissingContentLengthHeader", "Content-Length HTTP header is not present.")
-        return int(text)
+        return length
 
     async def chunk(self) -> tuple[bytes, bool]:
         """-> (bytes of the body, more follow)."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from tidemill.data.blobmodel import ContainerInfo
+from tidemill.domain.units import parse_whole
 from tidemill.wire.blob import xml
 from tidemill.wire.blob.call import Call
 from tidemill.wire.blob.errors import StorageError, invalid_query
@@ -134,9 +135,10 @@ def max_results(query: dict[str, str]) -> int:
     text = query.get("maxresults", "")
     if not text:
         return MAX_RESULTS
-    if not text.isdigit() or int(text) < 1:
+    number = parse_whole(text)
+    if not number:
         raise invalid_query("maxresults", text, f"use 1 to {MAX_RESULTS}")
-    return min(int(text), MAX_RESULTS)
+    return min(number, MAX_RESULTS)
 
 
 def _asked(query: dict[str, str]) -> dict[str, str]:

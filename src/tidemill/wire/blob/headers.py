@@ -16,7 +16,7 @@ MAX_RANGE_MD5 = 4 << 20
 _METADATA = "x-ms-meta-"
 _MAX_METADATA = 8192
 _IDENTIFIER = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*$")
-_RANGE = re.compile(r"^bytes=(\d+)-(\d*)$")
+_RANGE = re.compile(r"^bytes=([0-9]{1,18})-([0-9]{0,18})$")
 _STORED = ("content-encoding", "content-language", "content-disposition", "cache-control")
 
 
@@ -175,7 +175,7 @@ def _seconds(headers: Mapping[str, str], name: str) -> int | None:
         return None
     try:
         return int(parsedate_to_datetime(text).timestamp())
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise invalid_header(name, text, "write it like 'Mon, 23 Nov 2026 06:09:00 GMT'") from error
 
 

@@ -215,9 +215,9 @@ def _in_range(client: str, allowed: str) -> bool:
 def _time(text: str) -> int:
     try:
         value = datetime.fromisoformat(text)
-    except ValueError as error:
+        return int((value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp() * 1_000_000)
+    except (ValueError, OverflowError) as error:
         raise authentication_failed(f"{text!r} is not a time: write it like 2026-11-23T06:09:00Z.") from error
-    return int((value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp() * 1_000_000)
 
 
 def _time_text(at: int) -> str:

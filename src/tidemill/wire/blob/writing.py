@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from tidemill.data.blobfiles import Upload
 from tidemill.data.blobmodel import BlobInfo, BlobProperties, Check
+from tidemill.domain.units import parse_whole
 from tidemill.wire.blob import xml
 from tidemill.wire.blob.call import Call
 from tidemill.wire.blob.errors import (
@@ -307,9 +308,10 @@ def _number(call: Call, name: str) -> int | None:
     text = call.headers.get(name)
     if text is None:
         return None
-    if not text.isdigit():
+    number = parse_whole(text)
+    if number is None:
         raise invalid_header(name, text, "use a number of bytes")
-    return int(text)
+    return number
 
 
 def _md5(body: bytes) -> bytes:

@@ -166,7 +166,12 @@ def double(value: float | str, name: str) -> float:
 
 def micros(value: int | str | None, name: str) -> int | None:
     """MLflow's milliseconds. 0 is 'not given' in protobuf."""
-    return int64(value, name) * 1000 if value else None
+    if not value:
+        return None
+    millis = int64(value, name)
+    if abs(millis) > _INT64 // 1000:
+        raise InvalidRequest(f"{name!r} is {value!r}: no time in milliseconds is that large.", target=name)
+    return millis * 1000
 
 
 def metric(given: MetricIn, now_ms: int) -> Metric:

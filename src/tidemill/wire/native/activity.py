@@ -9,6 +9,7 @@ from starlette.responses import Response
 from tidemill.app import activity_views
 from tidemill.app.activity_views import READ_ACTION
 from tidemill.domain.errors import InvalidRequest
+from tidemill.domain.units import parse_whole
 from tidemill.store.api import ActivityQuery
 from tidemill.wire.http import Context, Route, json_response
 from tidemill.wire.native.routes import W, whole
@@ -80,9 +81,10 @@ def token(after: tuple[int, int]) -> str:
 
 
 def place(text: str, name: str) -> tuple[int, int] | None:
-    at, _, seq = text.partition(":")
     if not text:
         return None
-    if not (at.isdigit() and seq.isdigit()):
+    first, _, second = text.partition(":")
+    at, seq = parse_whole(first), parse_whole(second)
+    if at is None or seq is None:
         raise InvalidRequest(f"{name} is {text!r}, which this server did not give out.", target=name)
-    return int(at), int(seq)
+    return at, seq

@@ -7,6 +7,7 @@ from starlette.responses import Response
 from tidemill.app import compute_views, job_logs, job_views, jobs, overview
 from tidemill.domain.errors import InvalidRequest
 from tidemill.domain.model import JobState
+from tidemill.domain.units import parse_whole
 from tidemill.wire.http import SIGNED_IN, Context, Route, json_response
 from tidemill.wire.native.stream import stream_job
 
@@ -71,11 +72,12 @@ async def list_jobs(ctx: Context) -> Response:
 
 
 def whole(text: str, name: str, low: int, high: int) -> int:
-    if not text.isdigit() or not low <= int(text) <= high:
+    found = parse_whole(text)
+    if found is None or not low <= found <= high:
         raise InvalidRequest(
             f"{name} is {text!r}: it must be a whole number from {low} to {high}.", target=name
         )
-    return int(text)
+    return found
 
 
 async def get_job(ctx: Context) -> Response:
@@ -88,6 +90,8 @@ async def wait_job(ctx: Context) -> Response:
     text = ctx.request.query.get("timeout", "30")
     try:
         timeout = min(float(text), MAX_WAIT_S)
+        if not timeout >= 0:  # also: not a number
+            raise ValueError
     except ValueError:
         raise InvalidRequest(
             f"timeout is {text!r}: it must be seconds, at most 60.", target="timeout"

@@ -20,6 +20,7 @@ from tidemill.app.job_logs import LogFile
 from tidemill.app.services import Services
 from tidemill.app.waiting import wait_set
 from tidemill.domain.model import Event, JobState, Resource
+from tidemill.domain.units import parse_whole
 from tidemill.wire.http import Context
 
 # The kernel appends to a log without telling anybody: its size is looked at this often while watched.
@@ -39,11 +40,12 @@ class Cursor:
     def parse(cls, text: str) -> Cursor:
         """ "12:user_logs%2Fstd_log.txt=340" -> Cursor; anything unreadable starts from the beginning."""
         head, _, tail = text.partition(":")
-        cursor = cls(int(head) if head.isdigit() else 0)
+        cursor = cls(parse_whole(head) or 0)
         for part in tail.split(","):
             name, _, size = part.rpartition("=")
-            if name and size.isdigit():
-                cursor.offsets[unquote(name)] = int(size)
+            offset = parse_whole(size)
+            if name and offset is not None:
+                cursor.offsets[unquote(name)] = offset
         return cursor
 
     def __str__(self) -> str:
