@@ -1,8 +1,8 @@
 """Hostile input at every route of every dialect: refused, bounded, nothing shown, and never a 5xx.
 
 The routes have no OpenAPI description to generate from: paths come from the route table itself, bodies from
-one right body of each kind (`seeds.py`) with a value of `hostile.VALUES` put at any place. Everything is asked
-as the owner, so that no refusal hides the code behind it; a second pass asks without a token.
+one right body of each kind (`seeds.py`) with a value of `hostile.VALUES` put at any place. It is asked as the
+owner, so that no refusal hides the code behind it; a second pass asks without a token.
 """
 
 from __future__ import annotations
