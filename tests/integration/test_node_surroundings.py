@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
+import signal
+import socket
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -63,3 +67,64 @@ def test_a_node_shows_the_size_of_its_disk(jobs):
     assert line["enforced"], line
     stated = float(line["by"].split()[-2]) * 2**30
     assert 0.9 * stated < int(jobs.log("asks")) <= stated
+
+
+# --- the network
+
+# Plain urllib: what a training script's own client does.
+ASK = """
+import json, os, urllib.request
+def get(address):
+    headers = {"Authorization": "Bearer " + os.environ["AZUREML_RUN_TOKEN"]}
+    return json.load(urllib.request.urlopen(urllib.request.Request(address, headers=headers)))
+service, run = os.environ["AZUREML_SERVICE_ENDPOINT"], os.environ["AZUREML_RUN_ID"]
+job = get(service + os.environ["AZUREML_WORKSPACE_SCOPE"] + f"/jobs/{run}?api-version=2024-04-01")
+tracked = get(os.environ["MLFLOW_TRACKING_URI"] + f"/api/2.0/mlflow/runs/get?run_id={run}")
+print(service, job["name"], tracked["run"]["info"]["run_id"])
+"""
+
+
+def test_a_job_reaches_the_service_and_nothing_else(jobs):
+    code = jobs.code("asks", {"ask.py": ASK})
+    probe = "; (exec 3<>/dev/tcp/127.0.0.1/22) 2>&1 | grep -om1 refused; tail -n +2 /proc/net/route | wc -l"
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        other = f"; (exec 3<>/dev/tcp/127.0.0.1/{listener.getsockname()[1]}) 2>&1 | grep -om1 refused"
+        jobs.submit("asks-service", "python3 ask.py" + probe + other, codeId=code, **on(jobs))
+        assert jobs.wait("asks-service")["status"] == "Completed"
+    https = jobs.state["addresses"]["https"]
+    assert jobs.log("asks-service").split() == [https, *["asks-service"] * 2, "refused", "0", "refused"]
+
+
+def test_two_nodes_of_a_job_share_one_network_and_two_jobs_do_not(jobs):
+    jobs.cluster("pair", high=2)
+    say = "readlink /proc/self/ns/net"
+    for name in ("pair-1", "pair-2"):
+        jobs.submit(name, say, resources={"instanceCount": 2}, **on(jobs, "pair"))
+        assert jobs.wait(name)["status"] == "Completed"
+    first, second = (
+        [jobs.log(name, f"user_logs/std_log_process_{i}.txt") for i in (0, 1)]
+        for name in ("pair-1", "pair-2")
+    )
+    assert first[0] == first[1]
+    jobs.submit("alone", say, **on(jobs))
+    assert jobs.wait("alone")["status"] == "Completed"
+    assert jobs.log("alone") not in (*first, *second)
+    assert os.readlink("/proc/self/ns/net") not in (first[0].strip(), jobs.log("alone").strip())
+
+
+def test_a_job_goes_on_through_a_restart_on_other_ports(jobs):
+    """Last: the ports of this server change."""
+    code = jobs.code("asks-late", {"ask.py": ASK})
+    wait = f"{SAYS}; trap go=1 USR1; until [ $go ]; do sleep 0.05; done; exec python3 ask.py"
+    jobs.submit("asks-late", wait, codeId=code, **on(jobs))
+    pid = said(jobs.until_log("asks-late", "pid:"))
+    told = jobs.state["addresses"]["https"]
+    jobs.down()
+    config = json.loads((jobs.home / "config.json").read_bytes())
+    (jobs.home / "config.json").write_text(json.dumps({**config, "ports": {}}))
+    os.kill(pid, signal.SIGUSR1)  # it asks while nobody is there
+    time.sleep(0.5)
+    jobs.start()
+    assert jobs.state["addresses"]["https"] != told
+    assert jobs.wait("asks-late")["status"] == "Completed", jobs.log("asks-late")
+    assert jobs.log("asks-late").splitlines()[-1].split() == [told, "asks-late", "asks-late"]

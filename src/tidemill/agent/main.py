@@ -20,13 +20,18 @@ sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(
 
 from tidemill.agent import boxed, protocol
 from tidemill.agent.journal import Journal
+from tidemill.agent.network import Network
 from tidemill.agent.server import AgentServer
 from tidemill.agent.tasks import Place
 from tidemill.sandbox import cgroups, disk, linux, processes, view
+from tidemill.sandbox.network import NotAvailable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
+
+    # groups, why some are missing, and the children that try to join them
+    Tried = tuple[cgroups.Groups, dict[str, str], dict[str, int]]
 
 
 def main(node_dir: str) -> None:
@@ -54,14 +59,16 @@ def _prepare(node_dir: str, directory: int) -> tuple[AgentServer, int]:
         signal.signal(number, signal.SIG_IGN)
     lock = _take_lock(directory)
     config = _read_config(directory)
+    tried = _try_groups(config)
     work_path = os.path.join(node_dir, "work")
     on_disk = _work_disk(config, f"{node_dir}/disk.img", work_path)
     work = os.open(work_path, os.O_RDONLY | os.O_DIRECTORY)
     listener = _listen(directory)
     journal = Journal(directory)
     linux.become_subreaper()
-    groups, limits, uid, box = isolate(config, node_dir)
+    groups, limits, uid, box = isolate(config, node_dir, tried)
     limits["disk"] = on_disk
+    network, limits["network"] = _own_network(config)
     linux.no_new_privileges()  # of all it starts
     hello = {
         "version": protocol.VERSION,
@@ -70,10 +77,11 @@ def _prepare(node_dir: str, directory: int) -> tuple[AgentServer, int]:
         "uid": uid,
         "groups": groups.paths,
         "limits": limits,
+        "network": network.entry() if network else None,
     }
     journal.write("node", hello)
     marker = processes.marker(config["home_id"], config["node_id"], "")
-    place = Place(config["node_id"], marker, work, work_path, groups, uid, config["memory"], box)
+    place = Place(config["node_id"], marker, work, work_path, groups, uid, config["memory"], box, network)
     return AgentServer(listener, place, journal, hello, float(config.get("look_s", 30.0))), lock
 
 
@@ -88,27 +96,33 @@ def _work_disk(config: dict[str, Any], image: str, work_path: str) -> dict[str, 
     return _line(True, f"an ext4 file system of {config['disk'] / 2**30:.4g} GiB")
 
 
-def isolate(config: dict[str, Any], node_dir: str) -> tuple[cgroups.Groups, dict[str, Any], int, boxed.Box]:
+def _own_network(config: dict[str, Any]) -> tuple[Network | None, dict[str, Any]]:
+    if config["network_why"]:
+        return None, _line(False, "", config["network_why"])
+    try:
+        network = Network(config["services"], config["relay_uid"])
+    except NotAvailable as error:
+        return None, _line(False, "", f"jobs share the host's network: no network namespace ({error})")
+    return network, _line(True, "a network namespace with nothing but a loopback and the service")
+
+
+def isolate(
+    config: dict[str, Any], node_dir: str, tried: Tried
+) -> tuple[cgroups.Groups, dict[str, Any], int, boxed.Box]:
     """Groups, view, uid and sandbox of the node: (groups, what is enforced, the uid jobs get, the sandbox).
     uid 0 is the agent's own."""
-    groups, missing = (
-        cgroups.Groups({}),
-        {str(c): "switched off for this engine" for c in cgroups.CONTROLLERS},
-    )
-    if config["cgroups"]:
-        groups, missing = cgroups.create(config["group_name"])
-        groups = _joinable(groups, missing)
-    limits: dict[str, Any] = dict(cgroups.limit(groups, config["cpu_milli"], config["memory"], missing))
-    kill_file = os.path.exists(f"{groups.kill}/cgroup.kill")
-    by = ("cgroup v2 cgroup.kill" if kill_file else "cgroup v1") if groups.kill else "a reaper process"
-    limits["processes"] = _line(True, by)
+    limits: dict[str, Any] = {}
     etc_folder = f"{node_dir}/etc"
     box = boxed.Box(config, etc_folder, config["uid"] if os.geteuid() == 0 else 0)
     uid, limits["uid"], limits["home"] = _own_user(config, [f"{node_dir}/work", etc_folder])
     limits.update(_sandboxed(box, config))
     if box.made:
         limits["home"] = limits["files"]
-    limits["network"] = _line(False, "", "jobs share the host's network: no network namespace is made yet")
+    groups, missing = _joinable(*tried)
+    limits.update(cgroups.limit(groups, config["cpu_milli"], config["memory"], missing))
+    kill_file = os.path.exists(f"{groups.kill}/cgroup.kill")
+    by = ("cgroup v2 cgroup.kill" if kill_file else "cgroup v1") if groups.kill else "a reaper process"
+    limits["processes"] = _line(True, by)
     return groups, limits, uid, box
 
 
@@ -145,14 +159,17 @@ def _own_user(config: dict[str, Any], own: list[str]) -> tuple[int, dict[str, An
     return config["uid"], _line(True, f"uid {config['uid']}, no new privileges"), _line(True, by)
 
 
-def _joinable(groups: cgroups.Groups, missing: dict[str, str]) -> cgroups.Groups:
-    """Only those that a process can really join: tried by a child, because a limit nobody is under is
-    none."""
-    usable: dict[str, str] = {}
+def _try_groups(config: dict[str, Any]) -> Tried:
+    """Makes the groups and has a child try to join each, because a limit nobody is under is none. Joining
+    waits for the kernel (milliseconds each): it goes on while other things are made."""
+    if not config["cgroups"]:
+        return cgroups.Groups({}), {str(c): "switched off for this engine" for c in cgroups.CONTROLLERS}, {}
+    groups, missing = cgroups.create(config["group_name"])
+    trying: dict[str, int] = {}
     for use, directory in groups.paths.items():
-        probe = os.path.join(directory, "probe") if use == "kill" else directory
-        pid = os.fork()
-        if pid == 0:
+        probe = _probe(use, directory)
+        trying[use] = os.fork()
+        if trying[use] == 0:
             try:
                 if use == "kill":
                     os.mkdir(probe)
@@ -161,14 +178,28 @@ def _joinable(groups: cgroups.Groups, missing: dict[str, str]) -> cgroups.Groups
                 os._exit(0)
             except OSError as error:
                 os._exit(error.errno or 1)
+    return groups, missing, trying
+
+
+def _joinable(
+    groups: cgroups.Groups, missing: dict[str, str], trying: dict[str, int]
+) -> tuple[cgroups.Groups, dict[str, str]]:
+    """Only those that could be joined, and why the others are missing."""
+    usable: dict[str, str] = {}
+    for use, pid in trying.items():
+        directory = groups.paths[use]
         status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         if use == "kill":
-            cgroups.remove(probe)
+            cgroups.remove(_probe(use, directory))
         if status == 0:
             usable[use] = directory
         else:
             missing[use] = f"a process could not join {directory}: {os.strerror(status)}"
-    return cgroups.Groups(usable)
+    return cgroups.Groups(usable), missing
+
+
+def _probe(use: str, directory: str) -> str:
+    return os.path.join(directory, "probe") if use == "kill" else directory
 
 
 def _unmount(mounts: int, node_dir: str) -> None:

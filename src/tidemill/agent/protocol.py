@@ -13,8 +13,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-VERSION = 2
+VERSION = 3
 IMAGES_SINCE = 2  # `start` has `rootfs` and `read_only`
+NETWORKS_SINCE = 3  # the verb `serve`; `start` has `network`
 MAX_FRAME = 64 * 1024 * 1024
 
 _encode = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode

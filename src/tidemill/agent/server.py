@@ -66,6 +66,7 @@ class AgentServer:
             "forget": self._forget,
             "read_log": self._read_log,
             "resize": self._resize,
+            "serve": self._serve,
             "shutdown": self._shutdown,
         }
 
@@ -219,6 +220,11 @@ class AgentServer:
         self._tasks.memory = memory
         return {"limits": self._hello["limits"]}
 
+    def _serve(self, client: Client, m: dict[str, Any]) -> dict[str, Any]:
+        if self._place.network is not None:
+            self._place.network.serve({str(name): int(port) for name, port in m["services"].items()})
+        return {}
+
     def _shutdown(self, client: Client, m: dict[str, Any]) -> None:
         self._closers.append((client, m.get("id")))
         self._end()
@@ -245,10 +251,14 @@ class AgentServer:
                 return
             if pid == 0:
                 return
+            if self._place.network is not None and not self._ending:
+                self._place.network.reaped(pid)
             self._tasks.reaped(pid, status)
 
     def _gone(self) -> bool:
         """Every process of this node is gone, and its groups are removed."""
+        if self._place.network is not None:
+            self._place.network.close()
         kill = self._place.groups.kill
         if kill and cgroups.populated(kill):
             cgroups.kill(kill)

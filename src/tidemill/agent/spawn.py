@@ -19,6 +19,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
+    from tidemill.sandbox.network import Namespace
+
 
 # What the agent ignores or handles for itself, back to what a program expects.
 _DEFAULT_SIGNALS = (signal.SIGPIPE, signal.SIGHUP, signal.SIGINT, signal.SIGXFSZ)
@@ -26,9 +28,10 @@ _DEFAULT_SIGNALS = (signal.SIGPIPE, signal.SIGHUP, signal.SIGINT, signal.SIGXFSZ
 
 class Order:
     """What to start. `log` is an open O_APPEND descriptor; `uid` 0 keeps the agent's own user; `filter` is a
-    descriptor that is handed over as number FILTER_FD (-1: none)."""
+    descriptor that is handed over as number FILTER_FD (-1: none); `network` is where it is born (None: where
+    the agent is)."""
 
-    __slots__ = ("argv", "cwd", "env", "filter", "log", "uid")
+    __slots__ = ("argv", "cwd", "env", "filter", "log", "network", "uid")
 
     def __init__(self, argv: list[str], env: dict[str, str], cwd: str, log: int, uid: int) -> None:
         self.argv = argv
@@ -37,6 +40,7 @@ class Order:
         self.log = log
         self.uid = uid
         self.filter = -1
+        self.network: Namespace | None = None
 
 
 class Failed(OSError):
@@ -58,13 +62,15 @@ class Grouped:
     """Starts processes that are born in their control groups, by posix_spawn: a fork would copy the agent's
     page tables, which is three times the work.
 
-    posix_spawn joins no group and takes no user, so for that moment the agent itself takes both on and then
-    returns. Root stays its saved user id throughout. `home` are the directories of its own groups.
+    posix_spawn joins no group or network and takes no user, so for that moment the agent itself takes them
+    on and then returns. Root stays its saved user id throughout. From a user namespace there is no return: a
+    task of such a network is forked. `home` are the directories of its own groups.
     """
 
     def __init__(self, home: list[str]) -> None:
         self._null = os.open("/dev/null", os.O_RDONLY)
         self._home = [_membership(directory) for directory in home]
+        self._network = os.open("/proc/self/ns/net", os.O_RDONLY)
 
     def start(self, order: Order, join: list[str]) -> Spawned:
         """`join`: directories of the groups. Raises Failed; nothing runs then."""
@@ -72,6 +78,11 @@ class Grouped:
         try:
             for directory in join:
                 _enter(directory)
+            if order.network is not None:
+                if order.network.user >= 0:
+                    return Spawned(_forked(order), -1)
+                step = "enter the network of its node"
+                order.network.enter()
             mask = os.umask(0o022)
             try:
                 step = f"enter the directory {order.cwd!r}"
@@ -89,11 +100,15 @@ class Grouped:
                     os.setresgid(0, 0, 0)
                 os.umask(mask)
                 os.chdir("/")
+        except Failed:
+            raise
         except OSError as error:
             raise Failed(f"could not {step}: {os.strerror(error.errno or 0)}") from None
         finally:
             for membership in self._home:
                 os.write(membership, b"0")
+            if order.network is not None and order.network.user < 0:
+                linux.setns(self._network, linux.CLONE_NEWNET)
 
     def _spawn(self, order: Order) -> int:
         streams = [(self._null, 0), (order.log, 1), (order.log, 2)]
@@ -128,6 +143,23 @@ def _enter(directory: str) -> None:
         os.close(membership)
 
 
+def _forked(order: Order) -> int:
+    """By fork and exec; what goes wrong before the exec is raised here."""
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        enter(order, writer)
+    os.close(writer)
+    said = b""
+    while data := os.read(reader, 4096):
+        said += data
+    os.close(reader)
+    if said:
+        os.waitpid(pid, 0)
+        raise Failed(said.decode(errors="replace").removeprefix("failed ").strip())
+    return pid
+
+
 def shepherded(order: Order) -> Spawned:
     reader, writer = os.pipe()
     agent = os.getpid()
@@ -156,6 +188,9 @@ def enter(order: Order, report: int) -> NoReturn:
         if order.filter >= 0:
             os.dup2(order.filter, FILTER_FD)
         os.umask(0o022)
+        step = "enter the network of its node"
+        if order.network is not None:
+            order.network.enter()
         step = f"become uid {order.uid}"
         if order.uid:
             os.setgroups([])
@@ -178,7 +213,8 @@ def _shepherd(order: Order, writer: int, agent: int) -> None:
     """In the child, which stays: run the task, reap all below it, leave when nothing is left."""
     os.setsid()
     linux.become_subreaper()
-    wake_reader = _only_signals(keep={writer, order.log, order.filter} - {-1})
+    network = {order.network.net, order.network.user} if order.network is not None else set[int]()
+    wake_reader = _only_signals(keep=({writer, order.log, order.filter} | network) - {-1})
     linux.signal_on_parent_death(signal.SIGTERM)
     main = os.fork()
     if main == 0:

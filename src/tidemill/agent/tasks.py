@@ -16,6 +16,7 @@ from collections import OrderedDict
 from tidemill.agent import boxed, spawn
 from tidemill.agent.files import open_beneath, tail_beneath
 from tidemill.agent.journal import Journal, TaskId
+from tidemill.agent.network import Network
 from tidemill.sandbox import cgroups, disk, processes
 
 TYPE_CHECKING = False
@@ -37,9 +38,9 @@ class Refused(Exception):
 class Place:
     """What every task of this node is given. `work` is a descriptor of the work directory `work_path`;
     `marker` the prefix of its processes' marker ("<home id>/<node id>/"); `uid` 0 keeps the agent's own
-    user; `box` its sandbox."""
+    user; `box` its sandbox; `network` its own (None: the host's)."""
 
-    __slots__ = ("box", "groups", "marker", "memory", "node_id", "uid", "work", "work_path")
+    __slots__ = ("box", "groups", "marker", "memory", "network", "node_id", "uid", "work", "work_path")
 
     def __init__(
         self,
@@ -51,8 +52,10 @@ class Place:
         uid: int,
         memory: int,
         box: boxed.Box,
+        network: Network | None,
     ) -> None:
         self.box = box
+        self.network = network
         self.node_id = node_id
         self.marker = marker
         self.work = work
@@ -164,6 +167,8 @@ class Tasks:
             join = self._make_group(task)
             if self._place.box.made:
                 self._place.box.put(order, f"{self._place.work_path}/{task.attempt}", spec)
+            if self._place.network is not None:
+                order.network = self._place.network.of(spec.get("network"))
             spawned = self._spawner.start(order, join) if self._spawner else spawn.shepherded(order)
         except OSError as error:
             what = str(error) if isinstance(error, spawn.Failed) else f"could not start a process: {error}"
@@ -176,6 +181,8 @@ class Tasks:
             for fd in (log, order.filter):
                 if fd >= 0:
                     os.close(fd)
+            if self._place.network is not None and order.network is not None:
+                self._place.network.done(order.network)
         task.pid, task.pipe = spawned.pid, spawned.pipe
         task.main = task.pid if task.group else self._shepherd_says(task)
         if spec["timeout_s"] is not None:
@@ -320,8 +327,10 @@ class Tasks:
     def _strays(self, task: Task) -> list[int]:
         """Of a shepherd that was itself killed: its orphans came to us, and their children carry the
         marker."""
-        shepherds = {t.pid for t in self._tasks.values() if t.state == "running"}
-        ours = [p for p in processes.children(os.getpid()) if p not in shepherds]
+        kept = {t.pid for t in self._tasks.values() if t.state == "running"}
+        if self._place.network is not None:
+            kept.add(self._place.network.pid)
+        ours = [p for p in processes.children(os.getpid()) if p not in kept]
         return ours + processes.marked(task.marker)
 
     def _finish(self, task: Task) -> None:

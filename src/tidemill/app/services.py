@@ -61,6 +61,12 @@ class Addresses:
     def data_netloc(self) -> str:
         return self.data.split("://", 1)[1]
 
+    @property
+    def ports(self) -> dict[str, int]:
+        """By name: what a job may reach of this host."""
+        named = {"https": self.https, "http": self.http, "data": self.data}
+        return {name: int(address.rsplit(":", 1)[1]) for name, address in named.items()}
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:

@@ -15,6 +15,7 @@ from tidemill.domain.model import Attempt, Resource
 from tidemill.domain.plan import JobPlan
 from tidemill.domain.secretrefs import SecretRef, filled
 from tidemill.engines.base import TaskSpec
+from tidemill.identity.tokens import ML_AUDIENCE
 
 # A job's token lives as long as a job may reasonably run, or as its own limit says, and some time to end in;
 # the control process refuses it once the job has ended.
@@ -87,6 +88,7 @@ def _placed(
         timeout_s=float(job.timeout_s) if job.timeout_s else None,
         gpu_ids=attempt.gpu_ids[rank.node_index] if attempt.gpu_ids else (),
         rootfs=view.rootfs,
+        network_of=attempt.nodes[0] if rank.node_index else "",
         read_only=(*view.read_only, *_mounted(job, files)),
     )
     return PlacedRank(rank.rank, rank.node_index, rank.primary, rank.log, task)
@@ -113,7 +115,7 @@ def shared_variables(
     token = s.tokens.issue_job(
         uid=row.uid,
         name=row.key.name,
-        audience=s.addresses.https,
+        audience=ML_AUDIENCE,  # no address: the server may have others while the job runs
         ttl_s=min(TOKEN_TTL_S, (plan.job.timeout_s or TOKEN_TTL_S) + TOKEN_MARGIN_S),
         scope=scope,
     )

@@ -76,6 +76,7 @@ class TaskSpec:
     term_grace_s: float = 10.0  # TERM -> KILL when stopped
     timeout_s: float | None = None  # wall-clock limit; then TERM -> KILL with reason "timeout"
     gpu_ids: tuple[str, ...] = ()
+    network_of: str = ""  # node id: it runs in the network of that node, which must be open; "": of its own
     kind: str = "batch"  # "batch" | "service" (later)
     rootfs: str = ""  # an unpacked image, below what nodes can see; "": a minimal view of the host
     read_only: tuple[str, ...] = ()  # what the task may read at the same path, besides its own directory

@@ -12,7 +12,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import AsyncIterator, Collection, Iterator, Sequence
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -72,7 +72,8 @@ class LocalEngine:
     """See `engines.base.Engine`. `binds` are paths that a job's own uid must be able to read although a
     folder above them is closed (environments, the Python they were made from, the CA bundle).
     `own_uids=False` keeps the server's user for jobs, `cgroups=False` makes no groups, `isolation="plain"`
-    no sandbox: each is reported as not enforced."""
+    no sandbox and no network: each is reported as not enforced. `services` are the ports of this host's
+    loopback that jobs may reach, by name."""
 
     name = "local"
 
@@ -87,6 +88,7 @@ class LocalEngine:
         own_uids: bool = True,
         cgroups: bool = True,
         isolation: str = "auto",
+        services: Mapping[str, int] | None = None,
         python: str = sys.executable,
         look_s: float = 30.0,
     ) -> None:
@@ -109,8 +111,10 @@ class LocalEngine:
             own_uids=own_uids,
             cgroups=cgroups,
             isolation=isolation,
+            services=services or {},
             look_s=look_s,
         )
+        self._services = dict(services or {})
         self._python = python
         self._nodes: dict[str, _Node] = {}
         self._events: asyncio.Queue[EngineEvent] = asyncio.Queue()
@@ -190,24 +194,12 @@ class LocalEngine:
             raise InvalidTask(f"GPUs {sorted(unknown)} were not allotted to node {node_id}")
         if task.rootfs and node.hello["version"] < protocol.IMAGES_SINCE:
             raise InvalidTask(f"node {node_id} was opened by an earlier Tidemill, which runs no images")
-        env = {"PATH": _DEFAULT_PATH, "HOME": task.cwd, **task.env}
-        await link.call(
-            "start",
-            attempt=task.attempt_id,
-            rank=task.rank,
-            epoch=task.epoch,
-            argv=list(task.argv),
-            env=env,
-            cwd=task.cwd,
-            log_path=task.log_path,
-            term_grace_s=task.term_grace_s,
-            timeout_s=task.timeout_s,
-            gpu_ids=list(task.gpu_ids),
-            kind=task.kind,
-            rootfs=task.rootfs,
-            read_only=list(task.read_only),
-            devices=self._gpus.devices(task.gpu_ids),
-        )
+        fields = words.start(task)
+        fields["env"] = {"PATH": _DEFAULT_PATH, "HOME": task.cwd, **task.env}
+        fields["devices"] = self._gpus.devices(task.gpu_ids)
+        if task.network_of not in ("", node_id):
+            fields["network"] = self._need(task.network_of)[0].hello.get("network")
+        await link.call("start", **fields)
 
     async def stop(self, node_id: str, task: TaskKey, epoch: int, reason: str) -> None:
         _, link = self._need(node_id)
@@ -360,6 +352,8 @@ class LocalEngine:
         if not protocol.VERSION - 1 <= hello["version"] <= protocol.VERSION:
             link.close()
             raise EngineError(f"the agent speaks protocol {hello['version']}, this server {protocol.VERSION}")
+        if hello["version"] >= protocol.NETWORKS_SINCE:
+            await link.call("serve", services=self._services)
         node.hello, node.link, node.lost = hello, link, False
         self._emit_ready(node)
         await link.call("watch", since=0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ class NodeConfigs:
         cgroups: bool,
         isolation: str,
         look_s: float,
+        services: Mapping[str, int],
     ) -> None:
         self._home_id = home_id
         self._root = root
@@ -40,6 +41,10 @@ class NodeConfigs:
             "home_id": home_id,
             "cgroups": cgroups,
             "look_s": look_s,
+            "services": dict(services),
+            "network_why": "switched off: this server runs with isolation plain"
+            if isolation == "plain"
+            else "",
             "binds": [{"path": str(bind.absolute()), "writable": False} for bind in binds],
         }
 
@@ -64,6 +69,7 @@ class NodeConfigs:
             "node_id": spec.node_id,
             "group_name": nodedir.group_name(self._home_id, spec.node_id),
             "uid": nodedir.free_uid(self._home_id, taken) if self._own_uids else 0,
+            "relay_uid": 0,
             "sandbox": sandbox,
             "disk": size,
             "disk_why": no_disk,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tidemill.domain.model import Vector
-from tidemill.engines.base import EngineEvent, LimitReport, TaskKey
+from tidemill.engines.base import EngineEvent, LimitReport, TaskKey, TaskSpec
 from tidemill.sandbox import cgroups as groups
 
 
@@ -21,6 +21,24 @@ def limits(hello: dict[str, Any]) -> dict[str, LimitReport]:
 
 def handle(hello: dict[str, Any]) -> bytes:
     return json.dumps({k: hello[k] for k in ("pid", "uid", "groups") if k in hello}).encode()
+
+
+def start(task: TaskSpec) -> dict[str, Any]:
+    """The agent's verb, but for what depends on the node."""
+    return {
+        "attempt": task.attempt_id,
+        "rank": task.rank,
+        "epoch": task.epoch,
+        "argv": list(task.argv),
+        "cwd": task.cwd,
+        "log_path": task.log_path,
+        "term_grace_s": task.term_grace_s,
+        "timeout_s": task.timeout_s,
+        "gpu_ids": list(task.gpu_ids),
+        "kind": task.kind,
+        "rootfs": task.rootfs,
+        "read_only": list(task.read_only),
+    }
 
 
 def task_event(node_id: str, event: dict[str, Any]) -> EngineEvent:

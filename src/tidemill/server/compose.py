@@ -94,6 +94,7 @@ async def compose(home: Home, config: Config, keys: Keys, addresses: Addresses, 
         home.root,
         clock=clock,
         binds=(home.envs, home.images, tls_files(home.tls).bundle, Path(sys.base_prefix)),
+        services=addresses.ports,
     )
     tokens = issuer(home, config, keys, addresses)
     services = Services(

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -78,8 +79,10 @@ class Harness:
         self.events = Stream(engine)
         self._make = make
 
-    async def open(self, node_id: str = "n-1", memory: int = 512 << 20, cpu_milli: int = 1000) -> EngineEvent:
-        await self.engine.open_node(NodeSpec(node_id, Vector(cpu_milli, memory)))
+    async def open(
+        self, node_id: str = "n-1", memory: int = 512 << 20, cpu_milli: int = 1000, **more: Any
+    ) -> EngineEvent:
+        await self.engine.open_node(NodeSpec(node_id, Vector(cpu_milli, memory), **more))
         ended = ("node_ready", "node_lost")
         event = await self.events.until(lambda e: e.node_id == node_id and e.kind in ended)
         assert event.kind == "node_ready", event.message
@@ -135,8 +138,8 @@ def fake_plan(spec: TaskSpec) -> Plan:
     return PLANS.get(script, Plan(after=None))
 
 
-def local_engine(home: Path) -> LocalEngine:
-    return LocalEngine(home, clock=RealClock(), binds=[home / "envs", Path(sys.base_prefix)])
+def local_engine(home: Path, **more: Any) -> LocalEngine:
+    return LocalEngine(home, clock=RealClock(), binds=[home / "envs", Path(sys.base_prefix)], **more)
 
 
 def alive(pid: int) -> bool:
