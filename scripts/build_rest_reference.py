@@ -40,6 +40,7 @@ TITLES = {
     "tidemill.wire.native.activity": "Native API: activity log",
     "tidemill.wire.native.access": "Access",
     "tidemill.wire.native.secrets": "Native API: secrets",
+    "tidemill.wire.native.keys": "Native API: the home's keys",
     "tidemill.portal.routes": "Portal",
 }
 HEAD = f"""# REST routes

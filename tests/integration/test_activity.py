@@ -226,3 +226,15 @@ def test_a_cut_end_is_noticed(server: JobServer) -> None:
         db.commit()
     assert done.returncode == 1
     assert f"Record {last}: missing" in done.stderr
+
+
+def test_oauths_refusals_are_refusals(server: JobServer) -> None:
+    form = "grant_type=password&username=nobody&password=guess-1234&resource=https://management.azure.com/"
+    connection = server.connection()
+    kind = {"Content-Type": "application/x-www-form-urlencoded"}
+    connection.request("POST", "/adfs/oauth2/token", form, kind)
+    assert connection.getresponse().status == 400
+    connection.close()
+    found = records(server, "&what=signIn&refused=true")[0]
+    assert (found["code"], found["status"], found["who"]) == ("invalid_grant", 400, "anonymous")
+    assert "guess-1234" not in json.dumps(records(server))

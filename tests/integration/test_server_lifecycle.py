@@ -18,6 +18,7 @@ import pytest
 
 from tidemill.domain.errors import NotFound, TidemillError
 from tidemill.identity import keys as key_files
+from tidemill.identity.signing import SigningKeys
 from tidemill.identity.tokens import HomeOwner, TokenIssuer
 from tidemill.server import home as homes
 from tidemill.server import launch
@@ -82,8 +83,8 @@ def issuer_of(home: Path, now: Callable[[], int] = lambda: time.time_ns() // 100
     keys = key_files.load_or_create(home / "secrets")
     owner = HomeOwner(config.owner_oid, config.client_id, "x", keys.identity_header, keys.client_secret)
     return TokenIssuer(
-        signing_pem=keys.signing_pem,
-        links_key=keys.links,
+        signing=SigningKeys(keys.directory),
+        links=keys.links,
         tenant=config.tenant,
         owner=owner,
         audiences=(),

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from tidemill.domain.activity import Head, Outcome, Record
+from tidemill.app.checkpoints import Checkpoints
+from tidemill.domain.activity import Outcome, Record
 
 if TYPE_CHECKING:
     from tidemill.store.api import Store
@@ -36,11 +37,10 @@ class ActivityLog:
         self._lost = 0
         self._writing: asyncio.Task[bool] | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._on_head: Callable[[Head], None] | None = None
+        self.checkpoints: Checkpoints | None = None
 
-    def start(self, store: Store, on_head: Callable[[Head], None] | None = None) -> None:
-        """`on_head` is told the newest record after each commit."""
-        self._store, self._on_head = store, on_head
+    def start(self, store: Store, checkpoints: Checkpoints | None = None) -> None:
+        self._store, self.checkpoints = store, checkpoints
         if self._waiting:
             self._plan(DELAY_S)
 
@@ -49,6 +49,8 @@ class ActivityLog:
         if self._timer is not None:
             self._timer.cancel()
         await self.flush()
+        if self.checkpoints is not None:
+            self.checkpoints.write()
         self._store = None
 
     @property
@@ -135,8 +137,8 @@ class ActivityLog:
         self._writing = None
         if self._waiting:
             self._plan(DELAY_S)
-        if self._on_head is not None:
-            self._on_head(head)
+        if self.checkpoints is not None:
+            self.checkpoints.note(head)
         return True
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -31,13 +30,12 @@ async def find(s: Services, query: ActivityQuery) -> ActivityPage:
         await asyncio.sleep(0)  # others have their turn between two windows
 
 
-async def verify(
-    s: Services, checkpoints: Mapping[int, bytes], against: tuple[int, bytes] | None = None
-) -> dict[str, Any]:
+async def verify(s: Services, against: tuple[int, bytes] | None = None) -> dict[str, Any]:
     """-> {"records", "first", "last", "head", "checkpoints", "broken": {"seq", "why"} or None}: `records` are
     those that hold. `against`: number and hash of a record as somebody noted them elsewhere."""
     await s.activity.flush()
-    known = dict(checkpoints)
+    checkpoints = [] if s.activity.checkpoints is None else s.activity.checkpoints.read()
+    known = {found.seq: found.hash for found in checkpoints}
     if against is not None:
         seq, digest = against
         if known.setdefault(seq, digest) != digest:

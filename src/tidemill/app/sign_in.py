@@ -116,18 +116,18 @@ async def begin(
         raise Unauthenticated("This principal does not exist here any more.", "ExpiredAuthenticationToken")
     if principal.disabled:
         raise Unauthenticated(_disabled(principal), "PrincipalDisabled")
-    return Grant(principal, session, refresh_tokens.make(_key(services), session))
+    return Grant(principal, session, refresh_tokens.make(_keys(services)[0], session))
 
 
 async def refresh(services: Services, token: str) -> Grant:
     """The next refresh token for one that is good. Raises Unauthenticated: for a forged one, one whose
     session is over, and one that was used before, which ends the session."""
-    now, key = services.clock.now(), _key(services)
+    now, keys = services.clock.now(), _keys(services)
     id = refresh_tokens.session_of(token)
 
     def turn(tx: Tx) -> tuple[Principal | None, Session | None, str]:
         session = None if id is None else tx.session(id)
-        generation = None if session is None else refresh_tokens.generation_of(key, session, token)
+        generation = None if session is None else _generation(keys, session, token)
         if session is None or generation is None:
             return None, None, "The refresh token is not of this server, or its sign-in is long over."
         principal = tx.principal(session.oid)
@@ -145,7 +145,7 @@ async def refresh(services: Services, token: str) -> Grant:
     principal, session, why = await services.store.write(turn)
     if principal is None or session is None:
         raise Unauthenticated(f"{why} Sign in again.", "InvalidRefreshToken")
-    return Grant(principal, session, refresh_tokens.make(key, session))
+    return Grant(principal, session, refresh_tokens.make(keys[0], session))
 
 
 async def end(services: Services, id: str, reason: str) -> bool:
@@ -166,7 +166,7 @@ async def end_by_token(services: Services, token: str) -> None:
     """Revocation (RFC 7009): what is no token of ours is no error."""
     id = refresh_tokens.session_of(token)
     session = None if id is None else await services.store.read(lambda r: r.session(id))
-    if session is not None and refresh_tokens.generation_of(_key(services), session, token) is not None:
+    if session is not None and _generation(_keys(services), session, token) is not None:
         await end(services, session.id, "signed out")
 
 
@@ -201,5 +201,11 @@ def _disabled(principal: Principal) -> str:
     return f"The principal {principal.name!r} is disabled. An owner can enable it again."
 
 
-def _key(services: Services) -> bytes:
-    return services.tokens.derived_key("refresh tokens")
+def _keys(services: Services) -> tuple[bytes, ...]:
+    """The first one signs refresh tokens; those of before a rotation verify, too."""
+    return services.tokens.derived_keys("refresh tokens")
+
+
+def _generation(keys: tuple[bytes, ...], session: Session, token: str) -> int | None:
+    found = (refresh_tokens.generation_of(key, session, token) for key in keys)
+    return next((generation for generation in found if generation is not None), None)

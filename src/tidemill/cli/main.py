@@ -36,6 +36,7 @@ COMMANDS = {
     "model": (_ROOM + "assets:model", "Models and their versions."),
     "datastore": (_ROOM + "datastore:datastore", "Where data lies."),
     "secret": (_ROOM + "secret:secret", "Values for jobs that nobody sees."),
+    "keys": (_ROOM + "keys:keys", "The home's own keys, and their rotation."),
     "activity": (_ROOM + "activity:activity", "Who did what, allowed or refused."),
     "workspace": (_ROOM + "workspace:workspace", "Workspaces."),
     "queue": (_ROOM + "quota:queue", "Jobs that wait: order, shares, reasons, expected starts."),

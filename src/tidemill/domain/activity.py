@@ -22,7 +22,7 @@ MAX_AGENT, MAX_RESOURCE, MAX_REASON = 200, 1000, 500
 
 _SAFE = ("GET", "HEAD")
 # Words of actions that give a secret away: reading is what is recorded.
-_SECRETS = ("listsecrets/", "listkeys/", "getsecret/", "rotate/", "regeneratekey/")
+_SECRETS = ("listsecrets/", "listkeys/", "getsecret/", "regeneratekey/")
 # What running jobs write about themselves, by the thousand: results, not administration.
 _RESULTS = tuple(
     f"microsoft.machinelearningservices/workspaces/{kind}/write"

@@ -10,20 +10,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tidemill.identity.files import write_whole
+from tidemill.identity.signing import CURRENT, new_key
 
-SIGNING = "signing.pem"  # EC P-256: signs tokens
 MASTER = "master.key"  # lines "<8 hex id> <base64 of 32 bytes>", the newest first: encrypts secrets at rest
 IDENTITY_HEADER = "identity.header"  # the user's secret for the managed-identity endpoint
 CLIENT_SECRET = "client.secret"  # for client credentials
 STORAGE = "storage.key"  # 64 bytes: account keys are derived from it
-LINKS = "links.key"  # 32 bytes: signs links that carry their own permission
+LINKS = "links.key"  # 32 bytes each, the newest first: sign links that carry their own permission
+
+LINK_KEY_BYTES = 32
 
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """`master` maps key ids to keys; its first one encrypts, all of them decrypt."""
+    """`master` maps key ids to keys; its first one encrypts, all of them decrypt. `links` is one key after
+    the other, 32 bytes each; the first one signs. `directory` has the keys that sign tokens
+    (identity.signing)."""
 
-    signing_pem: bytes
+    directory: Path
     master: dict[str, bytes]
     identity_header: str
     client_secret: str
@@ -34,13 +38,14 @@ class Keys:
 def load_or_create(directory: Path) -> Keys:
     """Reads the keys under `directory` (made 0700), creating each that is missing."""
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _file(directory / CURRENT, new_key)
     return Keys(
-        signing_pem=_file(directory / SIGNING, _new_signing_key),
+        directory=directory,
         master=_parse_master(_file(directory / MASTER, _new_master_line)),
         identity_header=_file(directory / IDENTITY_HEADER, _new_secret).decode().strip(),
         client_secret=_file(directory / CLIENT_SECRET, _new_secret).decode().strip(),
         storage=_file(directory / STORAGE, lambda: os.urandom(64)),
-        links=_file(directory / LINKS, lambda: os.urandom(32)),
+        links=_file(directory / LINKS, lambda: os.urandom(LINK_KEY_BYTES)),
     )
 
 
@@ -49,6 +54,20 @@ def rotate_master(directory: Path) -> str:
     line = _new_master_line()
     write_whole(directory / MASTER, line + (directory / MASTER).read_bytes())
     return line.split()[0].decode()
+
+
+def forget_master(directory: Path, kept: str) -> None:
+    """Leaves only the key `kept`: once nothing is sealed under the others."""
+    lines = (directory / MASTER).read_bytes().splitlines(keepends=True)
+    write_whole(directory / MASTER, b"".join(line for line in lines if line.split()[:1] == [kept.encode()]))
+
+
+def rotate_links(directory: Path, *, at_once: bool) -> bytes:
+    """Puts a new key of links in front. The one before it still verifies, unless `at_once`. -> the keys."""
+    before = b"" if at_once else (directory / LINKS).read_bytes()[:LINK_KEY_BYTES]
+    keys = os.urandom(LINK_KEY_BYTES) + before
+    write_whole(directory / LINKS, keys)
+    return keys
 
 
 def _file(path: Path, make: Callable[[], bytes]) -> bytes:
@@ -73,12 +92,3 @@ def _new_master_line() -> bytes:
 def _parse_master(text: bytes) -> dict[str, bytes]:
     pairs = (line.split() for line in text.decode().splitlines() if line.strip())
     return {key_id: base64.b64decode(value) for key_id, value in pairs}
-
-
-def _new_signing_key() -> bytes:
-    from cryptography.hazmat.primitives import serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    return ec.generate_private_key(ec.SECP256R1()).private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -21,15 +22,27 @@ class SecretBox:
             raise ValueError("a secret box needs a key")
         self._keys = keys
         self._current = next(iter(keys))
+        self._listener: Callable[[], None] | None = None
 
     @property
     def current(self) -> str:
         """Id of the key that encrypts."""
         return self._current
 
+    @property
+    def key_ids(self) -> tuple[str, ...]:
+        """The newest first."""
+        return tuple(self._keys)
+
     def take(self, keys: dict[str, bytes]) -> None:
         """Other keys from now on (a rotation): the first one encrypts."""
         self._keys, self._current = keys, next(iter(keys))
+        if self._listener is not None:
+            self._listener()
+
+    def on_take(self, listener: Callable[[], None]) -> None:
+        """Called after each `take`."""
+        self._listener = listener
 
     def encrypt(self, plain: bytes, context: str = "") -> bytes:
         """`context` (for example the row's id) is bound in: the value does not decrypt anywhere else."""

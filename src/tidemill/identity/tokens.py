@@ -6,7 +6,6 @@ to confuse. The issuer has no port in it: a running job's token outlives a resta
 
 from __future__ import annotations
 
-import base64
 import binascii
 import hashlib
 import hmac
@@ -22,6 +21,8 @@ import msgspec
 from tidemill.domain.errors import InvalidRequest, Unauthenticated
 from tidemill.domain.model import Caller, Scope
 from tidemill.domain.principals import Principal, PrincipalKind
+from tidemill.identity.keys import LINK_KEY_BYTES
+from tidemill.identity.signing import SigningKeys, b64, unb64
 
 ML_AUDIENCE = "https://ml.azure.localhost"  # what the SDK derives from our portal address
 VAULT_AUDIENCE = "https://vault.azure.net"
@@ -63,30 +64,34 @@ class TokenIssuer:
     def __init__(
         self,
         *,
-        signing_pem: bytes,
-        links_key: bytes,
+        signing: SigningKeys,
+        links: bytes,
         tenant: str,
         owner: HomeOwner,
         audiences: Iterable[str],
         now: Callable[[], int],
     ) -> None:
-        from cryptography.hazmat.primitives import hashes, serialization
-        from cryptography.hazmat.primitives.asymmetric import ec
-
-        key = serialization.load_pem_private_key(signing_pem, None)
-        assert isinstance(key, ec.EllipticCurvePrivateKey)
-        self._key = key
-        self._public = key.public_key()
-        self._ecdsa = ec.ECDSA(hashes.SHA256())
-        self._links_key = links_key
+        self.signing = signing
+        self.take_links(links)
         self._now = now
         self._accepted = frozenset(a.rstrip("/") for a in (*KNOWN_AUDIENCES, *audiences))
         self._verified: dict[str, tuple[int, Caller]] = {}
+        self._generation = signing.generation
         self.tenant = tenant
         self.owner = owner
         self.issuer = f"https://localhost/{tenant}/"
-        self.key_id = _thumbprint(self._public.public_numbers())
-        self._header = _b64(_encode({"alg": "ES256", "typ": "JWT", "kid": self.key_id}))
+
+    @property
+    def key_id(self) -> str:
+        return self.signing.key_id
+
+    @property
+    def link_keys(self) -> int:
+        return len(self._links)
+
+    def take_links(self, keys: bytes) -> None:
+        """Keys of links, 32 bytes each: the first one signs, all of them verify."""
+        self._links = tuple(keys[at : at + LINK_KEY_BYTES] for at in range(0, len(keys), LINK_KEY_BYTES))
 
     def issue_to(
         self, principal: Principal, audience: str, ttl_s: float = PRINCIPAL_TTL_S, *, session: str = ""
@@ -166,15 +171,23 @@ class TokenIssuer:
     def verify(self, token: str) -> Caller:
         """Who the token speaks for. Raises Unauthenticated saying which check failed."""
         now = self._now()
+        if self.signing.generation is not self._generation:
+            self._generation = self.signing.generation
+            self._verified.clear()
         cached = self._verified.get(token)
         if cached is not None and now < cached[0]:
             return cached[1]
-        claims = self._claims(token)
+        kid, claims = self._claims(token)
         expires = _seconds(claims, "exp")
         if now >= expires:
             self._verified.pop(token, None)
             raise Unauthenticated(
                 "The access token has expired. Get a new one.", "ExpiredAuthenticationToken"
+            )
+        if not self.signing.counts(kid, _seconds(claims, "iat"), now):
+            raise Unauthenticated(
+                "The access token was signed by a key that does not count any more. Get a new one.",
+                "ExpiredAuthenticationToken",
             )
         if now < _seconds(claims, "nbf") - _CLOCK_SKEW_S * 1_000_000:
             raise Unauthenticated("The access token is not valid yet.", "InvalidAuthenticationToken")
@@ -214,17 +227,13 @@ class TokenIssuer:
         }
         return self._sign({**claims, "nonce": nonce} if nonce else claims)
 
-    def derived_key(self, purpose: str) -> bytes:
-        """32 bytes for one purpose, from the key that signs links."""
-        return hmac.digest(self._links_key, f"derived:{purpose}".encode(), hashlib.sha256)
+    def derived_keys(self, purpose: str) -> tuple[bytes, ...]:
+        """32 bytes for one purpose from each key of links: the first one signs, all of them verify."""
+        return tuple(hmac.digest(key, f"derived:{purpose}".encode(), hashlib.sha256) for key in self._links)
 
     def jwks(self) -> dict[str, Any]:
-        """The public key as a JSON Web Key Set."""
-        return {
-            "keys": [
-                {**_jwk(self._public.public_numbers()), "kid": self.key_id, "use": "sig", "alg": "ES256"}
-            ]
-        }
+        """The public keys as a JSON Web Key Set: of tokens from before a rotation, too."""
+        return self.signing.jwks(self._now())
 
     def is_identity_header(self, value: str) -> bool:
         """Compared in constant time."""
@@ -237,50 +246,44 @@ class TokenIssuer:
     def sign_path(self, path: str, expires_at: int) -> str:
         """A query string that lets whoever has it read `path` until `expires_at` (microseconds)."""
         seconds = expires_at // 1_000_000
-        return f"se={seconds}&sig={quote(self._link_signature(path, str(seconds)))}"
+        return f"se={seconds}&sig={quote(self._link_signature(self._links[0], path, str(seconds)))}"
 
     def check_path(self, path: str, query: Mapping[str, str] | str) -> None:
         """Raises Unauthenticated unless `query` carries a signature of `path` that has not expired."""
         values = dict(parse_qsl(query)) if isinstance(query, str) else query
         seconds, signature = values.get("se", ""), values.get("sig", "")
-        if not hmac.compare_digest(signature.encode(), self._link_signature(path, seconds).encode()):
+        expected = [self._link_signature(key, path, seconds) for key in self._links]
+        if not any(hmac.compare_digest(signature.encode(), text.encode()) for text in expected):
             raise Unauthenticated("The link is not signed by this server, or it was changed.")
         if self._now() >= int(seconds) * 1_000_000:
             raise Unauthenticated("The link has expired. Open the page again for a new one.")
 
-    def _link_signature(self, path: str, seconds: str) -> str:
-        return _b64(hmac.digest(self._links_key, f"{path}\n{seconds}".encode(), hashlib.sha256))
+    def _link_signature(self, key: bytes, path: str, seconds: str) -> str:
+        return b64(hmac.digest(key, f"{path}\n{seconds}".encode(), hashlib.sha256))
 
     def _sign(self, claims: dict[str, Any]) -> str:
-        from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
+        header = b64(_encode({"alg": "ES256", "typ": "JWT", "kid": self.signing.key_id}))
+        signed = f"{header}.{b64(_encode(claims))}"
+        return f"{signed}.{b64(self.signing.sign(signed.encode()))}"
 
-        signed = f"{self._header}.{_b64(_encode(claims))}"
-        r, s = decode_dss_signature(self._key.sign(signed.encode(), self._ecdsa))
-        return f"{signed}.{_b64(r.to_bytes(32, 'big') + s.to_bytes(32, 'big'))}"
-
-    def _claims(self, token: str) -> dict[str, Any]:
-        """The claims of a token whose signature holds."""
-        from cryptography.exceptions import InvalidSignature
-        from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
-
+    def _claims(self, token: str) -> tuple[str, dict[str, Any]]:
+        """The key's id and the claims of a token whose signature holds."""
         if len(token) > 16_384 or not _JWT.match(token):
             raise Unauthenticated("The access token is not a signed JWT.", "InvalidAuthenticationToken")
         header_text, body_text, signature_text = token.split(".")
         try:
-            header, signature = _decode(_unb64(header_text)), _unb64(signature_text)
-            if header.get("alg") != "ES256" or header.get("kid") != self.key_id or len(signature) != 64:
+            header, signature = _decode(unb64(header_text)), unb64(signature_text)
+            kid = header.get("kid")
+            if header.get("alg") != "ES256" or not isinstance(kid, str) or not self.signing.knows(kid):
                 raise Unauthenticated(
                     'The access token was not signed by this server. Run: eval "$(tidemill env)"',
                     "InvalidAuthenticationToken",
                 )
-            r, s = int.from_bytes(signature[:32], "big"), int.from_bytes(signature[32:], "big")
-            signed = f"{header_text}.{body_text}".encode()
-            self._public.verify(encode_dss_signature(r, s), signed, self._ecdsa)
-            return _decode(_unb64(body_text))
-        except (binascii.Error, msgspec.MsgspecError, ValueError, InvalidSignature) as error:
-            raise Unauthenticated(
-                "The access token's signature does not hold.", "InvalidAuthenticationToken"
-            ) from error
+            if self.signing.verify(kid, f"{header_text}.{body_text}".encode(), signature):
+                return kid, _decode(unb64(body_text))
+        except (binascii.Error, msgspec.MsgspecError, ValueError):
+            pass
+        raise Unauthenticated("The access token's signature does not hold.", "InvalidAuthenticationToken")
 
 
 def _caller(claims: dict[str, Any]) -> Caller:
@@ -301,21 +304,3 @@ def _seconds(claims: dict[str, Any], name: str) -> int:
     if not isinstance(value, int):
         raise Unauthenticated(f"The access token has no {name!r} claim.", "InvalidAuthenticationToken")
     return value * 1_000_000
-
-
-def _jwk(numbers: Any) -> dict[str, str]:
-    x, y = numbers.x.to_bytes(32, "big"), numbers.y.to_bytes(32, "big")
-    return {"crv": "P-256", "kty": "EC", "x": _b64(x), "y": _b64(y)}
-
-
-def _thumbprint(numbers: Any) -> str:
-    """RFC 7638: hash of the required members in lexical order."""
-    return _b64(hashlib.sha256(_encode(_jwk(numbers))).digest())
-
-
-def _b64(data: bytes) -> str:
-    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
-
-
-def _unb64(text: str) -> bytes:
-    return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))

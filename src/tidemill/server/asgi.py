@@ -74,7 +74,7 @@ class App:
             failed = self._as_answer(error, request, request_id)
             response = self._refusal(request, failed)
         try:
-            await self._audit.answered(request, seen, response.status_code, failed, request_id)
+            await self._audit.answered(request, seen, response, failed, request_id)
         except TidemillError as error:
             response = self._refusal(request, error)
         response.raw_headers.append((b"x-ms-request-id", request_id.encode()))

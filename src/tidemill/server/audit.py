@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from starlette.responses import Response
+
 from tidemill.app.access import AccessDenied
 from tidemill.app.services import Services
 from tidemill.domain.activity import (
     MAX_AGENT,
     MAX_REASON,
     MAX_RESOURCE,
+    Outcome,
     Record,
     is_kept,
     outcome_of,
@@ -23,6 +26,7 @@ from tidemill.wire.http import Request, Route
 
 NATIVE = "/api/v1"
 VAULT = "/keyvault"
+_WAITING = ("authorization_pending", "slow_down")  # a program asks again and again while somebody signs in
 _CORRELATION = re.compile(r"[A-Za-z0-9-]{8,64}\Z")
 
 
@@ -44,16 +48,19 @@ class Audit:
         self._services = services
 
     async def answered(
-        self, request: Request, seen: Seen, status: int, error: TidemillError | None, request_id: str
+        self, request: Request, seen: Seen, response: Response, error: TidemillError | None, request_id: str
     ) -> None:
         """Records it where it is one to be kept. Raises OutOfSpace for a secret whose record cannot be put on
         disk: it is not given out then."""
-        route = seen.route
+        route, status = seen.route, response.status_code
         if route is None or not is_kept(request.method, route.action, status, route.signs_in):
             return
         if status == 401 and route.path.startswith(VAULT) and not request.header("authorization"):
             return  # the client asks without a token to be told whom to get one from
-        self._services.activity.record(self._record(request, route, seen, status, error, request_id))
+        code = _code(response) if status >= 400 else ""
+        if code in _WAITING:
+            return
+        self._services.activity.record(self._record(request, route, seen, status, code, error, request_id))
         if error is None and shows_secret(route.action) and not await self._services.activity.flush():
             raise OutOfSpace("The activity log cannot be written, so no secret is given out. Make space.")
 
@@ -63,6 +70,7 @@ class Audit:
         route: Route,
         seen: Seen,
         status: int,
+        code: str,
         error: TidemillError | None,
         request_id: str,
     ) -> Record:
@@ -77,7 +85,8 @@ class Audit:
         return Record(
             at=self._services.clock.now(),
             action="Tidemill.Server/signIn/action" if route.signs_in else route.action,
-            outcome=outcome_of(status),
+            # OAuth refuses with 400, too.
+            outcome=Outcome.REFUSED if route.signs_in and 400 <= status < 500 else outcome_of(status),
             actor=seen.caller.oid,
             actor_name=seen.caller.name,
             actor_kind=seen.caller.kind,
@@ -87,11 +96,16 @@ class Audit:
             resource=_plain(path, MAX_RESOURCE),
             method=request.method,
             status=status,
-            code="" if error is None else error.code,
+            code=code if error is None else error.code,
             assignment="" if decision is None or decision.assignment is None else decision.assignment.id,
             reason=_plain("" if decision is None else decision.reason, MAX_REASON),
             correlation=asked if _CORRELATION.match(asked) else request_id,
         )
+
+
+def _code(response: Response) -> str:
+    found = (value for name, value in response.raw_headers if name == b"x-ms-error-code")
+    return _plain(next(found, b"").decode("latin-1"), MAX_AGENT)
 
 
 def _plain(text: str, most: int) -> str:

@@ -8,11 +8,14 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from tidemill.app import checkpoints
+from tidemill.app.checkpoints import Checkpoints
 from tidemill.app.services import Addresses, Caller, Services, Settings
 from tidemill.domain.principals import PrincipalKind
 from tidemill.identity.ca import tls_files
 from tidemill.identity.keys import Keys
 from tidemill.identity.secrets import SecretBox
+from tidemill.identity.signing import SigningKeys
 from tidemill.identity.storage_keys import StorageKeys
 from tidemill.identity.tokens import HomeOwner, TokenIssuer
 from tidemill.server.home import Config, Home
@@ -44,6 +47,7 @@ ROUTE_MODULES = (
     "tidemill.wire.native.fairness",
     "tidemill.wire.native.secrets",
     "tidemill.wire.native.credentials",
+    "tidemill.wire.native.keys",
     "tidemill.portal.routes",
 )
 
@@ -66,8 +70,8 @@ def issuer(home: Home, config: Config, keys: Keys, addresses: Addresses) -> Toke
         name = "owner"
     owner = HomeOwner(config.owner_oid, config.client_id, name, keys.identity_header, keys.client_secret)
     return TokenIssuer(
-        signing_pem=keys.signing_pem,
-        links_key=keys.links,
+        signing=SigningKeys(keys.directory),
+        links=keys.links,
         tenant=config.tenant,
         owner=owner,
         audiences=(addresses.https, addresses.http, addresses.data),
@@ -139,7 +143,7 @@ async def compose(home: Home, config: Config, keys: Keys, addresses: Addresses, 
         incarnation=incarnation,
     )
     store.on_commit(services.live.on_commit)
-    services.activity.start(store)
+    services.activity.start(store, Checkpoints(home.db / checkpoints.NAME, tokens.signing, clock))
     return Composed(services, Caller(config.owner_oid, tokens.owner.name, PrincipalKind.USER.value))
 
 

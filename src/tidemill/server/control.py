@@ -143,6 +143,7 @@ async def _start_services(
     addresses: Addresses,
 ) -> Any:
     """Opens the home, makes its defaults, starts the controllers. -> the ASGI application."""
+    from tidemill.app.keys import Resealer
     from tidemill.app.principals import ensure_owner
     from tidemill.app.workspace_deletion import WorkspaceCleaner
     from tidemill.app.workspaces import ensure_defaults
@@ -159,6 +160,9 @@ async def _start_services(
     cleaner = WorkspaceCleaner(services)
     cleaner.start()
     stack.push_async_callback(cleaner.stop)
+    resealer = Resealer(services)
+    resealer.start()
+    stack.push_async_callback(resealer.stop)
     running = await runtime.start(services)
     stack.push_async_callback(running.stop)
     services.live.scheduler = running.pool.scheduler

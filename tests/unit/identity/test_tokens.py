@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 import json
+from dataclasses import replace
 
 import pytest
 
 from tidemill.domain.errors import InvalidRequest, Unauthenticated
 from tidemill.domain.model import Scope
 from tidemill.identity import keys as key_files
+from tidemill.identity.signing import SigningKeys
 from tidemill.identity.tokens import CACHED_TOKENS, HomeOwner, TokenIssuer
 
 HERE = "https://localhost:8443/"
@@ -25,8 +27,8 @@ class FakeTime:
 
 def make(keys: key_files.Keys, time: FakeTime, tenant: str = "t-1") -> TokenIssuer:
     return TokenIssuer(
-        signing_pem=keys.signing_pem,
-        links_key=keys.links,
+        signing=SigningKeys(keys.directory),
+        links=keys.links,
         tenant=tenant,
         owner=HomeOwner("oid-1", "client-1", "ann", keys.identity_header, keys.client_secret),
         audiences=(HERE,),
@@ -110,7 +112,7 @@ def test_foreign_key_is_refused(issuer, time, tmp_path):
 
 def test_foreign_key_under_our_key_id_is_refused(issuer, time, tmp_path):
     other = make(key_files.load_or_create(tmp_path / "other"), time)
-    other._header = issuer._header
+    other.signing._keys = replace(other.signing._keys, kid=issuer.key_id)
     with pytest.raises(Unauthenticated, match="signature does not hold"):
         issuer.verify(other.issue_owner(HERE))
 
@@ -146,8 +148,8 @@ def test_no_token_for_a_foreign_resource(issuer):
 def test_token_of_another_port_is_refused_by_audience(keys, time):
     with_port = make(keys, time)
     other = TokenIssuer(
-        signing_pem=keys.signing_pem,
-        links_key=keys.links,
+        signing=SigningKeys(keys.directory),
+        links=keys.links,
         tenant="t-1",
         owner=with_port.owner,
         audiences=("https://localhost:9999/",),

@@ -27,6 +27,9 @@ DEFAULT_RESOURCE = "https://management.azure.com"
 _NO_STORE = {"Cache-Control": "no-store"}
 
 
+ERROR_CODE = "x-ms-error-code"  # as ARM's errors have it: the activity log reads it
+
+
 class _OAuthError(Exception):
     def __init__(self, error: str, message: str, status: int = 400) -> None:
         self.error, self.message, self.status = error, message, status
@@ -219,7 +222,7 @@ def _resource(form: dict[str, str]) -> str:
 
 def oauth_error(code: str, message: str, status: int, headers: dict[str, str] | None = None) -> Response:
     body = {"error": code, "error_description": message}
-    return json_response(body, status, {**_NO_STORE, **(headers or {})})
+    return json_response(body, status, {**_NO_STORE, ERROR_CODE: code, **(headers or {})})
 
 
 _Grant = Callable[[Context, dict[str, str]], Awaitable[dict[str, Any]]]

@@ -60,7 +60,7 @@ async def verify(ctx: Context) -> Response:
                 f"against is {text!r}: it must be NUMBER:HASH, as `tidemill activity verify` prints it.",
                 target="against",
             ) from None
-    return json_response(await activity_views.verify(ctx.services, {}, against))
+    return json_response(await activity_views.verify(ctx.services, against))
 
 
 def moment(text: str, name: str) -> int | None:
