@@ -62,6 +62,8 @@ class Session:
 
     @property
     def start_hint(self) -> str:
+        if (self.home / "client.json").exists():
+            return f"Connect again with: tidemill connect --home {self.home} --detach"
         return f"Start the server with: tidemill up --home {self.home} --detach"
 
     def addresses(self) -> dict[str, Any]:
@@ -95,8 +97,9 @@ class Session:
         return Client(base, self._token, self.start_hint, timeout)
 
     def _token(self, client: Client) -> str:
-        """The owner's token, from the managed-identity endpoint, with the home's own secret."""
-        from tidemill.cli.http import checked
+        """The token of the home's owner, or of who is signed in on a connection, from the managed-identity
+        endpoint, with the home's own secret."""
+        from tidemill.cli.http import Client, checked
 
         path = self.home / "secrets" / "identity.header"
         try:
@@ -107,10 +110,13 @@ class Session:
                 4,
                 "AuthenticationFailed",
             ) from None
+        state = self.addresses()
+        if "identity" in state:
+            client = Client(state["identity"], None, self.start_hint)
         reply = client.request(
             "GET",
             "/msi/token",
-            query={"api-version": "2019-08-01", "resource": self.addresses()["addresses"]["https"]},
+            query={"api-version": "2019-08-01", "resource": state["addresses"]["https"]},
             headers={"X-IDENTITY-HEADER": secret},
             signed_in=False,
         )

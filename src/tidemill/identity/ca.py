@@ -80,11 +80,20 @@ def ensure(directory: Path, now_us: int, names: Sequence[str] = ()) -> TlsFiles:
         ends["server"] = _make_server(directory, local, (), now)
     if wanted and (not _is_there(files.names) or ends.get("names", now) <= due):
         ends["names"] = _make_server(directory, files.names, wanted, now)
-    now_made = {"ends": {name: end.isoformat() for name, end in ends.items()}, "names": wanted}
+    now_made = {
+        "ends": {name: end.isoformat() for name, end in ends.items()},
+        "names": wanted,
+        "fingerprint": made.get("fingerprint") if key_kept else fingerprint(files.ca.read_bytes()),
+    }
     if now_made != made:
         write_whole(directory / MADE, json.dumps(now_made).encode())
     _write_bundle(files)
     return files
+
+
+def known_fingerprint(directory: Path) -> str:
+    """The CA's, as it was noted when the CA was made."""
+    return str(_read_made(directory / MADE).get("fingerprint", ""))
 
 
 def renew_at(directory: Path) -> int:

@@ -26,6 +26,7 @@ from typing import Any
 from tidemill import __version__
 from tidemill.app.services import Addresses
 from tidemill.domain.errors import TidemillError
+from tidemill.identity import ca
 from tidemill.identity import keys as key_files
 from tidemill.server import dataproc, exposure
 from tidemill.server import home as homes
@@ -223,6 +224,7 @@ def _state(
         "addresses": {"https": addresses.https, "http": addresses.http, "data": addresses.data},
         "listen": list(config.listening.addresses),
         "names": list(config.listening.names),
+        "fingerprint": ca.known_fingerprint(home.tls),
         "started_at": started,
         "workspace": {"subscription": scope.subscription, "group": scope.group, "name": scope.workspace},
     }

@@ -126,7 +126,7 @@ def _read_line(descriptor: int, seconds: float) -> dict[str, Any] | None:
 
 
 def down(home: Path) -> dict[str, Any]:
-    """Stops the server of `home` and its data process, also when only one of them is left.
+    """Stops the server of `home` and its data process, also when only one of them is left; or its connection.
     -> {"stopped": [pids]}; nothing running is no error. Jobs' agents are not touched."""
     from tidemill.server import dataproc
 
@@ -134,7 +134,8 @@ def down(home: Path) -> dict[str, Any]:
     if not where.root.exists():
         return {"stopped": []}
     stopped: list[int] = []
-    data = dataproc.find(where)  # a server that ends well takes it along
+    # A server that ends well takes it along. The home of a connection has none.
+    data = dataproc.find(where) if where.config.exists() else None
     pid = holder(where.lock)
     if pid is not None:
         if not dataproc.terminate(pid, STOP_S):
@@ -159,32 +160,33 @@ def status(home: Path) -> dict[str, Any]:
     if not state:
         return {**known, "answers": False}
     try:
-        return {**known, "answers": True, **_ask(where, state["addresses"]["http"], "/api/v1/status")}
+        answer = _get(state["addresses"]["http"], "/api/v1/status", _token(where, state))
+        return {**answer, **known, "answers": True}  # pid and home of a connection are its own
     except (OSError, http.client.HTTPException, ValueError) as error:
         return {**known, "answers": False, "problem": str(error)}
 
 
-def _ask(home: homes.Home, base: str, path: str) -> dict[str, Any]:
-    """GET with the owner's token, got with the home's secret."""
+def _token(home: homes.Home, state: dict[str, Any]) -> dict[str, str]:
+    """The header with a token of the home's owner, or of who is signed in on a connection; got with the
+    home's secret."""
+    secret = (home.secrets / "identity.header").read_text().strip()
+    base = state.get("identity", state["addresses"]["http"])
+    path = "/msi/token?resource=https://management.azure.com/"
+    return {"Authorization": "Bearer " + _get(base, path, {"X-IDENTITY-HEADER": secret})["access_token"]}
+
+
+def _get(base: str, path: str, headers: dict[str, str]) -> dict[str, Any]:
     parts = urlsplit(base)
     connection = http.client.HTTPConnection(parts.hostname or "127.0.0.1", parts.port, timeout=5)
     try:
-        secret = (home.secrets / "identity.header").read_text().strip()
-        token = _get(
-            connection, "/msi/token?resource=https://management.azure.com/", {"X-IDENTITY-HEADER": secret}
-        )
-        return _get(connection, path, {"Authorization": "Bearer " + token["access_token"]})
+        connection.request("GET", path, headers=headers)
+        reply = connection.getresponse()
+        body = json.loads(reply.read())
+        if reply.status != 200:
+            raise ValueError(body.get("error", {}).get("message", f"status {reply.status}"))
+        return body
     finally:
         connection.close()
-
-
-def _get(connection: http.client.HTTPConnection, path: str, headers: dict[str, str]) -> dict[str, Any]:
-    connection.request("GET", path, headers=headers)
-    reply = connection.getresponse()
-    body = json.loads(reply.read())
-    if reply.status != 200:
-        raise ValueError(body.get("error", {}).get("message", f"status {reply.status}"))
-    return body
 
 
 def env(home: Path, format: str = "sh") -> str:
@@ -205,15 +207,17 @@ def variables(home: Path) -> dict[str, str]:
     where = homes.Home(Path(home).expanduser().absolute())
     state = homes.read_server(where)
     if state is None or holder(where.lock) is None:
+        connection = (where.root / "client.json").exists()
+        what, start = ("connection is open", "connect") if connection else ("server runs", "up")
         raise NotFound(
-            f"No server runs on the home {where.root}. Start it: tidemill up --home {where.root} --detach",
+            f"No {what} on the home {where.root}. Start it: tidemill {start} --home {where.root} --detach",
             "ServerNotRunning",
         )
     https, plain, scope = state["addresses"]["https"], state["addresses"]["http"], state["workspace"]
     bundle = str(where.tls / "ca-bundle.pem")
     return {
         "ARM_CLOUD_METADATA_URL": f"{https}/metadata/endpoints?api-version=2019-05-01",
-        "IDENTITY_ENDPOINT": f"{plain}/msi/token",
+        "IDENTITY_ENDPOINT": f"{state.get('identity', plain)}/msi/token",
         "IDENTITY_HEADER": (where.secrets / "identity.header").read_text().strip(),
         "REQUESTS_CA_BUNDLE": bundle,
         "SSL_CERT_FILE": bundle,

@@ -65,7 +65,7 @@ def up(session: Session, detach: bool, **flags: Any) -> None:
     given = {key: value for key, value in flags.items() if value is not None}
 
     def ready(state: dict[str, Any]) -> None:
-        _print(session, state)
+        show_state(session, state)
         if session.output == "table":
             session.note(f'Use the Azure ML SDK with: eval "$(tidemill env{session.home_flag})"')
             if not detach:
@@ -76,7 +76,7 @@ def up(session: Session, detach: bool, **flags: Any) -> None:
 
 @command(None, "down", "tidemill down")
 def down(session: Session) -> None:
-    """Stop the server; jobs that run go on and are found again at the next start."""
+    """Stop the server, or a connection; jobs that run go on and are found again at the next start."""
     from tidemill.server import launch
 
     before = launch.status(session.home)
@@ -100,7 +100,7 @@ def status(session: Session) -> int:
     alive = found.get("pid") is not None  # "running" counts jobs, where a server answers
     if not alive and session.output == "table":
         raise ServerGone(f"No server is running for the home {session.home}. {session.start_hint}")
-    _print(session, found)
+    show_state(session, found)
     if alive and found.get("answers") is False:
         session.note(f"It does not answer: {found.get('problem') or 'it is still starting'}.")
     return OK if found.get("answers") else NOT_RUNNING
@@ -122,7 +122,7 @@ def env(session: Session, form: str) -> None:
     click.echo(launch.env(session.home, "json" if session.output == "json" else form), nl=False)
 
 
-def _print(session: Session, found: dict[str, Any]) -> None:
+def show_state(session: Session, found: dict[str, Any]) -> None:
     if session.output != "table":
         print_item(session, found)
         return
@@ -137,6 +137,14 @@ def status_facts(found: dict[str, Any]) -> list[tuple[str, str]]:
         ("control", f"pid {found.get('pid')}"),
         ("data", f"pid {found.get('data_pid')}"),
     ]
+    if found.get("remote"):
+        relays = "" if found.get("relays") else " (on this machine: nothing is relayed)"
+        facts[1:] = [("connection", f"pid {found.get('pid')}"), ("server", f"{found['remote']}{relays}")]
+    if found.get("listen"):
+        facts.append(("listens on", ", ".join(found["listen"])))
+        facts.append(("known as", ", ".join(found.get("names") or [])))
+    if found.get("fingerprint"):
+        facts.append(("fingerprint", str(found["fingerprint"])))
     labels: dict[str, str] = {"https": "Azure API", "http": "portal", "data": "storage"}
     facts.extend((labels.get(name) or name, str(value)) for name, value in addresses.items())
     uptime = found.get("uptime_s")

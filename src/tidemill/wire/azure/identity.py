@@ -8,6 +8,7 @@ from functools import lru_cache
 import msgspec
 from starlette.responses import Response
 
+from tidemill import __version__
 from tidemill.app.services import Addresses
 from tidemill.domain.errors import InvalidRequest, Unauthenticated
 from tidemill.identity.tokens import ML_AUDIENCE, PRINCIPAL_TTL_S
@@ -51,6 +52,19 @@ async def _metadata(ctx: Context) -> Response:
     return bytes_response(cloud_metadata(ctx.services.addresses))
 
 
+async def _ca(ctx: Context) -> Response:
+    """The home's CA (PEM), for who compares its fingerprint before believing it."""
+    pem = (ctx.services.settings.home / "tls" / "ca.pem").read_bytes()
+    return Response(pem, headers={"Cache-Control": "no-store"}, media_type="application/x-pem-file")
+
+
+async def _where(ctx: Context) -> Response:
+    """What `tidemill connect` needs to know before anybody signs in: the ports."""
+    addresses = ctx.services.addresses
+    known = {"https": addresses.https, "http": addresses.http, "data": addresses.data}
+    return json_response({"version": __version__, "addresses": known})
+
+
 async def _managed_identity(ctx: Context) -> Response:
     """App Service's managed identity: the secret is in the header X-IDENTITY-HEADER."""
     tokens = ctx.services.tokens
@@ -87,5 +101,7 @@ def routes() -> list[Route]:
     """The cloud's metadata and the managed identity."""
     return [
         Route("GET", "/metadata/endpoints", PUBLIC, _metadata, "metadata"),
+        Route("GET", "/ca.pem", PUBLIC, _ca, "certificate authority"),
+        Route("GET", "/.well-known/tidemill", PUBLIC, _where, "ports"),
         Route("GET", "/msi/token", PUBLIC, _managed_identity, "managed identity", signs_in=True),
     ]

@@ -129,9 +129,9 @@ async def list_sessions(ctx: Context) -> Response:
 
 
 async def sign_out(ctx: Context) -> Response:
-    """`{"everywhere": false}` -> `{"ended": how many}`."""
+    """This sign-in, or with `?everywhere=true` all of one's own. -> `{"ended": how many}`."""
     _refuse_jobs(ctx)
-    if (await ctx.request.json()).get("everywhere") is True:
+    if ctx.request.query.get("everywhere") == "true":
         ended = await sign_in.end_all(ctx.services, ctx.caller.oid, "signed out everywhere")
     else:
         session = ctx.caller.session
