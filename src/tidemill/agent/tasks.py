@@ -91,6 +91,7 @@ class Task:
         self.pause = 0.001
         self.meter: cgroups.MemoryMeter | None = None
         self.oom_before = 0
+        self.refused_before = 0  # processes, when it started
         self.alone = True  # no other task ran beside it: the node's peak is its peak
         self.events: list[dict[str, Any]] = []
         self.exit: dict[str, Any] | None = None
@@ -109,6 +110,8 @@ class Tasks:
         memory = place.groups.paths.get("memory", "") if place.groups.kill else ""
         self._node_meter = cgroups.MemoryMeter(memory) if memory else None
         self._meter_each = bool(memory) and memory == place.groups.kill  # v2: a task's group counts its own
+        pids = place.groups.paths.get("pids", "")
+        self._pids_meter = cgroups.PidsMeter(pids) if pids else None
         self.memory = place.memory
 
     # --- verbs
@@ -344,13 +347,8 @@ class Tasks:
             task.reason, task.message = "spawn_failed", failure
         elif task.reason == "":
             task.message = f"ended by {signal.Signals(number).name}" if number else ""
-            if exit_code != 0 and task.meter is not None and task.meter.oom_kills() > task.oom_before:
-                task.reason = "oom"
-                task.message = (
-                    f"killed by the kernel: it needed more memory than the node's {self.memory} bytes"
-                )
-            elif exit_code != 0 and (full := disk.fullness(self._place.work)) is not None:
-                task.reason, task.message = "disk_full", "{} of {} bytes are in use".format(*full)
+            if exit_code != 0:
+                task.reason, task.message = self._limit_reached(task) or ("", task.message)
         record: dict[str, Any] = {"at": _wall(), "mono": _micro(_boot()), "pid": task.main}
         record |= {"attempt": task.attempt, "rank": task.rank, "epoch": task.epoch}
         record |= {"exit_code": exit_code, "signal": number, "reason": task.reason, "message": task.message}
@@ -381,6 +379,19 @@ class Tasks:
 
     # --- pieces
 
+    def _limit_reached(self, task: Task) -> tuple[str, str] | None:
+        """Which of the node's limits a task that failed had run into: (reason, sentence)."""
+        if task.meter is not None and task.meter.oom_kills() > task.oom_before:
+            message = f"killed by the kernel: it needed more memory than the node's {self.memory} bytes"
+            return "oom", message
+        if self._pids_meter is not None and self._pids_meter.refused() > task.refused_before:
+            peak = self._pids_meter.peak()
+            most = f", peak {peak}" if peak is not None else ""
+            return "pids", f"{cgroups.MAX_PROCESSES} processes and threads on the node{most}"
+        if (full := disk.fullness(self._place.work)) is not None:
+            return "disk_full", "{} of {} bytes are in use".format(*full)
+        return None
+
     def _sandbox_failure(self, task: Task) -> str:
         path = task.log[len(self._place.work_path) + 1 :]
         return boxed.failure(tail_beneath(self._place.work, path, boxed.TAIL))
@@ -410,6 +421,8 @@ class Tasks:
         if task.meter is not None:
             task.oom_before = task.meter.oom_kills()
             task.alone = self._meter_each or (task.alone and task.meter.reset())
+        if self._pids_meter is not None:
+            task.refused_before = self._pids_meter.refused()
         return groups.joined_by(directory)
 
     def _shepherd_says(self, task: Task) -> int:

@@ -29,6 +29,7 @@ from tidemill.app.workspaces import require_workspace
 from tidemill.catalog.sizes import HOST
 from tidemill.domain.errors import Conflict, InvalidRequest
 from tidemill.domain.ids import parse_workspace_id
+from tidemill.domain.isolation import level_of
 from tidemill.domain.model import Caller, Event, JobState, Key, Node, NodeState, Resource, Scope, Vector
 from tidemill.domain.scheduling.types import ClusterSpec
 from tidemill.domain.units import human_duration, plural
@@ -71,6 +72,7 @@ async def put(
     """Creates or updates -> (row, created). Raises InvalidRequest, NotOffered or Conflict."""
     check_compute_name(name)
     properties, size, scale = read_compute(name, body, s.sizes)
+    level_of(body.get("tags") or {}, "tags")
     now = s.clock.now()
     row = Resource(
         uid=s.ids.uid(),

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
-from tidemill.app import computes, images, job_planning
+from tidemill.app import computes, images, isolation, job_planning
 from tidemill.app.codec import decode_object, encode, job_status
 from tidemill.app.services import Services
 from tidemill.app.teams import tags_of
@@ -47,7 +47,9 @@ async def submit(
     if existing is not None:
         return _same_or_conflict(existing, digest), False
     job = read_command_job(name, properties)
-    plan = await job_planning.plan_job(s, caller, scope, name, job, tags_of(properties))
+    tags = tags_of(properties)
+    plan = await job_planning.plan_job(s, caller, scope, name, job, tags)
+    plan = replace(plan, isolation=await isolation.required_of(s, plan.compute_uid, tags))
     ready = images.is_ready(s, plan.environment)
     now = s.clock.now()
     stored = {

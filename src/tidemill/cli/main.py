@@ -31,6 +31,7 @@ COMMANDS = {
     "connect": (_ROOM + "connect:connect", "Use a server on another machine as if it ran here."),
     "login": (_ROOM + "connect:login", "Sign in to it again."),
     "logout": (_ROOM + "connect:logout", "Sign out of it."),
+    "doctor": (_ROOM + "doctor:doctor", "What this host can enforce, and what it lacks."),
     "portal": (_ROOM + "portal:portal", "Sign a browser in to the pages."),
     "job": (_ROOM + "job:job", "Submit, follow, stop and fetch jobs."),
     "compute": (_ROOM + "compute:compute", "Clusters: sizes, nodes, scaling, prices."),

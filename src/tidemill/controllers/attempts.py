@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
-from tidemill.app import secretstore, transitions
+from tidemill.app import isolation, secretstore, transitions
 from tidemill.app.codec import job_status
 from tidemill.app.output_assets import register_outputs
 from tidemill.app.services import Services
@@ -242,10 +242,11 @@ class Attempts:
         return None
 
     async def _place(self, live: LiveAttempt, row: Resource, plan: JobPlan) -> list[launching.PlacedRank]:
+        isolated = await isolation.check_nodes(self._s, live.attempt, plan.isolation)
         staged, attempt = await self._stage(live, plan)
         if live.attempt.stop_requested_at is None:
             live.attempt = attempt
-        live.notes = staged.notes
+        live.notes = (isolated, *staged.notes)
         secrets = await secretstore.for_job(self._s, row, plan)
         return launching.place(self._s, row, plan, attempt, staged, secrets)
 

@@ -16,11 +16,12 @@ from tidemill.app.codec import encode
 from tidemill.app.services import Services
 from tidemill.app.transitions import Moment, node_in
 from tidemill.app.waiting import wait_set
+from tidemill.domain.isolation import Limit, reached
 from tidemill.domain.model import Event, Interval, Node, NodeState, Vector
 from tidemill.domain.scheduling.capacity import elastic_grants
 from tidemill.domain.scheduling.types import Host
 from tidemill.domain.units import human_bytes, human_cpus, plural
-from tidemill.engines.base import EngineError, EngineEvent, LimitReport, NodeSpec, Unreachable
+from tidemill.engines.base import EngineError, EngineEvent, NodeSpec, Unreachable
 from tidemill.store.api import Read, Tx
 
 log = logging.getLogger("tidemill.nodes")
@@ -173,7 +174,7 @@ class Nodes:
         log.warning("node %s was not ready within %.0f s: closing it", node_id, OPEN_DEADLINE_S)
         self.close(node_id)
 
-    async def _ready(self, node_id: str, at: int, limits: Mapping[str, LimitReport], handle: bytes) -> None:
+    async def _ready(self, node_id: str, at: int, limits: Mapping[str, Limit], handle: bytes) -> None:
         when = self._moment()
 
         def change(tx: Tx) -> tuple[list[Node], str]:
@@ -346,10 +347,10 @@ def _interval(read: Read, node: Node, when: Moment, home_region: str) -> Interva
     )
 
 
-def _ready_sentence(node: Node, limits: Mapping[str, LimitReport]) -> str:
+def _ready_sentence(node: Node, limits: Mapping[str, Limit]) -> str:
     loose = [name for name, report in limits.items() if not report.enforced]
     took = (node.ready_at or node.created_at) - node.created_at
-    text = f"Node {node.id} is ready after {took / 1000:.0f} ms."
+    text = f"Node {node.id} is ready after {took / 1000:.0f} ms. Isolation: {reached(limits)}."
     if loose:
         text += f" Not enforced here: {', '.join(sorted(loose))}."
     return text

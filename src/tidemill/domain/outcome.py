@@ -85,6 +85,15 @@ def attempt_end(ranks: Mapping[int, RankEnd], stop_reason: str, log_tail: str = 
             end.exit_code,
             end.signal,
         )
+    if end.reason == "pids":
+        return AttemptEnd(
+            Outcome.FAILED,
+            "ProcessLimit",
+            f"{where}The node's limit of processes was reached ({end.message}), and a new one was refused. "
+            "Start fewer processes or threads at once." + _tail(log_tail),
+            end.exit_code,
+            end.signal,
+        )
     if end.reason == "disk_full":
         return AttemptEnd(
             Outcome.FAILED,

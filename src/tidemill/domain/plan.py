@@ -80,6 +80,7 @@ class JobPlan:
     team: str = ""  # object id of the group, or of the user where there is none
     user: str = ""  # object id of who submitted it
     account: str = ""  # the workspace's storage account
+    isolation: str = ""  # the level it must have, "": none
     artifacts: Place | None = None  # where logs and outputs/ go
 
 

@@ -6,10 +6,11 @@ idempotent. Things that are absent close silently. tests/contract/engine holds e
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from tidemill.domain.isolation import Limit
 from tidemill.domain.model import Vector
 
 
@@ -43,22 +44,13 @@ class NodeSpec:
 
 
 @dataclass(frozen=True, slots=True)
-class LimitReport:
-    """One line of a node's report: {"cpu": LimitReport(True, "cgroup v1 cpu.cfs_quota_us", "")}."""
-
-    enforced: bool
-    by: str = ""
-    why_not: str = ""
-
-
-@dataclass(frozen=True, slots=True)
 class HeldNode:
     """A node the engine holds, whether the store knows it or not."""
 
     node_id: str
     alive: bool  # its agent answers
     granted: Vector
-    limits: dict[str, LimitReport] = field(default_factory=dict)
+    limits: dict[str, Limit] = field(default_factory=dict)
     handle: bytes = b"{}"
 
 
@@ -106,10 +98,10 @@ class EngineEvent:
     pid: int = 0
     exit_code: int | None = None
     signal: int | None = None
-    reason: str = ""  # "", "oom", "disk_full", "timeout", "stopped", "spawn_failed", "lost"
+    reason: str = ""  # "", "oom", "pids", "disk_full", "timeout", "stopped", "spawn_failed", "lost"
     message: str = ""
     peak_memory: int | None = None
-    limits: dict[str, LimitReport] = field(default_factory=dict)
+    limits: dict[str, Limit] = field(default_factory=dict)
     handle: bytes = b"{}"
 
 
@@ -117,6 +109,10 @@ class Engine(Protocol):
     name: str
 
     async def capacity(self) -> HostCapacity: ...
+    async def isolation(self) -> Mapping[str, Limit]:
+        """The report that a node opened here would give; found once. Raises EngineError."""
+        ...
+
     async def open_node(self, spec: NodeSpec) -> None:
         """node_ready or node_lost follows. Opening a node that is open repeats node_ready."""
         ...

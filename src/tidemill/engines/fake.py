@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from tidemill.domain.isolation import Limit
 from tidemill.domain.model import Vector
 from tidemill.engines.base import (
     EngineError,
@@ -79,6 +80,7 @@ class FakeEngine:
         open_after: int = 0,
     ) -> None:
         self.calls: list[tuple[Any, ...]] = []
+        self.limits: dict[str, Limit] = {}  # of every node
         self.open_fails: set[str] = set()
         self.nodes: dict[str, _Node] = {}
         self._root = root
@@ -117,6 +119,9 @@ class FakeEngine:
 
     async def capacity(self) -> HostCapacity:
         return self._capacity
+
+    async def isolation(self) -> dict[str, Limit]:
+        return self.limits
 
     async def open_node(self, spec: NodeSpec) -> None:
         self.calls.append(("open_node", spec))
@@ -277,6 +282,8 @@ class FakeEngine:
         return root / path
 
     def _emit(self, kind: str, node_id: str, **more: Any) -> EngineEvent:
+        if kind == "node_ready":
+            more["limits"] = self.limits
         event = EngineEvent(kind, node_id, at=self._clock.now(), mono=self._clock.boottime(), **more)
         self._events.put_nowait(event)
         return event

@@ -12,16 +12,17 @@ import logging
 import os
 import re
 import sys
-from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 from tidemill.agent import main as agent_main
 from tidemill.agent import protocol
-from tidemill.agent.files import read_beneath, size_beneath
+from tidemill.domain.isolation import Limit
 from tidemill.domain.model import Vector
-from tidemill.engines import nodedir, words
+from tidemill.engines import attemptlogs, nodedir, words
 from tidemill.engines.base import (
     EngineError,
     EngineEvent,
@@ -37,6 +38,7 @@ from tidemill.engines.gpus import GpuInventory, NvmlGpus
 from tidemill.engines.link import AgentLink, connect
 from tidemill.engines.nodeconfig import NodeConfigs
 from tidemill.engines.nodedir import NodeDir
+from tidemill.engines.trial import trial
 from tidemill.sandbox import cgroups as groups
 from tidemill.sandbox import processes
 
@@ -104,6 +106,16 @@ class LocalEngine:
         self._clock = clock
         self._capacity = capacity
         self._gpus = gpus or NvmlGpus()
+        self._like = partial(
+            LocalEngine,
+            clock=clock,
+            gpus=gpus,
+            own_uids=own_uids,
+            cgroups=cgroups,
+            isolation=isolation,
+            python=python,
+        )
+        self._trial: asyncio.Task[dict[str, Limit]] | None = None
         self._configs = NodeConfigs(
             self._home_id,
             self._root,
@@ -129,6 +141,11 @@ class LocalEngine:
             total = Vector(cpus * 1000, words.host_memory(), len(ids))
             self._capacity = HostCapacity(total, ids, os.uname().nodename)
         return self._capacity
+
+    async def isolation(self) -> Mapping[str, Limit]:
+        if self._trial is None:
+            self._trial = asyncio.create_task(trial(self._home, self._like))
+        return await asyncio.shield(self._trial)
 
     # --- nodes
 
@@ -253,27 +270,10 @@ class LocalEngine:
             await self.remove_dir(path.parent.parent.name, path.name)
 
     async def read_log(self, node_id: str, attempt_id: str, path: str, offset: int, limit: int) -> bytes:
-        with self._attempt_dir(node_id, attempt_id, path) as root:
-            return read_beneath(root, path, offset, limit)
+        return attemptlogs.read(self.work_dir(node_id, attempt_id), path, offset, limit)
 
     async def log_size(self, node_id: str, attempt_id: str, path: str) -> int:
-        with self._attempt_dir(node_id, attempt_id, path) as root:
-            return size_beneath(root, path)
-
-    @contextlib.contextmanager
-    def _attempt_dir(self, node_id: str, attempt_id: str, path: str) -> Iterator[int]:
-        """A descriptor of the attempt's directory; what goes wrong inside becomes an EngineError."""
-        try:
-            root = os.open(self.work_dir(node_id, attempt_id), os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-        except OSError as error:
-            why = error.strerror
-            raise EngineError(f"attempt {attempt_id} has no directory on node {node_id}: {why}") from None
-        try:
-            yield root
-        except (OSError, ValueError) as error:
-            raise EngineError(f"{path!r} of attempt {attempt_id} cannot be read: {error}") from None
-        finally:
-            os.close(root)
+        return attemptlogs.size(self.work_dir(node_id, attempt_id), path)
 
     # --- the stream
 

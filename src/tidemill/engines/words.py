@@ -6,8 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from tidemill.domain.isolation import Limit
 from tidemill.domain.model import Vector
-from tidemill.engines.base import EngineEvent, LimitReport, TaskKey, TaskSpec
+from tidemill.engines.base import EngineEvent, TaskKey, TaskSpec
 from tidemill.sandbox import cgroups as groups
 
 
@@ -15,8 +16,8 @@ def size(granted: Vector) -> dict[str, int]:
     return {"cpu_milli": granted.cpu_milli, "memory": granted.memory, "gpus": granted.gpus}
 
 
-def limits(hello: dict[str, Any]) -> dict[str, LimitReport]:
-    return {use: LimitReport(**line) for use, line in hello.get("limits", {}).items()}
+def limits(hello: dict[str, Any]) -> dict[str, Limit]:
+    return {use: Limit(**line) for use, line in hello.get("limits", {}).items()}
 
 
 def handle(hello: dict[str, Any]) -> bytes:

@@ -209,6 +209,25 @@ class MemoryMeter:
                 os.close(fd)
 
 
+class PidsMeter:
+    """The process counters of a node's group."""
+
+    __slots__ = ("_events", "_peak")
+
+    def __init__(self, directory: str) -> None:
+        self._events = _open_first(directory, "pids.events")
+        self._peak = _open_first(directory, "pids.peak")
+
+    def refused(self) -> int:
+        """Processes and threads that were not started because the limit was reached."""
+        lines = os.pread(self._events, 4096, 0).splitlines() if self._events >= 0 else []
+        return next((int(line.split()[1]) for line in lines if line.startswith(b"max ")), 0)
+
+    def peak(self) -> int | None:
+        """The most there were at once, where the kernel counts that (6.1)."""
+        return int(os.pread(self._peak, 64, 0)) if self._peak >= 0 else None
+
+
 def _open_first(directory: str, *names: str) -> int:
     for name in names:
         for flags in (os.O_RDWR, os.O_RDONLY):

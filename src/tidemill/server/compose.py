@@ -99,6 +99,7 @@ async def compose(home: Home, config: Config, keys: Keys, addresses: Addresses, 
         clock=clock,
         binds=(home.envs, home.images, tls_files(home.tls).bundle, Path(sys.base_prefix)),
         services=addresses.ports,
+        isolation=config.isolation,
     )
     tokens = issuer(home, config, keys, addresses)
     services = Services(
@@ -110,6 +111,7 @@ async def compose(home: Home, config: Config, keys: Keys, addresses: Addresses, 
             ca_bundle=tls_files(home.tls).bundle,
             capacity=config.capacity,
             images=config.images,
+            require_isolation=config.require_isolation,
             strict_python=config.strict_python,
             cancel_grace_s=config.cancel_grace_s,
             close_grace_s=config.close_grace_s,

@@ -24,8 +24,9 @@ from pathlib import Path
 from typing import Any
 
 from tidemill import __version__
-from tidemill.app.services import Addresses
-from tidemill.domain.errors import TidemillError
+from tidemill.app.services import Addresses, Services
+from tidemill.domain.errors import Conflict, TidemillError
+from tidemill.domain.isolation import LEVELS, strictest
 from tidemill.identity import ca
 from tidemill.identity import keys as key_files
 from tidemill.server import dataproc, exposure
@@ -57,6 +58,8 @@ class Options:
     certificate: str = ""
     key: str = ""
     images: str = ""
+    isolation: str = ""
+    require_isolation: str = ""
 
 
 def run(options: Options, ready: Callable[[dict[str, Any]], None]) -> None:
@@ -86,6 +89,8 @@ async def _serve(home: homes.Home, options: Options, ready: Callable[[dict[str, 
         region=options.region,
         capacity=options.capacity,
         images=options.images,
+        isolation=options.isolation,
+        require_isolation=options.require_isolation,
         database=options.database,
     )
     words = exposure.Words(options.listen, options.name, options.certificate, options.key)
@@ -155,6 +160,7 @@ async def _start_services(
     composed = await compose.compose(home, config, keys, addresses, uuid.uuid4().hex)
     services = composed.services
     stack.push_async_callback(compose.close, services)
+    await _check_isolation(services, config)
     owner = services.tokens.owner
     await ensure_owner(services, owner.oid, owner.name, owner.client_id)
     await ensure_defaults(services, composed.owner, config.scope)
@@ -168,6 +174,23 @@ async def _start_services(
     stack.push_async_callback(running.stop)
     services.live.scheduler = running.pool.scheduler
     return App(services, compose.routes())
+
+
+async def _check_isolation(services: Services, config: homes.Config) -> None:
+    """Raises Conflict, saying what is missing, when this host cannot give what was asked for."""
+    from tidemill.app.isolation import check_host
+
+    if config.isolation == "rootless" and os.geteuid() == 0:
+        raise Conflict(
+            "isolation rootless is that of a server which is not root, and this one is. "
+            "Use --isolation full, or start it as another user.",
+            "IsolationNotMet",
+            "--isolation",
+        )
+    chosen = config.isolation if config.isolation in LEVELS else ""
+    level = strictest(chosen, config.require_isolation)
+    if level:
+        await check_host(services, level)
 
 
 def _asked(port: int | None, remembered: int, usual: int) -> int:
@@ -275,6 +298,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--certificate", default="")
     parser.add_argument("--key", default="")
     parser.add_argument("--images", default="")
+    parser.add_argument("--isolation", default="")
+    parser.add_argument("--require-isolation", default="")
     parser.add_argument("--ready-fd", type=int)
     values = vars(parser.parse_args(argv))
     descriptor = values.pop("ready_fd")

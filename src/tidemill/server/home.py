@@ -11,6 +11,7 @@ from typing import Any
 
 from tidemill.domain import listening
 from tidemill.domain.errors import Conflict, Forbidden, InvalidRequest
+from tidemill.domain.isolation import CHOICES, LEVELS
 from tidemill.domain.listening import Listening
 from tidemill.domain.model import Scope
 from tidemill.environments.images.rules import MODES
@@ -30,6 +31,7 @@ class Config:
     """config.json: what was decided at the first start and stays. `ports` are those of the last start.
     `cancel_grace_s`: seconds from TERM to KILL; `close_grace_s`: from there to closing the node.
     `certificate` and `key`: PEM files of the user's own for `names`; "" is the home's CA.
+    `isolation`: one of domain.isolation.CHOICES; `require_isolation`: the level every job must have, or "".
 
     `images` is one of environments.images.rules.MODES; `image_folders` where `oci:` and archives may lie;
     `image_registries` the only ones that are asked (none: any); `insecure_registries` those without TLS;
@@ -43,6 +45,8 @@ class Config:
     owner_oid: str
     client_id: str
     capacity: str = "elastic"
+    isolation: str = "auto"
+    require_isolation: str = ""
     strict_python: bool = False
     images: str = "use"
     image_folders: list[str] = field(default_factory=list[str])
@@ -151,9 +155,17 @@ def prepare(root: Path) -> Home:
 
 
 def load_config(
-    home: Home, *, region: str = "", capacity: str = "", images: str = "", database: str | None = None
+    home: Home,
+    *,
+    region: str = "",
+    capacity: str = "",
+    images: str = "",
+    isolation: str = "",
+    require_isolation: str = "",
+    database: str | None = None,
 ) -> Config:
-    """Reads config.json, making it at the first start; the arguments, where given, change it for good."""
+    """Reads config.json, making it at the first start; the arguments, where given, change it for good.
+    `require_isolation` "none" takes a requirement away."""
     config = read_config(home) or _first_config()
     if (images or config.images) not in MODES:
         raise Conflict(f"{home.config}: images is {config.images!r}. Set one of: {', '.join(MODES)}.")
@@ -162,6 +174,12 @@ def load_config(
         region=region or config.region,
         capacity=capacity or config.capacity,
         images=images or config.images,
+        isolation=_known("isolation", isolation or config.isolation, CHOICES),
+        require_isolation=_known(
+            "require_isolation",
+            "" if require_isolation == "none" else require_isolation or config.require_isolation,
+            ("", *LEVELS),
+        ),
         database=config.database if database is None else database,
     )
     if wanted != config or not home.config.exists():
@@ -179,6 +197,13 @@ def read_config(home: Home) -> Config | None:
         return None
     except (ValueError, TypeError) as error:
         raise Conflict(f"{home.config} cannot be read ({error}). Restore it, or move it away.") from None
+
+
+def _known(name: str, value: str, words: tuple[str, ...]) -> str:
+    if value not in words:
+        allowed = ", ".join(word for word in words if word)
+        raise InvalidRequest(f"{name} {value!r} (config.json) is not known: use {allowed}.", target=name)
+    return value
 
 
 def save_config(home: Home, config: Config) -> None:

@@ -10,6 +10,7 @@ import select
 import shlex
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from tidemill.domain.errors import Conflict, InvalidRequest, NotFound, TidemillError
+from tidemill.domain.isolation import Limit
 from tidemill.server import home as homes
 from tidemill.server.lock import holder
 
@@ -39,6 +41,8 @@ def up(
     certificate: str = "",
     key: str = "",
     images: str = "",
+    isolation: str = "",
+    require_isolation: str = "",
     detach: bool = False,
     on_ready: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
@@ -58,6 +62,8 @@ def up(
         "certificate": certificate,
         "key": key,
         "images": images,
+        "isolation": isolation,
+        "require_isolation": require_isolation,
     }
     if detach:
         state = _spawn(options)
@@ -200,6 +206,27 @@ def env(home: Path, format: str = "sh") -> str:
     if format == "powershell":
         return "".join("$env:{} = '{}'\n".format(name, v.replace("'", "''")) for name, v in values.items())
     return "".join(f"export {name}={shlex.quote(value)}\n" for name, value in values.items())
+
+
+def isolation(home: Path) -> dict[str, Limit]:
+    """The limits of a node that is opened on this host and closed again; no server is needed, and one that
+    runs is not disturbed. Raises TidemillError when no node can be opened."""
+    import asyncio
+
+    from tidemill.engines.base import EngineError
+    from tidemill.engines.local import LocalEngine
+    from tidemill.server.ports import SystemClock
+
+    async def ask(folder: str) -> dict[str, Limit]:
+        return dict(await LocalEngine(Path(folder), clock=SystemClock()).isolation())
+
+    # Beside the home, where there is one: its disk is the one that counts.
+    place = home if home.is_dir() and os.access(home, os.W_OK) else None
+    with tempfile.TemporaryDirectory(prefix="doctor-", dir=place) as folder:
+        try:
+            return asyncio.run(ask(folder))
+        except EngineError as error:
+            raise TidemillError(str(error), "NoNode", status=409) from None
 
 
 def variables(home: Path) -> dict[str, str]:

@@ -58,6 +58,16 @@ from tidemill.cli.session import Session
     type=click.Choice(("use", "prefer-host", "require")),
     help="use: jobs run in their environment's image; prefer-host: on the host; require: Azure's own, too.",
 )
+@click.option(
+    "--isolation",
+    type=click.Choice(("auto", "full", "rootless", "plain")),
+    help="How jobs are kept apart: the best this host can give (auto), or that level or none at all.",
+)
+@click.option(
+    "--require-isolation",
+    type=click.Choice(("none", "plain", "rootless", "full")),
+    help="Refuse to run any job below this level (see: tidemill doctor).",
+)
 def up(session: Session, detach: bool, **flags: Any) -> None:
     """Start the server of a home; a new home is made on the first start."""
     from tidemill.server import launch

@@ -1,0 +1,117 @@
+"""What this host has and what it lacks, with the way to get it: `tidemill doctor`."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from tidemill.domain.isolation import LEVELS, Limit, lacking, reached
+from tidemill.sandbox import cgroups, tiers
+
+State = Literal["ok", "missing", "unproven", "note"]
+
+# What makes a limit enforceable, where its own reason does not say it.
+_FIXES = {
+    "uid": "start the server as root",
+    "cpu": "start the server as root, or: systemd-run --user --scope -p Delegate=yes tidemill up",
+    "memory": "start the server as root, or: systemd-run --user --scope -p Delegate=yes tidemill up",
+    "pids": "start the server as root, or: systemd-run --user --scope -p Delegate=yes tidemill up",
+    "disk": "start the server as root, with loop devices and mkfs.ext4 (Debian: apt install e2fsprogs)",
+    "network": "start the server as root",
+    "home": tiers.INSTALL,
+    "files": tiers.INSTALL,
+    "namespaces": tiers.INSTALL,
+    "syscalls": tiers.INSTALL,
+    "gpu": tiers.INSTALL,
+}
+_UNPROVEN_V2 = "cgroup v1 keeps cpu, memory and pids here: their use in v2 cannot be tried on this host"
+_NOBODY = 65534
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """`fix` is what to do about it, "" where there is nothing to do."""
+
+    name: str
+    state: State
+    text: str
+    fix: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Examination:
+    level: str  # that a node opened here reaches
+    checks: tuple[Check, ...]
+
+
+def examine(limits: Mapping[str, Limit]) -> Examination:
+    """`limits` is the report of a node of this host (`Engine.isolation`)."""
+    checks = [_limit(name, limit) for name, limit in limits.items()]
+    checks += [_bubblewrap(), _cgroups(), *_programs(), _python()]
+    return Examination(reached(limits), tuple(checks))
+
+
+def next_level(level: str, limits: Mapping[str, Limit]) -> str:
+    """What the level above lacks, as a sentence; "" for the highest."""
+    above = LEVELS[LEVELS.index(level) + 1 :]
+    if not above:
+        return ""
+    return f"{above[0]} needs: {', '.join(lacking(above[0], limits))}"
+
+
+def _limit(name: str, limit: Limit) -> Check:
+    if limit.enforced:
+        return Check(name, "ok", limit.by)
+    fix = _FIXES.get(name, "")
+    return Check(name, "missing", limit.why_not, "" if fix and fix in limit.why_not else fix)
+
+
+def _bubblewrap() -> Check:
+    found = tiers.sandboxing(_NOBODY if os.geteuid() == 0 else 0)
+    if found.why_not:
+        return Check("bubblewrap", "missing", found.why_not)
+    if not found.options:
+        text = f"{found.version}; it cannot forbid user namespaces by itself (0.8 can), the filter does"
+        return Check("bubblewrap", "note", text)
+    return Check("bubblewrap", "ok", found.version)
+
+
+def _cgroups() -> Check:
+    found = cgroups.hierarchies()
+    v1 = [name for name in cgroups.CONTROLLERS if name in found]
+    if "v2" not in found:
+        return Check("cgroup v2", "missing" if not v1 else "unproven", _UNPROVEN_V2 if v1 else "no cgroups")
+    try:
+        with open(f"{found['v2'].own}/cgroup.controllers") as file:
+            offered = file.read().split()
+    except OSError:
+        offered = []
+    missing = [name for name in cgroups.CONTROLLERS if name not in offered]
+    if not missing:
+        return Check("cgroup v2", "ok", f"offers {', '.join(cgroups.CONTROLLERS)}")
+    if v1:
+        return Check("cgroup v2", "unproven", _UNPROVEN_V2)
+    return Check("cgroup v2", "missing", f"does not offer {', '.join(missing)} to this process")
+
+
+def _programs() -> list[Check]:
+    """Of what only some jobs need."""
+    wanted = (
+        ("mpirun", "jobs with distribution mpi", "apt install openmpi-bin"),
+        ("skopeo", "images of registries", "apt install skopeo"),
+        ("git", "packages that are installed from git", "apt install git"),
+    )
+    return [_program(*each) for each in wanted]
+
+
+def _program(name: str, use: str, fix: str) -> Check:
+    path = shutil.which(name)
+    return Check(name, "ok", path) if path else Check(name, "note", f"absent: needed by {use}", fix)
+
+
+def _python() -> Check:
+    return Check("python", "ok", f"{sys.version.split()[0]} in {sys.base_prefix}")
