@@ -75,6 +75,7 @@ def _prepare(node_dir: str, directory: int) -> tuple[AgentServer, int]:
         "node": config["node_id"],
         "pid": os.getpid(),
         "uid": uid,
+        "uids": config["uids"] if uid else 0,
         "groups": groups.paths,
         "limits": limits,
         "network": network.entry() if network else None,
@@ -156,7 +157,11 @@ def _own_user(config: dict[str, Any], own: list[str]) -> tuple[int, dict[str, An
         return 0, _line(False, "", why), _line(False, "", why)
     os.setgroups([])
     by = "mount namespace; folders closed to others are hidden"
-    return config["uid"], _line(True, f"uid {config['uid']}, no new privileges"), _line(True, by)
+    return (
+        config["uid"],
+        _line(True, f"uid {config['uid']} of the node's own {config['uids']}, no new privileges"),
+        _line(True, by),
+    )
 
 
 def _try_groups(config: dict[str, Any]) -> Tried:

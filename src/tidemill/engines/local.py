@@ -156,9 +156,7 @@ class LocalEngine:
             if not _NODE_ID.match(spec.node_id):
                 raise InvalidTask(f"node id {spec.node_id!r} is not valid: letters, digits, - _ and . only")
             directory = NodeDir(spec.node_id, self._root / spec.node_id)
-            on_disk = [self._find(name) for name in os.listdir(self._root)]
-            taken = {n.config["uid"] for n in on_disk if n is not None}
-            config = self._configs.make(spec, host, sandbox, taken)
+            config = self._configs.make(spec, host, sandbox)
             node = self._nodes[spec.node_id] = _Node(directory, config)
             try:
                 node.dir.make(node.config)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,8 +11,8 @@ from typing import Any
 
 from tidemill.agent import protocol
 from tidemill.engines import nodedir, words
-from tidemill.engines.base import HostCapacity, NodeSpec
-from tidemill.sandbox import tiers
+from tidemill.engines.base import EngineError, HostCapacity, NodeSpec
+from tidemill.sandbox import tiers, uids
 
 
 class NodeConfigs:
@@ -53,14 +54,12 @@ class NodeConfigs:
         if self._isolation == "plain":
             return tiers.Sandboxing(why_not="switched off: this server runs with isolation plain").config()
         if self._found is None:
-            uid = nodedir.free_uid(self._home_id, set()) if self._own_uids else 0
+            uid = uids.FIRST if self._own_uids else 0
             self._found = asyncio.create_task(asyncio.to_thread(tiers.sandboxing, uid))
         return (await asyncio.shield(self._found)).config()
 
-    def make(
-        self, spec: NodeSpec, host: HostCapacity, sandbox: dict[str, Any], taken: set[int]
-    ) -> dict[str, Any]:
-        """`taken` are the uids of this home's other nodes."""
+    def make(self, spec: NodeSpec, host: HostCapacity, sandbox: dict[str, Any]) -> dict[str, Any]:
+        """Raises EngineError where no user ids can be had."""
         size, no_disk = 0, "switched off for this engine"
         if self._own_disks:
             size, no_disk = nodedir.disk_for(self._root, spec.disk)
@@ -68,8 +67,7 @@ class NodeConfigs:
             **self._fixed,
             "node_id": spec.node_id,
             "group_name": nodedir.group_name(self._home_id, spec.node_id),
-            "uid": nodedir.free_uid(self._home_id, taken) if self._own_uids else 0,
-            "relay_uid": 0,
+            **self._user_ids(spec.node_id),
             "sandbox": sandbox,
             "disk": size,
             "disk_why": no_disk,
@@ -77,3 +75,17 @@ class NodeConfigs:
             "host_gpus": len(host.gpu_ids),
             **words.size(spec.granted),
         }
+
+    def _user_ids(self, node_id: str) -> dict[str, int]:
+        """`uid` is the jobs' (0: the server's own), the first of the `uids` that are the node's alone."""
+        if not self._own_uids:
+            return {"uid": 0, "uids": 0, "relay_uid": 0}
+        directory = self._root / node_id
+        try:
+            directory.mkdir(exist_ok=True)  # a claim is worth nothing without it
+            claimed = uids.claim(str(directory))
+        except (OSError, uids.Full) as error:
+            with contextlib.suppress(OSError):
+                directory.rmdir()
+            raise EngineError(f"node {node_id} gets no user ids of its own: {error}") from None
+        return {"uid": claimed.first, "uids": claimed.count, "relay_uid": claimed.relay}

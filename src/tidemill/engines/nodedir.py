@@ -28,9 +28,6 @@ from tidemill.agent import journal
 from tidemill.sandbox import cgroups, disk, processes
 
 TRIMMED = 64 << 20  # bytes of an attempt's directory whose blocks are worth handing back
-UID_BASE = 200_000
-UIDS_PER_HOME = 1000
-HOMES = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,12 +154,6 @@ def home_id(home: Path) -> str:
 
 def group_name(home: str, node_id: str) -> str:
     return f"tidemill-{home}-{node_id}"
-
-
-def free_uid(home: str, taken: set[int]) -> int:
-    """The lowest free uid of this home's range; ranges keep two homes of one host apart."""
-    first = UID_BASE + int(home, 16) % HOMES * UIDS_PER_HOME
-    return next(uid for uid in range(first, first + UIDS_PER_HOME) if uid not in taken)
 
 
 def make_folders(directory: str, folders: Sequence[str], uid: int) -> None:
