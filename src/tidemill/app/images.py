@@ -9,7 +9,7 @@ from tidemill.app import connections
 from tidemill.app.services import Services
 from tidemill.domain.model import Scope
 from tidemill.domain.plan import PlannedEnvironment
-from tidemill.environments.images import registry
+from tidemill.environments.images import inside, registry
 from tidemill.environments.images.reference import parse_reference
 from tidemill.environments.images.unpacked import UnpackedImage
 from tidemill.environments.shared import LogLine
@@ -20,6 +20,7 @@ def plan_image(s: Services, scope: Scope, planned: PlannedEnvironment) -> Planne
     """With `image_digest` and `built` where nothing has to be fetched or built. Its `digest` names what was
     asked for, not what a tag stands for today. Raises InvalidRequest."""
     image = s.images.check(parse_reference(planned.image or ""))
+    inside.require_sandbox(image.written)
     known = s.images.known(image, scope.arm_id)
     if known is None and image.transport != "oci":
         registry.require(image)

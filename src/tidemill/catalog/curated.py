@@ -1,7 +1,8 @@
 """Azure's curated environments by the names its examples use: each stands for a list of packages.
 
-There is no container runtime here, so a curated environment is not an image: it is a Python with the packages
-that jobs written for that image import. What differs is said in `note`, so that an event can tell the user.
+A curated environment is not its image here, unless images are required: it is a Python with the packages
+that jobs written for that image import, so that it works offline. What differs is said in `note`, so that an
+event can tell the user.
 """
 
 from __future__ import annotations

@@ -49,8 +49,10 @@ def from_arm(
     if build:
         where = build.get("contextUri") if isinstance(build, Mapping) else build
         raise NotOffered(
-            f"Environment {name}:{version} is a Docker build context ({where}), and there is no container "
-            "runtime here: write its Python packages as a conda file (conda_file:) instead.",
+            f"Environment {name}:{version} is a Docker build context ({where}), and nothing here builds a "
+            "Dockerfile: its steps would run as the server's own user. Build the image elsewhere "
+            "(docker build, buildah bud) and name it (image: registry/name:tag, or oci:/path), or write its "
+            "Python packages as a conda file (conda_file:).",
             "properties.build",
         )
     for value, key in ((conda, "condaFile"), (image, "image")):

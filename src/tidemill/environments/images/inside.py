@@ -37,6 +37,7 @@ def pythons(image: UnpackedImage) -> tuple[Interpreter, ...]:
 
 def check(image: UnpackedImage, name: str) -> None:
     """Raises InvalidRequest where nothing can be built in it."""
+    require_sandbox(name)
     if image.libc != "glibc":
         libc = "musl's" if image.libc == "musl" else "no C library that is known"
         raise InvalidRequest(
@@ -45,10 +46,15 @@ def check(image: UnpackedImage, name: str) -> None:
             "ImageWithoutGlibc",
             TARGET,
         )
+
+
+def require_sandbox(name: str) -> None:
+    """Raises InvalidRequest where nothing can run in an image."""
     if shutil.which("bwrap") is None:
         raise InvalidRequest(
-            f"Packages are built inside image {name} by bubblewrap, which this server's host does not have: "
-            "install it (apt install bubblewrap, dnf install bubblewrap).",
+            f"Jobs run in image {name} by bubblewrap, which this server's host does not have: install it "
+            "(apt install bubblewrap, dnf install bubblewrap), or let the host stand in for images "
+            "(tidemill up --images prefer-host).",
             "BubblewrapMissing",
             TARGET,
         )

@@ -9,6 +9,7 @@ import shutil
 import stat
 import subprocess
 import tarfile
+import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -307,6 +308,40 @@ def test_the_process_that_unpacks(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert stat.S_IMODE((root / "home").stat().st_mode) == 0o555
     assert '"layer": 2' in capsys.readouterr().out
     remove_tree(root)
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become somebody else")
+def test_without_root_it_is_the_same():
+    """A server of a user's own: folders that are read-only at the end are filled all the same."""
+    with tempfile.TemporaryDirectory(prefix="tidemill-image-") as folder:
+        root = Path(folder) / "root"
+        root.mkdir()
+        os.chown(folder, 65534, 65534)
+        os.chown(root, 65534, 65534)
+        first = layer(entry("a", tarfile.DIRTYPE, mode=0o500), file("a/b", "1", 0), hard("a/c", "a/b"))
+        second = layer(file("a/.wh.c"), file("a/b", "2"), entry("null", tarfile.CHRTYPE), folder_of(0))
+        for number, raw in enumerate((first, second)):
+            (Path(folder) / str(number)).write_bytes(raw)
+        order = {"root": str(root), "most_bytes": 99, "folders": ["/var/tmp"], "files": {"/etc/hosts": "h"}}
+        order["layers"] = [f"{folder}/0", f"{folder}/1"]
+        child = os.fork()
+        if child == 0:
+            with suppress(BaseException):
+                os.setresgid(65534, 65534, 65534)
+                os.setresuid(65534, 65534, 65534)
+                unpack(order)
+                os._exit(0)
+            os._exit(1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert (root / "a/b").read_text() == "2"
+        assert sorted(p.name for p in root.iterdir()) == ["a", "closed", "etc", "var"]
+        assert {stat.S_IMODE(p.stat().st_mode) for p in root.rglob("*")} == {0o444, 0o555}
+        remove_tree(root)
+
+
+def folder_of(mode: int) -> tuple[tarfile.TarInfo, bytes]:
+    return entry("closed", tarfile.DIRTYPE, mode=mode)
 
 
 def test_a_bad_layer_is_named(tmp_path: Path):
