@@ -78,6 +78,15 @@ def test_what_is_wrong_is_named(change, target):
     assert len(caught.value.message) > 20
 
 
+def test_mpi_on_several_nodes_is_refused_with_the_key_and_what_to_do():
+    distribution = {"distributionType": "Mpi", "processCountPerInstance": 2}
+    assert read_command_job("j", {**RECORDED, "distribution": distribution, "resources": {}}).node_count == 1
+    with pytest.raises(NotOffered) as caught:
+        read_command_job("j", {**RECORDED, "distribution": distribution})
+    assert caught.value.target == "properties.resources.instanceCount"
+    assert "instance_count to 1 (with process_count_per_instance up to 4)" in caught.value.message
+
+
 def test_tensorflow_tasks_must_fill_the_nodes_evenly():
     distribution = {"distributionType": "TensorFlow", "workerCount": 2, "parameterServerCount": 1}
     with pytest.raises(InvalidRequest, match="multiple of 2"):
