@@ -19,6 +19,7 @@ from wheelmaker import wheel
 
 from tidemill.domain.errors import Conflict, InvalidRequest, NotFound, OutOfSpace, TidemillError
 from tidemill.environments import builder as builder_module
+from tidemill.environments import lock
 from tidemill.environments.builder import BuiltEnvironment, EnvironmentBuilder
 from tidemill.environments.filelock import FileLock
 from tidemill.environments.spec import EnvironmentSpec, from_arm
@@ -35,6 +36,7 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     wheel(directory, "tmtide", "1.0", ("tmmoon<2",), "def say():\n    print('high water')\n")
     wheel(directory, "tmflood", "1.0", ("tmmoon>=2",))
     wheel(directory, "tmbulky", "1.0", size=8_000_000)
+    wheel(directory, "pip", "99.0")
     return directory
 
 
@@ -114,7 +116,7 @@ async def test_ten_askers_get_one_build(
     assert run_program(again.bin_dir / "tmtide-say") == "high water\n"
 
     record = builder.describe(again.digest)
-    assert record.packages == ("tmmoon==1.0", "tmtide==1.0")
+    assert record.packages == ("pip==99.0", "tmmoon==1.0", "tmtide==1.0")
     assert (record.size > 1000, record.seconds > 0, record.python_version.startswith("3.")) == (
         True,
         True,
@@ -157,6 +159,25 @@ async def test_nothing_of_it_can_be_changed_by_a_job(make: Callable[..., Environ
     code = "import tmtide, os; open(tmtide.__file__, 'a')"
     assert "PermissionError" in run(built, code, NOBODY)
     assert "PermissionError" in run(built, "import sys, os; os.mkdir(sys.prefix + '/x')", NOBODY)
+
+
+async def test_an_index_without_pip_is_said(
+    make: Callable[..., EnvironmentBuilder], wheels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    poor = tmp_path / "poor"
+    poor.mkdir()
+    for file in sorted(wheels.iterdir()):  # noqa: ASYNC240
+        if file.name.startswith("tm"):
+            shutil.copy(file, poor)
+    (tmp_path / "uv.toml").write_text(f'no-index = true\nfind-links = ["{poor}"]\n')
+    builder, log = make(), []
+    built = await builder.ensure(SPEC, log.append)
+    assert built.notes == (lock.NO_PIP,)
+    assert lock.NO_PIP in log
+    assert builder.describe(built.digest).packages == ("tmmoon==1.0", "tmtide==1.0")
+    assert (await builder.ensure(EnvironmentSpec(), log.append)).notes == (lock.NO_PIP,)
+    with pytest.raises(InvalidRequest, match=r"'pip' \(requirements, line 1:1\) does not exist"):
+        await builder.ensure(EnvironmentSpec(pip=("pip",)), log.append)
 
 
 async def test_a_conflict_and_a_missing_package_are_named(
@@ -232,8 +253,8 @@ async def test_the_last_one_who_cancels_stops_the_build(make: Callable[..., Envi
         await second
     assert not list((place / "envs").glob(".tmp-*"))
     assert not builder.is_built(builder.key(SPEC))
-    with FileLock(place / "envs" / ".locks" / builder.key(SPEC)) as lock:
-        assert lock.try_acquire(), "something still holds the lock of the cancelled build"
+    with FileLock(place / "envs" / ".locks" / builder.key(SPEC)) as held:
+        assert held.try_acquire(), "something still holds the lock of the cancelled build"
     assert (await builder.ensure(SPEC, print)).cached is False
 
 
@@ -255,8 +276,8 @@ async def test_a_killed_server_leaves_only_what_is_swept(
     builder = make()
     assert len(list((place / "envs").glob(".tmp-*"))) == 1
     assert builder.list() == []
-    with FileLock(place / "envs" / ".locks" / builder.key(SPEC)) as lock:
-        await asyncio.wait_for(lock.acquire(lambda: None), 20)  # until the kernel has killed its uv
+    with FileLock(place / "envs" / ".locks" / builder.key(SPEC)) as held:
+        await asyncio.wait_for(held.acquire(lambda: None), 20)  # until the kernel has killed its uv
         assert builder.sweep() == 0, "a tree whose lock is held is being built"
     assert builder.sweep() == 1
     assert not list((place / "envs").glob(".tmp-*"))
@@ -277,8 +298,8 @@ async def test_an_environment_whose_python_has_gone_is_built_again(make: Callabl
 async def test_remove(make: Callable[..., EnvironmentBuilder], place: Path):
     builder = make()
     built = await builder.ensure(SPEC, print)
-    with FileLock(place / "envs" / ".locks" / built.digest) as lock:
-        assert lock.try_acquire()
+    with FileLock(place / "envs" / ".locks" / built.digest) as held:
+        assert held.try_acquire()
         with pytest.raises(Conflict, match="is being built"):
             builder.remove(built.digest)
     builder.remove(built.digest)

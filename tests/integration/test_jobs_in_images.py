@@ -184,9 +184,9 @@ def test_packages_are_built_inside_the_image(jobs: JobServer, layout: Layout):
     code = "import sys, tmtide; print(sys.prefix, sys.base_prefix, tmtide.__file__, tmtide.height)"
     job, log = done(jobs, "inside-1", f"python -c '{code}'", env)
     prefix, base, place, *said = log.split()
-    assert prefix.startswith(str(jobs.home / "envs"))
+    assert prefix.endswith("/.venv")
     assert base == "/opt/python"
-    assert place.startswith(prefix)
+    assert place.startswith(str(jobs.home / "envs"))
     assert said == ["high", "water"]
     assert "Image oci:" in messages(job)
     musl = environment(jobs, "no-libc", image=f"oci:{layout.path}:tiny", condaFile=conda)

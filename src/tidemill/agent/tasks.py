@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pwd
 import select
 import signal
 import time
@@ -17,7 +18,7 @@ from tidemill.agent import boxed, spawn
 from tidemill.agent.files import open_beneath, tail_beneath
 from tidemill.agent.journal import Journal, TaskId
 from tidemill.agent.network import Network
-from tidemill.sandbox import cgroups, disk, processes
+from tidemill.sandbox import cgroups, disk, etc, processes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,7 +41,9 @@ class Place:
     `marker` the prefix of its processes' marker ("<home id>/<node id>/"); `uid` 0 keeps the agent's own
     user; `box` its sandbox; `network` its own (None: the host's)."""
 
-    __slots__ = ("box", "groups", "marker", "memory", "network", "node_id", "uid", "work", "work_path")
+    __slots__ = (
+        "box", "groups", "marker", "memory", "network", "node_id", "uid", "user", "work", "work_path",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -62,7 +65,16 @@ class Place:
         self.work_path = work_path
         self.groups = groups
         self.uid = uid
+        self.user = etc.USER if uid or (box.made and os.getuid()) else _own_name()
         self.memory = memory
+
+
+def _own_name() -> str:
+    """Of the user that this agent runs as."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return etc.USER
 
 
 class Task:
@@ -158,7 +170,8 @@ class Tasks:
 
     def launch(self, task: Task, spec: dict[str, Any], log: int) -> None:
         """Spawns. Failures come as an exit with reason "spawn_failed"."""
-        environ = dict(spec["env"])
+        # Jobs ask for their user's name; a uid of their own has an entry in no passwd file but the sandbox's.
+        environ = {"USER": self._place.user, "LOGNAME": self._place.user, **spec["env"]}
         environ[processes.VARIABLE] = task.marker
         environ["CUDA_VISIBLE_DEVICES"] = environ["NVIDIA_VISIBLE_DEVICES"] = ",".join(spec["gpu_ids"])
         others = [t for t in self._tasks.values() if t.state != "exited" and t is not task]

@@ -54,12 +54,12 @@ def place(
     be made (an environment without ray, no mpirun)."""
     job = plan.job
     view = view_of(s, plan)
-    shared = shared_variables(s, row, plan, attempt, view)
+    shared = shared_variables(s, row, plan, attempt)
     chosen = filled(job.environment_variables, secrets)
     placed: list[PlacedRank] = []
     for index, files in enumerate(staged.nodes):
         command = render_command(job.command, files.inputs, files.outputs)
-        own = {**shared, **_file_variables(files)}
+        own = {**view.told(files.root), **shared, **_file_variables(files)}
         for rank in ranks_of(job, command, HOST, staged.ports, view.mpirun):
             if rank.node_index == index:
                 variables = {**own, **dict(rank.variables), **chosen}
@@ -107,9 +107,7 @@ def _mounted(job: CommandJob, files: NodeFiles) -> tuple[str, ...]:
     return tuple(f"{files.root}/inputs/{name}" for name in names)
 
 
-def shared_variables(
-    s: Services, row: Resource, plan: JobPlan, attempt: Attempt, view: View
-) -> dict[str, str]:
+def shared_variables(s: Services, row: Resource, plan: JobPlan, attempt: Attempt) -> dict[str, str]:
     """The same for every rank."""
     scope = row.key.scope
     token = s.tokens.issue_job(
@@ -120,8 +118,6 @@ def shared_variables(
         scope=scope,
     )
     return {
-        **view.variables,
-        "PATH": view.path,
         # Print statements reach the log as they happen, not when a buffer is full.
         "PYTHONUNBUFFERED": "1",
         "REQUESTS_CA_BUNDLE": str(s.settings.ca_bundle),

@@ -1,6 +1,7 @@
 """Putting an attempt's files in place before it starts, and its results into storage after it ended.
 
 Layout of an attempt's directory on a node (the job sees it, its uid owns it):
+    .venv/     the job's own Python environment, over the shared one (environments/overlay.py)
     code/      the code folder, the working directory of the command
     inputs/<name>/…   outputs/<name>/…   user_logs/std_log*.txt
 Both directions can be repeated: a controller that died half-way does them again. What was staged is
@@ -23,6 +24,7 @@ import msgspec
 from tidemill.app.codec import encode
 from tidemill.app.services import Services
 from tidemill.app.transitions import Collected
+from tidemill.controllers.view import built_environment
 from tidemill.data.outputs import Stored, collect_artifacts, collect_logs, collect_outputs, prepare_outputs
 from tidemill.data.staging import Going, stage_code, stage_inputs
 from tidemill.domain.launch import log_names, ports_needed
@@ -30,6 +32,7 @@ from tidemill.domain.model import Attempt, AttemptState
 from tidemill.domain.outcome import TAIL_BYTES
 from tidemill.domain.plan import JobPlan, Place
 from tidemill.engines.base import EngineError, Unreachable
+from tidemill.environments import overlay
 from tidemill.store.api import Tx
 
 LOGS = "user_logs"
@@ -101,8 +104,10 @@ def may_have_started(plan: JobPlan, attempt: Attempt) -> bool:
 async def _prepare_dir(s: Services, plan: JobPlan, attempt: Attempt, node: str) -> str:
     """Raises Unreachable where files have to be put: nothing of the attempt runs there then. Without files it
     may run already, from before a restart: whoever starts it will learn what became of its node."""
+    built = built_environment(s, plan.environment)
+    folders, links = overlay.layout(built) if built is not None else ((), ())
     try:
-        return await s.engine.prepare_dir(node, attempt.id, FOLDERS)
+        return await s.engine.prepare_dir(node, attempt.id, (*FOLDERS, *folders), links)
     except Unreachable:
         if plan.code or plan.inputs or plan.outputs:
             raise

@@ -10,19 +10,20 @@ from pathlib import Path
 
 from tidemill.app.services import Services
 from tidemill.domain.errors import InvalidRequest
+from tidemill.domain.launch import DEFAULT_PATH
 from tidemill.domain.plan import JobPlan, PlannedEnvironment
+from tidemill.environments import overlay
 from tidemill.environments.built import BuiltEnvironment
 from tidemill.environments.images.unpacked import UnpackedImage
 
 BASH = "/bin/bash"
-# Who a job is among an image's files, whose list of users does not know its uid.
-_USER = "job"
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """`rootfs` "" is the host's own view; `shell` runs the command; `path` is PATH; `variables` come from the
-    environment; `read_only` are paths that every rank reads; `mpirun` and `ray` "" where there is none."""
+    """`rootfs` "" is the host's own view; `shell` runs the command; `variables` come from the environment;
+    `read_only` are paths that every rank reads; `mpirun` and `ray` "" where there is none. `path` is PATH
+    but for the job's own folders, and `own_venv` says that it has a virtual environment among them."""
 
     path: str
     read_only: tuple[str, ...]
@@ -31,6 +32,13 @@ class View:
     variables: dict[str, str] = field(default_factory=dict[str, str])
     mpirun: str = ""
     ray: str = ""
+    own_venv: bool = False
+
+    def told(self, root: str) -> dict[str, str]:
+        """Of its environment and its programs, for a job whose directory is `root`."""
+        own = [f"{root}/{overlay.VENV}/bin"] if self.own_venv else []
+        path = ":".join([*own, f"{root}/.local/bin", self.path])  # the last one is where pip installs without
+        return {**self.variables, **(overlay.variables(root) if self.own_venv else {}), "PATH": path}
 
     def argv(self, argv: tuple[str, ...]) -> tuple[str, ...]:
         """A rank's command line, with the shell that there is here. Its last word is the user's command."""
@@ -64,27 +72,27 @@ def _on_host(s: Services, planned: PlannedEnvironment) -> View:
         built = _built(s, planned, planned.digest)
         bin_dir = Path(built.bin_dir)
         reads += [str(built.path), str(built.base_prefix)]
-        variables["VIRTUAL_ENV"] = str(built.path)
+    path = f"{bin_dir}:{DEFAULT_PATH}"
     return View(
-        path=f"{bin_dir}:{os.environ.get('PATH', '/usr/local/bin:/usr/bin:/bin')}",
+        path=path,
         read_only=tuple(dict.fromkeys(reads)),
         variables=variables,
-        mpirun=shutil.which("mpirun") or "",
+        mpirun=shutil.which("mpirun", path=path) or "",
         ray=_program(bin_dir, "ray"),
+        own_venv=bool(planned.digest),
     )
 
 
 def _in_image(s: Services, planned: PlannedEnvironment) -> View:
     """Azure ML runs the command in the image's shell: entry point and working directory are not used."""
     image = _image(s, planned)
-    variables = {"LANG": "C.UTF-8", "USER": _USER, "LOGNAME": _USER, **dict(image.env)}
+    variables = {"LANG": "C.UTF-8", **dict(image.env)}
     path, reads, ray = image.path, [str(s.settings.ca_bundle)], "ray" if "ray" in image.programs else ""
     if planned.packages:
         built = _built(s, planned, planned.built)
         path = f"{built.bin_dir}:{path}"
         reads.append(str(built.path))
         reads += [str(built.base_prefix)] if s.environments.manages(built.base_prefix) else []
-        variables["VIRTUAL_ENV"] = str(built.path)
         ray = ray or _program(built.bin_dir, "ray")
     if not image.shell:
         raise InvalidRequest(
@@ -99,7 +107,14 @@ def _in_image(s: Services, planned: PlannedEnvironment) -> View:
         variables=variables,
         mpirun="mpirun" if "mpirun" in image.programs else "",
         ray=ray,
+        own_venv=planned.packages,
     )
+
+
+def built_environment(s: Services, planned: PlannedEnvironment) -> BuiltEnvironment | None:
+    """None: it has none of its own, or it is not there any more."""
+    digest = planned.built if planned.in_image else planned.digest
+    return s.environments.find(digest) if digest else None
 
 
 def _program(folder: Path, name: str) -> str:

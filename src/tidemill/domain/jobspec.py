@@ -204,8 +204,8 @@ def _distribution(raw: Mapping[str, Any], node_count: int) -> Distribution:
         count = _integer(raw.get("processCountPerInstance"), 1, f"{where}.processCountPerInstance", 1, 1024)
         if kind == "mpi" and node_count > 1:
             raise NotOffered(
-                f"instanceCount is {node_count} and the distribution is Mpi: one mpirun starts all processes of "
-                "a job, and Tidemill lets none start any on other nodes. Set instance_count to 1 (with "
+                f"instanceCount is {node_count} and the distribution is Mpi: one mpirun starts all processes "
+                "of a job, and it cannot start any on other nodes here. Set instance_count to 1 (with "
                 f"process_count_per_instance up to {count * node_count}), or use the PyTorch distribution.",
                 "properties.resources.instanceCount",
             )

@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from tidemill.domain.jobspec import CommandJob, Distribution
 from tidemill.domain.model import Scope
 
+# Where programs are found. Never the server's own PATH: it may begin with Tidemill's virtual environment.
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
 PORTS_NEEDED = {"none": 0, "mpi": 0, "pytorch": 1, "ray": 1}
 
 

@@ -141,8 +141,15 @@ class Engine(Protocol):
         """Directory of an attempt on that node, readable and writable by the job; made by prepare_dir."""
         ...
 
-    async def prepare_dir(self, node_id: str, attempt_id: str, folders: Sequence[str] = ()) -> str:
-        """Makes work_dir and `folders` below it (parents before children), owned by the node's job uid."""
+    async def prepare_dir(
+        self,
+        node_id: str,
+        attempt_id: str,
+        folders: Sequence[str] = (),
+        links: Sequence[tuple[str, str]] = (),
+    ) -> str:
+        """Makes work_dir, and below it `folders` (parents before children), owned by the node's job uid, and
+        `links` (path, target) in them."""
         ...
 
     async def settle_dir(self, node_id: str, attempt_id: str) -> None:

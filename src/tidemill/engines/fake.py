@@ -7,6 +7,7 @@ clock. Directories are real (below `root`), because staging and collecting copy 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import heapq
 import os
 import shutil
@@ -195,10 +196,19 @@ class FakeEngine:
     def work_dir(self, node_id: str, attempt_id: str) -> str:
         return str(self._root / node_id / "work" / attempt_id)
 
-    async def prepare_dir(self, node_id: str, attempt_id: str, folders: Sequence[str] = ()) -> str:
+    async def prepare_dir(
+        self,
+        node_id: str,
+        attempt_id: str,
+        folders: Sequence[str] = (),
+        links: Sequence[tuple[str, str]] = (),
+    ) -> str:
         self._need(node_id)
         for folder in ("", *folders):
             os.makedirs(os.path.join(self.work_dir(node_id, attempt_id), folder), exist_ok=True)
+        for path, target in links:
+            with contextlib.suppress(FileExistsError):
+                os.symlink(target, os.path.join(self.work_dir(node_id, attempt_id), path))
         return self.work_dir(node_id, attempt_id)
 
     async def settle_dir(self, node_id: str, attempt_id: str) -> None:

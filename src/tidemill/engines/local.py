@@ -21,6 +21,7 @@ from typing import Any, Protocol
 from tidemill.agent import main as agent_main
 from tidemill.agent import protocol
 from tidemill.domain.isolation import Limit
+from tidemill.domain.launch import DEFAULT_PATH
 from tidemill.domain.model import Vector
 from tidemill.engines import attemptlogs, nodedir, words
 from tidemill.engines.base import (
@@ -49,7 +50,6 @@ SHUTDOWN_TIMEOUT_S = 8.0
 HELD_TIMEOUT_S = 3.0  # for agents to be reached; one that hangs counts as not alive until it answers
 PATIENCE_S = 3.0  # for what an agent left to end by itself
 _NODE_ID = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,199}$")
-_DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 class Clock(Protocol):
@@ -210,7 +210,7 @@ class LocalEngine:
         if task.rootfs and node.hello["version"] < protocol.IMAGES_SINCE:
             raise InvalidTask(f"node {node_id} was opened by an earlier Tidemill, which runs no images")
         fields = words.start(task)
-        fields["env"] = {"PATH": _DEFAULT_PATH, "HOME": task.cwd, **task.env}
+        fields["env"] = {"PATH": DEFAULT_PATH, "HOME": task.cwd, **task.env}
         fields["devices"] = self._gpus.devices(task.gpu_ids)
         if task.network_of not in ("", node_id):
             fields["network"] = self._need(task.network_of)[0].hello.get("network")
@@ -232,10 +232,16 @@ class LocalEngine:
             raise InvalidTask(f"attempt id {attempt_id!r} cannot name a directory")
         return str(self._root / node_id / "work" / attempt_id)
 
-    async def prepare_dir(self, node_id: str, attempt_id: str, folders: Sequence[str] = ()) -> str:
+    async def prepare_dir(
+        self,
+        node_id: str,
+        attempt_id: str,
+        folders: Sequence[str] = (),
+        links: Sequence[tuple[str, str]] = (),
+    ) -> str:
         node, _ = self._need(node_id)
         path = self.work_dir(node_id, attempt_id)
-        nodedir.make_folders(path, folders, node.hello["uid"])
+        nodedir.make_folders(path, folders, links, node.hello["uid"])
         return path
 
     async def settle_dir(self, node_id: str, attempt_id: str) -> None:
@@ -306,7 +312,7 @@ class LocalEngine:
     async def _spawn_agent(self, node: _Node) -> str:
         """Starts it and waits for its word. Returns why it failed, or ""."""
         name = processes.marker(self._home_id, node.dir.node_id, "agent")
-        env = {processes.VARIABLE: name, "PATH": _DEFAULT_PATH}
+        env = {processes.VARIABLE: name, "PATH": DEFAULT_PATH}
         argv = (self._python, "-I", "-S", "-X", "utf8", agent_main.__file__, str(node.dir.path))
         errors = os.open(node.dir.agent / "agent.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         try:

@@ -12,6 +12,7 @@ Synchronous; what can take long (`kill_rest`, `remove`, `hand_over`) is meant fo
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -156,16 +157,42 @@ def group_name(home: str, node_id: str) -> str:
     return f"tidemill-{home}-{node_id}"
 
 
-def make_folders(directory: str, folders: Sequence[str], uid: int) -> None:
-    """The directory and `folders` below it, for `uid` alone (0: ours). What is there already stays as it is:
-    it may be a running job's."""
-    for path in (directory, *(f"{directory}/{folder}" for folder in folders)):
-        try:
-            os.mkdir(path, 0o700)
-        except FileExistsError:
-            continue
-        if uid:
-            os.chown(path, uid, uid)
+def make_folders(directory: str, folders: Sequence[str], links: Sequence[tuple[str, str]], uid: int) -> None:
+    """The directory, with `folders` and `links` (path, target) below it, for `uid` alone (0: ours). What is
+    there already stays as it is: it may be a running job's. Nothing is made through a link of a job's."""
+    held = {"": _own_folder(directory, None, uid)}
+    try:
+        for path in folders:
+            parent, name = os.path.split(path)
+            if held.get(parent) is not None:
+                held[path] = _own_folder(name, held[parent], uid)
+        for path, target in links:
+            parent, name = os.path.split(path)
+            if held.get(parent) is not None:
+                with contextlib.suppress(FileExistsError):
+                    os.symlink(target, name, dir_fd=held[parent])
+    finally:
+        for fd in held.values():
+            if fd is not None:
+                os.close(fd)
+
+
+def _own_folder(name: str, parent: int | None, uid: int) -> int | None:
+    """Its descriptor; None where a job has put something else."""
+    made = True
+    try:
+        os.mkdir(name, 0o700, dir_fd=parent)
+    except FileExistsError:
+        made = False
+    try:
+        fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENOTDIR, errno.ENOENT, errno.EACCES):
+            return None
+        raise
+    if made and uid:
+        os.fchown(fd, uid, uid)
+    return fd
 
 
 def hand_over(directory: str, uid: int) -> None:

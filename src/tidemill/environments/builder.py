@@ -19,7 +19,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from tidemill.domain.errors import Conflict, NotFound, TidemillError
-from tidemill.environments import lock, python, tree
+from tidemill.environments import lock, overlay, python, tree
 from tidemill.environments.built import META, BuiltEnvironment, EnvironmentRecord, read_record, write_record
 from tidemill.environments.conda import CondaFile, parse_conda
 from tidemill.environments.filelock import FileLock
@@ -30,7 +30,7 @@ from tidemill.environments.requirement import Place, parse_pip
 from tidemill.environments.shared import LogLine, Shared
 from tidemill.environments.spec import EnvironmentSpec
 
-FORMAT = 1  # of the directory and of what the digest covers: raise it and everything is built anew
+FORMAT = 2  # of the directory and of what the digest covers: raise it and everything is built anew
 _TMP = ".tmp-"
 
 
@@ -214,13 +214,13 @@ class EnvironmentBuilder:
             try:
                 await asyncio.to_thread(self._discard, plan.digest)
                 interpreter, note = await self._interpreter(plan, held, log)
-                version, prefix = await self._fill(plan, interpreter, work, held, log)
+                version, prefix, no_pip = await self._fill(plan, interpreter, work, held, log)
                 record = EnvironmentRecord(
                     digest=plan.digest,
                     python_version=version,
                     base_prefix=prefix,
                     lock_text=(work / META / "lock.txt").read_text("utf-8"),
-                    notes=(note,) if note else (),
+                    notes=tuple(said for said in (note, no_pip) if said),
                     substituted=interpreter.minor != plan.wanted.minor,
                     built_at=self._now(),
                     seconds=(self._now() - started) / 1e6,
@@ -237,32 +237,53 @@ class EnvironmentBuilder:
 
     async def _fill(
         self, plan: _Plan, interpreter: python.Interpreter, work: Path, held: FileLock, log: LogLine
-    ) -> tuple[str, str]:
-        """A virtual environment in `work` with everything in it; returns (Python's version, its prefix)."""
-        requirements = plan.parsed.requirements
+    ) -> tuple[str, str, str]:
+        """A virtual environment in `work` with everything in it; returns (Python's version, its prefix, why
+        it has no pip or "")."""
         await self._uv(["venv", "--relocatable", "--no-project", "--quiet", "--python", str(interpreter.path),
                         str(work)], plan, held, log, "make a virtual environment for")  # fmt: skip
         meta = work / META
         meta.mkdir()
-        (meta / "requirements.in").write_text(lock.requirements_text(requirements), "utf-8")
         (meta / "lock.txt").touch()
+        overlay.write_link(meta)
         target = str(work / "bin" / "python")
-        if requirements:
-            log(f"Solving {len(requirements)} requirements for Python {interpreter}.")
-            options = list(plan.parsed.options)
-            if {"--extra-index-url", "--index-url"} & set(options):
-                options += ["--index-strategy", "unsafe-best-match"]  # what pip does with several indexes
-            await self._uv(["pip", "compile", "--quiet", "--no-header", "--no-annotate", "--generate-hashes",
-                            "--python", target, "--output-file", str(meta / "lock.txt"), *options,
-                            str(meta / "requirements.in")], plan, held, log, "solve")  # fmt: skip
+        options = list(plan.parsed.options)
+        if {"--extra-index-url", "--index-url"} & set(options):
+            options += ["--index-strategy", "unsafe-best-match"]  # what pip does with several indexes
+        if plan.parsed.requirements:
+            log(f"Solving {len(plan.parsed.requirements)} requirements for Python {interpreter}.")
+        no_pip = await self._solve(plan, meta, ["--python", target, *options], held, log)
+        if (meta / "lock.txt").stat().st_size:
             await self._uv(["pip", "sync", "--python", target, "--link-mode", "copy", "--compile-bytecode",
                             *options, str(meta / "lock.txt")], plan, held, log, "install")  # fmt: skip
+        overlay.point_scripts(work / "bin")
         settings = dict(
             line.split(" = ", 1)
             for line in (work / "pyvenv.cfg").read_text("utf-8").splitlines()
             if " = " in line
         )
-        return settings["version_info"], str(Path(settings["home"]).parent)
+        return settings["version_info"], str(Path(settings["home"]).parent), no_pip
+
+    async def _solve(self, plan: _Plan, meta: Path, options: list[str], held: FileLock, log: LogLine) -> str:
+        """Writes the lock. Every environment has a pip, as Azure's have, unless its index offers none: -> why
+        it has none, or ""."""
+        wanted = plan.parsed.requirements
+        arguments = ["pip", "compile", "--quiet", "--no-header", "--no-annotate", "--generate-hashes",
+                     "--output-file", str(meta / "lock.txt"), *options,
+                     str(meta / "requirements.in")]  # fmt: skip
+        (meta / "requirements.in").write_text(lock.requirements_text(lock.with_pip(wanted)), "utf-8")
+        kept: list[str] = []  # said only if it is the user's concern
+        code, output = await self._run_uv(arguments, plan, held, kept.append)
+        if code == 0 or not lock.lacks_pip(output, wanted):
+            for line in kept:
+                log(line)
+            self._check(code, output, plan, "solve")
+            return ""
+        (meta / "requirements.in").write_text(lock.requirements_text(wanted), "utf-8")
+        if wanted:
+            await self._uv(arguments, plan, held, log, "solve")
+        log(lock.NO_PIP)
+        return lock.NO_PIP
 
     async def _interpreter(self, plan: _Plan, held: FileLock, log: LogLine) -> tuple[python.Interpreter, str]:
         """The Python to build with and the note about it ("" when it is the one asked for)."""
@@ -299,13 +320,19 @@ class EnvironmentBuilder:
         )
 
     async def _uv(self, arguments: list[str], plan: _Plan, held: FileLock, log: LogLine, doing: str) -> None:
+        code, output = await self._run_uv(arguments, plan, held, log)
+        self._check(code, output, plan, doing)
+
+    async def _run_uv(
+        self, arguments: list[str], plan: _Plan, held: FileLock, log: LogLine
+    ) -> tuple[int, str]:
         arguments = [*arguments, "--no-python-downloads"]
         if plan.image is None:
-            code, output = await run_uv(arguments, env=self._uv_env, cwd=self._root, log=log,
-                                        held=held.descriptors)  # fmt: skip
-        else:
-            argv, env = self._in_image(plan.image, plan.digest, arguments)
-            code, output = await run(argv, env=env, cwd=self._root, log=log, held=held.descriptors)
+            return await run_uv(arguments, env=self._uv_env, cwd=self._root, log=log, held=held.descriptors)
+        argv, env = self._in_image(plan.image, plan.digest, arguments)
+        return await run(argv, env=env, cwd=self._root, log=log, held=held.descriptors)
+
+    def _check(self, code: int, output: str, plan: _Plan, doing: str) -> None:
         if code != 0:
             raise lock.failure(output, plan.parsed.requirements, doing)
 

@@ -82,9 +82,9 @@ def _packages(specs: list[tuple[str, Place]]) -> CondaFile:
     for spec, written, place in parsed:
         if spec.name == "python":
             python, python_place = spec.specifier, place
+        elif (spec.name, spec.specifier) == ("pip", ""):
+            continue  # every environment has one
         elif spec.name in names.drop:
-            if (spec.name, spec.specifier) == ("pip", ""):
-                continue  # stands in nearly every conda file: not worth a sentence
             notes.append(f"{written} ({place}) is left out: {names.drop[spec.name]}.")
         elif spec.name in names.bundled and present & set(names.bundled[spec.name]):
             notes.append(f"{written} ({place}) is left out: the package's wheel brings its own.")

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from tidemill.domain.errors import InvalidRequest, OutOfSpace, TidemillError
 from tidemill.environments.conda import known_names
-from tidemill.environments.requirement import Requirement, normal_name
+from tidemill.environments.requirement import Place, Requirement, normal_name
 
 _MISSING = re.compile(
     r"([A-Za-z0-9][\w.\-]*)(?:\[[^\]]*\])? was not found in the (?:package registry|provided)"
@@ -24,10 +24,29 @@ _UNREACHABLE = (
 _BUILD = re.compile(r"Failed to (?:download and )?build `?(?P<what>[^`\n]+)`?")
 _FRAME = re.compile(r"^[\s│╰─▶×]*(?:cause:|error:)?\s*")
 TAIL_LINES = 15
+NO_PIP = (
+    "The environment has no pip: the package index it comes from offers none. Jobs can install nothing in it."
+)
 
 
 def requirements_text(requirements: Sequence[Requirement]) -> str:
     return "".join(f"{requirement.text}\n" for requirement in requirements)
+
+
+def with_pip(requirements: Sequence[Requirement]) -> Sequence[Requirement]:
+    """`requirements`, and pip where they do not name it."""
+    if any(requirement.name == "pip" for requirement in requirements):
+        return requirements
+    return (*requirements, Requirement("pip", "pip", "pip", Place("requirements", 0)))
+
+
+def lacks_pip(output: str, requirements: Sequence[Requirement]) -> bool:
+    """Whether a solve `with_pip` failed for want of the pip that was added."""
+    if any(requirement.name == "pip" for requirement in requirements):
+        return False
+    if "pip" in {normal_name(name) for name in _MISSING.findall(output)}:
+        return True
+    return any(sign in output for sign in _UNREACHABLE) and ("/pip/" in output or not requirements)
 
 
 def failure(output: str, requirements: Sequence[Requirement], doing: str = "solve") -> TidemillError:

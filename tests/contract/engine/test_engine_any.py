@@ -134,6 +134,17 @@ async def test_logs_are_read_by_offset_and_never_outside(any_engine, tmp_path) -
         await engine.read_log("n-1", "gone.1", "log.txt", 0, 10)
 
 
+async def test_folders_and_links_are_made_once(any_engine) -> None:
+    await any_engine.open()
+    wanted = ("a.1", ("code", "code/outputs"), (("code/link", "outputs"),))
+    work = await any_engine.engine.prepare_dir("n-1", *wanted)
+    assert os.readlink(f"{work}/code/link") == "outputs"
+    os.unlink(f"{work}/code/link")
+    os.symlink("mine", f"{work}/code/link")
+    assert await any_engine.engine.prepare_dir("n-1", *wanted) == work
+    assert os.readlink(f"{work}/code/link") == "mine"
+
+
 async def test_close_takes_everything_along(any_engine) -> None:
     await any_engine.open()
     await any_engine.engine.start("n-1", await any_engine.spec("a.1", "sleep 600"))

@@ -46,6 +46,19 @@ async def pids_in(path: str, count: int) -> list[int]:
             await asyncio.sleep(0.005)
 
 
+async def test_nothing_is_made_through_a_jobs_link(local, tmp_path) -> None:
+    """After a restart the folders of a job that runs are asked for again: by root, and the job owns them."""
+    await local.open("n-1")
+    folders, links = ("code", "code/outputs"), (("code/python", "/usr/bin/python3"),)
+    work = await local.engine.prepare_dir("n-1", "a.1", folders, links)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    os.rename(f"{work}/code", f"{work}/old")
+    os.symlink(elsewhere, f"{work}/code")
+    await local.engine.prepare_dir("n-1", "a.1", folders, links)
+    assert list(elsewhere.iterdir()) == []
+
+
 async def test_stop_ends_a_tree_that_ignores_term_within_its_grace(local: Harness) -> None:
     await local.open()
     spec = await local.spec("a.1", ESCAPES + "; while true; do sleep 1; done", term_grace_s=0.3)

@@ -107,7 +107,8 @@ class Environments:
         if digest not in self.built:
             return None
         bin_dir = self.root / "bin"
-        return BuiltEnvironment(digest, self.root, bin_dir / "python", bin_dir, self.root, True)
+        python = bin_dir / "python"
+        return BuiltEnvironment(digest, self.root, python, bin_dir, self.root, True, python_version="3.11.7")
 
     def log_path(self, digest: str) -> Path:
         return self.root / f"{digest}.log"

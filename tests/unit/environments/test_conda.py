@@ -185,9 +185,13 @@ def test_pip_options_become_uvs():
     )
 
 
-def test_bare_pip_is_no_news_but_a_pinned_tool_is():
-    assert parse_conda("dependencies: [python, pip]").notes == ()
-    assert "pip=21 (conda file, line 1:16) is left out" in parse_conda("dependencies: [pip=21]").notes[0]
+def test_pip_is_in_every_environment_and_a_pinned_one_is_taken_at_its_word():
+    bare = parse_conda("dependencies: [python, pip]")
+    assert (bare.notes, bare.requirements) == ((), ())
+    assert [r.text for r in parse_conda("dependencies: [pip=21]").requirements] == ["pip==21.*"]
+    assert (
+        "wheel=0.4 (conda file, line 1:16) is left out" in parse_conda("dependencies: [wheel=0.4]").notes[0]
+    )
 
 
 @settings(max_examples=200, deadline=None)
