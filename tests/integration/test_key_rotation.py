@@ -103,6 +103,46 @@ def test_at_once_ends_them_here_and_in_the_data_process(server: JobServer) -> No
     assert blob(old) == 401
 
 
+def test_storage_keys_roll_like_key1_and_key2(server: JobServer) -> None:
+    from azure.core.exceptions import ClientAuthenticationError
+    from azure.storage.blob import ContainerClient
+
+    from tidemill.server import launch
+
+    def key() -> str:
+        return str(server.arm("POST", "listKeys")[1]["userStorageKey"])
+
+    def opens(account_key: str) -> bool:
+        account = server.account()
+        base = f"{server.state['addresses']['data']}/{account}.blob.core.windows.net"
+        client = ContainerClient(
+            base,
+            "azureml-blobstore",
+            credential={"account_name": account, "account_key": account_key},
+            connection_verify=launch.variables(server.home)["SSL_CERT_FILE"],
+            retry_total=0,
+        )
+        try:
+            return client.get_container_properties() is not None
+        except ClientAuthenticationError:
+            return False
+
+    first = key()
+    assert opens(first)
+    assert server.cli("keys", "rotate", "--storage").returncode == 0
+    second = key()
+    assert first != second
+    assert opens(second)
+    assert opens(first)
+    assert server.cli("keys", "rotate", "--storage").returncode == 0
+    third = key()
+    assert (opens(first), opens(second), opens(third)) == (False, True, True)
+    assert server.cli("keys", "rotate", "--storage", "--at-once").returncode == 0
+    last = key()
+    assert (opens(second), opens(third), opens(last)) == (False, False, True)
+    assert [k["state"] for k in keys(server, "storage")] == ["signs"]
+
+
 def test_links_and_what_is_refused(server: JobServer) -> None:
     assert server.cli("keys", "rotate", "--links").returncode == 0
     assert [key["state"] for key in keys(server, "links")] == ["signs", "verifies"]
@@ -110,7 +150,7 @@ def test_links_and_what_is_refused(server: JobServer) -> None:
         wrong = server.cli("keys", *words)
         assert (wrong.returncode, said in wrong.stderr) == (2, True)
     status, body = server.call("POST", "/api/v1/keys/rotate", {"kind": "house"})
-    assert (status, "signing, master, links" in body["error"]["message"]) == (400, True)
+    assert (status, "signing, storage, master, links" in body["error"]["message"]) == (400, True)
 
 
 def test_it_is_all_in_the_activity_log_which_holds(server: JobServer) -> None:

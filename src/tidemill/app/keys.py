@@ -1,10 +1,12 @@
 """The home's keys as their owner sees and rotates them, on the running server.
 
-Signing: a new key signs tokens; older ones verify until their tokens have expired. Master: a new key seals
-secrets; every row is sealed anew in the background, and the old keys are forgotten when none is left under
-them. Links: a new key signs links; the one before still verifies. `at_once` (signing, links): what was
-signed before is worth nothing from now on. A kill at any moment loses nothing: new keys are on disk before
-they are used, old ones until nothing needs them."""
+Signing: a new key signs tokens; older ones verify until their tokens have expired. Storage: account keys and
+signed addresses come from a new key; those from the one before work until the next rotation. Links: likewise,
+and refresh tokens with them. Master: a new key seals secrets; every row is sealed anew in the background, and
+the old keys are forgotten when none is left under them. `at_once` (not of the master key): what was signed
+before is worth nothing from now on. A kill at any moment loses nothing: new keys are on disk before they are
+used, old ones until nothing needs them.
+"""
 
 from __future__ import annotations
 
@@ -19,10 +21,11 @@ from tidemill.app.services import Services
 from tidemill.app.times import iso
 from tidemill.domain.errors import InvalidRequest
 from tidemill.identity import keys as key_files
+from tidemill.identity import storage_keys
 from tidemill.identity.signing import KEPT_US
 from tidemill.store.api import ResourceQuery, Tx
 
-KINDS = ("signing", "master", "links")
+KINDS = ("signing", "storage", "master", "links")
 SEALED_TYPES = ("datastores", "connections", VERSIONS)
 _BATCH = 100
 _log = logging.getLogger("tidemill.keys")
@@ -38,6 +41,10 @@ async def overview(s: Services) -> list[dict[str, Any]]:
         found.append(_entry("signing", old.kid, state, old.retired_at + KEPT_US if counts else None))
     found += [
         _entry("master", key, "seals" if key == s.secrets.current else "opens") for key in s.secrets.key_ids
+    ]
+    found += [
+        _entry("storage", f"key{at + 1}", "signs" if at == 0 else "verifies")
+        for at in range(s.storage_keys.count)
     ]
     found += [
         _entry("links", str(at), "signs" if at == 0 else "verifies") for at in range(s.tokens.link_keys)
@@ -58,8 +65,12 @@ async def rotate(s: Services, kind: str, *, at_once: bool) -> str:
         return f"Key {kid} signs tokens now; {after}."
     if kind == "master":
         if at_once:
-            raise InvalidRequest("--at-once is for signing and links: what is sealed needs its key.")
+            raise InvalidRequest("--at-once is not for the master key: what is sealed needs its key.")
         return rotate_master(s)
+    if kind == "storage":
+        s.storage_keys.take(storage_keys.rotate(directory / key_files.STORAGE, at_once=at_once))
+        after = "those from before" + (" open nothing" if at_once else " work until the next rotation")
+        return f"Account keys and signed addresses are made from a new key now; {after}."
     if kind == "links":
         s.tokens.take_links(key_files.rotate_links(directory, at_once=at_once))
         return "A new key signs links now" + ("." if at_once else "; links from before are still good.")

@@ -96,20 +96,24 @@ class StorageAccess:
         self._verify = verify
         self._now = now
         self._view: _View | None = None
+        self._generation = keys.generation
         self._recent: dict[str, bytes] = {}
         self._loading = asyncio.Lock()
 
     async def account_keys(self, account: str, workspace: str) -> Sequence[bytes]:
         view = await self._current()
+        if self._keys.generation is not self._generation:  # the home's keys were rotated
+            self._generation = self._keys.generation
+            view.keys.clear()
         known = view.keys.get(account)
         if known is None:
             holders = view.index.holders_of(KEY_ACTIONS, workspace) if workspace else ()
-            raw = (self._keys.raw(account, f"{oid}.{given.id}") for oid, given in holders)
+            raw = (key for oid, given in holders for key in self._keys.raw(account, f"{oid}.{given.id}"))
             known = view.keys[account] = dict.fromkeys(raw)
         last = self._recent.get(account)
         return [last, *known] if last is not None and last in known else list(known)
 
-    async def holder_key(self, account: str, workspace: str, holder: str) -> bytes | None:
+    async def holder_keys(self, account: str, workspace: str, holder: str) -> Sequence[bytes]:
         kind, _, whose = holder.partition(":")
         if kind == "job":
             good = await self._job_lives(whose, workspace)
@@ -117,7 +121,7 @@ class StorageAccess:
             oid, _, assignment = whose.partition(".")
             index = (await self._current()).index
             good = kind == "sas" and bool(workspace) and index.has(oid, assignment, workspace)
-        return self._keys.raw(account, holder) if good else None
+        return self._keys.raw(account, holder) if good and self._keys.generation else ()
 
     def used(self, account: str, key: bytes) -> None:
         self._recent[account] = key

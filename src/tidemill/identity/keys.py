@@ -15,7 +15,7 @@ from tidemill.identity.signing import CURRENT, new_key
 MASTER = "master.key"  # lines "<8 hex id> <base64 of 32 bytes>", the newest first: encrypts secrets at rest
 IDENTITY_HEADER = "identity.header"  # the user's secret for the managed-identity endpoint
 CLIENT_SECRET = "client.secret"  # for client credentials
-STORAGE = "storage.key"  # 64 bytes: account keys are derived from it
+STORAGE = "storage.key"  # 64 bytes each, the newest first: account keys are derived from them
 LINKS = "links.key"  # 32 bytes each, the newest first: sign links that carry their own permission
 
 LINK_KEY_BYTES = 32

@@ -33,17 +33,20 @@ def list_(session: Session) -> None:
     tidemill keys rotate --signing --at-once""",
 )
 @click.option("--signing", is_flag=True, help="Of tokens: those from before count until they expire.")
+@click.option(
+    "--storage", is_flag=True, help="Of storage accounts: those from before work until the next time."
+)
 @click.option("--master", is_flag=True, help="Of secrets at rest: all are sealed anew in the background.")
 @click.option("--links", is_flag=True, help="Of signed links: those from before stay good.")
-@click.option("--at-once", is_flag=True, help="Signing, links: what was signed before is worth nothing now.")
-def rotate(session: Session, signing: bool, master: bool, links: bool, at_once: bool) -> None:
+@click.option("--at-once", is_flag=True, help="Not --master: what was signed before is worth nothing now.")
+def rotate(session: Session, signing: bool, storage: bool, master: bool, links: bool, at_once: bool) -> None:
     """Make new keys, on the running server. A kill in the middle loses nothing."""
-    asked = {"signing": signing, "master": master, "links": links}
+    asked = {"signing": signing, "storage": storage, "master": master, "links": links}
     kinds = [kind for kind, wanted in asked.items() if wanted]
     if not kinds:
-        raise CliError("Say which: --signing, --master, --links.", USAGE, "UsageError")
+        raise CliError("Say which: --signing, --storage, --master, --links.", USAGE, "UsageError")
     if at_once and master:
-        raise CliError("--at-once is for --signing and --links: what is sealed needs its key.", USAGE)
+        raise CliError("--at-once is not for --master: what is sealed needs its key.", USAGE, "UsageError")
     for kind in kinds:
         answer = session.client.call("POST", "/api/v1/keys/rotate", {"kind": kind, "at_once": at_once})
         if session.output == "table":

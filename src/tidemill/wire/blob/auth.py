@@ -57,8 +57,9 @@ class BlobAccess(Protocol):
         """Of everybody who may have a key of the account now, the last used one first."""
         ...
 
-    async def holder_key(self, account: str, workspace: str, holder: str) -> bytes | None:
-        """Of what the server signed. None where the holder is gone, disabled or without the role now."""
+    async def holder_keys(self, account: str, workspace: str, holder: str) -> Sequence[bytes]:
+        """Of what the server signed. None of them where the holder is gone, disabled or without the role
+        now."""
         ...
 
     def used(self, account: str, key: bytes) -> None: ...
@@ -103,8 +104,7 @@ class Authenticator:
         account, workspace = place.account, self._scope_of(place.account) or ""
         holder = query.get(HOLDER, "")
         if holder:
-            held = await self._access.holder_key(account, workspace, holder)
-            keys: Sequence[bytes] = () if held is None else (held,)
+            keys = await self._access.holder_keys(account, workspace, holder)
         else:
             keys = await self._access.account_keys(account, workspace)
         letters, key = verify_sas(keys, query, place, need, self._now())

@@ -24,7 +24,7 @@ async def list_keys(ctx: Context) -> Response:
 
 
 async def rotate(ctx: Context) -> Response:
-    """`{"kind": "signing"|"master"|"links", "at_once": false}` -> `{"message", "value"}`."""
+    """`{"kind": "signing"|"storage"|"master"|"links", "at_once": false}` -> `{"message", "value"}`."""
     body = await ctx.request.json()
     message = await keys.rotate(ctx.services, str(body.get("kind", "")), at_once=body.get("at_once") is True)
     return json_response({"message": message, "value": await keys.overview(ctx.services)})
