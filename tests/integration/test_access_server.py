@@ -145,8 +145,44 @@ def test_a_role_on_a_single_compute(team):
     ws = team.server.workspace
     assert team.status("max", "GET", f"{ws}/computes/cpu") == 200
     assert team.status("max", "GET", f"{ws}/computes/cpu2") == 403
-    assert team.status("max", "GET", f"{ws}/computes") == 403
+    assert team.status("max", "GET", f"{ws}/jobs") == 403
     assert team.status("max", "GET", ws) == 403
+    team.server.cluster("hidden", high=1)
+    for path in (f"{ws}/computes?api-version=2024-04-01", f"/api/v1{ws}/computes"):
+        status, listed = team.ask("max", "GET", path)
+        assert (status, [one["name"] for one in listed["value"]]) == (200, ["cpu"])
+
+
+def test_lists_show_what_one_may_see(team):
+    """Workspaces by role on them, jobs by role on single ones; in every dialect."""
+    team.make("kim")
+    ws, api = team.server.workspace, "api-version=2024-04-01"
+    group = ws.split("/providers/")[0]
+    for name in ("shown", "secret"):
+        job = {"properties": {"jobType": "Command", "command": "true", "computeId": f"{ws}/computes/cpu"}}
+        assert team.server.arm("PUT", f"jobs/{name}", job)[0] in (200, 201)
+    subscription = group.split("/resourceGroups/")[0]
+    provider = "providers/Microsoft.MachineLearningServices/workspaces"
+    lists = [f"{group}/{provider}?{api}", f"{subscription}/{provider}?{api}"]
+    assert [team.status("kim", "GET", path) for path in lists] == [403, 403]
+    status, body = team.ask("kim", "GET", "/api/v1/status")
+    assert (status, body["workspaces"], body["queued"], body["running"]) == (200, [], 0, 0)
+    assert team.status("kim", "GET", f"{ws}/jobs?{api}") == 403
+    team.cli("grant", "kim", "Reader", "--scope", other(team.server))
+    for path in lists:
+        status, body = team.ask("kim", "GET", path)
+        assert (status, [one["name"] for one in body["value"]]) == (200, ["other"])
+    assert [one["name"] for one in team.ask("kim", "GET", "/api/v1/status")[1]["workspaces"]] == ["other"]
+    team.cli("grant", "kim", "Reader", "--scope", "jobs/shown")
+    assert team.status("kim", "GET", f"{ws}/jobs/shown?{api}") == 200
+    assert team.status("kim", "GET", f"{ws}/jobs/secret?{api}") == 403
+    for path in (f"{ws}/jobs?{api}", f"/api/v1{ws}/jobs"):
+        status, body = team.ask("kim", "GET", path)
+        assert (status, [one["name"] for one in body["value"]]) == (200, ["shown"])
+    page = "/ui/" + "/".join(team.server.state["workspace"].values()) + "/jobs"
+    status, body = team.ask("kim", "GET", page)
+    assert (status, b"shown" in body, b"secret" in body) == (200, True, False)
+    assert team.status("kim", "GET", page + "/secret") == 403
 
 
 def test_losing_a_role_closes_the_blob_door_too(team):

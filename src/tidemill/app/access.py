@@ -6,7 +6,7 @@ its workspace; one that runs as somebody (`user_identity`, `managed`) has that p
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from tidemill.app.services import Caller, Services
 from tidemill.catalog.roles import JOB_ROLE
@@ -14,6 +14,7 @@ from tidemill.domain.errors import Forbidden, Unauthenticated
 from tidemill.domain.model import JobState, Scope
 from tidemill.domain.principals import Principal
 from tidemill.domain.roles import AccessIndex, Decision, RoleAssignment, covers, fold_scope
+from tidemill.store.api import Granted
 
 PUBLIC = "public"
 SIGNED_IN = "signed-in"
@@ -95,6 +96,41 @@ async def authorise(
     if not decision.allowed:
         raise AccessDenied(caller, decision)
     return decision
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What a list shows to a caller who may not read all of its scope: rows with a role of their own
+    (`granted`), scopes below (`scopes`, folded)."""
+
+    granted: Granted
+    scopes: tuple[str, ...]
+
+    def shows(self, arm_id: str) -> bool:
+        folded = fold_scope(arm_id)
+        return any(covers(scope, folded) for scope in self.scopes)
+
+
+async def authorise_part(
+    services: Services, caller: Caller, action: str, scope: Scope
+) -> tuple[Decision, Part | None]:
+    """For lists: `authorise`, or the part below the scope that the caller may read. Raises AccessDenied where
+    there is none."""
+    decision = await decide(services, caller, action, scope)
+    if decision.allowed:
+        return decision, None
+    index = await services.access.current()
+    oid = caller.acts_as or caller.oid
+    scopes = tuple(index.scopes_of(oid, action, scope.arm_id))
+    if caller.kind == JOB and caller.scope is not None:
+        mine = fold_scope(caller.scope.arm_id)
+        if covers(fold_scope(scope.arm_id), mine) and _as_job(index, caller, action, mine, False).allowed:
+            scopes = (*scopes, mine)
+    if not scopes:
+        raise AccessDenied(caller, decision)
+    part = Part(Granted((oid, *index.groups_of(oid)), tuple(index.roles_allowing(action))), scopes)
+    reason = f"{caller.name!r} sees what its roles at {len(scopes)} scopes below {scope.arm_id} show."
+    return replace(decision, allowed=True, reason=reason), part
 
 
 def _as_job(index: AccessIndex, caller: Caller, action: str, where: str, data: bool) -> Decision:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tidemill.app import computes, costs, job_views
+from tidemill.app.access import Part
 from tidemill.app.codec import decode_object
 from tidemill.app.services import Services
 from tidemill.app.times import iso
@@ -18,12 +19,16 @@ _FINAL = tuple(state.value for state in JobState if state.final)
 _WAITING = (JobState.QUEUED.value, JobState.PREPARING.value, JobState.PROVISIONING.value)
 
 
-async def summaries(s: Services, scope: Scope) -> list[dict[str, Any]]:
-    """Every compute of a workspace; the implicit one ("local") only once it has nodes or jobs."""
+async def summaries(s: Services, scope: Scope, part: Part | None = None) -> list[dict[str, Any]]:
+    """Every compute of a workspace, or of a part of it; the implicit one ("local") only once it has nodes or
+    jobs."""
 
     def look(read: Read) -> list[tuple[ClusterSpec, str]]:
-        rows = read.find(ResourceQuery(computes.TYPE, scope, ascending=True))
+        granted = None if part is None else part.granted
+        rows = read.find(ResourceQuery(computes.TYPE, scope, ascending=True, granted=granted))
         specs = [(spec, row.state) for row in rows if (spec := computes.cluster_of(s, row)) is not None]
+        if part is not None:
+            return specs
         local = computes.local_cluster(s, require_workspace(read, scope))
         if read.nodes_of(local.uid) or read.count(ResourceQuery("jobs", ref=local.uid)):
             specs.append((local, "Succeeded"))

@@ -33,7 +33,7 @@ from tidemill.domain.isolation import level_of
 from tidemill.domain.model import Caller, Event, JobState, Key, Node, NodeState, Resource, Scope, Vector
 from tidemill.domain.scheduling.types import ClusterSpec
 from tidemill.domain.units import human_duration, plural
-from tidemill.store.api import AlreadyExists, Read, ResourceQuery, Tx
+from tidemill.store.api import AlreadyExists, Granted, Read, ResourceQuery, Tx
 
 TYPE = "computes"
 LOCAL = "local"
@@ -183,12 +183,18 @@ async def get(s: Services, scope: Scope, name: str) -> ComputeView:
 
 
 async def list_of(
-    s: Services, scope: Scope, *, limit: int = 0, after: str | None = None
+    s: Services,
+    scope: Scope,
+    *,
+    limit: int = 0,
+    after: str | None = None,
+    granted: Granted | None = None,
 ) -> Sequence[ComputeView]:
-    """Oldest first."""
+    """Oldest first. `granted`: only those with a role of their own (`access.Part`)."""
 
     def look(read: Read) -> list[ComputeView]:
-        rows = read.find(ResourceQuery(TYPE, scope, ascending=True, limit=limit, after=after))
+        query = ResourceQuery(TYPE, scope, ascending=True, limit=limit, after=after, granted=granted)
+        rows = read.find(query)
         return [ComputeView(row, tuple(read.nodes_of(row.uid))) for row in rows]
 
     return await s.store.read(look)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from tidemill.app.codec import decode_object
 from tidemill.app.services import Services
 from tidemill.domain.model import JobState, Resource, Scope
-from tidemill.store.api import ResourceQuery
+from tidemill.store.api import Granted, ResourceQuery
 
 GROUPS: dict[str, tuple[str, ...]] = {
     "waiting": (JobState.QUEUED, JobState.PREPARING, JobState.PROVISIONING),
@@ -29,12 +29,22 @@ class Found:
 
 
 async def search(
-    s: Services, scope: Scope, *, group: str = "", text: str = "", limit: int = 50, after: str = ""
+    s: Services,
+    scope: Scope,
+    *,
+    group: str = "",
+    text: str = "",
+    limit: int = 50,
+    after: str = "",
+    granted: Granted | None = None,
 ) -> Found:
-    """Newest first, without archived ones. `text` is looked for in name, display name and experiment."""
+    """Newest first, without archived ones. `text` is looked for in name, display name and experiment;
+    `granted`: only jobs with a role of their own (`access.Part`)."""
     states = GROUPS.get(group)
     most = SEARCHED if text else limit + 1
-    query = ResourceQuery("jobs", scope, states=states, archived=False, limit=most, after=after or None)
+    query = ResourceQuery(
+        "jobs", scope, states=states, archived=False, limit=most, after=after or None, granted=granted
+    )
     rows = await s.store.read(lambda r: r.find(query))
     if text:
         rows = [row for row in rows if _matches(row, text.casefold())]
@@ -48,12 +58,12 @@ def _matches(row: Resource, text: str) -> bool:
     return any(text in str(spec.get(name) or "").casefold() for name in ("displayName", "experimentName"))
 
 
-async def counts(s: Services, scope: Scope) -> dict[str, int]:
+async def counts(s: Services, scope: Scope, granted: Granted | None = None) -> dict[str, int]:
     """Of each group of states, and "" for all."""
     groups: dict[str, tuple[str, ...] | None] = {"": None, **GROUPS}
     return await s.store.read(
         lambda r: {
-            name: r.count(ResourceQuery("jobs", scope, states=states, archived=False))
+            name: r.count(ResourceQuery("jobs", scope, states=states, archived=False, granted=granted))
             for name, states in groups.items()
         }
     )

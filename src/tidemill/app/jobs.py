@@ -20,7 +20,7 @@ from tidemill.domain.jobspec import read_command_job
 from tidemill.domain.model import Caller, Event, JobState, Key, Resource, Scope
 from tidemill.domain.plan import JobError, JobProgress, JobStatus, PlannedEnvironment
 from tidemill.domain.states import cancel_target, cancel_timetable
-from tidemill.store.api import AlreadyExists, Read, ResourceQuery, Tx
+from tidemill.store.api import AlreadyExists, Granted, Read, ResourceQuery, Tx
 
 TYPE = "jobs"
 
@@ -174,8 +174,9 @@ async def list_jobs(
     limit: int = 100,
     after: str | None = None,
     compute_uid: str | None = None,
+    granted: Granted | None = None,
 ) -> Sequence[Resource]:
-    """Newest first."""
+    """Newest first. `granted`: only those with a role of their own (`access.Part`)."""
     query = ResourceQuery(
         TYPE,
         scope,
@@ -184,6 +185,7 @@ async def list_jobs(
         limit=limit,
         after=after,
         ref=compute_uid,
+        granted=granted,
     )
     return await s.store.read(lambda r: r.find(query))
 

@@ -7,21 +7,31 @@ from typing import Any
 
 from tidemill import __version__
 from tidemill.app import costs
+from tidemill.app.access import decide
 from tidemill.app.services import Services
-from tidemill.domain.model import JobState
+from tidemill.app.workspaces import scope_of
+from tidemill.domain.ids import PROVIDER
+from tidemill.domain.model import Caller, JobState
 from tidemill.store.api import ResourceQuery
 
 _WAITING = (JobState.QUEUED.value, JobState.PREPARING.value, JobState.PROVISIONING.value)
 _FINAL = tuple(state.value for state in JobState if state.final)
+_BUSY_NOT = (*_WAITING, *_FINAL)
+_READ = f"{PROVIDER}/workspaces/read"
 
 
-async def status(s: Services) -> dict[str, Any]:
-    rows, queued, running, nodes = await s.store.read(
+async def status(s: Services, caller: Caller) -> dict[str, Any]:
+    """`workspaces`, `queued` and `running` are what the caller may see; `nodes` are the host's."""
+    rows, nodes = await s.store.read(
+        lambda r: (r.find(ResourceQuery("workspaces", ascending=True)), len(r.live_nodes()))
+    )
+    seen = [row for row in rows if (await decide(s, caller, _READ, scope_of(row))).allowed]
+    # All of them together are counted at once.
+    scopes = [None] if len(seen) == len(rows) else [scope_of(row) for row in seen]
+    queued, running = await s.store.read(
         lambda r: (
-            r.find(ResourceQuery("workspaces", ascending=True)),
-            r.count(ResourceQuery("jobs", states=_WAITING)),
-            r.count(ResourceQuery("jobs", exclude_states=(*_WAITING, *_FINAL))),
-            len(r.live_nodes()),
+            sum(r.count(ResourceQuery("jobs", scope, states=_WAITING)) for scope in scopes),
+            sum(r.count(ResourceQuery("jobs", scope, exclude_states=_BUSY_NOT)) for scope in scopes),
         )
     )
     return {
@@ -36,7 +46,7 @@ async def status(s: Services) -> dict[str, Any]:
                 "resourceGroup": row.key.scope.group,
                 "name": row.key.name,
             }
-            for row in rows
+            for row in seen
         ],
         "queued": queued,
         "running": running,

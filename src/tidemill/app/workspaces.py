@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
@@ -93,9 +93,7 @@ class WorkspaceIndex:
         if known is None:
             generation = self._generation
             row = await self._store.read(lambda read: require_workspace(read, scope))
-            group = row.key.scope
-            exact = Scope(group.subscription, group.group, row.key.name)
-            known = Workspace(exact, row.uid, account_of(row), row.state)
+            known = Workspace(scope_of(row), row.uid, account_of(row), row.state)
             if generation == self._generation:
                 if len(self._known) >= 4096:
                     self._known.clear()
@@ -127,12 +125,29 @@ async def get(services: Services, scope: Scope) -> Resource:
 
 
 async def list_of(
-    services: Services, scope: Scope, *, limit: int = 0, after: str | None = None
+    services: Services,
+    scope: Scope,
+    *,
+    limit: int = 0,
+    after: str | None = None,
+    shows: Callable[[str], bool] | None = None,
 ) -> Sequence[Resource]:
-    """The workspaces of a resource group, or of the subscription where `scope.group` is "". Oldest first."""
+    """The workspaces of a resource group, or of the subscription where `scope.group` is "". Oldest first.
+    `shows`: only those whose ARM id it takes."""
     group = Scope(scope.subscription, scope.group) if scope.group else None
-    query = ResourceQuery("workspaces", group, ascending=True, limit=limit, after=after)
-    return await services.store.read(lambda read: read.find(query))
+    most = limit if shows is None else 0
+    query = ResourceQuery("workspaces", group, ascending=True, limit=most, after=after)
+    rows = await services.store.read(lambda read: read.find(query))
+    if shows is None:
+        return rows
+    rows = [row for row in rows if shows(scope_of(row).arm_id)]
+    return rows[:limit] if limit else rows
+
+
+def scope_of(row: Resource) -> Scope:
+    """The workspace that a row of workspaces is."""
+    group = row.key.scope
+    return Scope(group.subscription, group.group, row.key.name)
 
 
 async def create(

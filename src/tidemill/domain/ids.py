@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from tidemill.domain.errors import InvalidRequest
-from tidemill.domain.model import Scope
+from tidemill.domain.model import Key, Scope
 
 PROVIDER = "Microsoft.MachineLearningServices"
 
@@ -25,6 +25,20 @@ def parse_workspace_id(text: str) -> tuple[Scope, tuple[str, ...]] | None:
         return None
     rest = tuple(part for part in (match["rest"] or "").split("/") if part)
     return Scope(match["sub"], match["rg"], match["ws"]), rest
+
+
+def resource_id(key: Key) -> str:
+    """The id of any row: `{scope}/…/{type segments and names, interleaved}`. A version's parent comes first:
+    Key(ws, "models/versions", "3", parent="digits") -> `{W}/models/digits/versions/3`."""
+    segments = key.type.split("/")
+    names = [key.parent, key.name] if len(segments) == 2 else [key.name]
+    path = "/".join(f"{segment}/{name}" for segment, name in zip(segments, names, strict=True))
+    if key.scope.workspace:
+        return f"{key.scope.arm_id}/{path}"
+    if key.type == "resourceGroups":
+        return f"/subscriptions/{key.scope.subscription}/{path}"
+    provider = "Microsoft.Resources" if key.type == "deployments" else PROVIDER
+    return f"{key.scope.arm_id}/providers/{provider}/{path}"
 
 
 def check_name(name: str, what: str) -> str:

@@ -261,6 +261,10 @@ class AccessIndex:
             reason = f"{who.name!r} has no role at {scope}."
         return Decision(False, action, scope, reason)
 
+    def roles_allowing(self, action: str, data: bool = False) -> Sequence[str]:
+        """The ids of roles that allow it."""
+        return [role.id for role in self._roles.values() if self.allows(role, action, data)]
+
     def scopes_of(self, oid: str, action: str, below: str, data: bool = False) -> Sequence[str]:
         """Folded scopes strictly below `below` where the principal may do `action`: what a list shows to
         somebody who may not see all of it."""

@@ -15,7 +15,7 @@ from tidemill.wire.http import Context
 
 async def list_page(ctx: Context) -> Response:
     frame = await around(ctx, "computes")
-    computes = await compute_views.summaries(ctx.services, ctx.scope)
+    computes = await compute_views.summaries(ctx.services, ctx.scope, ctx.part)
     return _live(ctx, frame["base"] + "/computes", "computes", {**frame, "computes": computes})
 
 

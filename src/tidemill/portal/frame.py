@@ -28,7 +28,7 @@ def is_fragment(request: Request) -> bool:
 
 async def around(ctx: Context, section: str) -> dict[str, Any]:
     """The values of base.html. `flags` is what a command needs to reach this workspace."""
-    status = await overview.status(ctx.services)
+    status = await overview.status(ctx.services, ctx.caller)
     scopes = [Scope(w["subscription"], w["resourceGroup"], w["name"]) for w in status["workspaces"]]
     several = len(scopes) > 1
     return {
@@ -47,7 +47,7 @@ async def around(ctx: Context, section: str) -> dict[str, Any]:
 
 async def first_page(ctx: Context) -> Response:
     """The jobs of the first workspace, or how to make one."""
-    workspaces = (await overview.status(ctx.services))["workspaces"]
+    workspaces = (await overview.status(ctx.services, ctx.caller))["workspaces"]
     if not workspaces:
         return pages.page(
             "message.html",

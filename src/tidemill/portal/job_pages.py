@@ -31,7 +31,10 @@ async def list_page(ctx: Context) -> Response:
     group = chosen if chosen in GROUP_LABELS else ""
     text, after = query.get("q", "").strip()[:200], query.get("after", "")
     frame = await around(ctx, "jobs")
-    found = await job_search.search(ctx.services, ctx.scope, group=group, text=text, after=after)
+    granted = ctx.part.granted if ctx.part is not None else None
+    found = await job_search.search(
+        ctx.services, ctx.scope, group=group, text=text, after=after, granted=granted
+    )
     here = frame["base"] + "/jobs"
 
     def address(state: str = group, older: str = "") -> str:
@@ -39,7 +42,7 @@ async def list_page(ctx: Context) -> Response:
         given = urlencode({key: value for key, value in parts.items() if value})
         return f"{here}?{given}" if given else here
 
-    counts = await job_search.counts(ctx.services, ctx.scope)
+    counts = await job_search.counts(ctx.services, ctx.scope, granted)
     table = pages.fragment(
         "_jobs.html",
         **frame,

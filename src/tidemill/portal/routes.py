@@ -21,13 +21,13 @@ def routes() -> list[Route]:
     links = session.LinkBook()
     return [
         Route("GET", "/", PUBLIC, _to_first_page),
-        Route("GET", "/ui", WORKSPACES, first_page),
+        Route("GET", "/ui", WORKSPACES, first_page, partial=True),
         Route("GET", "/ui/login", PUBLIC, _login(links), signs_in=True),
         Route("GET", "/ui/static/{file}", PUBLIC, static_file),
         Route("POST", "/api/v1/portal/link", SIGNED_IN, _link(links)),
-        Route("GET", W + "/jobs", JOBS, job_pages.list_page),
+        Route("GET", W + "/jobs", JOBS, job_pages.list_page, partial=True),
         Route("GET", W + "/jobs/{name}", JOBS, job_pages.job_page),
-        Route("GET", W + "/computes", COMPUTES, compute_pages.list_page),
+        Route("GET", W + "/computes", COMPUTES, compute_pages.list_page, partial=True),
         Route("GET", W + "/computes/{name}", COMPUTES, compute_pages.compute_page),
     ]
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from starlette.responses import Response
 
-from tidemill.app.access import authenticate, authorise, decide
+from tidemill.app.access import Part, authenticate, authorise, authorise_part, decide
 from tidemill.app.admission import HIGH_PRIORITY
 from tidemill.app.services import Services
 from tidemill.app.workspaces import WorkspaceIndex
@@ -102,12 +102,16 @@ class App:
             return response
         seen.caller = caller = await authenticate(self._services, self._token(request))
         seen.scope = scope = self._scope(params)
-        seen.decision = decision = await authorise(
-            self._services, caller, route.action, scope, resource_below(route.resource, params)
-        )
+        part: Part | None = None
+        if route.partial:
+            decision, part = await authorise_part(self._services, caller, route.action, scope)
+        else:
+            below = resource_below(route.resource, params)
+            decision = await authorise(self._services, caller, route.action, scope, below)
+        seen.decision = decision
         if scope.workspace:
             scope = await self._existing(scope, route, request.method)
-        context = Context(request, self._services, caller, params, scope, decision, route.resource)
+        context = Context(request, self._services, caller, params, scope, decision, route.resource, part)
         return await route.handler(context)
 
     def _token(self, request: Request) -> str:

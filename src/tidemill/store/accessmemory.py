@@ -8,7 +8,7 @@ from typing import Any
 
 from tidemill.domain.model import Touched
 from tidemill.domain.principals import Principal, PrincipalKind
-from tidemill.domain.roles import RoleAssignment, RoleDefinition, fold_scope
+from tidemill.domain.roles import RoleAssignment, RoleDefinition, covers, fold_scope
 from tidemill.store.access import (
     TOUCHED_ASSIGNMENT,
     TOUCHED_GROUP,
@@ -186,6 +186,11 @@ class MemoryAccessTx(MemoryAccessRead):
         self._drop(self._access.assignments, id)
         self._touch(TOUCHED_ASSIGNMENT, id)
         return True
+
+    def drop_assignments_at(self, scope: str) -> None:
+        at = fold_scope(scope)
+        for id in [a.id for a in self._access.assignments.values() if covers(at, fold_scope(a.scope))]:
+            self.delete_role_assignment(id)
 
     def _touch(self, kind: str, id: str) -> None:
         self.touched.append(Touched(kind, id))

@@ -240,6 +240,13 @@ class SqlAccessTx(SqlAccessRead):
         self._touch(TOUCHED_ASSIGNMENT, id)
         return True
 
+    def drop_assignments_at(self, scope: str) -> None:
+        """Those at the scope and below it."""
+        at = fold_scope(scope)
+        sql = "SELECT id FROM role_assignments WHERE scope_key = ? OR (scope_key > ? AND scope_key < ?)"
+        for row in self._execute(sql, (at, f"{at}/", f"{at}0")).fetchall():  # "0" follows "/"
+            self.delete_role_assignment(row[0])
+
     def _touch(self, kind: str, id: str) -> None:
         self.touched.append(Touched(kind, id))
         sql = (

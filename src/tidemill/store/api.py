@@ -34,6 +34,15 @@ class AlreadyExists(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class Granted:
+    """Only rows at which one of `principals` (oids) was given one of `roles`, exactly there: what somebody
+    sees who has no role on the whole workspace."""
+
+    principals: tuple[str, ...]
+    roles: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class ResourceQuery:
     """Which resources: None means any. Ordered by creation, newest first unless `ascending`."""
 
@@ -48,6 +57,7 @@ class ResourceQuery:
     ascending: bool = False
     limit: int = 0  # 0: no limit
     after: str | None = None  # uid of the last row of the page before
+    granted: Granted | None = None  # with a workspace as `scope` and a type without versions
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +166,9 @@ class Tx(Read, AccessTx, SignInTx, Protocol):
         """Key, created_at and created_by stay as they were inserted."""
         ...
 
-    def delete(self, row: Resource) -> None: ...
+    def delete(self, row: Resource) -> None:
+        """With the role assignments at it and below: a later row of its name is another one's."""
+        ...
 
     def insert_attempt(self, attempt: Attempt) -> Attempt: ...
     def update_attempt(self, attempt: Attempt) -> Attempt: ...

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from tidemill.domain.activity import Head, Record, chained
+from tidemill.domain.ids import resource_id
 from tidemill.domain.model import (
     Attempt,
     AttemptState,
@@ -26,6 +27,7 @@ from tidemill.store.api import (
     ActivityPage,
     ActivityQuery,
     AlreadyExists,
+    Granted,
     Lease,
     Read,
     ResourceQuery,
@@ -97,6 +99,7 @@ class MemoryRead(MemoryAccessRead, MemorySignInRead):
         scope = None if query.scope is None else scope_key(query.scope)
         parent = None if query.parent is None else fold(query.parent)
         ref = None if query.ref is None else fold(query.ref)
+        given = None if query.granted is None else self._given(query.granted)
         for row in self._tables.resources.values():
             if (
                 fold(row.key.type) == type_key
@@ -107,8 +110,16 @@ class MemoryRead(MemoryAccessRead, MemorySignInRead):
                 and (query.archived is None or row.archived == query.archived)
                 and (ref is None or fold(row.ref) == ref)
                 and (query.digest is None or row.digest == query.digest)
+                and (given is None or fold(f"{row.key.scope.arm_id}/{row.key.type}/{row.key.name}") in given)
             ):
                 yield row
+
+    def _given(self, granted: Granted) -> set[str]:
+        return {
+            fold(assignment.scope)
+            for assignment in self.role_assignments()
+            if assignment.principal in granted.principals and assignment.role in granted.roles
+        }
 
     def due(self, type: str, now: int, limit: int = 100) -> Sequence[Resource]:
         found = [
@@ -250,6 +261,7 @@ class MemoryTx(MemoryRead, MemoryAccessTx, MemorySignInTx):
         held = self._current(row)
         self._drop(self._tables.resources, row.uid)
         self._drop(self._tables.uids, folded(held.key))
+        self.drop_assignments_at(resource_id(held.key))
         self._touch_resource(row)
 
     def _current(self, row: Resource) -> Resource:

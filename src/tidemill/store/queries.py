@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from itertools import product
 from typing import Any
 
-from tidemill.store.api import ResourceQuery
-from tidemill.store.rows import RESOURCE_COLUMNS, fold, scope_key
+from tidemill.store.api import Granted, ResourceQuery
+from tidemill.store.rows import RESOURCE_COLUMNS, fold, scope_key, whole_key
 
 Params = Sequence[Any]
 Run = Callable[[str, Params], Any]
@@ -27,7 +27,8 @@ def find_sql(run: Run, query: ResourceQuery, columns: str = RESOURCE_COLUMNS) ->
         branches = [(where + step, (*params, query.after)) for where, params in branches]
     if not branches:
         return None
-    if len(branches) == 1:
+    # What was granted lies anywhere: its uids are sorted first, and only the page's rows are read.
+    if len(branches) == 1 and query.granted is None:
         where, params = branches[0]
         return f"SELECT {columns} FROM resources WHERE {where} ORDER BY {order}{tail}", (
             *params,
@@ -62,6 +63,8 @@ def _branches(run: Run, query: ResourceQuery) -> list[tuple[str, Params]]:
     fixed: list[tuple[str, Any]] = [("type_key", type_key)]
     filters: list[tuple[str, Any]] = []
     literal = ""
+    if query.granted is not None:
+        return [_granted(query, query.granted)]
     by_state = query.states is not None or query.exclude_states is not None
     if query.digest:
         fixed, literal, by_state = [("digest", query.digest)], " AND digest <> ''", False
@@ -88,6 +91,26 @@ def _branches(run: Run, query: ResourceQuery) -> list[tuple[str, Params]]:
     if query.digest == "":
         filters.append(("digest", ""))
     return _spread(run, query, fixed, filters, literal, by_state)
+
+
+def _granted(query: ResourceQuery, granted: Granted) -> tuple[str, Params]:
+    """From the assignments to their rows: the cost follows what was given to these principals."""
+    assert query.scope is not None
+    assert query.scope.workspace
+    type_key = fold(query.type)
+    above = f"{fold(query.scope.arm_id)}/{type_key}/"
+    where = (
+        "whole_key IN (SELECT ? || substr(scope_key, ?) FROM role_assignments "
+        f"WHERE principal IN ({', '.join('?' * len(granted.principals))}) "
+        f"AND role IN ({', '.join('?' * len(granted.roles))}) AND scope_key > ? AND scope_key < ?)"
+    )
+    values: list[Any] = [whole_key(scope_key(query.scope), type_key, "", ""), len(above) + 1]
+    values += [*granted.principals, *granted.roles, above, above[:-1] + "0"]  # "0" follows "/"
+    for column, value in (("archived", query.archived), ("ref_key", query.ref), ("digest", query.digest)):
+        if value is not None:
+            where += f" AND ({column} || '') = ?" if column != "archived" else " AND archived = ?"
+            values.append(int(value) if isinstance(value, bool) else fold(value))
+    return _state_filter(query, where, values)
 
 
 def _add(filters: list[tuple[str, Any]], column: str, value: str | None) -> None:

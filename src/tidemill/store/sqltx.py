@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from tidemill.domain.activity import Head, Record, chained
+from tidemill.domain.ids import resource_id
 from tidemill.domain.model import Attempt, Event, Interval, Key, Node, Resource, Scope, Touched
 from tidemill.store import rows
 from tidemill.store.accesssql import Execute, SqlAccessRead, SqlAccessTx
@@ -209,6 +210,7 @@ class SqlTx(SqlRead, SqlAccessTx, SqlSignInTx):
     def delete(self, row: Resource) -> None:
         if self._execute(_DELETE_RESOURCE, (row.uid, row.revision)).rowcount == 0:
             raise StaleRevision(row.key)
+        self.drop_assignments_at(resource_id(row.key))
         self._touch_resource(row)
 
     def _touch_resource(self, row: Resource) -> None:

@@ -15,6 +15,7 @@ from urllib.parse import parse_qsl, unquote
 import msgspec
 from starlette.responses import Response
 
+from tidemill.app.access import Part
 from tidemill.app.services import Caller, Services
 from tidemill.domain.errors import InvalidRequest
 from tidemill.domain.model import Scope
@@ -129,6 +130,7 @@ class Context:
     scope: Scope
     decision: Decision  # which assignment let it in
     resource: str = ""  # the route's: what it is about below the workspace
+    part: Part | None = None  # of a list: all that the caller may see of it; None: everything
 
 
 Handler = Callable[[Context], Awaitable[Response]]
@@ -139,7 +141,8 @@ class Route:
     """`action` is ARM's (`Microsoft.…/read`), PUBLIC or SIGNED_IN. The scope is read from the path's
     {sub}, {rg}, {ws}; routes without them act on the whole server (the default subscription).
     `resource` is what the action is about below the workspace (`jobs/{name}`): a role may be assigned there.
-    It is read from the path where that has ARM's form, `…/{ws}/jobs/{name}/…`."""
+    It is read from the path where that has ARM's form, `…/{ws}/jobs/{name}/…`. `partial`: a list that shows
+    the part below its scope that the caller may read, where that is not all."""
 
     method: str
     path: str
@@ -147,6 +150,7 @@ class Route:
     handler: Handler
     name: str = ""
     resource: str = ""
+    partial: bool = False
     signs_in: bool = False  # a way to get a token: its handler puts who it was into `ctx.caller`
 
     def __post_init__(self) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
+from rowmakers import OTHER, WS, job, uid
 
-from tidemill.domain.model import Touched
+from tidemill.domain.model import Key, Resource, Scope, Touched
 from tidemill.domain.principals import Principal, PrincipalKind
 from tidemill.domain.roles import Permission, RoleAssignment, RoleDefinition
-from tidemill.store.api import AlreadyExists, StaleRevision, Store, Tx
+from tidemill.store.api import AlreadyExists, Granted, ResourceQuery, StaleRevision, Store, Tx
 
 ANN = Principal("oid-a", PrincipalKind.USER, "Ann", "Ann Lee", created_at=1, created_by="owner")
 APP = Principal("oid-p", PrincipalKind.SERVICE_PRINCIPAL, "ci", app_id="App-1", created_at=2)
@@ -113,6 +115,22 @@ async def test_roles(store: Store) -> None:
     assert [role.id for role in await store.read(lambda r: r.role_definitions())] == ["r-2"]
 
 
+async def test_the_generation_moves_with_every_change_and_with_nothing_else(store: Store) -> None:
+    seen = [await store.read(lambda r: r.access_generation())]
+    for change in (
+        lambda tx: tx.insert_principal(ANN),
+        lambda tx: tx.add_member(TEAM.oid, ANN.oid),
+        lambda tx: tx.insert_role_assignment(GIVEN),
+        lambda tx: tx.delete_role_assignment(GIVEN.id),
+    ):
+        await store.write(change)
+        seen.append(await store.read(lambda r: r.access_generation()))
+    assert seen == sorted(set(seen))
+    await store.write(lambda tx: tx.insert(job(1)))
+    await store.write(lambda tx: tx.delete_role_assignment(GIVEN.id))
+    assert await store.read(lambda r: r.access_generation()) == seen[-1]
+
+
 async def test_assignments(store: Store) -> None:
     assert await store.write(lambda tx: tx.insert_role_assignment(GIVEN)) == GIVEN
     for same in (replace(GIVEN, role="r-9"), replace(GIVEN, id="as-2", scope=GIVEN.scope.lower() + "/")):
@@ -132,6 +150,82 @@ async def test_assignments(store: Store) -> None:
     await store.read(look)
     assert await store.write(lambda tx: tx.delete_role_assignment("as-1"))
     assert not await store.write(lambda tx: tx.delete_role_assignment("as-1"))
+
+
+async def test_lists_of_what_was_granted(store: Store) -> None:
+    """By own role or a group's, exactly at the row; whatever case the scope was written in."""
+
+    def fill(tx: Tx) -> None:
+        for number in range(8):
+            tx.insert(job(number, state=("Queued", "Running")[number % 2], archived=number == 6))
+        tx.insert(job(20, scope=OTHER))
+        for number, (principal, role, scope) in enumerate(
+            [
+                ("me", "reads", f"{WS.arm_id.upper()}/JOBS/job-1"),
+                ("team", "reads", f"{WS.arm_id}/jobs/Job-2"),
+                ("me", "reads", f"{WS.arm_id}/jobs/Job-2"),
+                ("me", "writes", f"{WS.arm_id}/jobs/Job-3"),
+                ("you", "reads", f"{WS.arm_id}/jobs/Job-4"),
+                ("me", "reads", f"{WS.arm_id}/jobs/Job-6"),
+                ("me", "reads", f"{WS.arm_id}/jobs/gone"),
+                ("me", "reads", f"{WS.arm_id}/computes/Job-5"),
+                ("me", "reads", f"{WS.arm_id}2/jobs/Job-7"),
+                ("me", "reads", f"{OTHER.arm_id}/jobs/Job-20"),
+            ]
+        ):
+            tx.insert_role_assignment(RoleAssignment(f"g-{number}", scope, principal, role))
+
+    await store.write(fill)
+    mine = Granted(("me", "team"), ("reads", "owns"))
+
+    async def names(**more: Any) -> list[str]:
+        query = ResourceQuery("jobs", WS, granted=mine, **more)
+        found = await store.read(lambda r: r.find(query))
+        uids = [uid for uid, _ in await store.read(lambda r: r.revisions(query))]
+        assert uids == [row.uid for row in found]
+        assert more.get("limit") or await store.read(lambda r: r.count(query)) == len(found)
+        return [row.key.name for row in found]
+
+    assert await names() == ["Job-6", "Job-2", "Job-1"]
+    assert await names(ascending=True, archived=False) == ["Job-1", "Job-2"]
+    assert await names(limit=1, after=uid(6)) == ["Job-2"]
+    assert await names(states=("Running",)) == ["Job-1"]
+    assert await names(exclude_states=("Running",), archived=True) == ["Job-6"]
+    assert await names(ref="cpu-CLUSTER", digest="d1") == ["Job-1"]
+
+
+async def test_a_deleted_row_takes_its_assignments_along(store: Store) -> None:
+    """A later row of the same name is somebody else's."""
+    workspace = Resource(uid(50), Key(Scope("Sub-1", "RG-One"), "workspaces", "Main"), "Succeeded")
+    version = Resource(uid(51), Key(WS, "models/versions", "3", parent="digits"))
+    scopes = [
+        "/subscriptions/Sub-1",
+        f"{WS.arm_id}/jobs/JOB-1",
+        f"{WS.arm_id}/jobs/Job-10",
+        f"{WS.arm_id}/models/digits/versions/3",
+        WS.arm_id,
+        f"{WS.arm_id}2",
+    ]
+
+    def fill(tx: Tx) -> None:
+        for row in (job(1), job(10), workspace, version):
+            tx.insert(row)
+        for number, scope in enumerate(scopes):
+            tx.insert_role_assignment(replace(GIVEN, id=f"d-{number}", scope=scope))
+
+    async def left() -> list[str]:
+        return [a.id for a in await store.read(lambda r: r.role_assignments())]
+
+    await store.write(fill)
+    seen: list[Touched] = []
+    store.on_commit(seen.extend)
+    await store.write(lambda tx: tx.delete(job(1)))
+    assert await left() == ["d-0", "d-2", "d-3", "d-4", "d-5"]
+    assert Touched("role-assignment", "d-1") in seen
+    await store.write(lambda tx: tx.delete(version))
+    assert await left() == ["d-0", "d-2", "d-4", "d-5"]
+    await store.write(lambda tx: tx.delete(workspace))
+    assert await left() == ["d-0", "d-5"]
 
 
 async def test_commits_say_what_they_touched_and_a_closure_is_undone(store: Store) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tidemill.domain.model import Key, Resource, Scope
-from tidemill.store.api import ResourceQuery
+from tidemill.store.api import Granted, ResourceQuery
 from tidemill.store.migrate import create_statements
 from tidemill.store.queries import find_sql
 from tidemill.store.sqltx import SqlTx
@@ -35,6 +35,16 @@ def connection() -> Iterator[sqlite3.Connection]:
 
 def plan(db: sqlite3.Connection, sql: str, params: Any) -> list[str]:
     return [row[3] for row in db.execute("EXPLAIN QUERY PLAN " + sql, params)]
+
+
+def test_what_was_granted_is_found_from_the_assignments(connection: sqlite3.Connection) -> None:
+    query = ResourceQuery("jobs", WS, archived=False, limit=100, granted=Granted(("me",), ("reads",)))
+    statement = find_sql(connection.execute, query)
+    assert statement is not None
+    steps = plan(connection, *statement)
+    assert any("SEARCH resources" in step and "(whole_key=?)" in step for step in steps), steps
+    assert any("SEARCH role_assignments" in step and "(principal=? AND" in step for step in steps), steps
+    assert not any(step.startswith(("SCAN resources", "SCAN role_assignments")) for step in steps), steps
 
 
 @pytest.mark.parametrize(

@@ -8,25 +8,14 @@ from typing import Any
 import msgspec
 
 from tidemill.app.times import iso
-from tidemill.domain.ids import PROVIDER
+from tidemill.domain.ids import PROVIDER, resource_id
 from tidemill.domain.model import Resource
 
 encode = msgspec.json.Encoder().encode
 
 
 def arm_id(row: Resource) -> str:
-    """The id of any row: `{scope}/…/{type segments and names, interleaved}`. A version's parent comes
-    first: Key(ws, "models/versions", "3", parent="digits") -> `{W}/models/digits/versions/3`."""
-    key = row.key
-    segments = key.type.split("/")
-    names = [key.parent, key.name] if len(segments) == 2 else [key.name]
-    path = "/".join(f"{segment}/{name}" for segment, name in zip(segments, names, strict=True))
-    if key.scope.workspace:
-        return f"{key.scope.arm_id}/{path}"
-    if key.type == "resourceGroups":
-        return f"/subscriptions/{key.scope.subscription}/{path}"
-    provider = "Microsoft.Resources" if key.type == "deployments" else PROVIDER
-    return f"{key.scope.arm_id}/providers/{provider}/{path}"
+    return resource_id(row.key)
 
 
 def arm_type(row: Resource) -> str:

@@ -38,7 +38,7 @@ COUNTED = ("idle", "leaving", "preempted", "preparing", "running", "unusable")
 def routes() -> list[Route]:
     one = BASE + "/{name}"
     return [
-        Route("GET", BASE, f"{ACTION}/read", list_computes),
+        Route("GET", BASE, f"{ACTION}/read", list_computes, partial=True),
         Route("GET", one, f"{ACTION}/read", get_compute),
         Route("PUT", one, f"{ACTION}/write", put_compute),
         Route("PATCH", one, f"{ACTION}/write", patch_compute),
@@ -93,7 +93,10 @@ def _changed_at(view: ComputeView) -> int:
 
 async def list_computes(ctx: Context) -> Response:
     page = read_page(ctx.request)
-    views = await computes.list_of(ctx.services, ctx.scope, limit=page.limit + 1, after=page.after)
+    granted = ctx.part.granted if ctx.part is not None else None
+    views = await computes.list_of(
+        ctx.services, ctx.scope, limit=page.limit + 1, after=page.after, granted=granted
+    )
     shown = views[: page.limit]
     after = shown[-1].row.uid if len(views) > page.limit else None
     return bytes_response(render_list(map(render_compute, shown), next_link(ctx, after)))

@@ -15,7 +15,7 @@ from tidemill.domain.errors import InvalidRequest, NotFound, NotOffered
 from tidemill.domain.ids import PROVIDER
 from tidemill.domain.model import Resource, Scope
 from tidemill.wire.arm import template
-from tidemill.wire.arm.envelope import render, render_list
+from tidemill.wire.arm.envelope import arm_id, render, render_list
 from tidemill.wire.azure.workspaces import draft_of
 from tidemill.wire.http import SIGNED_IN, Context, Route, bytes_response, json_response
 
@@ -120,6 +120,8 @@ async def _put_group(ctx: Context) -> Response:
 
 async def _list_groups(ctx: Context) -> Response:
     rows = await groups.list_of(ctx.services, ctx.scope.subscription)
+    if ctx.part is not None:
+        rows = [row for row in rows if ctx.part.shows(arm_id(row))]
     return bytes_response(render_list(map(_group, rows)))
 
 
@@ -208,7 +210,7 @@ def routes() -> list[Route]:
         Route(
             "GET", f"{sub}/providers/{PROVIDER}", f"{_RESOURCES}/subscriptions/providers/read", _get_provider
         ),
-        Route("GET", f"{sub}/resourceGroups", f"{groups_action}/read", _list_groups),
+        Route("GET", f"{sub}/resourceGroups", f"{groups_action}/read", _list_groups, partial=True),
         Route("GET", rg, f"{groups_action}/read", _get_group),
         Route("HEAD", rg, f"{groups_action}/read", _head_group),
         Route("PUT", rg, f"{groups_action}/write", _put_group),

@@ -28,7 +28,7 @@ PAGE = 100
 def routes() -> list[Route]:
     reads = _Reads()
     return [
-        Route("GET", BASE, f"{ACTION}/read", reads.list_jobs),
+        Route("GET", BASE, f"{ACTION}/read", reads.list_jobs, partial=True),
         Route("GET", BASE + "/{name}", f"{ACTION}/read", reads.get_job),
         Route("PUT", BASE + "/{name}", f"{ACTION}/write", put_job),
         Route("PATCH", BASE + "/{name}", f"{ACTION}/write", patch_job),
@@ -63,7 +63,10 @@ class _Reads:
         archived = {"activeonly": False, "archivedonly": True, "all": None}.get(view, False)
         after = asked.get("$skipToken") or asked.get("$skip") or None
         limit = page_size(asked.get("$top", ""))
-        query = ResourceQuery(jobs.TYPE, ctx.scope, archived=archived, limit=limit + 1, after=after)
+        granted = ctx.part.granted if ctx.part is not None else None
+        query = ResourceQuery(
+            jobs.TYPE, ctx.scope, archived=archived, limit=limit + 1, after=after, granted=granted
+        )
         found = await self._shown.page(s.store, query, partial(render_job, s))
         link = None
         if len(found) > limit:

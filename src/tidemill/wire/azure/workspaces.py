@@ -103,7 +103,8 @@ def _one(ctx: Context, row: Resource, status: int = 200) -> Response:
 async def _list(ctx: Context) -> Response:
     page = paging.read_page(ctx.request)
     scope = Scope(ctx.scope.subscription, ctx.scope.group)
-    rows = await workspaces.list_of(ctx.services, scope, limit=page.limit + 1, after=page.after)
+    shows = ctx.part.shows if ctx.part is not None else None
+    rows = await workspaces.list_of(ctx.services, scope, limit=page.limit + 1, after=page.after, shows=shows)
     shown, after = paging.split_page(rows, page)
     items = (render_workspace(ctx.services, row) for row in shown)
     return bytes_response(render_list(items, paging.next_link(ctx, after)))
@@ -193,8 +194,8 @@ def routes() -> list[Route]:
         Route("PUT", _W, f"{_ACTION}/write", _put, "workspace"),
         Route("PATCH", _W, f"{_ACTION}/write", _patch, "workspace"),
         Route("DELETE", _W, f"{_ACTION}/delete", _delete, "workspace"),
-        Route("GET", _GROUP, f"{_ACTION}/read", _list, "workspaces of a group"),
-        Route("GET", subscription, f"{_ACTION}/read", _list, "workspaces of the subscription"),
+        Route("GET", _GROUP, f"{_ACTION}/read", _list, "workspaces of a group", partial=True),
+        Route("GET", subscription, f"{_ACTION}/read", _list, "workspaces of the subscription", partial=True),
         Route("POST", f"{_W}/listKeys", f"{_ACTION}/listKeys/action", _list_keys),
         Route("POST", f"{_W}/listStorageAccountKeys", f"{_ACTION}/listKeys/action", _list_storage_keys),
         Route("POST", f"{_W}/resyncKeys", f"{_ACTION}/resyncKeys/action", _resync_keys),

@@ -24,20 +24,20 @@ def routes() -> list[Route]:
     return [
         Route("GET", "/api/v1/status", SIGNED_IN, status),
         Route("GET", "/api/v1/catalog/sizes", SIGNED_IN, sizes),
-        Route("GET", W + "/jobs", JOBS, list_jobs),
+        Route("GET", W + "/jobs", JOBS, list_jobs, partial=True),
         Route("GET", W + "/jobs/{name}", JOBS, get_job),
         Route("GET", W + "/jobs/{name}/wait", JOBS, wait_job),
         Route("GET", W + "/jobs/{name}/stream", JOBS, stream_job),
         Route("GET", W + "/jobs/{name}/why", JOBS, why),
         Route("GET", W + "/jobs/{name}/logs", JOBS, list_logs),
         Route("GET", W + "/jobs/{name}/logs/{path:path}", JOBS, read_log),
-        Route("GET", W + "/computes", COMPUTES, list_computes),
+        Route("GET", W + "/computes", COMPUTES, list_computes, partial=True),
         Route("GET", W + "/computes/{name}", COMPUTES, get_compute),
     ]
 
 
 async def status(ctx: Context) -> Response:
-    return json_response(await overview.status(ctx.services))
+    return json_response(await overview.status(ctx.services, ctx.caller))
 
 
 async def sizes(ctx: Context) -> Response:
@@ -65,6 +65,7 @@ async def list_jobs(ctx: Context) -> Response:
         states=wanted,
         limit=limit + 1,
         after=query.get("after") or None,
+        granted=ctx.part.granted if ctx.part is not None else None,
     )
     following = rows[limit - 1].uid if len(rows) > limit else None
     value = await job_views.summaries(ctx.services, rows[:limit])
@@ -121,7 +122,7 @@ async def read_log(ctx: Context) -> Response:
 
 
 async def list_computes(ctx: Context) -> Response:
-    return json_response({"value": await compute_views.summaries(ctx.services, ctx.scope)})
+    return json_response({"value": await compute_views.summaries(ctx.services, ctx.scope, ctx.part)})
 
 
 async def get_compute(ctx: Context) -> Response:
