@@ -107,6 +107,22 @@ async def test_what_runs_in_it_sees_nothing_of_the_host(builder: EnvironmentBuil
     remove_tree(tmp_path / "images")
 
 
+async def test_an_images_variables_reach_nothing_outside(builder: EnvironmentBuilder, tmp_path: Path):
+    """Of an image that names a file of the host as its certificates, and a library for the loader."""
+    secret = tmp_path / "secret"
+    secret.write_text("x")
+    trace = tmp_path / "envs" / "seen"
+    env = (*PYTHON_ENV, f"SSL_CERT_FILE={secret}", "LD_DEBUG=files", f"LD_DEBUG_OUTPUT={trace}")
+    image = await unpacked(tmp_path, with_python(), env)
+    source(tmp_path / "wheels", "tmlook", SEEN.format(secret=secret))
+    spec = EnvironmentSpec(pip=("tmlook",), image="mine:1", in_image=True)
+    with pytest.raises(InvalidRequest, match=r"SAW \[\] \[\] True"):
+        await builder.ensure(spec, quiet, image)
+    assert list(trace.parent.glob("seen*")) == []
+    remove_tree(tmp_path / "envs")
+    remove_tree(tmp_path / "images")
+
+
 async def test_what_cannot_be_built(builder: EnvironmentBuilder, tmp_path: Path):
     spec = EnvironmentSpec(pip=("tmtide",), image="mine:1", in_image=True)
     musl = await unpacked(tmp_path / "musl", Layer().file("lib/ld-musl-x86_64.so.1", "x"), ())

@@ -192,3 +192,16 @@ def test_packages_are_built_inside_the_image(jobs: JobServer, layout: Layout):
     musl = environment(jobs, "no-libc", image=f"oci:{layout.path}:tiny", condaFile=conda)
     refused = run(jobs, "no-libc-1", "true", musl)
     assert "a conda file needs an image with glibc" in refused["error"]["message"]
+
+
+def test_what_a_job_tells_the_loader_is_not_told_to_the_sandbox(jobs: JobServer):
+    """LD_PRELOAD and its kin would run a job's code in bubblewrap's own process, outside."""
+    command = (
+        "sleep 0.1; grep -l 'initialize program: .*bwrap' seen.* || echo inside only; ls seen.* | head -n 1"
+    )
+    variables = {"LD_DEBUG": "files", "LD_DEBUG_OUTPUT": "seen"}
+    job = run(jobs, "loader-1", command, "", environmentVariables=variables)
+    assert job["status"] == "Completed", job["error"]
+    first, second = jobs.log("loader-1").split("\n")[:2]
+    assert first == "inside only"
+    assert second.startswith("seen."), "inside they have their effect"

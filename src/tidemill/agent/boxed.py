@@ -42,7 +42,8 @@ class Box:
         job = bwrap.Job(
             directory, order.cwd, spec.get("rootfs", ""), spec.get("read_only"), spec.get("devices")
         )
-        order.argv = self._sandbox.command(order.argv, job)
+        order.env, inside = bwrap.apart(order.env)
+        order.argv = self._sandbox.command(order.argv, job, inside)
         order.filter = os.open(f"/proc/self/fd/{self._filter}", os.O_RDONLY)  # an offset of its own
 
 

@@ -67,8 +67,9 @@ class Sandbox:
         self._etc = etc_folder
         self._host = _host_root() + self._etc_over()
 
-    def command(self, argv: list[str], job: Job) -> list[str]:
-        """`argv` inside the sandbox. Its environment is handed over as it is, so it shows in no argument."""
+    def command(self, argv: list[str], job: Job, inside: dict[str, str] | None = None) -> list[str]:
+        """`argv` inside the sandbox. Its environment is handed over as it is, so it shows in no argument, but
+        for the variables `inside` (see `apart`)."""
         root = _image_root(job, self._etc) if job.rootfs else self._host
         return [
             *self._start,
@@ -78,6 +79,7 @@ class Sandbox:
             *_files(job),
             *_END,
             job.cwd,
+            *(word for name, value in (inside or {}).items() for word in ("--setenv", name, value)),
             "--",
             *argv,
         ]
@@ -89,6 +91,19 @@ class Sandbox:
         return made
 
 
+def apart(environ: dict[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+    """(what bubblewrap may be started with, what may be set only inside): the loader and the C library obey
+    some variables before a program's first line, and bubblewrap itself runs outside its sandbox. These are
+    the ones that glibc itself drops for set-user-id programs (sysdeps/generic/unsecvars.h)."""
+    inside = {name: environ[name] for name in environ if name.startswith(_LOADER) or name in _LIBRARY}
+    return {name: value for name, value in environ.items() if name not in inside}, inside
+
+
+_LOADER = ("LD_", "GLIBC_", "MALLOC_", "GCONV_")
+_LIBRARY = (
+    *("GETCONF_DIR", "HOSTALIASES", "LOCALDOMAIN", "LOCPATH", "NIS_PATH", "NLSPATH", "RESOLV_HOST_CONF"),
+    *("RES_OPTIONS", "TZDIR"),
+)
 _FRESH = (
     *("--proc", "/proc", "--tmpfs", "/proc/1", "--remount-ro", "/proc/1"),
     *("--dev", "/dev", "--tmpfs", "/tmp", "--ro-bind", _SYSTEM, _SYSTEM),

@@ -69,10 +69,13 @@ def command(
     managed: Path,
     env: Mapping[str, str],
 ) -> tuple[list[str], dict[str, str]]:
-    """(argv, environment) that run uv with `argv` in the image; it writes to `work` and `cache` only."""
+    """(argv, environment) that run uv with `argv` in the image; it writes to `work` and `cache` only.
+
+    What the image's author says is set inside only: bubblewrap itself runs as the server, and what it is
+    given, and which files of the host are shown, come from the server's own settings alone."""
+    given = {name: value for name, value in env.items() if name.startswith("UV_") or name in _KEPT}
+    given["UV_CACHE_DIR"] = str(cache)
     config = next((path for path in map(Path.expanduser, _CONFIGS) if path.is_file()), None)
-    kept = {name: value for name, value in env.items() if name.startswith("UV_") or name in _KEPT}
-    given = {**dict(image.env), **kept, "PATH": image.path, "HOME": "/tmp", "UV_CACHE_DIR": str(cache)}
     if config is not None:
         given.setdefault("UV_CONFIG_FILE", str(config))
     files = [given[name] for name in (*_CERTIFICATES, "UV_CONFIG_FILE") if name in given]
@@ -88,6 +91,8 @@ def command(
         words += ["--bind", path, path]
     for path in ("/etc/resolv.conf", "/etc/hosts"):
         words += ["--ro-bind", path, path]
+    for name, value in {**dict(image.env), "PATH": image.path, "HOME": "/tmp"}.items():
+        words += ["--setenv", name, value] if name not in given else []
     return [*words, "--remount-ro", "/", "--chdir", str(work), "--", uv_program(), *argv], given
 
 
