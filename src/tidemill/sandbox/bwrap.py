@@ -126,9 +126,17 @@ def _shown(source: str, target: str) -> list[str]:
 
 
 def _image_root(job: Job, etc_folder: str) -> list[str]:
-    made = image_root(job.rootfs, [job.directory, *job.read_only])
+    root = image_root(job.rootfs, [job.directory, *job.read_only])
+    return root + names_of_host(job.rootfs, etc_folder)
+
+
+def names_of_host(rootfs: str, etc_folder: str) -> list[str]:
+    """The files that tell of the node's names and its network, in place of the image's own."""
+    made: list[str] = []
+    if os.path.islink(f"{rootfs}/etc"):  # it would be mounted wherever that leads
+        return made
     for name in ("hosts", "resolv.conf", "hostname"):
-        place = f"{job.rootfs}/etc/{name}"
+        place = f"{rootfs}/etc/{name}"
         if os.path.isfile(place) and not os.path.islink(place) and os.path.isfile(f"{etc_folder}/{name}"):
             made += ["--ro-bind", f"{etc_folder}/{name}", f"/etc/{name}"]
     return made
@@ -138,7 +146,7 @@ def image_root(rootfs: str, wanted: list[str]) -> list[str]:
     """The image's top level, entry by entry; folders that something `wanted` is to be bound into are opened
     further, because a mount point can be made on none of what is read-only."""
     made = _opened(rootfs, "", [path for path in wanted if not path.startswith(rootfs)], _OWN)
-    if os.path.isdir(f"{rootfs}/var/tmp"):
+    if os.path.isdir(f"{rootfs}/var/tmp") and not os.path.islink(f"{rootfs}/var"):
         made += ["--tmpfs", "/var/tmp"]
     return [*made, "--dir", "/run"]
 
@@ -151,8 +159,11 @@ def _opened(rootfs: str, folder: str, wanted: list[str], but: tuple[str, ...] = 
         if name in but:
             continue
         inside = [path for path in wanted if path.startswith(f"{here}/")]
-        if inside and os.path.isdir(source) and not os.path.islink(source):
-            made += ["--dir", here, *_opened(rootfs, here, inside)]
+        if inside:
+            # Not through a link of the image's: while bubblewrap mounts, that could lead to the host's files.
+            made += ["--dir", here]
+            if os.path.isdir(source) and not os.path.islink(source):
+                made += _opened(rootfs, here, inside)
         elif here not in wanted:
             made += _shown(source, here)
     return made

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 from tidemill.sandbox import bwrap, etc
@@ -80,3 +81,31 @@ def test_etc_names_the_job_s_user_and_nobody_of_the_host(tmp_path: Path) -> None
     assert "127.0.0.1\tlocalhost n-1" in (tmp_path / "hosts").read_text()
     assert not (tmp_path / "shadow").exists()
     assert not (tmp_path / "machine-id").exists()
+
+
+def test_no_mount_passes_a_link_of_the_image(tmp_path: Path) -> None:
+    """While bubblewrap mounts, the host's files are below /oldroot: an image's link may lead there."""
+    for name in ("home", "etc", "opt", "srv", "var"):
+        (tmp_path / name).symlink_to("/oldroot/etc" if name != "srv" else "opt")
+    (tmp_path / "usr").mkdir()
+    words = command(bwrap.Job(WORK, WORK, str(tmp_path), ["/opt/python"]))
+    links = {words[i + 2] for i, word in enumerate(words) if word == "--symlink"}
+    assert links == {"/etc", "/srv", "/var"}, "those that nothing is mounted below"
+    targets = [target for _, _, target in mounts(words)]
+    assert not [t for t in targets if t.startswith(("/etc/", "/srv/", "/var/"))]
+    assert ("--tmpfs", "/var/tmp") not in itertools.pairwise(words)
+    folders = {words[i + 1] for i, word in enumerate(words) if word == "--dir"}
+    assert {"/home", "/opt"} <= folders
+
+
+def test_variables_for_the_loader_are_set_inside_only() -> None:
+    environ = {"PATH": "/bin", "LD_PRELOAD": "x.so", "GLIBC_TUNABLES": "a=b", "LOCPATH": "/x", "LDAP": "kept"}
+    outside, inside = bwrap.apart(environ)
+    assert outside == {"PATH": "/bin", "LDAP": "kept"}
+    box = bwrap.Sandbox("/usr/bin/bwrap", [], "/node/etc", "n-1")
+    words = box.command(["/bin/true"], bwrap.Job(WORK, WORK), inside)
+    assert [words[i + 1] for i, word in enumerate(words) if word == "--setenv"] == [
+        "LD_PRELOAD",
+        "GLIBC_TUNABLES",
+        "LOCPATH",
+    ]

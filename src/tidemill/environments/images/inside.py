@@ -89,8 +89,7 @@ def command(
         words += ["--ro-bind", path, path]
     for path in writes:
         words += ["--bind", path, path]
-    for path in ("/etc/resolv.conf", "/etc/hosts"):
-        words += ["--ro-bind", path, path]
+    words += bwrap.names_of_host(str(image.root), "/etc")
     for name, value in {**dict(image.env), "PATH": image.path, "HOME": "/tmp"}.items():
         words += ["--setenv", name, value] if name not in given else []
     return [*words, "--remount-ro", "/", "--chdir", str(work), "--", uv_program(), *argv], given
