@@ -238,3 +238,43 @@ def test_oauths_refusals_are_refusals(server: JobServer) -> None:
     found = records(server, "&what=signIn&refused=true")[0]
     assert (found["code"], found["status"], found["who"]) == ("invalid_grant", 400, "anonymous")
     assert "guess-1234" not in json.dumps(records(server))
+
+
+def test_what_the_data_process_refuses_is_in_it_once_also_after_a_kill(server: JobServer) -> None:
+    import ssl
+    import urllib.error
+    import urllib.request
+
+    from tidemill.server import launch
+
+    account = server.account()
+    base = f"{server.state['addresses']['data']}/{account}.blob.core.windows.net/azureml-blobstore"
+    context = ssl.create_default_context(cafile=launch.variables(server.home)["SSL_CERT_FILE"])
+
+    def refused(name: str) -> None:
+        url = f"{base}/{name}?sv=2021-08-06&sig=forged-signature&sp=r&se=2030-01-01&sr=b"
+        with pytest.raises(urllib.error.HTTPError) as error:
+            urllib.request.urlopen(url, timeout=10, context=context)
+        assert error.value.code == 403
+
+    def seen(name: str) -> int:
+        found = [r for r in records(server, "&refused=true") if r["resource"].endswith(f"/{name}")]
+        assert {r["scope"].lower() for r in found} <= {server.workspace.lower()}
+        return sum(r["count"] for r in found)
+
+    for _ in range(3):
+        refused("not-mine.txt")
+    until(lambda: seen("not-mine.txt") == 3, what="three refusals")
+    refused("while-down.txt")
+    spool = server.home / "db" / "data.refusals"
+    until(spool.exists, what="the data process's note")
+    server.kill()
+    # As if it had been killed between the commit and the removal of the file.
+    kept = spool.read_bytes()
+    server.start()
+    until(lambda: seen("while-down.txt") == 1, what="the refusal")
+    spool.with_name(spool.name + ".taken").write_bytes(kept)
+    assert seen("while-down.txt") == 1
+    assert not spool.with_name(spool.name + ".taken").exists()
+    assert "forged-signature" not in json.dumps(records(server))
+    assert server.call("GET", "/api/v1/activity/verify")[1]["broken"] is None

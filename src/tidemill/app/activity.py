@@ -14,11 +14,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from tidemill.app import refusal_spool
 from tidemill.app.checkpoints import Checkpoints
-from tidemill.domain.activity import Outcome, Record
+from tidemill.app.refusal_spool import Taken
+from tidemill.domain.activity import Head, Outcome, Record
 
 if TYPE_CHECKING:
-    from tidemill.store.api import Store
+    from pathlib import Path
+
+    from tidemill.store.api import Store, Tx
 
 DELAY_S = 0.05
 RETRY_S = 1.0
@@ -37,10 +41,12 @@ class ActivityLog:
         self._lost = 0
         self._writing: asyncio.Task[bool] | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._spool: Path | None = None
         self.checkpoints: Checkpoints | None = None
 
-    def start(self, store: Store, checkpoints: Checkpoints | None = None) -> None:
-        self._store, self.checkpoints = store, checkpoints
+    def start(self, store: Store, checkpoints: Checkpoints | None = None, spool: Path | None = None) -> None:
+        """`spool`: where the data process leaves what it refused."""
+        self._store, self.checkpoints, self._spool = store, checkpoints, spool
         if self._waiting:
             self._plan(DELAY_S)
 
@@ -86,7 +92,8 @@ class ActivityLog:
         """Returns once everything recorded so far is on disk; False: it could not be put there."""
         while self._writing is not None:
             await asyncio.shield(self._writing)
-        if self._store is None or not self._waiting:
+        spooled = self._spool is not None and refusal_spool.waits(self._spool)
+        if self._store is None or not (self._waiting or spooled):
             return not self._waiting
         return await asyncio.shield(self._begin())
 
@@ -126,7 +133,10 @@ class ActivityLog:
         store = self._store
         assert store is not None
         try:
-            head = await store.write(lambda tx: tx.append_activity([*batch, *_lost(batch, lost)]))
+            taken = None if self._spool is None else refusal_spool.take(self._spool)
+            head = await store.write(lambda tx: _append(tx, taken, [*batch, *_lost(batch, lost)]))
+            if taken is not None:
+                taken.done()
         except Exception as error:
             _log.error("%d records of the activity log wait: %s", len(batch), error)
             self._waiting, self._refusals = batch + self._waiting, {}
@@ -140,6 +150,15 @@ class ActivityLog:
         if self.checkpoints is not None:
             self.checkpoints.note(head)
         return True
+
+
+def _append(tx: Tx, taken: Taken | None, batch: Sequence[Record]) -> Head:
+    if taken is None:
+        return tx.append_activity(batch)
+    # Of a file that is here again after a kill, the records are in the log.
+    fresh = () if tx.meta(refusal_spool.META) == taken.digest else taken.records
+    tx.set_meta(refusal_spool.META, taken.digest)
+    return tx.append_activity([*fresh, *batch])
 
 
 def _lost(batch: Sequence[Record], count: int) -> list[Record]:

@@ -18,8 +18,8 @@ from tidemill.app.compute_rules import object_at
 from tidemill.app.errors import absent, instead
 from tidemill.app.sealed import seal, unseal
 from tidemill.app.services import Services
-from tidemill.domain.errors import InvalidRequest
-from tidemill.domain.ids import check_name
+from tidemill.domain.errors import InvalidRequest, OutOfSpace
+from tidemill.domain.ids import PROVIDER, check_name
 from tidemill.domain.model import Caller, Event, Key, Resource, Scope
 from tidemill.store.api import AlreadyExists, Read, ResourceQuery, Tx
 
@@ -115,14 +115,20 @@ async def secrets_of(s: Services, scope: Scope, name: str) -> tuple[Resource, di
 
 
 async def registry_credentials(s: Services, scope: Scope, host: str) -> RegistryCredentials | None:
-    """Those of the workspace's ContainerRegistry connection to `host` (`ghcr.io`, `localhost:5000`).
-    None: there is no such connection, or it is used without credentials of its own."""
+    """Those of the workspace's ContainerRegistry connection to `host` (`ghcr.io`, `localhost:5000`). None:
+    there is no such connection, or it is used without credentials of its own. The look is on disk in the
+    activity log before this returns. Raises OutOfSpace where it cannot be put there."""
     wanted = _host_of(host)
     for row in await list_of(s, scope, category="ContainerRegistry"):
         if _host_of(str(decode_object(row.spec)["target"])) != wanted:
             continue
         credentials = object_at(_with_secrets(s, row), "credentials", _FIELD)
         if credentials.get("password"):
+            action, where = f"{PROVIDER}/workspaces/{TYPE}/listsecrets/action", f"{scope.arm_id}/{TYPE}"
+            why = f"To pull an image from {host}."
+            s.activity.system(s.clock.now(), action, scope.arm_id, f"{where}/{row.key.name}", why)
+            if not await s.activity.flush():
+                raise OutOfSpace("The activity log cannot be written, so no secret is used. Make space.")
             return RegistryCredentials(
                 row.key.name, str(credentials.get("username", "")), str(credentials["password"])
             )

@@ -119,6 +119,11 @@ class Break:
     why: str
 
 
+def plain(text: str, most: int) -> str:
+    """No control characters, no half characters (PostgreSQL takes neither), and no more than `most`."""
+    return "".join(c if c.isprintable() else "\ufffd" for c in text[:most])
+
+
 def link(previous: bytes, record: Record) -> bytes:
     """The hash of a record that follows one with the hash `previous`."""
     text = json.dumps(record.content, ensure_ascii=True, separators=(",", ":"))

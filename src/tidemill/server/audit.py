@@ -17,6 +17,7 @@ from tidemill.domain.activity import (
     Record,
     is_kept,
     outcome_of,
+    plain,
     shows_secret,
 )
 from tidemill.domain.errors import OutOfSpace, TidemillError
@@ -91,23 +92,18 @@ class Audit:
             actor_name=seen.caller.name,
             actor_kind=seen.caller.kind,
             address=str(client[0]) if client else "",
-            agent=_plain(request.header("user-agent"), MAX_AGENT),
+            agent=plain(request.header("user-agent"), MAX_AGENT),
             scope="" if seen.scope is None else seen.scope.arm_id,
-            resource=_plain(path, MAX_RESOURCE),
+            resource=plain(path, MAX_RESOURCE),
             method=request.method,
             status=status,
             code=code if error is None else error.code,
             assignment="" if decision is None or decision.assignment is None else decision.assignment.id,
-            reason=_plain("" if decision is None else decision.reason, MAX_REASON),
+            reason=plain("" if decision is None else decision.reason, MAX_REASON),
             correlation=asked if _CORRELATION.match(asked) else request_id,
         )
 
 
 def _code(response: Response) -> str:
     found = (value for name, value in response.raw_headers if name == b"x-ms-error-code")
-    return _plain(next(found, b"").decode("latin-1"), MAX_AGENT)
-
-
-def _plain(text: str, most: int) -> str:
-    """No control characters, no half characters (PostgreSQL takes neither), and no more than `most`."""
-    return "".join(c if c.isprintable() else "�" for c in text[:most])
+    return plain(next(found, b"").decode("latin-1"), MAX_AGENT)

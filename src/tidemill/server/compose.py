@@ -8,7 +8,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from tidemill.app import checkpoints
+from tidemill.app import checkpoints, refusal_spool
 from tidemill.app.checkpoints import Checkpoints
 from tidemill.app.services import Addresses, Caller, Services, Settings
 from tidemill.domain.principals import PrincipalKind
@@ -145,7 +145,11 @@ async def compose(home: Home, config: Config, keys: Keys, addresses: Addresses, 
         incarnation=incarnation,
     )
     store.on_commit(services.live.on_commit)
-    services.activity.start(store, Checkpoints(home.db / checkpoints.NAME, tokens.signing, clock))
+    services.activity.start(
+        store,
+        Checkpoints(home.db / checkpoints.NAME, tokens.signing, clock),
+        home.db / refusal_spool.NAME,
+    )
     return Composed(services, Caller(config.owner_oid, tokens.owner.name, PrincipalKind.USER.value))
 
 

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from tidemill.store.api import Read
     from tidemill.store.postgres import PostgresStore
     from tidemill.store.sqlite import SqliteReader
+    from tidemill.wire.blob.call import Call
+    from tidemill.wire.blob.errors import StorageError
 
 T = TypeVar("T")
 
@@ -155,18 +157,26 @@ def _serve(
 ) -> None:
     import uvloop
 
+    from tidemill.app import refusal_spool
     from tidemill.app.storage_access import StorageAccess
     from tidemill.data.blobstore import BlobStore
     from tidemill.identity.storage_keys import StorageKeys
     from tidemill.server.listener import Listener, configure
     from tidemill.server.tls import Certificates
     from tidemill.wire.blob.app import BlobApp
+    from tidemill.wire.blob.call import refusal_of
 
     store = BlobStore(home / "blobs", _now)
     keys = StorageKeys.load(home / "secrets" / "storage.key")
     reader = HomeReader(home)
     access = StorageAccess(reader, keys, bearer_verifier(home), _now)
-    app = BlobApp(store, access, _now, hosts=listening.hosts)
+    spool = refusal_spool.RefusalSpool(home / "db" / refusal_spool.NAME)
+
+    def refused(call: Call, error: StorageError) -> None:
+        scope = store.account_scope(call.account) or ""
+        spool.add(refusal_of(call, scope, error, _now()))
+
+    app = BlobApp(store, access, _now, hosts=listening.hosts, refused=refused)
     stop = threading.Event()
     sweeper = threading.Thread(target=_sweep, args=(store, stop), name="sweep", daemon=True)
     port: int = sockets[0].getsockname()[1]
@@ -186,6 +196,7 @@ def _serve(
         started()
         await stopped.wait()
         await listener.stop()
+        spool.flush()
         await reader.close()
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

@@ -83,7 +83,9 @@ async def services(tmp_path: Path) -> AsyncIterator[Services]:
     group = Scope(SCOPE.subscription, SCOPE.group)
     await groups.put(made, OWNER, group, "westeurope", None)
     await workspaces.create(made, OWNER, group, workspaces.WorkspaceDraft(SCOPE.workspace))
+    made.activity.start(store)
     yield made
+    await made.activity.stop()
     await store.close()
     await made.tracking.close()
     made.blobs.close()

@@ -121,6 +121,8 @@ async def test_a_registry_finds_its_credentials_by_host(services, scope, owner):
     assert "hunter2" not in repr(found)
     assert await connections.registry_credentials(services, scope, "localhost") is None
     assert await connections.registry_credentials(services, scope, "ghcr.io") is None
+    (record,) = await services.store.read(lambda r: r.activity_from(1, 10))
+    assert (record.actor_kind, record.reason) == ("system", "To pull an image from LOCALHOST:5000.")
 
 
 async def test_list_filters_and_pages(services, scope, owner):

@@ -65,7 +65,9 @@ async def test_everything_is_sealed_anew_and_old_keys_are_forgotten(home, scope,
     assert list(key_files.load_or_create(directory).master) == [home.secrets.current]
     value = await secretstore.value_of(home, scope, SecretRef("s7"))
     assert value.text == "value-7"
-    assert home.activity.waiting[-1].action.endswith("keys/forget/action")
+    await home.activity.flush()
+    (record,) = await home.store.read(lambda r: r.activity_from(1, 10))
+    assert record.action.endswith("keys/forget/action")
 
 
 async def test_a_kill_half_way_goes_on_at_the_next_start(home, scope, owner, monkeypatch):

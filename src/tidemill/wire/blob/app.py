@@ -61,7 +61,8 @@ _OPERATIONS: dict[tuple[str, str, str], Operation] = {
 
 
 class BlobApp:
-    """`hosts`: the names of this server. `close()` after the last request."""
+    """`hosts`: the names of this server; `refused` is told of each call that was. `close()` after the last
+    request."""
 
     def __init__(
         self,
@@ -70,8 +71,10 @@ class BlobApp:
         now: Callable[[], int],
         authority: str = "https://localhost",
         hosts: frozenset[str] = frozenset(LOCAL_NAMES),
+        refused: Callable[[Call, StorageError], None] | None = None,
     ) -> None:
         self._hosts = hosts
+        self._refused = refused
         pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="blob")
         auth = Authenticator(access, store.account_scope, now, authority)
         self._service = Service(store, auth, now, pool)
@@ -100,7 +103,14 @@ class BlobApp:
         except ClientGone:
             return
         except Exception as error:
+            self._tell_refused(call, error)
             await _refuse(scope, send, call, request_id, error)
+
+    def _tell_refused(self, call: Call | None, error: Exception) -> None:
+        if call is None or self._refused is None or not isinstance(error, StorageError):
+            return
+        if error.status in (401, 403):
+            self._refused(call, error)
 
 
 def _find(call: Call) -> Operation:

@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from tidemill.data.bloburls import ENDPOINT, account_of_segment
+from tidemill.domain.activity import MAX_AGENT, MAX_RESOURCE, Outcome, Record, plain
 from tidemill.domain.units import parse_whole
 from tidemill.wire.blob.auth import Grant
 from tidemill.wire.blob.errors import ClientGone, StorageError
@@ -129,3 +130,22 @@ def parse_query(raw_query: str) -> dict[str, str]:
             name, _, value = part.partition("=")
             query[unquote(name).lower()] = unquote(value)
     return query
+
+
+def refusal_of(call: Call, scope: str, error: StorageError, now: int) -> Record:
+    """A record for the activity log. Who it was is not known: keys and signatures have no name. `scope`:
+    the ARM id of the account's workspace, "" where there is none."""
+    verb = {"GET": "read", "HEAD": "read", "DELETE": "delete"}.get(call.method, "write")
+    return Record(
+        now,
+        f"Microsoft.Storage/storageAccounts/blobServices/containers/blobs/{verb}",
+        Outcome.REFUSED,
+        actor_kind="anonymous",
+        address=call.client,
+        agent=plain(call.headers.get("user-agent", ""), MAX_AGENT),
+        scope=scope,
+        resource=plain(call.raw_path, MAX_RESOURCE),  # without the query, which may be a signature
+        method=call.method,
+        status=error.status,
+        code=error.code,
+    )
