@@ -112,6 +112,22 @@ def test_two_nodes_of_a_job_share_one_network_and_two_jobs_do_not(jobs):
     assert os.readlink("/proc/self/ns/net") not in (first[0].strip(), jobs.log("alone").strip())
 
 
+def test_a_compute_may_open_a_way_out(jobs):
+    inner = {"vmSize": "Standard_DS2_v2", "scaleSettings": {"maxNodeCount": 1}}
+    body = {"location": "eastus", "properties": {"computeType": "AmlCompute", "properties": inner}}
+    status, answer = jobs.arm("PUT", "computes/open", {**body, "tags": {"tidemill.egress": "https://x"}})
+    assert (status, answer["error"]["code"]) == (400, "InvalidEgress"), answer
+    assert "'https://x' has no port" in answer["error"]["message"]
+    status, answer = jobs.arm("PUT", "computes/open", {**body, "tags": {"tidemill.egress": "pypi.org:443"}})
+    assert status in (200, 201), answer
+    jobs.submit("goes-out", "env | grep -i _proxy | sort", **on(jobs, "open"))
+    assert jobs.wait("goes-out")["status"] == "Completed"
+    assert "https_proxy=http://127.0.0.1:3128\n" in jobs.log("goes-out")
+    assert "NO_PROXY=localhost,127.0.0.1,::1\n" in jobs.log("goes-out")
+    line = jobs.native("computes/open")["nodes_list"][-1]["limits"]["network"]
+    assert line["by"].endswith("HTTP proxy to pypi.org:443")
+
+
 def test_a_job_goes_on_through_a_restart_on_other_ports(jobs):
     """Last: the ports of this server change."""
     code = jobs.code("asks-late", {"ask.py": ASK})

@@ -28,7 +28,10 @@ from tidemill.sandbox.network import NotAvailable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
+
+    from tidemill.agent.egress import Proxy
 
     # groups, why some are missing, and the children that try to join them
     Tried = tuple[cgroups.Groups, dict[str, str], dict[str, int]]
@@ -60,6 +63,7 @@ def _prepare(node_dir: str, directory: int) -> tuple[AgentServer, int]:
     lock = _take_lock(directory)
     config = _read_config(directory)
     tried = _try_groups(config)
+    way_out = _way_out(config)
     work_path = os.path.join(node_dir, "work")
     on_disk = _work_disk(config, f"{node_dir}/disk.img", work_path)
     work = os.open(work_path, os.O_RDONLY | os.O_DIRECTORY)
@@ -68,7 +72,7 @@ def _prepare(node_dir: str, directory: int) -> tuple[AgentServer, int]:
     linux.become_subreaper()
     groups, limits, uid, box = isolate(config, node_dir, tried)
     limits["disk"] = on_disk
-    network, limits["network"] = _own_network(config)
+    network, limits["network"] = _own_network(config, way_out)
     linux.no_new_privileges()  # of all it starts
     hello = {
         "version": protocol.VERSION,
@@ -97,14 +101,28 @@ def _work_disk(config: dict[str, Any], image: str, work_path: str) -> dict[str, 
     return _line(True, f"an ext4 file system of {config['disk'] / 2**30:.4g} GiB")
 
 
-def _own_network(config: dict[str, Any]) -> tuple[Network | None, dict[str, Any]]:
+def _way_out(config: dict[str, Any]) -> Callable[[], Proxy] | None:
+    """Loads what few nodes need. Before the view is made, which has no files of ours."""
+    if not config["egress"]:
+        return None
+    from tidemill.agent import egress as proxies
+    from tidemill.sandbox import egress
+
+    policy = egress.parse(config["egress"])
+    return None if policy.closed else lambda: proxies.Proxy(policy)
+
+
+def _own_network(
+    config: dict[str, Any], way_out: Callable[[], Proxy] | None
+) -> tuple[Network | None, dict[str, Any]]:
     if config["network_why"]:
         return None, _line(False, "", config["network_why"])
     try:
-        network = Network(config["services"], config["relay_uid"])
+        network = Network(config["services"], config["relay_uid"], way_out)
     except NotAvailable as error:
         return None, _line(False, "", f"jobs share the host's network: no network namespace ({error})")
-    return network, _line(True, "a network namespace with nothing but a loopback and the service")
+    by = "a network namespace with nothing but a loopback and the service"
+    return network, _line(True, by if way_out is None else f"{by}; HTTP proxy to {config['egress']}")
 
 
 def isolate(

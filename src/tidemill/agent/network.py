@@ -17,22 +17,37 @@ from tidemill.sandbox import linux, network
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
+
+    from tidemill.agent.egress import Proxy
 
 
 class Network:
     """`services`: name -> port of the service now; jobs are told these ports. `uid`: the relay's own (0: the
-    agent's). Raises network.NotAvailable."""
+    agent's). `proxy` makes the way out, in the relay (None: there is none). Raises network.NotAvailable."""
 
-    def __init__(self, services: dict[str, int], uid: int) -> None:
+    def __init__(self, services: dict[str, int], uid: int, proxy: Callable[[], Proxy] | None = None) -> None:
         self._uid = uid
+        self._proxy = proxy
         self._names = {port: name for name, port in services.items()}  # every port that jobs were ever told
         self._targets = dict(services)
+        if proxy is not None:
+            self._names[relay.PROXY_PORT] = relay.PROXY
         self._own, self._sockets = network.make(list(self._names), own_user=os.geteuid() != 0)
         self._control: socket.socket | None = None
         self.pid = 0  # of the relay
         if self._names:
             self._start()
+
+    def variables(self) -> dict[str, str]:
+        """What tells a job's programs of the way out, if there is one."""
+        if self._proxy is None:
+            return {}
+        address = f"http://127.0.0.1:{relay.PROXY_PORT}"
+        found = {"http_proxy": address, "https_proxy": address, "all_proxy": address}
+        found["no_proxy"] = "localhost,127.0.0.1,::1"
+        return {**found, **{name.upper(): value for name, value in found.items()}}
 
     def entry(self) -> dict[str, Any]:
         """What another agent needs to start something here."""
@@ -94,7 +109,7 @@ class Network:
         if self.pid == 0:
             try:
                 _become_relay(self._uid, [theirs, *(sock for sock, _ in listeners)])
-                relay.main(theirs, listeners, self._targets)
+                relay.main(theirs, listeners, self._targets, self._proxy() if self._proxy else None)
             finally:
                 os._exit(70)
         theirs.close()

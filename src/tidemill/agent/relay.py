@@ -10,6 +10,7 @@ Orders come as datagrams on `control`: {"targets": {name: port}} says where the 
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import json
 import os
@@ -23,9 +24,12 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from tidemill.agent.egress import Proxy
+
 HOLD_S = 60.0
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.02, 0.5
 CHUNK = 256 << 10  # bytes held for one direction at most, twice
+PROXY, PROXY_PORT = "proxy", 3128  # no name of the service's
 MOST = 1000  # connections at once; more wait to be accepted
 
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close with a reset
@@ -51,11 +55,17 @@ class End:
 
 
 class Relay:
-    """`listeners`: (socket, name of what is reached through it)."""
+    """`listeners`: (socket, name of what is reached through it). What comes in under the name PROXY is left
+    to `proxy`, until it is connected."""
 
     def __init__(
-        self, control: socket.socket, listeners: list[tuple[socket.socket, str]], targets: dict[str, int]
+        self,
+        control: socket.socket,
+        listeners: list[tuple[socket.socket, str]],
+        targets: dict[str, int],
+        proxy: Proxy | None = None,
     ) -> None:
+        self._proxy = proxy
         self._control = control
         self._control.setblocking(False)
         self._targets = targets
@@ -67,6 +77,8 @@ class Relay:
         self._number = 0
         self._most = min(MOST, (_raise_descriptors() - 64) // 2)
         self._epoll.register(control.fileno(), select.EPOLLIN)
+        if proxy is not None:
+            self._epoll.register(proxy.wake, select.EPOLLIN)
         for listener in listeners:
             self._add(*listener)
 
@@ -78,6 +90,8 @@ class Relay:
                 if fd == self._control.fileno():
                     if not self._obey():
                         return
+                elif self._proxy is not None and fd == self._proxy.wake:
+                    self._join(self._proxy)
                 elif fd in self._listeners:
                     self._accept(*self._listeners[fd])
                 elif fd in self._ends:
@@ -111,6 +125,8 @@ class Relay:
             sock, _ = listener.accept()
         except OSError:  # it is gone again; or we have no descriptor left: `_pace` waits for one
             return
+        if self._proxy is not None and name == PROXY:
+            return self._proxy.take(sock)
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         client = End(sock)
@@ -128,6 +144,22 @@ class Relay:
         server.peer, client.peer = client, server
         self._ends[sock.fileno()] = server
         self._watch(server)
+
+    def _join(self, proxy: Proxy) -> None:
+        """Takes over what the proxy has connected."""
+        with contextlib.suppress(BlockingIOError):
+            os.read(proxy.wake, 4096)
+        while proxy.passed:
+            passed = proxy.passed.popleft()
+            client, server = End(passed.client), End(passed.server)
+            client.peer, server.peer = server, client
+            client.out += passed.to_client
+            server.out += passed.to_server
+            for end in (client, server):
+                end.sock.setblocking(False)
+                self._ends[end.sock.fileno()] = end
+            self._watch(client)
+            self._watch(server)
 
     def _ready(self, end: End, events: int) -> None:
         if end.connecting:
@@ -253,9 +285,14 @@ def _raise_descriptors() -> int:
     return hard if hard != resource.RLIM_INFINITY else 1 << 20
 
 
-def main(control: socket.socket, listeners: list[tuple[socket.socket, str]], targets: dict[str, int]) -> None:
+def main(
+    control: socket.socket,
+    listeners: list[tuple[socket.socket, str]],
+    targets: dict[str, int],
+    proxy: Proxy | None,
+) -> None:
     """In a fork of the agent, which never returns."""
     try:
-        Relay(control, listeners, targets).serve()
+        Relay(control, listeners, targets, proxy).serve()
     finally:
         os._exit(0)

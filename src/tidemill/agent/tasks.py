@@ -171,7 +171,10 @@ class Tasks:
     def launch(self, task: Task, spec: dict[str, Any], log: int) -> None:
         """Spawns. Failures come as an exit with reason "spawn_failed"."""
         # Jobs ask for their user's name; a uid of their own has an entry in no passwd file but the sandbox's.
-        environ = {"USER": self._place.user, "LOGNAME": self._place.user, **spec["env"]}
+        own = {"USER": self._place.user, "LOGNAME": self._place.user}
+        if self._place.network is not None:
+            own.update(self._place.network.variables())
+        environ = {**own, **spec["env"]}
         environ[processes.VARIABLE] = task.marker
         environ["CUDA_VISIBLE_DEVICES"] = environ["NVIDIA_VISIBLE_DEVICES"] = ",".join(spec["gpu_ids"])
         others = [t for t in self._tasks.values() if t.state != "exited" and t is not task]

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from tidemill.app import egress
 from tidemill.app.codec import decode_object, encode
 from tidemill.app.compute_rules import (
     DEFAULT_IDLE_S,
@@ -73,6 +74,7 @@ async def put(
     check_compute_name(name)
     properties, size, scale = read_compute(name, body, s.sizes)
     level_of(body.get("tags") or {}, "tags")
+    egress.check_tags(body.get("tags") or {}, "tags")
     now = s.clock.now()
     row = Resource(
         uid=s.ids.uid(),

@@ -81,6 +81,7 @@ class Settings:
     close_grace_s: float = 20.0  # KILL -> the node is closed
     listening: Listening = field(default_factory=Listening)
     images: str = "use"  # "use" | "prefer-host" | "require"
+    egress: str = ""  # of computes that say nothing: see sandbox/egress.py
     require_isolation: str = ""  # the level every job must have
 
 

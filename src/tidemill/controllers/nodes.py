@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from tidemill.app import computes
+from tidemill.app import computes, egress
 from tidemill.app.codec import encode
 from tidemill.app.services import Services
 from tidemill.app.transitions import Moment, node_in
@@ -146,7 +146,10 @@ class Nodes:
         self._deadlines[node.id] = loop.call_later(OPEN_DEADLINE_S, self._opening_too_long, node.id)
         try:
             size = self._s.sizes.get(node.size)
-            spec = NodeSpec(node.id, node.granted, node.gpu_ids, size.disk if size else 0)
+            _, tags, _ = await self._s.store.read(lambda r: computes.bill_of(r, node.compute_uid))
+            line = egress.line_of(tags, self._s.settings.egress)
+            disk = size.disk if size else 0
+            spec = NodeSpec(node.id, node.granted, node.gpu_ids, egress=line, disk=disk)
             await self._s.engine.open_node(spec)
         except EngineError as error:
             log.warning("node %s could not be opened: %s", node.id, error)

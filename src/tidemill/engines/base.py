@@ -40,6 +40,7 @@ class NodeSpec:
     node_id: str
     granted: Vector
     gpu_ids: tuple[str, ...] = ()
+    egress: str = ""  # what its jobs may reach besides this server: see sandbox/egress.py
     disk: int = 0  # bytes of its work disk at most; 0: as the host has room for
 
 

@@ -69,6 +69,7 @@ class NodeConfigs:
             "group_name": nodedir.group_name(self._home_id, spec.node_id),
             **self._user_ids(spec.node_id),
             "sandbox": sandbox,
+            "egress": spec.egress,
             "disk": size,
             "disk_why": no_disk,
             "gpu_ids": list(spec.gpu_ids),

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tidemill.app import checkpoints, refusal_spool
 from tidemill.app.checkpoints import Checkpoints
+from tidemill.app.egress import check_line
 from tidemill.app.services import Addresses, Caller, Services, Settings
 from tidemill.domain.principals import PrincipalKind
 from tidemill.identity.ca import tls_files
@@ -111,6 +112,7 @@ async def compose(home: Home, config: Config, keys: Keys, addresses: Addresses, 
             ca_bundle=tls_files(home.tls).bundle,
             capacity=config.capacity,
             images=config.images,
+            egress=check_line(config.egress, "config.json: egress", "egress"),
             require_isolation=config.require_isolation,
             strict_python=config.strict_python,
             cancel_grace_s=config.cancel_grace_s,

@@ -31,6 +31,7 @@ class Config:
     """config.json: what was decided at the first start and stays. `ports` are those of the last start.
     `cancel_grace_s`: seconds from TERM to KILL; `close_grace_s`: from there to closing the node.
     `certificate` and `key`: PEM files of the user's own for `names`; "" is the home's CA.
+    `egress`: what jobs may reach besides this server, on computes that say nothing (sandbox/egress.py).
     `isolation`: one of domain.isolation.CHOICES; `require_isolation`: the level every job must have, or "".
 
     `images` is one of environments.images.rules.MODES; `image_folders` where `oci:` and archives may lie;
@@ -47,6 +48,7 @@ class Config:
     capacity: str = "elastic"
     isolation: str = "auto"
     require_isolation: str = ""
+    egress: str = ""
     strict_python: bool = False
     images: str = "use"
     image_folders: list[str] = field(default_factory=list[str])

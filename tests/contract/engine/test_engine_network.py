@@ -297,3 +297,39 @@ async def test_a_job_of_the_second_node_that_is_stopped_ends(net: Harness) -> No
     await net.events.until(lambda e: e.kind == "task_started")
     await net.engine.stop("n-2", TaskKey("a.1", 1), 1, "canceled")
     assert (await net.events.exited("a.1", 1)).signal == 15
+
+
+# --- the way out
+
+BY_PROXY = """
+import os, socket, sys
+host, port = os.environ["https_proxy"].removeprefix("http://").split(":")
+sock = socket.create_connection((host, int(port)), timeout=20)
+sock.sendall(f"CONNECT {sys.argv[1]}:{sys.argv[2]} HTTP/1.1\\r\\n\\r\\n".encode())
+said = sock.recv(4096).decode().splitlines()[0]
+print(said)
+if " 200 " in said:
+    sock.sendall(b"ping")
+    print(sock.recv(64).decode())
+"""
+
+
+async def test_what_a_compute_allows_is_reached_through_its_proxy(net: Harness, service: Service) -> None:
+    outside = await Service("outside").start()
+    ready = await net.open(egress=f"127.0.0.1:{outside.port}")
+    assert str(outside.port) in ready.limits["network"].by
+    said = await python(net, "a.1", BY_PROXY, "127.0.0.1", outside.port)
+    assert said == "HTTP/1.1 200 Connected\noutside ping\n"
+    said = await python(net, "b.1", BY_PROXY, "127.0.0.1", service.port)
+    assert said.startswith("HTTP/1.1 403 127.0.0.1 is 127.0.0.1, which is not a public address")
+    assert await python(net, "c.1", GET, "localhost", service.port) == "first ping\n"  # the service as ever
+    await outside.stop()
+
+
+async def test_a_closed_node_has_no_proxy(net: Harness) -> None:
+    await net.open(egress="closed")
+    assert (
+        await python(net, "a.1", "import os; print(*[n for n in os.environ if 'proxy' in n.lower()])") == "\n"
+    )
+    look = "import socket; print(socket.socket().connect_ex(('127.0.0.1', 3128)))"
+    assert await python(net, "b.1", look) == "111\n"
