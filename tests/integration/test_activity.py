@@ -131,7 +131,13 @@ def test_pages_and_the_workspaces_own(server: JobServer) -> None:
     assert paged == everything
     own = server.native("activity?limit=1000")["value"]
     assert {r["scope"] for r in own} == {server.workspace}
-    for bad in ("since=yesterday", "limit=0", "after=x"):
+    far = "9" * 30
+    for bad in (
+        "since=yesterday",
+        "limit=0",
+        "after=x",
+        f"after={far}:1",
+    ):
         assert server.call("GET", f"/api/v1/activity?{bad}")[0] == 400
 
 

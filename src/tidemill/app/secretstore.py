@@ -32,6 +32,7 @@ ACTION = f"{PROVIDER}/workspaces/secrets"
 GET_ACTION = f"{ACTION}/getSecret/action"
 MAX_BYTES = 25_600  # Key Vault's
 _NAME = re.compile(NAME + r"\Z")
+_VERSION = re.compile(r"[0-9a-f]{32}\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,7 +260,8 @@ def _version(read: Read, scope: Scope, ref: SecretRef) -> tuple[Resource, str]:
     """-> (the version's row, the id of the newest)."""
     row = _find(read, scope, ref.name)
     current = str(decode_object(row.spec)["current"])
-    version = read.get(Key(scope, VERSIONS, ref.version or current, row.key.name))
+    wanted = ref.version or current
+    version = read.get(Key(scope, VERSIONS, wanted, row.key.name)) if _VERSION.match(wanted) else None
     if version is None:
         known = [v.key.name for v in read.find(ResourceQuery(VERSIONS, scope, parent=row.key.name))]
         raise absent("Version", ref.version, known, f"secret {ref.name!r}")

@@ -16,7 +16,7 @@ from tidemill.app import activity_views
 from tidemill.app.activity_views import READ_ACTION
 from tidemill.app.services import Services
 from tidemill.app.times import iso
-from tidemill.domain.activity import Outcome, Record
+from tidemill.domain.activity import Outcome, Record, plain
 from tidemill.domain.errors import InvalidRequest
 from tidemill.store.api import ActivityQuery
 from tidemill.wire.arm.paging import next_link, read_page
@@ -24,6 +24,7 @@ from tidemill.wire.http import Context, Route, json_response
 from tidemill.wire.native.activity import moment, place, token
 
 _CLAUSE = re.compile(r"\s*(\w+)\s+(eq|ge|gt|le|lt)\s+'((?:[^']|'')*)'\s*", re.IGNORECASE)
+MAX_FILTER = 4000
 _FIELDS = "eventTimestamp, resourceGroupName, resourceUri, resourceProvider, correlationId and caller"
 _LEVELS = {Outcome.SUCCEEDED: "Informational", Outcome.FAILED: "Error", Outcome.REFUSED: "Warning"}
 
@@ -35,7 +36,7 @@ def routes() -> list[Route]:
 
 async def list_values(ctx: Context) -> Response:
     page, query = read_page(ctx.request), ctx.request.query
-    asked = filter_of(query.get("$filter", ""), ctx.scope.subscription)
+    asked = filter_of(plain(query.get("$filter", ""), MAX_FILTER), ctx.scope.subscription)
     found = await activity_views.find(
         ctx.services,
         ActivityQuery(**asked, limit=page.limit, after=place(page.after or "", "$skipToken")),

@@ -8,6 +8,7 @@ from starlette.responses import Response
 
 from tidemill.app import activity_views
 from tidemill.app.activity_views import READ_ACTION
+from tidemill.domain.activity import MAX_RESOURCE, plain
 from tidemill.domain.errors import InvalidRequest
 from tidemill.domain.units import parse_whole
 from tidemill.store.api import ActivityQuery
@@ -24,7 +25,7 @@ def routes() -> list[Route]:
 
 
 async def list_records(ctx: Context) -> Response:
-    query = ctx.request.query
+    query = {name: plain(text, MAX_RESOURCE) for name, text in ctx.request.query.items()}
     scope = query.get("scope", "")
     if ctx.scope.workspace:
         scope = ctx.scope.arm_id
@@ -69,11 +70,11 @@ def moment(text: str, name: str) -> int | None:
         return None
     try:
         found = datetime.fromisoformat(text)
-    except ValueError:
+        return round((found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp() * 1_000_000)
+    except (ValueError, OverflowError):
         raise InvalidRequest(
             f"{name} is {text!r}: it must be a time such as 2026-11-25T13:00:00Z.", target=name
         ) from None
-    return round((found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp() * 1_000_000)
 
 
 def token(after: tuple[int, int]) -> str:
