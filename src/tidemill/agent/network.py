@@ -11,6 +11,8 @@ import json
 import os
 import signal
 import socket
+import sys
+import time
 
 from tidemill.agent import relay
 from tidemill.sandbox import linux, network
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
     from typing import Any
 
     from tidemill.agent.egress import Proxy
+
+
+QUICK_S, MOST_QUICK_ENDS = 1.0, 20
 
 
 class Network:
@@ -36,6 +41,8 @@ class Network:
             self._names[relay.PROXY_PORT] = relay.PROXY
         self._own, self._sockets = network.make(list(self._names), own_user=os.geteuid() != 0)
         self._control: socket.socket | None = None
+        self._started = 0.0
+        self._quick_ends = 0  # in a row
         self.pid = 0  # of the relay
         if self._names:
             self._start()
@@ -82,8 +89,14 @@ class Network:
 
     def reaped(self, pid: int) -> None:
         """A child has ended: was it the relay?"""
-        if pid == self.pid:
-            self._start()
+        if pid != self.pid:
+            return
+        quick = time.monotonic() - self._started < QUICK_S
+        self._quick_ends = self._quick_ends + 1 if quick else 0
+        if self._quick_ends < MOST_QUICK_ENDS:
+            return self._start()
+        self.pid = 0
+        sys.stderr.write("the relay ends as soon as it starts: jobs of this node do not reach the service\n")
 
     def close(self) -> None:
         if self._control is not None:
@@ -105,6 +118,7 @@ class Network:
             self._control.close()
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         listeners = [(sock, self._names[port]) for port, found in self._sockets.items() for sock in found]
+        self._started = time.monotonic()
         self.pid = os.fork()
         if self.pid == 0:
             try:

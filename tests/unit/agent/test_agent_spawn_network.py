@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tidemill.agent import spawn
+from tidemill.agent import relay, spawn
+from tidemill.agent.network import MOST_QUICK_ENDS, Network
 from tidemill.sandbox import network
 
 
@@ -63,3 +64,20 @@ def test_another_process_in_its_place_is_not_taken_for_it(space: network.Namespa
         network.shared(os.getpid(), space.net, space.user, space.inode + 1)
     with pytest.raises(OSError, match="No such"):
         network.shared(2**22 - 1, space.net, space.user, space.inode)
+
+
+def test_a_relay_that_cannot_live_is_given_up(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    need(os.geteuid() != 0).close()
+    monkeypatch.setattr(relay, "main", lambda *_: os._exit(1))
+    made = Network({"http": 7000}, 0)
+    starts = 1
+    while made.pid:
+        pid = made.pid
+        os.waitpid(pid, 0)
+        made.reaped(pid)
+        starts += made.pid != 0
+    assert starts == MOST_QUICK_ENDS
+    assert "do not reach the service" in capfd.readouterr().err
+    made.close()
