@@ -173,7 +173,7 @@ async def why(s: Services, row: Resource) -> dict[str, Any]:
         if wait is not None:
             sentence, code, expected = wait.sentence, wait.code, wait.expected_at
     elif state is JobState.FAILED and status.progress.error is not None:
-        sentence, code = status.progress.error.message, status.progress.error.code
+        sentence, code = status.progress.error.message.split("\n", 1)[0], status.progress.error.code
     return {
         "name": row.key.name,
         "state": row.state,

@@ -41,8 +41,7 @@ class Printer:
     def phase(self, elapsed_s: float | None, message: str) -> None:
         at = f"{elapsed_s:7.2f}s" if elapsed_s is not None else " " * 8
         # What follows the first line is the end of the log, which has just been shown.
-        first = (message.splitlines() or [""])[0].removesuffix(" The end of its log:")
-        self.line(f"{at}  {clean(first)}", dim=True)
+        self.line(f"{at}  {clean((message.splitlines() or [''])[0])}", dim=True)
 
     def log(self, path: str, chunk: str) -> None:
         """A piece of a log, as it is. Once there is more than one log, each piece says which it is of."""
@@ -128,7 +127,7 @@ def close(printer: Printer, detail: dict[str, Any]) -> None:
     status = detail.get("status", "")
     printer.line("")
     printer.line(headline(detail), "green" if status == GOOD else "red" if status == "Failed" else "yellow")
-    for line in fact_lines(closing_facts(detail, log_shown=True)):
+    for line in fact_lines(closing_facts(detail)):
         printer.line("  " + line)
 
 
@@ -143,15 +142,12 @@ def headline(detail: dict[str, Any]) -> str:
     return line
 
 
-def closing_facts(detail: dict[str, Any], log_shown: bool = False) -> list[tuple[str, str]]:
-    """`log_shown`: the reader has just seen the log, so its end is not repeated in the error."""
+def closing_facts(detail: dict[str, Any]) -> list[tuple[str, str]]:
+    """The error is its first line: the end of the log, which follows it, has a command of its own."""
     facts: list[tuple[str, str]] = []
     error = detail.get("error") or {}
     if error.get("message"):
-        message: str = error["message"]
-        if log_shown:
-            message = message.splitlines()[0].removesuffix(" The end of its log:")
-        facts.append(("error", message))
+        facts.append(("error", error["message"].splitlines()[0]))
     if detail.get("exit_code") not in (None, 0):
         facts.append(("exit code", str(detail["exit_code"])))
     for name, value in (detail.get("metrics") or {}).items():

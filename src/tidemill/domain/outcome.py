@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from tidemill.domain.model import Outcome
 
 TAIL_BYTES = 4000
+LOG_END = "The end of its log:"  # a line of its own below the sentence
+# What the kernel sends a program for its own faults (signal(7)).
+CRASHES = (signals.SIGSEGV, signals.SIGABRT, signals.SIGFPE, signals.SIGBUS, signals.SIGILL, signals.SIGSYS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +118,7 @@ def attempt_end(ranks: Mapping[int, RankEnd], stop_reason: str, log_tail: str = 
         return AttemptEnd(
             Outcome.FAILED,
             "KilledBySignal",
-            f"{where}The command was killed by {_signal_name(end.signal)}, "
-            "which Tidemill did not send." + _tail(log_tail),
+            f"{where}{_ended_by(end.signal)}" + _tail(log_tail),
             end.exit_code,
             end.signal,
         )
@@ -132,6 +134,16 @@ def _failed(end: RankEnd) -> bool:
     return bool(end.reason) or end.signal is not None or bool(end.exit_code)
 
 
+def _ended_by(number: int) -> str:
+    """A crash is the program's own. Of other signals nobody can tell from outside who sent them."""
+    name = _signal_name(number)
+    if number in CRASHES:
+        return f"The command crashed with {name}."
+    return (
+        f"The command was ended by {name}, which Tidemill did not send: the job itself did, or somebody else."
+    )
+
+
 def _signal_name(number: int) -> str:
     try:
         return f"{signals.Signals(number).name} (signal {number})"
@@ -141,4 +153,4 @@ def _signal_name(number: int) -> str:
 
 def _tail(text: str) -> str:
     text = text[-TAIL_BYTES:].strip("\n")
-    return f" The end of its log:\n{text}" if text else ""
+    return f"\n{LOG_END}\n{text}" if text else ""

@@ -30,11 +30,17 @@ def test_a_peer_that_was_stopped_does_not_hide_who_failed():
     assert attempt_end(ranks, "peer").exit_code == 3
 
 
-def test_a_signal_from_outside_is_named():
+def test_a_signal_is_named_and_a_crash_is_the_programs_own():
     end = attempt_end({0: RankEnd(signal=9)}, "")
     assert end.outcome is Outcome.FAILED
     assert end.signal == 9
-    assert "SIGKILL (signal 9)" in end.message
+    assert end.message == (
+        "The command was ended by SIGKILL (signal 9), which Tidemill did not send: "
+        "the job itself did, or somebody else."
+    )
+    for number, name in ((4, "SIGILL"), (6, "SIGABRT"), (7, "SIGBUS"), (8, "SIGFPE"), (11, "SIGSEGV")):
+        crash = attempt_end({0: RankEnd(signal=number)}, "", "abort\n")
+        assert crash.message.split("\n")[0] == f"The command crashed with {name} (signal {number})."
 
 
 def test_memory_limit_names_the_peak():

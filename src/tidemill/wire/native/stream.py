@@ -26,6 +26,7 @@ from tidemill.wire.http import Context
 # The kernel appends to a log without telling anybody: its size is looked at this often while watched.
 LOG_LOOK_S = 0.05
 KEEP_ALIVE_S = 10.0
+ENDING = ("Finalizing", "Registered", "NotRegistered", "Completed", "Failed", "Canceled")
 WRITING = (JobState.PREPARING, JobState.STARTING, JobState.RUNNING, JobState.CANCEL_REQUESTED)
 
 
@@ -92,18 +93,27 @@ async def _events(s: Services, row: Resource, cursor: Cursor) -> AsyncIterator[b
 
 async def _news(s: Services, row: Resource, events: Sequence[Event], cursor: Cursor) -> AsyncIterator[bytes]:
     """Events and log text since the cursor, which moves on: the environment's log comes before what follows
-    its build, the job's before the event that ends it."""
+    its build, the job's between its start and what follows its end."""
     built, written = _split(await job_logs.list_logs(s, row))
-    early = [e for e in events if e.code in ("Submitted", "Preparing")]
-    ending = [e for e in events if e.code in ("Completed", "Failed", "Canceled")]
-    between = [e for e in events if e not in early and e not in ending]
-    for batch, files in ((early, built), (between, written), (ending, [])):
+    if row.state == JobState.STARTING:
+        written = []  # its start is not recorded yet, and comes first
+    building = 1 + max((i for i, e in enumerate(events) if e.code in ("Submitted", "Preparing")), default=-1)
+    ended = _first_after_the_end(events)
+    batches = ((events[:building], built), (events[building:ended], written), (events[ended:], []))
+    for batch, files in batches:
         for event in batch:
             cursor.seq = max(cursor.seq, event.seq)
             yield _event("timeline", job_views.timeline_entry(event, row.created_at), cursor)
         for file in files:
             async for chunk in _log_text(s, row, file.path, file.size, cursor):
                 yield chunk
+
+
+def _first_after_the_end(events: Sequence[Event]) -> int:
+    """Where what follows the last attempt's log begins."""
+    started = max((i for i, e in enumerate(events) if e.code in ("Assigned", "Started")), default=-1)
+    ends = (i for i, e in enumerate(events) if i > started and e.code in ENDING)
+    return next(ends, len(events))
 
 
 def _split(files: Sequence[LogFile]) -> tuple[list[LogFile], list[LogFile]]:
