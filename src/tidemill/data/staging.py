@@ -68,13 +68,13 @@ def stage_inputs(
             if item.mode in ("ro_mount", "rw_mount"):
                 mounted.append(item.name)
             if item.mode == "ro_mount":
-                _make_read_only(path)
+                _make_read_only(directory / item.name)
     return StagedInputs(values, _notes(mounted), copied)
 
 
 def stage_code(blobs: BlobStore, place: Place, directory: Path, going: Going = _on) -> int:
     """The code folder becomes `directory`. -> bytes copied. Raises NotFound when nothing is stored there."""
-    _clear(directory)
+    clear(directory)
     if _is_file(blobs, place):
         directory.mkdir(parents=True)
         target = directory / safe_parts(place.path.rsplit("/", 1)[-1])[0]
@@ -87,7 +87,7 @@ def _stage(blobs: BlobStore, item: PlannedInput, directory: Path, going: Going) 
         raise NotOffered(
             f"Input {item.name!r} has mode {item.mode!r}, which Tidemill does not offer. Use ro_mount."
         )
-    _clear(directory)
+    clear(directory)
     if item.place is None:
         target = directory / _file_name(item.url)
         directory.mkdir(parents=True)
@@ -121,20 +121,21 @@ def _notes(mounted: Sequence[str]) -> tuple[str, ...]:
     return (f"Copied instead of mounted: {names}. Changes to the copy do not reach the stored data.",)
 
 
-def _make_read_only(path: Path) -> None:
-    """Files only: a folder without its write bit could not be removed by a server that is not root."""
-    if path.is_file():
-        path.chmod(0o444)
-        return
-    for folder, _, files in os.walk(path):
+def _make_read_only(directory: Path) -> None:
+    """The input's folder and all that is in it."""
+    for folder, _, files in os.walk(directory, topdown=False):
         for name in files:
             os.chmod(os.path.join(folder, name), 0o444)
+        os.chmod(folder, 0o555)
 
 
-def _clear(directory: Path) -> None:
+def clear(directory: Path) -> None:
+    """Removes it, whatever it is, read-only folders included. Links are not followed."""
     if directory.is_symlink() or directory.is_file():
         directory.unlink()
     elif directory.exists():
+        for folder, _, _ in os.walk(directory):
+            os.chmod(folder, 0o700)
         shutil.rmtree(directory)
 
 

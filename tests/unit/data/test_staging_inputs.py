@@ -67,9 +67,19 @@ def test_the_copy_is_read_only_where_asked_and_the_store_never_changes(blobs, tm
     assert blobs.read_bytes("acct", "c", "data/train.csv") == b"1,2\n"
 
 
+def test_nothing_can_be_added_to_a_folder_that_is_read_only(blobs, tmp_path):
+    stage_inputs(blobs, [planned("data/", "uri_folder", mode="ro_mount")], tmp_path / "inputs")
+    folders = [path for path in (tmp_path / "inputs" / "d").rglob("*") if path.is_dir()]
+    folders.append(tmp_path / "inputs" / "d")
+    assert len(folders) == 2
+    for folder in folders:
+        assert not folder.stat().st_mode & 0o222, folder
+
+
 def test_staging_again_replaces_what_was_left(blobs, tmp_path):
     for _ in range(2):
         stage_inputs(blobs, [planned("data/", "uri_folder")], tmp_path)
+        (tmp_path / "d").chmod(0o755)
         (tmp_path / "d" / "left-over").write_text("x")
     stage_inputs(blobs, [planned("data/", "uri_folder")], tmp_path)
     assert not (tmp_path / "d" / "left-over").exists()
