@@ -48,7 +48,9 @@ def test_a_failing_job_shows_its_traceback_last_and_in_the_error(jobs):
     follower.start()
     job = jobs.wait("fails")
     assert (job["status"], job["exit_code"], job["error"]["code"]) == ("Failed", 1, "UserError")
-    assert "exit code 1" in job["error"]["message"]
+    sentence = "The command ended with exit code 1."
+    assert job["error"]["message"].startswith(f"{sentence}\nThe end of its log:\nstart\n")
+    assert job["timeline"][-1]["message"] == jobs.native("jobs/fails/why")["sentence"] == sentence
     assert job["error"]["message"].endswith("ValueError: no digits today")
     follower.finished()
     assert follower.text.startswith("start\nTraceback")
@@ -59,13 +61,13 @@ def test_a_failing_job_shows_its_traceback_last_and_in_the_error(jobs):
     assert "no digits today" in body["properties"]["error"]["message"]
 
 
-def test_a_process_killed_from_outside_is_named(jobs):
+def test_a_signal_is_named(jobs):
     jobs.submit("shot", SAYS + "; exec sleep 60", **on(jobs))
     pid = said(jobs.until_log("shot", "\n"))
     os.kill(pid, signal.SIGSEGV)
     job = jobs.wait("shot")
     assert (job["status"], job["error"]["code"]) == ("Failed", "KilledBySignal")
-    assert "SIGSEGV" in job["error"]["message"]
+    assert job["error"]["message"].startswith("The command crashed with SIGSEGV (signal 11).\n")
     assert job["attempts_list"][0]["signal"] == signal.SIGSEGV
     assert len(job["attempts_list"]) == 1
 
@@ -333,6 +335,15 @@ def test_outputs_are_registered_and_are_inputs_of_the_next_job(jobs):
     job = jobs.wait("makes")
     assert job["status"] == "Completed"
     assert jobs.arm("GET", "models/learned/versions/1")[0] == 200
+    why = jobs.native("jobs/makes/why")
+    assert (why["code"], why["sentence"]) == ("Completed", "Completed.")
+    follower = Follower(jobs, "makes")
+    follower.start()
+    follower.finished()
+    assert follower.codes == codes(job)
+    assert follower.codes[-5:] == ["Started", "Finalizing", "Registered", "Registered", "Completed"]
+    times = [entry["elapsed_s"] for entry in job["timeline"]]
+    assert times == sorted(times)
     assert jobs.arm("GET", "data/numbers/versions/1")[0] == 200
     inputs = {
         "a": {"jobInputType": "uri_folder", "uri": "azureml://jobs/makes/outputs/table"},
@@ -347,6 +358,46 @@ def test_outputs_are_registered_and_are_inputs_of_the_next_job(jobs):
     jobs.submit("takes", command, inputs=inputs, **on(jobs))
     assert jobs.wait("takes")["status"] == "Completed"
     assert jobs.log("takes") == "1,2\n1,2\nweights\nkept\n"
+
+
+def test_an_asset_that_exists_is_no_output(jobs):
+    taken = {"jobOutputType": "uri_folder", "assetName": "taken", "assetVersion": "3"}
+    jobs.submit("takes-a-name", "true", outputs={"o": taken}, **on(jobs))
+    assert jobs.wait("takes-a-name")["status"] == "Completed"
+    status, body = jobs.put_job("too-late", "true", outputs={"o": taken}, **on(jobs))
+    assert (status, body["error"]["target"]) == (409, "properties.outputs.o")
+    assert "Output 'o': Data asset taken:3 exists. Give another version" in body["error"]["message"]
+    other = {**taken, "jobOutputType": "mltable", "assetVersion": "4"}
+    status, body = jobs.put_job("too-late", "true", outputs={"o": other}, **on(jobs))
+    assert status == 409
+    assert "is of type uri_folder" in body["error"]["message"]
+
+
+@pytest.mark.parametrize("ending", ["exit 3", "sleep 60"])
+def test_what_a_job_wrote_before_it_failed_is_stored_if_it_was_mounted(jobs, ending):
+    """Azure's default for outputs: checkpoints survive. No asset is made of them."""
+    name = "fails-late" if ending == "exit 3" else "stops-late"
+    outputs = {
+        "ckpt": {"jobOutputType": "custom_model", "mode": "ReadWriteMount", "assetName": f"ckpt-{name}"},
+        "result": {"jobOutputType": "uri_folder", "mode": "Upload"},
+        "empty": {"jobOutputType": "uri_file"},
+    }
+    command = (
+        f"echo 7 > ${{{{outputs.ckpt}}}}/epoch; echo x > ${{{{outputs.result}}}}/x; echo wrote; {ending}"
+    )
+    jobs.submit(name, command, outputs=outputs, **on(jobs))
+    jobs.until_log(name, "wrote")
+    if ending != "exit 3":
+        jobs.cancel(name)
+    job = jobs.wait(name)
+    assert job["status"] == ("Failed" if ending == "exit 3" else "Canceled")
+    assert jobs.stored(f"azureml/{name}/") == {"ckpt/epoch": b"7\n"}
+    assert jobs.arm("GET", f"models/ckpt-{name}/versions/1")[0] == 404
+    assert "Note" not in codes(job)[codes(job).index("Started") :]
+    given = {"c": {"jobInputType": "uri_folder", "uri": f"azureml://jobs/{name}/outputs/ckpt"}}
+    jobs.submit(f"{name}-next", "cat ${{inputs.c}}/epoch", inputs=given, **on(jobs))
+    assert jobs.wait(f"{name}-next")["status"] == "Completed"
+    assert jobs.log(f"{name}-next") == "7\n"
 
 
 def test_an_output_of_a_job_that_runs_is_refused(jobs):

@@ -12,11 +12,12 @@ from tidemill.app.codec import decode_object
 from tidemill.app.environments import plan_environment
 from tidemill.app.inputs import check_inputs_exist, resolve_input, resolve_output
 from tidemill.app.locations import Storage, locate
+from tidemill.app.output_assets import not_registrable
 from tidemill.app.services import Services
 from tidemill.app.teams import team_of
 from tidemill.app.workspaces import require_workspace
 from tidemill.data.uris import AssetId, AssetName, parse_uri
-from tidemill.domain.errors import InvalidRequest
+from tidemill.domain.errors import Conflict, InvalidRequest
 from tidemill.domain.expressions import render_command
 from tidemill.domain.jobspec import CommandJob
 from tidemill.domain.model import Caller, Scope
@@ -73,9 +74,22 @@ def _look(s: Services, read: Read, scope: Scope, name: str, job: CommandJob) -> 
         computes.resolve_in(s, read, scope, job.compute_id, workspace),
         account,
         tuple(resolve_input(s, read, scope, account, item) for item in job.inputs),
-        tuple(resolve_output(s, read, scope, account, name, item) for item in job.outputs),
+        _outputs(s, read, scope, account, name, job),
         _code(s, read, scope, job.code_id, account),
     )
+
+
+def _outputs(
+    s: Services, read: Read, scope: Scope, account: str, name: str, job: CommandJob
+) -> tuple[PlannedOutput, ...]:
+    """Raises Conflict for one that is to be an asset that exists: versions never change."""
+    outputs = tuple(resolve_output(s, read, scope, account, name, item) for item in job.outputs)
+    for output in outputs:
+        problem = not_registrable(read, scope, output) if output.asset_name else ""
+        if problem:
+            target = f"properties.outputs.{output.name}"
+            raise Conflict(f"Output {output.name!r}: {problem}", "OutputNotRegistrable", target)
+    return outputs
 
 
 def _code(s: Services, read: Read, scope: Scope, code_id: str, account: str) -> Place | None:

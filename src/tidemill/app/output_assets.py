@@ -3,43 +3,46 @@ ends the job: either the job is Completed and its assets exist, or neither."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from tidemill.app.asset_rows import DATA, MODELS, AssetKind, container_key, version_id, version_key
 from tidemill.app.assets import insert_version, next_version, type_conflict
-from tidemill.app.codec import decode_object, encode, job_status
-from tidemill.domain.model import Event, Resource
+from tidemill.app.codec import decode_object
+from tidemill.domain.model import Event, Resource, Scope
 from tidemill.domain.plan import PlannedOutput
-from tidemill.store.api import Tx
+from tidemill.store.api import Read, Tx
 
 MODEL_TYPES = ("custom_model", "mlflow_model", "triton_model")
 
 
-def register_outputs(tx: Tx, job_uid: str, now: int) -> None:
-    """Does nothing for outputs without a name. Asked twice, it registers once."""
-    row = tx.by_uid(job_uid)
-    if row is None:
-        return
-    status = job_status(row.status)
-    done = dict(status.progress.registered)
-    named = [o for o in status.plan.outputs if o.asset_name and o.name not in done]
-    if not named:
-        return
-    for output in named:
-        done[output.name] = _register(tx, row, output, now)
-    progress = replace(status.progress, registered=tuple(done.items()))
-    tx.update(replace(row, status=encode(replace(status, progress=progress))))
+def register_outputs(
+    tx: Tx, job: Resource, outputs: Sequence[PlannedOutput], now: int
+) -> tuple[tuple[str, str], ...]:
+    """-> (output, id of its asset, "" where it could not be registered) of those that have a name."""
+    return tuple((output.name, _register(tx, job, output, now)) for output in outputs if output.asset_name)
+
+
+def not_registrable(read: Read, scope: Scope, output: PlannedOutput) -> str:
+    """Why an output cannot be registered under the name and version it asks for; "" if it can."""
+    kind, name, version = _kind(output), output.asset_name, output.asset_version
+    if version and read.get(version_key(scope, kind, name, version)) is not None:
+        return f"{kind.label} {name}:{version} exists. Give another version or none."
+    return (
+        type_conflict(read.get(container_key(scope, kind, name)), name, output.type) if kind is DATA else ""
+    )
+
+
+def _kind(output: PlannedOutput) -> AssetKind:
+    return MODELS if output.type in MODEL_TYPES else DATA
 
 
 def _register(tx: Tx, job: Resource, output: PlannedOutput, now: int) -> str:
-    kind = MODELS if output.type in MODEL_TYPES else DATA
+    kind = _kind(output)
     scope, name = job.key.scope, output.asset_name
     version = output.asset_version or next_version(tx, scope, kind, name)
-    container = tx.get(container_key(scope, kind, name))
-    problem = type_conflict(container, name, output.type) if kind is DATA else ""
-    if tx.get(version_key(scope, kind, name, version)) is not None:
-        problem = f"{name}:{version} exists. Give another version or none."
+    problem = not_registrable(tx, scope, replace(output, asset_version=version))
     if problem:
         message = f"Output {output.name} was not registered: {problem}"
         tx.add_event(Event(job.uid, "job", now, "NotRegistered", message))

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tidemill.app.codec import encode, job_status
+from tidemill.app.output_assets import register_outputs
 from tidemill.domain.model import (
     Attempt,
     AttemptState,
@@ -178,20 +179,25 @@ def stopping(tx: Tx, attempt_id: str, now: int, reason: str) -> None:
     tx.update_attempt(attempt_in(attempt, state, stop_requested_at=now, stop_reason=reason))
 
 
-def collecting(tx: Tx, attempt_id: str, now: int, message: str) -> None:
+def collecting(
+    tx: Tx, attempt_id: str, now: int, message: str, started_at: int | None, notes: Sequence[str] = ()
+) -> None:
+    """Everything of it has ended, and its results are to be stored. `started_at` and `notes`: of its start,
+    if that is not recorded yet."""
     attempt = tx.attempt(attempt_id)
     if attempt is None or attempt.state in (AttemptState.COLLECTING, AttemptState.ENDED):
         return
-    tx.update_attempt(attempt_in(attempt, AttemptState.COLLECTING))
+    began = attempt.started_at or started_at
+    tx.update_attempt(attempt_in(attempt, AttemptState.COLLECTING, started_at=began))
     row = tx.by_uid(attempt.job_uid)
     if row is None:
         return
+    if attempt.started_at is None and began is not None:
+        _started_events(tx, row, attempt, began, notes)
     if row.state in (JobState.STARTING, JobState.RUNNING):
-        tx.update(
-            with_progress(
-                row, job_status(row.status), JobState.FINALIZING, now, job_status(row.status).progress
-            )
-        )
+        status = job_status(row.status)
+        progress = replace(status.progress, started_at=status.progress.started_at or began)
+        tx.update(with_progress(row, status, JobState.FINALIZING, now, progress))
     tx.add_event(job_event(row, now, "Finalizing", message))
 
 
@@ -268,6 +274,8 @@ def _end_job(
     if state is JobState.COMPLETED and collected.error:
         state, code, message = JobState.FAILED, "OutputsNotStored", collected.error
     error = None if state is JobState.COMPLETED else JobError(code, message)
+    # Either the job is Completed and its assets exist, or neither.
+    named = status.plan.outputs if state is JobState.COMPLETED else ()
     progress = replace(
         progress,
         started_at=progress.started_at or attempt.started_at or started_at,
@@ -275,6 +283,7 @@ def _end_job(
         exit_code=result.exit_code,
         error=error,
         logs=collected.logs,
+        registered=register_outputs(tx, row, named, now),
     )
     tx.add_event(job_event(row, now, state.value, message.split("\n", 1)[0]))
     tx.update(with_progress(row, status, state, now, progress))

@@ -18,13 +18,13 @@ from functools import partial
 
 from tidemill.app import isolation, secretstore, transitions
 from tidemill.app.codec import job_status
-from tidemill.app.output_assets import register_outputs
 from tidemill.app.services import Services
 from tidemill.app.transitions import Collected, Moment
 from tidemill.app.waiting import wait_set
 from tidemill.controllers import launching, staging
 from tidemill.controllers.cleaning import Cleaner, Leftover
 from tidemill.controllers.live_attempt import LiveAttempt
+from tidemill.data.outputs import kept
 from tidemill.data.staging import Stopped
 from tidemill.domain.errors import OutOfSpace, TidemillError
 from tidemill.domain.model import Attempt, AttemptState, Event, JobState, NodeState, Outcome, Resource
@@ -32,7 +32,6 @@ from tidemill.domain.outcome import AttemptEnd, RankEnd, attempt_end
 from tidemill.domain.plan import JobPlan
 from tidemill.domain.states import DEFAULT_ALLOWANCES, Retry, after_attempt
 from tidemill.engines.base import EngineError, EngineEvent, InvalidTask, TaskKey, Unreachable
-from tidemill.store.api import Tx
 
 log = logging.getLogger("tidemill.attempts")
 
@@ -177,14 +176,16 @@ class Attempts:
     async def _say_full(self, live: LiveAttempt, error: OutOfSpace) -> None:
         """In the time line, if there is space for that; else `_collect_or_wait` says it afterwards. Once
         nothing of it runs, its own files make room, but for its results."""
+        message = f"Waits for space on the disk. {error.message}"
         if live.result is not None:
-            logs = (staging.LOGS,)
-            kept = (*logs, "outputs", "code") if live.result.outcome is Outcome.SUCCEEDED else logs
-            await staging.make_room(self._s, live.attempt, kept)
+            succeeded = live.result.outcome is Outcome.SUCCEEDED
+            spared = (staging.LOGS, "outputs", "code") if succeeded else (staging.LOGS,)
+            await staging.make_room(self._s, live.attempt, spared)
+            if not succeeded:
+                message += " Only its log is stored: what it wrote to its outputs is given up for that."
         if live.full_since is not None:
             return
         now = live.full_since = self._s.clock.now()
-        message = f"Waits for space on the disk. {error.message}"
         event = Event(live.attempt.job_uid, "job", now, "OutOfSpace", message)
         with suppress(OutOfSpace):
             await self._s.store.write(lambda tx: tx.add_event(event))
@@ -411,7 +412,8 @@ class Attempts:
     async def _collect(
         self, live: LiveAttempt, row: Resource, plan: JobPlan, result: AttemptEnd
     ) -> Collected:
-        if plan.outputs and result.outcome is Outcome.SUCCEEDED:
+        succeeded = result.outcome is Outcome.SUCCEEDED
+        if kept(plan.outputs, succeeded):
             now = self._s.clock.now()
             await self._s.store.write(
                 partial(
@@ -419,29 +421,24 @@ class Attempts:
                     attempt_id=live.attempt.id,
                     now=now,
                     message="Storing outputs and logs.",
+                    started_at=live.started_at,
+                    notes=live.notes,
                 )
             )
         failures = job_status(row.status).progress.system_failures + 1
         retried = isinstance(after_attempt(result.outcome, failures), Retry)
-        return await staging.collect(
-            self._s, plan, live.attempt, keep_outputs=result.outcome is Outcome.SUCCEEDED, retried=retried
-        )
+        return await staging.collect(self._s, plan, live.attempt, succeeded=succeeded, retried=retried)
 
     async def _record_end(self, live: LiveAttempt, result: AttemptEnd, collected: Collected) -> None:
         # What ended while no server was there to hear of it is neither timed nor billed until we came.
         now = self._moment()
         when = replace(now, at=now.at - live.heard_late, mono=now.mono - live.heard_late)
-        state = await self._s.store.write(lambda tx: self._end(tx, live, when, result, collected))
+        started, notes = live.started_at, live.notes
+        state = await self._s.store.write(
+            lambda tx: transitions.end(tx, live.attempt.id, when, result, started, collected, notes)
+        )
         if state is JobState.FAILED:
             log.info("job %s failed: %s", live.attempt.job_uid, result.message.split("\n", 1)[0])
-
-    def _end(
-        self, tx: Tx, live: LiveAttempt, when: Moment, result: AttemptEnd, collected: Collected
-    ) -> JobState | None:
-        state = transitions.end(tx, live.attempt.id, when, result, live.started_at, collected, live.notes)
-        if state is JobState.COMPLETED:
-            register_outputs(tx, live.attempt.job_uid, when.at)
-        return state
 
     def _leave(self, live: LiveAttempt) -> None:
         """Its files and records on its nodes are no longer needed."""

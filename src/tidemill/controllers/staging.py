@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import socket
 from collections.abc import Sequence
 from contextlib import suppress
@@ -25,8 +24,8 @@ from tidemill.app.codec import encode
 from tidemill.app.services import Services
 from tidemill.app.transitions import Collected
 from tidemill.controllers.view import built_environment
-from tidemill.data.outputs import Stored, collect_artifacts, collect_logs, collect_outputs, prepare_outputs
-from tidemill.data.staging import Going, stage_code, stage_inputs
+from tidemill.data.outputs import collect_artifacts, collect_logs, collect_outputs, prepare_outputs
+from tidemill.data.staging import Going, clear, stage_code, stage_inputs
 from tidemill.domain.launch import log_names, ports_needed
 from tidemill.domain.model import Attempt, AttemptState
 from tidemill.domain.outcome import TAIL_BYTES
@@ -133,7 +132,8 @@ async def make_room(s: Services, attempt: Attempt, kept: Sequence[str] = ()) -> 
         for root in roots:
             for path in root.iterdir() if root.is_dir() else ():
                 if path.name not in kept:
-                    shutil.rmtree(path, ignore_errors=True)
+                    with suppress(OSError):
+                        clear(path)
 
     await asyncio.to_thread(remove)
 
@@ -151,15 +151,15 @@ def free_ports(count: int) -> tuple[int, ...]:
 
 
 async def collect(
-    s: Services, plan: JobPlan, attempt: Attempt, *, keep_outputs: bool, retried: bool
+    s: Services, plan: JobPlan, attempt: Attempt, *, succeeded: bool, retried: bool
 ) -> Collected:
-    """Stores logs, `outputs/` and, when the attempt succeeded, its outputs. A retried attempt's logs go
-    below `retries/N/`, so that the next attempt's do not replace them."""
+    """Stores logs, `outputs/` and those of its outputs that are kept (data/outputs.py). A retried attempt's
+    logs go below `retries/N/`, so that the next attempt's do not replace them."""
     directories = [s.engine.work_dir(node, attempt.id) for node in attempt.nodes]
     if not plan.outputs and all(_nothing_written(directory, plan) for directory in directories):
         return Collected()
     roots = [Path(directory) for directory in directories]
-    return await asyncio.to_thread(_collect, s, plan, attempt, roots, keep_outputs, retried)
+    return await asyncio.to_thread(_collect, s, plan, attempt, roots, succeeded, retried)
 
 
 def _nothing_written(root: str, plan: JobPlan) -> bool:
@@ -185,7 +185,7 @@ def _holds_something(folder: str) -> bool:
 
 
 def _collect(
-    s: Services, plan: JobPlan, attempt: Attempt, roots: list[Path], keep_outputs: bool, retried: bool
+    s: Services, plan: JobPlan, attempt: Attempt, roots: list[Path], succeeded: bool, retried: bool
 ) -> Collected:
     assert plan.artifacts is not None
     folder = f"retries/{attempt.number:03d}/" if retried else ""
@@ -196,9 +196,7 @@ def _collect(
     for root in reversed(roots):
         if not root.exists():
             continue
-        stored: list[Stored] = []
-        if keep_outputs:
-            stored += collect_outputs(s.blobs, plan.outputs, root / "outputs").values()
+        stored = [*collect_outputs(s.blobs, plan.outputs, root / "outputs", succeeded).values()]
         stored.append(collect_artifacts(s.blobs, place, root / "code", root))
         for path, size in collect_logs(s.blobs, _below(place, f"{LOGS}/"), root / LOGS):
             if size:

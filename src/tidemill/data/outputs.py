@@ -50,12 +50,21 @@ def prepare_outputs(outputs: Sequence[PlannedOutput], directory: Path) -> dict[s
     return values
 
 
-def collect_outputs(blobs: BlobStore, outputs: Sequence[PlannedOutput], directory: Path) -> dict[str, Stored]:
-    """Stores what lies below `directory`/NAME at each output's place. Raises OutOfSpace."""
+def kept(outputs: Sequence[PlannedOutput], succeeded: bool) -> tuple[PlannedOutput, ...]:
+    """Those that are stored when a job has ended. On Azure what is written to a mounted output is in storage
+    as it is written, so that checkpoints survive a failure; an upload is made when it has succeeded."""
+    modes = ("rw_mount", "upload") if succeeded else ("rw_mount",)
+    return tuple(output for output in outputs if output.mode in modes)
+
+
+def collect_outputs(
+    blobs: BlobStore, outputs: Sequence[PlannedOutput], directory: Path, succeeded: bool
+) -> dict[str, Stored]:
+    """Stores what lies below `directory`/NAME at the place of each output that is `kept`. What is missing is
+    said only of a job that `succeeded`. Raises OutOfSpace."""
     return {
-        output.name: _collect_output(blobs, output, directory)
-        for output in outputs
-        if output.mode != "direct"
+        output.name: _collect_output(blobs, output, directory, succeeded)
+        for output in kept(outputs, succeeded)
     }
 
 
@@ -76,17 +85,19 @@ def collect_artifacts(blobs: BlobStore, artifacts: Place, working_directory: Pat
     return Stored(tuple(files), tuple(notes))
 
 
-def _collect_output(blobs: BlobStore, output: PlannedOutput, directory: Path) -> Stored:
+def _collect_output(blobs: BlobStore, output: PlannedOutput, directory: Path, say_missing: bool) -> Stored:
     folder = directory / output.name
     what = f"Output {output.name!r}"
     if output.type != "uri_file":
         stored = _store_tree(blobs, output.place, folder, directory.parent, what)
-        if not stored.files and not stored.notes and output.name != DEFAULT:
+        if say_missing and not stored.files and not stored.notes and output.name != DEFAULT:
             return Stored(notes=(f"{what} is empty: the job wrote nothing to its folder.",))
         return stored
     written = _written(output, folder)
     if _through_link(written, directory.parent) or written.is_symlink():
         return Stored(notes=(f"{what} was not stored: it is a link.",))
+    if not written.is_file() and not say_missing:
+        return Stored()
     if not written.is_file():
         return Stored(notes=(f"{what} was not stored: the job wrote no file at {written}.",))
     _readable(written)

@@ -44,7 +44,7 @@ def test_folders_files_and_addresses(blobs, root):
     Path(values["model"], "deep").mkdir()
     Path(values["model"], "deep", "w.bin").write_bytes(b"123")
     Path(values["score"]).write_text("0.9")
-    stored = collect_outputs(blobs, outputs, root / "outputs")
+    stored = collect_outputs(blobs, outputs, root / "outputs", True)
     assert stored["model"].files == (("deep/w.bin", 3),)
     assert stored["model"].bytes == 3
     assert stored["score"].files == (("score", 3),)
@@ -52,7 +52,7 @@ def test_folders_files_and_addresses(blobs, root):
     assert names(blobs, "azureml-blobstore") == ["azureml/j/model/deep/w.bin", "azureml/j/score/score"]
     assert blobs.read_bytes("acct", "azureml-blobstore", "azureml/j/score/score") == b"0.9"
     # Again, as a controller that died half-way does it.
-    assert collect_outputs(blobs, outputs, root / "outputs")["model"].files == stored["model"].files
+    assert collect_outputs(blobs, outputs, root / "outputs", True)["model"].files == stored["model"].files
 
 
 def test_a_file_that_changes_afterwards_does_not_change_what_is_stored(blobs, root):
@@ -60,7 +60,7 @@ def test_a_file_that_changes_afterwards_does_not_change_what_is_stored(blobs, ro
     file = Path(values["model"], "w.bin")
     file.write_bytes(b"123")
     with file.open("r+b") as still_open:
-        collect_outputs(blobs, [output("model")], root / "outputs")
+        collect_outputs(blobs, [output("model")], root / "outputs", True)
         still_open.write(b"xxx")
     assert blobs.read_bytes("acct", "azureml-blobstore", "azureml/j/model/w.bin") == b"123"
 
@@ -73,7 +73,7 @@ def test_links_out_and_things_that_are_no_files_are_left_out_and_named(blobs, ro
     (folder / "outside").symlink_to(tmp_path / "secret")
     (folder / "etc").symlink_to("/etc")
     os.mkfifo(folder / "pipe")
-    stored = collect_outputs(blobs, [output("o")], root / "outputs")["o"]
+    stored = collect_outputs(blobs, [output("o")], root / "outputs", True)["o"]
     assert [path for path, _ in stored.files] == ["inside", "real"]
     assert len(stored.notes) == 1
     for word in ("outside", "etc", "pipe"):
@@ -86,7 +86,7 @@ def test_a_folder_replaced_by_a_link_is_not_followed(blobs, root, tmp_path, kind
     elsewhere.mkdir()
     (elsewhere / "o").write_text("secret")
     (root / "outputs" / "o").symlink_to(elsewhere)
-    stored = collect_outputs(blobs, [output("o", kind)], root / "outputs")["o"]
+    stored = collect_outputs(blobs, [output("o", kind)], root / "outputs", True)["o"]
     assert stored.files == ()
     assert "link" in stored.notes[0]
     assert names(blobs, "azureml-blobstore") == []
@@ -95,7 +95,7 @@ def test_a_folder_replaced_by_a_link_is_not_followed(blobs, root, tmp_path, kind
 def test_what_was_not_written_is_said(blobs, root):
     outputs = [output("o"), output("f", "uri_file"), output("default")]
     prepare_outputs(outputs, root / "outputs")
-    stored = collect_outputs(blobs, outputs, root / "outputs")
+    stored = collect_outputs(blobs, outputs, root / "outputs", True)
     assert "is empty" in stored["o"].notes[0]
     assert "no file" in stored["f"].notes[0]
     assert stored["default"].notes == ()
@@ -107,7 +107,7 @@ def test_files_without_read_bits_are_stored(blobs, root):
     (folder / "sub" / "f").write_text("x")
     (folder / "sub" / "f").chmod(0)
     (folder / "sub").chmod(0)
-    assert collect_outputs(blobs, [output("o")], root / "outputs")["o"].files == (("sub/f", 1),)
+    assert collect_outputs(blobs, [output("o")], root / "outputs", True)["o"].files == (("sub/f", 1),)
 
 
 def test_logs_and_artifacts_go_where_a_download_looks(blobs, root):
