@@ -9,6 +9,7 @@ import hashlib
 import secrets
 from base64 import urlsafe_b64encode
 from dataclasses import dataclass, replace
+from typing import Any
 
 from tidemill.domain.errors import InvalidRequest, NotFound, TidemillError
 from tidemill.domain.signin import SECOND
@@ -30,7 +31,8 @@ class Authorization:
     redirect_uri: str
     challenge: str
     nonce: str
-    expires_at: int
+    scope: str  # what was asked for with it
+    expires_at: int = 0
     session: str = ""  # begun with it, once it was used
 
 
@@ -42,10 +44,24 @@ class Device:
     user_code: str
     client_id: str
     address: str
+    scope: str  # what was asked for with it
     expires_at: int
     oid: str = ""  # who allowed it
     denied: bool = False
     polled_at: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PendingSignIn:
+    """A browser that was sent to a provider. `browser`: the hash of a value in its cookie."""
+
+    provider: str
+    nonce: str
+    verifier: str
+    redirect_uri: str
+    after: str
+    browser: str
+    expires_at: int = 0
 
 
 class DevicePending(TidemillError):
@@ -58,6 +74,7 @@ class CodeBook:
     def __init__(self) -> None:
         self._authorizations: dict[str, Authorization] = {}
         self._devices: dict[str, Device] = {}
+        self._providers: dict[str, PendingSignIn] = {}
         self._used: dict[str, int] = {}
 
     def use_once(self, id: str, until: int, now: int) -> bool:
@@ -69,15 +86,11 @@ class CodeBook:
         self._used[id] = until
         return True
 
-    def authorize(
-        self, oid: str, client_id: str, redirect_uri: str, challenge: str, nonce: str, now: int
-    ) -> str:
+    def authorize(self, asked: Authorization, now: int) -> str:
         """-> the code."""
         _trim(self._authorizations, now)
         code = secrets.token_urlsafe(32)
-        self._authorizations[code] = Authorization(
-            oid, client_id, redirect_uri, challenge, nonce, now + AUTHORIZATION_US
-        )
+        self._authorizations[code] = replace(asked, expires_at=now + AUTHORIZATION_US)
         return code
 
     def redeem(
@@ -104,11 +117,25 @@ class CodeBook:
     def note_session(self, code: str, session: str) -> None:
         self._authorizations[code] = replace(self._authorizations[code], session=session)
 
-    def device(self, client_id: str, address: str, now: int) -> Device:
+    def await_provider(self, state: str, pending: PendingSignIn, now: int) -> None:
+        _trim(self._providers, now)
+        self._providers[state] = replace(pending, expires_at=now + DEVICE_US)
+
+    def take_provider(self, state: str, now: int) -> PendingSignIn | None:
+        """Once; None for a state that is not known, was taken, or is too old."""
+        held = self._providers.pop(state, None)
+        return held if held is not None and now < held.expires_at else None
+
+    def device(self, client_id: str, address: str, scope: str, now: int) -> Device:
         _trim(self._devices, now)
         letters = "".join(secrets.choice(_LETTERS) for _ in range(8))
         made = Device(
-            secrets.token_urlsafe(32), f"{letters[:4]}-{letters[4:]}", client_id, address, now + DEVICE_US
+            secrets.token_urlsafe(32),
+            f"{letters[:4]}-{letters[4:]}",
+            client_id,
+            address,
+            scope,
+            now + DEVICE_US,
         )
         self._devices[made.code] = made
         return made
@@ -151,7 +178,7 @@ def challenge_of(verifier: str) -> str:
     return urlsafe_b64encode(hashlib.sha256(verifier.encode()).digest()).rstrip(b"=").decode()
 
 
-def _trim(pending: dict[str, Authorization] | dict[str, Device], now: int) -> None:
+def _trim(pending: dict[str, Any], now: int) -> None:
     for code in [code for code, held in pending.items() if held.expires_at <= now]:
         del pending[code]
     while len(pending) >= _MOST:

@@ -11,6 +11,7 @@ from tidemill.app.codes import CodeBook
 from tidemill.app.live import Live
 from tidemill.domain.listening import Listening
 from tidemill.domain.model import Caller as Caller  # identity makes it, the use cases take it
+from tidemill.identity.oidc import OidcClient
 from tidemill.identity.passwords import Passwords
 
 if TYPE_CHECKING:
@@ -109,3 +110,4 @@ class Services:
     activity: ActivityLog = field(default_factory=ActivityLog)
     passwords: Passwords = field(default_factory=Passwords)
     codes: CodeBook = field(default_factory=CodeBook)
+    oidc: OidcClient = field(default_factory=OidcClient)

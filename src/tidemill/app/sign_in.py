@@ -186,7 +186,7 @@ async def sessions_of(services: Services, oid: str) -> list[Session]:
 def somebody_can(read: Read) -> bool:
     """Whether anybody has a way to sign in besides the home owner's local secret: a user with a password, a
     program with a secret or certificate, or a provider of identities."""
-    if read.meta(PROVIDERS) is not None:
+    if (read.meta(PROVIDERS) or b"[]") != b"[]":
         return True
     holders = (oid for kind in CredentialKind for oid in read.holders(kind))
     return any((who := read.principal(oid)) is not None and not who.disabled for oid in holders)

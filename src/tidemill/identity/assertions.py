@@ -14,6 +14,7 @@ from tidemill.domain.errors import InvalidRequest, Unauthenticated
 ASSERTION_TYPE = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 LONGEST_S = 3600  # how far ahead an assertion may end: what was used is remembered for that long
 _SKEW_S = 60
+_MOST = 16_384
 _ALGORITHMS = ["RS256", "PS256", "ES256"]
 
 
@@ -52,7 +53,7 @@ def _check_claims(
     if not any(one in audiences for one in given):
         raise _refused(f"The client assertion is for the audience {audience!r}, not for {audiences[0]!r}.")
     ends, starts = claims.get("exp"), claims.get("nbf", 0)
-    if not isinstance(ends, int) or not isinstance(starts, int):
+    if not isinstance(ends, int | float) or not isinstance(starts, int | float):
         raise _refused("The client assertion has no number of seconds as exp.")
     if ends <= now - _SKEW_S:
         raise _refused("The client assertion has expired.")
@@ -63,7 +64,7 @@ def _check_claims(
     id = claims.get("jti")
     if not isinstance(id, str) or not id:
         raise _refused("The client assertion has no jti, so its replay could not be told.")
-    return id, (ends + _SKEW_S) * 1_000_000
+    return id, int(ends + _SKEW_S) * 1_000_000
 
 
 def read_certificate(pem: bytes) -> tuple[str, int]:
@@ -90,7 +91,7 @@ def _verified(assertion: str, pem: bytes) -> dict[str, Any] | None:
     from joserfc.errors import JoseError
 
     try:
-        return jwt.decode(assertion, _key(pem), algorithms=_ALGORITHMS).claims
+        return jwt.decode(assertion, _key(pem), registry=_registry()).claims
     except (JoseError, ValueError):
         return None
 
@@ -116,10 +117,19 @@ def _extract(assertion: str) -> tuple[dict[str, Any], dict[str, Any]]:
     from joserfc.errors import JoseError
 
     try:
-        found = jws.extract_compact(assertion.encode())
+        found = jws.extract_compact(assertion.encode(), registry=_registry())
         return dict(found.headers()), msgspec.json.decode(found.payload, type=dict[str, Any])
     except (JoseError, ValueError, msgspec.MsgspecError) as error:
         raise _refused(f"The client assertion is no JWT: {error}.") from None
+
+
+def _registry() -> Any:
+    """Room for a header with the certificate's whole chain (x5c)."""
+    from joserfc.jws import JWSRegistry
+
+    registry = JWSRegistry(algorithms=_ALGORITHMS)
+    registry.max_header_length = _MOST
+    return registry
 
 
 def _named_by(header: dict[str, Any], pem: bytes) -> bool:

@@ -39,6 +39,7 @@ async def around(ctx: Context, section: str) -> dict[str, Any]:
         "workspaces": [
             (scope.workspace, scope.group, base_of(scope), scope == ctx.scope) for scope in scopes
         ],
+        "user": ctx.caller.name,
         "flags": f" -w {ctx.scope.workspace} -g {ctx.scope.group}" if several else "",
         "server": status,
         "now": ctx.services.clock.now(),
@@ -64,18 +65,6 @@ async def first_page(ctx: Context) -> Response:
 
 def error_page(error: TidemillError) -> Response:
     """What a browser is shown instead of ARM's error body."""
-    if error.status == 401:
-        return pages.page(
-            "message.html",
-            401,
-            title="Sign in",
-            message="This page belongs to the owner of this Tidemill server. Type this in a terminal; "
-            "it prints an address that signs this browser in:",
-            command="tidemill portal",
-            hint=f"{error.message} A server with a home of its own: tidemill portal --home DIR."
-            if error.code != "AuthenticationFailed" or "link" in error.message.lower()
-            else "A server with a home of its own: tidemill portal --home DIR. Then reload this page.",
-        )
     titles = {403: "Not allowed", 404: "Not found", 507: "The disk is full"}
     title = titles.get(error.status, "This did not work")
     return pages.page("message.html", error.status, title=title, message=error.message, command="", hint="")

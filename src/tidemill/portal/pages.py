@@ -25,7 +25,7 @@ POLICY = (
 _HEADERS = {
     "content-security-policy": POLICY,
     "cache-control": "no-store",
-    "referrer-policy": "no-referrer",
+    "referrer-policy": "same-origin",  # with no-referrer a browser hides a form's origin, too
     "x-content-type-options": "nosniff",
     "vary": "HX-Request, Cookie",
 }
@@ -56,12 +56,18 @@ def fragment(template: str, **values: Any) -> str:
     return _environment().get_template(template).render(**values)
 
 
-def page(template: str, status: int = 200, **values: Any) -> Response:
-    return html(fragment(template, **values), status)
+def page(template: str, status: int = 200, *, form_action: str = "", **values: Any) -> Response:
+    """`form_action`: an origin besides our own that the answer to a form of the page may lead to."""
+    return html(fragment(template, **values), status, form_action)
 
 
-def html(text: str, status: int = 200) -> Response:
-    return Response(text, status, dict(_HEADERS), media_type="text/html")
+def html(text: str, status: int = 200, form_action: str = "") -> Response:
+    headers = dict(_HEADERS)
+    if form_action:
+        headers["content-security-policy"] = POLICY.replace(
+            "form-action 'self'", f"form-action 'self' {form_action}"
+        )
+    return Response(text, status, headers, media_type="text/html")
 
 
 def unchanged() -> Response:

@@ -7,7 +7,7 @@ from starlette.responses import Response
 from tidemill.app.access import JOB
 from tidemill.app.times import iso
 from tidemill.domain.errors import Forbidden, NotFound, Unauthenticated
-from tidemill.portal import compute_pages, job_pages, pages, session
+from tidemill.portal import compute_pages, job_pages, pages, session, sign_in_pages
 from tidemill.portal.frame import first_page
 from tidemill.wire.http import PUBLIC, SIGNED_IN, Context, Handler, Route, json_response
 
@@ -24,6 +24,7 @@ def routes() -> list[Route]:
         Route("GET", "/ui", WORKSPACES, first_page, partial=True),
         Route("GET", "/ui/login", PUBLIC, _login(links), signs_in=True),
         Route("GET", "/ui/static/{file}", PUBLIC, static_file),
+        *sign_in_pages.routes(),
         Route("POST", "/api/v1/portal/link", SIGNED_IN, _link(links)),
         Route("GET", W + "/jobs", JOBS, job_pages.list_page, partial=True),
         Route("GET", W + "/jobs/{name}", JOBS, job_pages.job_page),
@@ -55,11 +56,10 @@ def _login(links: session.LinkBook) -> Handler:
         try:
             oid = links.redeem(ctx.services, query)
         except Unauthenticated:
-            if session.signed_in(ctx.services, ctx.request.header("cookie")):
+            if await session.signed_in(ctx.services, ctx.request.header("cookie")):
                 return response  # the link was opened again in a browser that has its session
             raise
-        secure = ctx.request.scope.get("scheme") == "https"
-        ctx.caller = await session.open_session(ctx.services, oid, response, secure)
+        await session.open_session(ctx, oid, "link", response)
         return response
 
     return login

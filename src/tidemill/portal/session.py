@@ -8,10 +8,13 @@ from urllib.parse import quote
 
 from starlette.responses import Response
 
-from tidemill.app.access import check_lives
+from tidemill.app import sign_in
+from tidemill.app.access import authenticate
 from tidemill.app.services import Caller, Services
-from tidemill.domain.errors import InvalidRequest, Unauthenticated
+from tidemill.domain.errors import Forbidden, InvalidRequest, Unauthenticated
+from tidemill.domain.signin import SECOND
 from tidemill.identity.tokens import ML_AUDIENCE
+from tidemill.wire.http import Context, Request
 
 COOKIE = "tidemill_session"
 LINK_TTL_S = 120
@@ -61,30 +64,61 @@ def local_page(text: str) -> str:
     return page
 
 
-def signed_in(services: Services, cookie_header: str) -> bool:
+async def signed_in(services: Services, cookie_header: str) -> bool:
     try:
-        return bool(services.tokens.verify(cookie_of(cookie_header)))
+        return bool(await authenticate(services, cookie_of(cookie_header)))
     except Unauthenticated:
         return False
 
 
-def cookie_of(header: str) -> str:
-    """The session's token in a Cookie header, or ""."""
+def cookie_of(header: str, wanted: str = COOKIE) -> str:
+    """A cookie of a Cookie header, the session's token; or ""."""
     for part in header.split(";"):
         name, _, value = part.strip().partition("=")
-        if name == COOKIE:
+        if name == wanted:
             return value
     return ""
 
 
-async def open_session(services: Services, oid: str, response: Response, secure: bool) -> Caller:
-    """-> who is signed in. Raises Unauthenticated for a principal that is gone or disabled. The cookie is
-    Lax, not Strict: an address clicked in a notebook is a navigation from another site. It only lets pages be
-    read; whatever changes something is checked for its origin as well."""
-    principal = await check_lives(services, Caller(oid, oid, ""))
-    assert principal is not None
-    token = services.tokens.issue_to(principal, ML_AUDIENCE, SESSION_TTL_S)
-    response.set_cookie(
-        COOKIE, token, max_age=SESSION_TTL_S, path="/", secure=secure, httponly=True, samesite="lax"
+async def open_session(ctx: Context, oid: str, how: str, response: Response) -> None:
+    """A session of the browser, in a cookie. Raises Unauthenticated for a principal that is gone or disabled.
+    The cookie is Lax, not Strict: an address clicked in a notebook is a navigation from another site. It only
+    lets pages be read; whatever changes something is checked for its origin as well."""
+    services = ctx.services
+    grant = await sign_in.begin(
+        services,
+        oid,
+        client=sign_in.PORTAL,
+        how=how,
+        address=ctx.request.address,
+        lasts_us=SESSION_TTL_S * SECOND,
     )
-    return Caller(oid, principal.name, principal.kind.value)
+    who = grant.principal
+    token = services.tokens.issue_to(who, ML_AUDIENCE, SESSION_TTL_S, session=grant.session.id)
+    set_cookie(ctx, response, COOKIE, token, SESSION_TTL_S)
+    ctx.caller = Caller(oid, who.name, who.kind.value)
+
+
+def set_cookie(ctx: Context, response: Response, name: str, value: str, seconds: int) -> None:
+    """Not marked secure where the browser came by plain http, which is loopback only."""
+    secure = origin_of(ctx.services, ctx.request).startswith("https:")
+    response.set_cookie(name, value, max_age=seconds, path="/", secure=secure, httponly=True, samesite="lax")
+
+
+def origin_of(services: Services, request: Request) -> str:
+    """The origin that the browser sees, by the Host header, which was checked. A laptop's loopback http port
+    comes in over TLS, so the scheme is that of the port."""
+    host = request.header("host").lower()
+    plain = host.rpartition(":")[2] == services.addresses.http.rpartition(":")[2]
+    return f"{'http' if plain else 'https'}://{host}"
+
+
+def require_same_origin(ctx: Context) -> None:
+    """For what a form changes before there is a session. Raises Forbidden for another site's form."""
+    given = ctx.request.header("origin")
+    if given != origin_of(ctx.services, ctx.request):
+        raise Forbidden(
+            f"This form came from {given[:100] or 'an unknown place'!r}, not from this server's own page. "
+            "Open the page again.",
+            "ForeignOrigin",
+        )

@@ -19,7 +19,8 @@ from tidemill.domain.listening import misdirected
 from tidemill.domain.model import Scope
 from tidemill.identity.tokens import VAULT_AUDIENCE
 from tidemill.portal.frame import error_page
-from tidemill.portal.session import cookie_of
+from tidemill.portal.session import cookie_of, origin_of
+from tidemill.portal.sign_in_pages import sign_in_page
 from tidemill.server.audit import Audit, Seen
 from tidemill.store.api import StaleRevision
 from tidemill.wire.arm.errors import error_response
@@ -72,7 +73,7 @@ class App:
             return
         except Exception as error:
             failed = self._as_answer(error, request, request_id)
-            response = self._refusal(request, failed)
+            response = await self._refused(request, failed)
         try:
             await self._audit.answered(request, seen, response, failed, request_id)
         except TidemillError as error:
@@ -128,8 +129,7 @@ class App:
         raise Unauthenticated("Authentication failed. The 'Authorization' header is missing.")
 
     def _same_origin(self, request: Request) -> bool:
-        addresses = self._services.addresses
-        return request.header("origin") in (addresses.https, addresses.http)
+        return request.header("origin") == origin_of(self._services, request)
 
     def _scope(self, params: dict[str, str]) -> Scope:
         subscription = params.get("sub")
@@ -186,6 +186,11 @@ class App:
             "InternalServerError",
             status=500,
         )
+
+    async def _refused(self, request: Request, error: TidemillError) -> Response:
+        if error.status == 401 and request.path.lower().startswith("/ui"):
+            return await sign_in_page(self._services, request, error)
+        return self._refusal(request, error)
 
     def _refusal(self, request: Request, error: TidemillError) -> Response:
         """The error in the shape of the dialect that was spoken."""

@@ -34,6 +34,9 @@ class SignInRead(Protocol):
         ...
 
     def external_identity(self, issuer: str, subject: str) -> ExternalIdentity | None: ...
+    def external_identities(self, oid: str) -> Sequence[ExternalIdentity]:
+        """By creation."""
+        ...
 
 
 class SignInTx(SignInRead, Protocol):

@@ -46,6 +46,10 @@ class MemorySignInRead:
     def external_identity(self, issuer: str, subject: str) -> ExternalIdentity | None:
         return self._sign_ins.identities.get((issuer, subject))
 
+    def external_identities(self, oid: str) -> Sequence[ExternalIdentity]:
+        found = (held for held in self._sign_ins.identities.values() if held.oid == oid)
+        return tuple(sorted(found, key=lambda held: (held.created_at, held.issuer, held.subject)))
+
 
 class MemorySignInTx(MemorySignInRead):
     touched: list[Touched]

@@ -92,6 +92,13 @@ class SqlSignInRead:
         row = self._execute(sql, (issuer, subject)).fetchone()
         return None if row is None else ExternalIdentity(*row)
 
+    def external_identities(self, oid: str) -> Sequence[ExternalIdentity]:
+        sql = (
+            "SELECT issuer, subject, oid, created_at FROM external_identities WHERE oid = ? "
+            "ORDER BY created_at, issuer, subject"
+        )
+        return tuple(ExternalIdentity(*row) for row in self._execute(sql, (oid,)).fetchall())
+
 
 class SqlSignInTx(SqlSignInRead):
     __slots__ = ()

@@ -87,6 +87,10 @@ async def test_external_identities(store: Store) -> None:
     assert await store.read(lambda r: r.external_identity("https://other", "sub-1")) is None
     with pytest.raises(AlreadyExists):
         await store.write(lambda tx: tx.insert_external_identity(replace(ann, oid="eve")))
+    earlier = ExternalIdentity("https://other", "sub-9", "ann", 4)
+    await store.write(lambda tx: tx.insert_external_identity(earlier))
+    assert await store.read(lambda r: r.external_identities("ann")) == (earlier, ann)
+    assert await store.read(lambda r: r.external_identities("eve")) == ()
 
 
 async def test_a_deleted_principal_leaves_nothing(store: Store) -> None:

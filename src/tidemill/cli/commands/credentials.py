@@ -140,6 +140,80 @@ def sign_out(session: Session, who: str) -> None:
     session.note(f"{done['ended']} sign-ins of {who} have ended.")
 
 
+@command(
+    access,
+    "add-provider",
+    "tidemill access add-provider corp --issuer https://login.example.org --client-id tm --domain "
+    "example.org\ntidemill access add-provider corp --issuer https://login.example.org --client-id tm "
+    "--group ml-team=vision",
+)
+@click.argument("name")
+@click.option("--issuer", required=True, metavar="URL", help="As in its /.well-known/openid-configuration.")
+@click.option("--client-id", required=True, metavar="ID", help="What the provider calls this server.")
+@click.option("--secret-stdin", is_flag=True, help="Read the client secret from standard input, one line.")
+@click.option(
+    "--domain", "domains", multiple=True, help="Let people with a verified e-mail address of it in."
+)
+@click.option(
+    "--group",
+    "groups",
+    multiple=True,
+    metavar="THEIRS=OURS",
+    help="Let people of a group of the provider in, and put them into a group here.",
+)
+@click.option("--label", default="", help="On the button (default: the name).")
+@click.option("--user-claim", default="email", show_default=True, help="The claim that users are called by.")
+@click.option("--groups-claim", default="groups", show_default=True, help="The claim with a person's groups.")
+@click.option("--scope", "scopes", multiple=True, help="Scopes to ask for besides openid, profile and email.")
+def add_provider(
+    session: Session,
+    name: str,
+    secret_stdin: bool,
+    groups: tuple[str, ...],
+    scopes: tuple[str, ...],
+    **given: Any,
+) -> None:
+    """Let people sign in with an OpenID Connect provider; also changes one."""
+    mapped: dict[str, str] = {}
+    for text in groups:
+        theirs, separator, ours = text.partition("=")
+        if not separator or not theirs or not ours:
+            raise CliError(f"--group {text!r} must be THEIRS=OURS.", USAGE)
+        mapped[theirs] = ours
+    body = {**given, "groups": mapped, "scopes": list(dict.fromkeys(("openid", "profile", "email", *scopes)))}
+    if secret_stdin:
+        body["client_secret"] = read_password("Client secret", True)
+    made = session.client.call("PUT", f"{BASE}/providers/{segment(name)}", body)
+    print_item(session, made)
+    if session.output == "table":
+        session.note("Register at the provider, as redirect URI, those of these that people use:")
+        for uri in made["redirect_uris"]:
+            session.note(f"  {uri}")
+
+
+@command(access, "list-providers", "tidemill access list-providers")
+def list_providers(session: Session) -> None:
+    """List the OpenID Connect providers that people can sign in with."""
+    columns = (
+        Column("name", key("name")),
+        Column("issuer", key("issuer"), wide=True),
+        Column("client id", key("client_id")),
+        Column("domains", key("domains"), lambda value, now: ", ".join(value) or "-"),
+        Column(
+            "groups", key("groups"), lambda value, now: ", ".join(f"{a}={b}" for a, b in value.items()) or "-"
+        ),
+    )
+    print_list(session, session.client.get(f"{BASE}/providers")["value"], columns, "There is no provider.")
+
+
+@command(access, "remove-provider", "tidemill access remove-provider corp")
+@click.argument("name")
+def remove_provider(session: Session, name: str) -> None:
+    """Nobody can sign in with it any more; people who came through it stay."""
+    session.client.call("DELETE", f"{BASE}/providers/{segment(name)}")
+    session.note(f"The provider {name} is gone.")
+
+
 def read_password(prompt: str, from_stdin: bool, confirm: bool = False) -> str:
     """Typed unseen, or one line of standard input; never an argument, which others could read."""
     if from_stdin:

@@ -131,7 +131,7 @@ async def _authorization_code(ctx: Context, form: dict[str, str]) -> dict[str, A
         services, held.oid, client=held.client_id, how="browser", address=ctx.request.address
     )
     services.codes.note_session(code, grant.session.id)
-    return _answer(ctx, form, grant, held.nonce)
+    return _answer(ctx, {"scope": held.scope, **form}, grant, held.nonce)
 
 
 async def _device_code(ctx: Context, form: dict[str, str]) -> dict[str, Any]:
@@ -141,7 +141,7 @@ async def _device_code(ctx: Context, form: dict[str, str]) -> dict[str, Any]:
     grant = await sign_in.begin(
         services, held.oid, client=held.client_id, how="device code", address=ctx.request.address
     )
-    return _answer(ctx, form, grant)
+    return _answer(ctx, {"scope": held.scope, **form}, grant)
 
 
 async def _refresh(ctx: Context, form: dict[str, str]) -> dict[str, Any]:
@@ -187,7 +187,9 @@ async def _start_device(ctx: Context) -> Response:
     name."""
     form = await ctx.request.form()
     services = ctx.services
-    device = services.codes.device(form.get("client_id", ""), ctx.request.address, services.clock.now())
+    device = services.codes.device(
+        form.get("client_id", ""), ctx.request.address, form.get("scope", ""), services.clock.now()
+    )
     page = f"{services.addresses.http}/ui/device"
     return json_response(
         {

@@ -1,21 +1,26 @@
-"""Passwords, secrets and certificates of principals, and one's own sign-ins."""
+"""Passwords, secrets and certificates of principals, providers of identities, and one's own sign-ins."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+import msgspec
 from starlette.responses import Response
 
-from tidemill.app import credentials, sign_in
+from tidemill.app import credentials, providers, sign_in
 from tidemill.app.access import JOB
 from tidemill.app.times import iso
 from tidemill.domain.errors import Forbidden, InvalidRequest
+from tidemill.domain.oidc import Provider
 from tidemill.domain.signin import Credential
 from tidemill.wire.http import SIGNED_IN, Context, Route, json_response
 
 ACTION = "Microsoft.Authorization/principals/credentials"
 _ONE = "/api/v1/access/principals/{who}"
 _ME = "/api/v1/access/me"
+PROVIDERS = "Microsoft.Authorization/identityProviders"
+_PROVIDERS = "/api/v1/access/providers"
 
 
 def routes() -> list[Route]:
@@ -26,6 +31,9 @@ def routes() -> list[Route]:
         Route("POST", f"{_ONE}/certificates", f"{ACTION}/write", add_certificate),
         Route("DELETE", f"{_ONE}/credentials/{{id}}", f"{ACTION}/delete", delete_credential),
         Route("POST", f"{_ONE}/signOut", f"{ACTION}/write", sign_out_everywhere),
+        Route("GET", _PROVIDERS, f"{PROVIDERS}/read", list_providers),
+        Route("PUT", f"{_PROVIDERS}/{{name}}", f"{PROVIDERS}/write", put_provider),
+        Route("DELETE", f"{_PROVIDERS}/{{name}}", f"{PROVIDERS}/delete", delete_provider),
         Route("PUT", f"{_ME}/password", SIGNED_IN, change_own_password),
         Route("GET", f"{_ME}/sessions", SIGNED_IN, list_sessions),
         Route("POST", f"{_ME}/signOut", SIGNED_IN, sign_out),
@@ -137,6 +145,54 @@ async def sign_out(ctx: Context) -> Response:
         session = ctx.caller.session
         ended = int(bool(session) and await sign_in.end(ctx.services, session, "signed out"))
     return json_response({"ended": ended})
+
+
+def provider_body(one: Provider) -> dict[str, Any]:
+    """Never its client secret."""
+    return {
+        "name": one.name,
+        "label": one.shown,
+        "issuer": one.issuer,
+        "client_id": one.client_id,
+        "has_secret": bool(one.client_secret),
+        "scopes": one.scopes,
+        "user_claim": one.user_claim,
+        "domains": one.domains,
+        "groups_claim": one.groups_claim,
+        "groups": one.groups,
+    }
+
+
+async def list_providers(ctx: Context) -> Response:
+    found = await providers.all_of_them(ctx.services)
+    return json_response({"value": [provider_body(one) for one in found]})
+
+
+async def put_provider(ctx: Context) -> Response:
+    """The body as `list_providers` shows it, and `client_secret`. -> it, with `redirect_uris`: what the
+    provider has to know of this server."""
+    body = {**await ctx.request.json(), "name": ctx.params["name"]}
+    try:
+        provider = msgspec.convert(body, Provider)
+    except msgspec.ValidationError as error:
+        raise InvalidRequest(f"The provider cannot be read: {error}.") from None
+    lowered = replace(provider, domains=tuple(domain.lower() for domain in provider.domains))
+    made = await providers.put(ctx.services, lowered)
+    return json_response({**provider_body(made), "redirect_uris": _redirect_uris(ctx)})
+
+
+async def delete_provider(ctx: Context) -> Response:
+    await providers.remove(ctx.services, ctx.params["name"])
+    return json_response({"name": ctx.params["name"]})
+
+
+def _redirect_uris(ctx: Context) -> list[str]:
+    """Of every address that a browser may come by."""
+    addresses, names = ctx.services.addresses, ctx.services.settings.listening.names
+    port = addresses.https.rpartition(":")[2]
+    shown = [f"[{name}]" if ":" in name else name for name in names]
+    bases = [*(f"https://{name}:{port}" for name in shown), addresses.http, addresses.https]
+    return [f"{base}/ui/oidc/callback" for base in bases]
 
 
 def _refuse_jobs(ctx: Context) -> None:
