@@ -13,7 +13,18 @@ import os
 import sys
 import traceback
 
-NAMES = ("jobs", "queue_length", "api", "idle", "images", "upload_latency", "blob", "scheduler", "access")
+NAMES = (
+    "jobs",
+    "sandbox",
+    "queue_length",
+    "api",
+    "idle",
+    "images",
+    "upload_latency",
+    "blob",
+    "scheduler",
+    "access",
+)
 
 
 def main() -> int:

@@ -44,13 +44,13 @@ def floor_commits(count: int = 300) -> float:
     return statistics.median(taken)
 
 
-def single(client: Client, count: int) -> list[float]:
+def single(client: Client, count: int, prefix: str = "one") -> list[float]:
     """Seconds from the PUT to the answer that the job has ended, one after another on a warm node."""
     taken: list[float] = []
     for i in range(count):
         started = time.perf_counter()
-        client.submit(f"one-{i}-{os.getpid()}", "true")
-        client.wait(f"one-{i}-{os.getpid()}")
+        client.submit(f"{prefix}-{i}-{os.getpid()}", "true")
+        client.wait(f"{prefix}-{i}-{os.getpid()}")
         taken.append(time.perf_counter() - started)
     return taken
 
