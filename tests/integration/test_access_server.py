@@ -219,6 +219,46 @@ def test_losing_a_role_closes_the_blob_door_too(team):
     assert (status, "whole storage account" in refused["error"]["message"]) == (403, True)
 
 
+WHO_AM_I = """
+import json, os, urllib.error, urllib.request
+from urllib.parse import urlsplit
+place = urlsplit(os.environ["MLFLOW_TRACKING_URI"])
+base, ws = f"{place.scheme}://{place.netloc}", place.path.removeprefix("/mlflow/v2.0")
+def ask(method, path, body=None):
+    token = os.environ["MLFLOW_TRACKING_TOKEN"]
+    head = {"Authorization": "Bearer " + token, "Content-Type": "application/json"}
+    data = None if body is None else json.dumps(body).encode()
+    try:
+        return urllib.request.urlopen(urllib.request.Request(base + path, data, head, method=method)).status
+    except urllib.error.HTTPError as error:
+        return error.code
+tags = {"properties": {"tags": {"by": "job"}}}
+print("SAW", ask("GET", ws + "/jobs?api-version=2024-04-01"), ask("PATCH", ws + "/jobs/anns", tags),
+      ask("POST", ws + "/listKeys"), ask("DELETE", ws), os.environ["MLFLOW_TRACKING_TOKEN"])
+"""
+
+
+def test_a_job_acts_as_what_its_identity_says(team):
+    """By itself it changes no other job; with its submitter's roles it may, and no more than those."""
+    ws, told = team.server.workspace, {}
+    code = team.server.code("who", {"who.py": WHO_AM_I})
+    for name, identity in (("plain", {}), ("user", {"identity": {"identityType": "UserIdentity"}})):
+        properties = {"jobType": "Command", "command": "python3 who.py", "codeId": code, **identity}
+        properties["computeId"] = f"{ws}/computes/cpu"
+        assert team.status("ann", "PUT", f"{ws}/jobs/acts-{name}", {"properties": properties}) in (200, 201)
+        assert team.server.wait(f"acts-{name}")["status"] == "Completed"
+        log = team.server.call("GET", f"/api/v1{ws}/jobs/acts-{name}/logs/user_logs/std_log.txt")[1].decode()
+        told[name] = next(line for line in log.splitlines() if line.startswith("SAW")).split()[1:]
+    assert told["plain"][:4] == ["200", "403", "403", "403"]
+    assert told["user"][:4] == ["200", "200", "403", "403"]
+    for one in told.values():  # both jobs have ended
+        assert ask(team.server.state, one[4], "GET", ws)[0] == 401
+    nobody = {"identity": {"identityType": "Managed"}, "computeId": f"{ws}/computes/cpu"}
+    body = {"properties": {"jobType": "Command", "command": "true", **nobody}}
+    status, refused = team.ask("ann", "PUT", f"{ws}/jobs/acts-managed", body)
+    assert (status, refused["error"]["code"]) == (400, "IdentityNotFound")
+
+
 def test_explain(team):
     yes = team.cli("explain", "ann", "jobs/write")
     assert yes["allowed"]

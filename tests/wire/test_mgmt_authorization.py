@@ -100,6 +100,19 @@ out["undefined"] = client.role_definitions.delete(ws, role).role_name
 out["customs"] = len(list(client.role_definitions.list(ws, filter="type eq 'CustomRole'")))
 out["deleted"] = client.role_assignments.delete(ws, name).name == name
 out["deleted_again"] = client.role_assignments.delete(ws, name)
+from azure.ai.ml import MLClient
+from azure.ai.ml.entities import AmlCompute, IdentityConfiguration
+ml = MLClient(DefaultAzureCredential(), SUB, RG, WS)
+mi = ml.compute.begin_create_or_update(AmlCompute(
+    name="mi", size="STANDARD_DS3_V2", max_instances=1,
+    identity=IdentityConfiguration(type="system_assigned"))).result().identity
+out["identity"] = [mi.type, mi.principal_id == ml.compute.get("mi").identity.principal_id]
+of_mi = client.role_assignments.create(ws, str(uuid.uuid4()), {
+    "role_definition_id": reader.id, "principal_id": mi.principal_id, "principal_type": "ServicePrincipal"})
+out["of_identity"] = of_mi.principal_type
+ml.compute.begin_delete("mi").wait()
+left = client.role_assignments.list_for_scope(ws, filter=f"principalId eq '{mi.principal_id}'")
+out["left_of_identity"] = len(list(left))
 (first,) = [a for a in client.role_assignments.list_for_scope(scope, filter="atScope()")]
 out["last_owner"] = error_of(lambda: client.role_assignments.delete_by_id(first.id))
 print("RESULT" + json.dumps(out))
@@ -210,6 +223,11 @@ def test_refusals(flows, flow, status, code, words):
     got = flows[flow]
     assert got[:2] == [status, code]
     assert words in got[2]
+
+
+def test_a_clusters_identity_has_roles_and_goes_with_it(flows):
+    assert flows["identity"] == ["system_assigned", True]
+    assert (flows["of_identity"], flows["left_of_identity"]) == ("ServicePrincipal", 0)
 
 
 def test_an_assignment_is_found_only_where_it_was_made(flows):

@@ -82,10 +82,19 @@ async def decide(
     if caller.kind != JOB:
         return index.decide(caller.oid, action, where, data)
     own = _as_job(index, caller, action, where, data)
-    if own.allowed or not caller.acts_as:
+    if not caller.acts_as:
         return own
     borrowed = index.decide(caller.acts_as, action, where, data)
+    if own.allowed and not borrowed.allowed:
+        return own
     return replace(borrowed, reason=f"Job {caller.job!r} acts for its identity. {borrowed.reason}")
+
+
+def as_decided(caller: Caller, decision: Decision) -> Caller:
+    """The caller, knowing by whose roles it was let in."""
+    given = decision.assignment
+    borrowed = caller.kind == JOB and given is not None and given.principal != caller.oid
+    return replace(caller, borrowed=True) if borrowed else caller
 
 
 async def authorise(

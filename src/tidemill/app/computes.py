@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tidemill.app import egress
+from tidemill.app import egress, identities
 from tidemill.app.codec import decode_object, encode
 from tidemill.app.compute_rules import (
     DEFAULT_IDLE_S,
@@ -76,12 +76,14 @@ async def put(
     level_of(body.get("tags") or {}, "tags")
     egress.check_tags(body.get("tags") or {}, "tags")
     now = s.clock.now()
+    identity = await identities.asked_for(s, caller, body, Key(scope, TYPE, name))
+    oid = identities.new_oid(s)
     row = Resource(
         uid=s.ids.uid(),
         key=Key(scope, TYPE, name),
         state=SUCCEEDED,
         spec=encode(properties),
-        status=encode({field: body[field] for field in ("identity", "sku") if body.get(field)}),
+        status=encode({"sku": body["sku"]} if body.get("sku") else {}),
         tags=encode(body.get("tags") or {}),
         location=str(body.get("location") or s.settings.region),
         created_at=now,
@@ -91,11 +93,23 @@ async def put(
     shape = f"{scale.minimum} to {plural(scale.maximum, 'node')} of {size.name}"
     shape += f", closed after {human_duration(scale.idle_us)} idle"
 
+    def with_identity(tx: Tx, key: Key, before: Mapping[str, Any]) -> Resource:
+        """The row with its identity settled; a body without one leaves it as it is."""
+        status = decode_object(row.status)
+        if identity is not None:
+            status["identity"] = identities.settle(
+                tx, key, identity, oid=oid, tenant=s.settings.tenant, now=now, by=caller.name
+            )
+        elif before.get("identity"):
+            status["identity"] = before["identity"]
+        return replace(row, status=encode(status))
+
     def change(tx: Tx) -> tuple[Resource, bool]:
         existing = tx.get(row.key)
         if existing is not None:
-            return _updated(tx, existing, row, caller), False
-        stored = tx.insert(row)
+            wanted = with_identity(tx, existing.key, decode_object(existing.status))
+            return _updated(tx, existing, wanted, caller), False
+        stored = tx.insert(with_identity(tx, row.key, {}))
         message = f"Compute {name} created by {caller.name}: {shape}."
         tx.add_event(Event(row.uid, "compute", now, "Created", message, caller.name))
         return stored, True

@@ -10,6 +10,7 @@ from tidemill.app import admission, computes, secretstore
 from tidemill.app.asset_rows import CODES, find_version
 from tidemill.app.codec import decode_object
 from tidemill.app.environments import plan_environment
+from tidemill.app.identities import acts_as
 from tidemill.app.inputs import check_inputs_exist, resolve_input, resolve_output
 from tidemill.app.locations import Storage, locate
 from tidemill.app.output_assets import not_registrable
@@ -35,7 +36,7 @@ async def plan_job(
         s.sizes.require(job.instance_type)
     await secretstore.check_usable(s, caller, scope, references(job.environment_variables))
     environment = await plan_environment(s, scope, job.environment_id)
-    found = await s.store.read(lambda read: _look(s, read, scope, name, job))
+    found = await s.store.read(lambda read: _look(s, read, caller, scope, name, job))
     team = await team_of(s, caller, tags)
     await admission.check(s, caller, found.compute, job, team)
     _check_command(job)
@@ -50,7 +51,8 @@ async def plan_job(
         inputs=found.inputs,
         outputs=found.outputs,
         team=team,
-        user=caller.oid,
+        user=caller.acts_as or caller.oid,
+        acts_as=found.acts_as,
         account=found.account,
         artifacts=Place(found.account, "azureml", f"ExperimentRun/dcid.{name}/"),
     )
@@ -65,17 +67,20 @@ class _Found:
     inputs: tuple[PlannedInput, ...]
     outputs: tuple[PlannedOutput, ...]
     code: Place | None
+    acts_as: str
 
 
-def _look(s: Services, read: Read, scope: Scope, name: str, job: CommandJob) -> _Found:
+def _look(s: Services, read: Read, caller: Caller, scope: Scope, name: str, job: CommandJob) -> _Found:
     workspace = require_workspace(read, scope)
     account = str(decode_object(workspace.status)["storage_account"])
+    compute = computes.resolve_in(s, read, scope, job.compute_id, workspace)
     return _Found(
-        computes.resolve_in(s, read, scope, job.compute_id, workspace),
+        compute,
         account,
         tuple(resolve_input(s, read, scope, account, item) for item in job.inputs),
         _outputs(s, read, scope, account, name, job),
         _code(s, read, scope, job.code_id, account),
+        acts_as(s, read, caller, job, compute.uid, compute.name),
     )
 
 

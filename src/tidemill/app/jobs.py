@@ -252,7 +252,7 @@ async def patch(s: Services, caller: Caller, scope: Scope, name: str, changes: M
         row = tx.get(key_of(scope, name))
         if row is None:
             raise NotFound(f"Job {name!r} was not found in workspace {scope.workspace!r}.", target=name)
-        if caller.kind == "job" and caller.oid != row.uid:
+        if caller.only_own and caller.oid != row.uid:
             raise Forbidden(f"Job {caller.job!r} may change only itself, not {name!r}.")
         spec = decode_object(row.spec)
         for field in ("tags", "properties"):

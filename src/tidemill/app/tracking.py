@@ -61,7 +61,8 @@ async def create_run(
     if caller.kind == "job":
         job = await live_job(s, caller, scope)
         marks.setdefault(PARENT_TAG, job.key.name)
-        await _check_own(s, scope, job, marks[PARENT_TAG])
+        if caller.only_own:
+            await _check_own(s, scope, job, marks[PARENT_TAG])
         marks[JOB_TAG] = job.key.name
     if experiment_id == DEFAULT_ID:
         await ensure_experiment(s, scope, DEFAULT_NAME)
@@ -190,7 +191,7 @@ def _identity(item: Mapping[str, Any]) -> tuple[str, str]:
 
 async def may_write(s: Services, caller: Caller, scope: Scope, run_id: str) -> None:
     """Raises Forbidden: a job's token after the job's end, or at a run that the job did not start."""
-    if caller.kind == "job":
+    if caller.only_own:
         await _check_own(s, scope, await live_job(s, caller, scope), run_id)
 
 

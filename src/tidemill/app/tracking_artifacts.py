@@ -83,7 +83,7 @@ async def check_writable(s: Services, caller: Caller, scope: Scope, name: str) -
     _checked(name)
     if name.startswith(_RUNS):
         await tracking.may_write(s, caller, scope, name.removeprefix(_RUNS).split("/", 1)[0])
-    elif caller.kind == "job":
+    elif caller.only_own:
         raise Forbidden(f"Job {caller.job!r} may write artifacts only of its own runs, not {name!r}.")
 
 

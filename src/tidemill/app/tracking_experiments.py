@@ -83,7 +83,7 @@ async def set_tag(
 
 
 def _refuse_job(caller: Caller, verb: str) -> None:
-    if caller.kind == "job":
+    if caller.only_own:
         raise Forbidden(
             f"Job {caller.job!r} may not {verb} experiments: they belong to the "
             "workspace. Use a token of your own."

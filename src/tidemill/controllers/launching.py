@@ -116,6 +116,7 @@ def shared_variables(s: Services, row: Resource, plan: JobPlan, attempt: Attempt
         audience=ML_AUDIENCE,  # no address: the server may have others while the job runs
         ttl_s=min(TOKEN_TTL_S, (plan.job.timeout_s or TOKEN_TTL_S) + TOKEN_MARGIN_S),
         scope=scope,
+        acts_as=plan.acts_as,
     )
     return {
         # Print statements reach the log as they happen, not when a buffer is full.

@@ -15,6 +15,8 @@ from typing import Any, cast
 from tidemill.domain.errors import InvalidRequest, NotOffered
 from tidemill.domain.units import parse_duration
 
+AML_TOKEN, USER_IDENTITY, MANAGED = "aml_token", "user_identity", "managed"
+_IDENTITIES = {"amltoken": AML_TOKEN, "useridentity": USER_IDENTITY, "managed": MANAGED}
 LOW, MEDIUM, HIGH = 1, 2, 3  # as the SDK writes them; none given is medium
 
 NOT_OFFERED = {
@@ -78,6 +80,16 @@ class Distribution:
 
 
 @dataclass(frozen=True, slots=True)
+class JobIdentity:
+    """`kind`: AML_TOKEN | USER_IDENTITY | MANAGED. The ids choose among the identities of the compute."""
+
+    kind: str = AML_TOKEN
+    client_id: str = ""
+    object_id: str = ""
+    resource_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class CommandJob:
     command: str
     code_id: str = ""
@@ -94,6 +106,7 @@ class CommandJob:
     timeout_s: int | None = None
     priority: int = MEDIUM
     instance_type: str = ""  # a VM size, of jobs without a compute
+    identity: JobIdentity = field(default_factory=JobIdentity)
 
 
 def read_command_job(name: str, properties: Mapping[str, Any]) -> CommandJob:
@@ -139,6 +152,7 @@ def read_command_job(name: str, properties: Mapping[str, Any]) -> CommandJob:
         timeout_s=_timeout(limits.get("timeout")),
         priority=_priority(_mapping(properties.get("queueSettings"), "properties.queueSettings")),
         instance_type=_text(resources.get("instanceType")),
+        identity=_identity(_mapping(properties.get("identity"), "properties.identity")),
     )
 
 
@@ -270,6 +284,17 @@ def _timeout(raw: Any) -> int | None:
 
 def _priority(raw: Mapping[str, Any]) -> int:
     return _integer(raw.get("priority"), MEDIUM, "properties.queueSettings.priority", -1000, 1000)
+
+
+def _identity(raw: Mapping[str, Any]) -> JobIdentity:
+    text = _text(raw.get("identityType"))
+    kind = _IDENTITIES.get(text.lower().replace("_", "")) if text else AML_TOKEN
+    if kind is None:
+        raise InvalidRequest(
+            f"identityType {text!r} is not known. Use AMLToken, UserIdentity or Managed.",
+            target="properties.identity.identityType",
+        )
+    return JobIdentity(kind, *(_text(raw.get(name)) for name in ("clientId", "objectId", "resourceId")))
 
 
 def _data_type(kind: str, where: str) -> str:

@@ -40,8 +40,14 @@ class Caller:
     scope: Scope | None = None  # a job's workspace
     job: str = ""
     acts_as: str = ""  # the principal whose roles a job has besides its own: its submitter, its compute
+    borrowed: bool = False  # those roles let it in: it may what the principal may
     principal: Principal | None = None  # as it is now; not of a job
     session: str = ""  # the sign-in that the token came from, if from one
+
+    @property
+    def only_own(self) -> bool:
+        """A job by its own rights writes to nothing but its own run."""
+        return self.kind == "job" and not self.borrowed
 
 
 @dataclass(frozen=True, slots=True)

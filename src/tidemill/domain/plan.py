@@ -79,6 +79,7 @@ class JobPlan:
     outputs: tuple[PlannedOutput, ...] = ()
     team: str = ""  # object id of the group, or of the user where there is none
     user: str = ""  # object id of who submitted it
+    acts_as: str = ""  # object id of the principal whose roles it has besides its own, "" for none
     account: str = ""  # the workspace's storage account
     isolation: str = ""  # the level it must have, "": none
     artifacts: Place | None = None  # where logs and outputs/ go

@@ -10,7 +10,7 @@ from typing import Any
 
 from starlette.responses import Response
 
-from tidemill.app.access import Part, authenticate, authorise, authorise_part, decide
+from tidemill.app.access import Part, as_decided, authenticate, authorise, authorise_part, decide
 from tidemill.app.admission import HIGH_PRIORITY
 from tidemill.app.services import Services
 from tidemill.app.workspaces import WorkspaceIndex
@@ -110,6 +110,7 @@ class App:
             below = resource_below(route.resource, params)
             decision = await authorise(self._services, caller, route.action, scope, below)
         seen.decision = decision
+        caller = as_decided(caller, decision)
         if scope.workspace:
             scope = await self._existing(scope, route, request.method)
         context = Context(request, self._services, caller, params, scope, decision, route.resource, part)

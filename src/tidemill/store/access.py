@@ -81,6 +81,10 @@ class AccessTx(AccessRead, Protocol):
         """With its memberships, as member and as group. Its assignments are the caller's to remove."""
         ...
 
+    def drop_principals_of(self, resource: str) -> None:
+        """The identities that go with a resource, with their assignments."""
+        ...
+
     def add_member(self, group: str, member: str) -> bool:
         """False if it was there."""
         ...

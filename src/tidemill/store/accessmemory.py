@@ -187,6 +187,12 @@ class MemoryAccessTx(MemoryAccessRead):
         self._touch(TOUCHED_ASSIGNMENT, id)
         return True
 
+    def drop_principals_of(self, resource: str) -> None:
+        for principal in self.principals_of_resource(resource):
+            for assignment in self.role_assignments(principal=principal.oid):
+                self.delete_role_assignment(assignment.id)
+            self.delete_principal(principal)
+
     def drop_assignments_at(self, scope: str) -> None:
         at = fold_scope(scope)
         for id in [a.id for a in self._access.assignments.values() if covers(at, fold_scope(a.scope))]:

@@ -240,6 +240,12 @@ class SqlAccessTx(SqlAccessRead):
         self._touch(TOUCHED_ASSIGNMENT, id)
         return True
 
+    def drop_principals_of(self, resource: str) -> None:
+        for principal in self.principals_of_resource(resource):
+            for assignment in self.role_assignments(principal=principal.oid):
+                self.delete_role_assignment(assignment.id)
+            self.delete_principal(principal)
+
     def drop_assignments_at(self, scope: str) -> None:
         """Those at the scope and below it."""
         at = fold_scope(scope)

@@ -167,7 +167,8 @@ class Tx(Read, AccessTx, SignInTx, Protocol):
         ...
 
     def delete(self, row: Resource) -> None:
-        """With the role assignments at it and below: a later row of its name is another one's."""
+        """With the identities that go with it, and the role assignments at it and below: a later row of its
+        name is another one's."""
         ...
 
     def insert_attempt(self, attempt: Attempt) -> Attempt: ...

@@ -261,6 +261,7 @@ class MemoryTx(MemoryRead, MemoryAccessTx, MemorySignInTx):
         held = self._current(row)
         self._drop(self._tables.resources, row.uid)
         self._drop(self._tables.uids, folded(held.key))
+        self.drop_principals_of(resource_id(held.key))
         self.drop_assignments_at(resource_id(held.key))
         self._touch_resource(row)
 

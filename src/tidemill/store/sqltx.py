@@ -210,6 +210,7 @@ class SqlTx(SqlRead, SqlAccessTx, SqlSignInTx):
     def delete(self, row: Resource) -> None:
         if self._execute(_DELETE_RESOURCE, (row.uid, row.revision)).rowcount == 0:
             raise StaleRevision(row.key)
+        self.drop_principals_of(resource_id(row.key))
         self.drop_assignments_at(resource_id(row.key))
         self._touch_resource(row)
 

@@ -39,6 +39,11 @@ _IDENTITIES = {
     "user_identity": "UserIdentity",
     "aml_token": "AMLToken",
 }
+_COMPUTE_IDENTITIES = {
+    "system_assigned": "SystemAssigned",
+    "user_assigned": "UserAssigned",
+    "none": "None",
+}
 _SERVICES = {"ssh": "SSH", "tensor_board": "TensorBoard", "vs_code": "VSCode", "jupyter_lab": "JupyterLab"}
 
 
@@ -166,6 +171,17 @@ def aml_compute(spec: Mapping[str, Any], location: str) -> Body:
     body: Body = {"location": spec.get("location") or location, "properties": properties}
     if spec.get("tags"):
         body["tags"] = spec["tags"]
+    if spec.get("identity"):
+        body["identity"] = _compute_identity(spec["identity"])
+    return body
+
+
+def _compute_identity(spec: Mapping[str, Any]) -> Body:
+    body: Body = {"type": _COMPUTE_IDENTITIES[spec.get("type") or "none"]}
+    named = spec.get("user_assigned_identities") or []
+    if named:
+        ids = (one.get("resource_id") if isinstance(one, Mapping) else one for one in named)
+        body["userAssignedIdentities"] = {str(id): {} for id in ids if id}
     return body
 
 
