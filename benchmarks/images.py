@@ -42,7 +42,8 @@ def rounds(client: Client, environments: dict[str, str | None], count: int) -> d
             client.submit(name, "true", **given)
             done = client.wait(name)
             if done["status"] != "Completed":
-                raise SystemExit(f"{kind}: {done['error']}")
+                why = done["error"] or done["reason"]
+                raise SystemExit(f"{kind}: job {number} is {done['status']}: {why}")
             if number >= 0:
                 taken[kind].append(time.perf_counter() - started)
     return taken

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from jobserver import until
 
 from tidemill.environments.process import uv_program
 
@@ -219,24 +220,21 @@ def registry(folder: Path, *, login: bool = False) -> Iterator[str]:
         (folder / "htpasswd").write_text(HTPASSWD)
         settings["auth"] = {"htpasswd": {"realm": "tests", "path": str(folder / "htpasswd")}}
     (folder / "config.yml").write_text(json.dumps(settings))  # JSON is YAML
-    process = subprocess.Popen(
-        ["docker-registry", "serve", str(folder / "config.yml")],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-    )
-    assert process.stderr is not None
+    log = folder / "log"
+    with log.open("wb") as errors:  # a pipe that nobody reads would stop it in the end
+        argv = ["docker-registry", "serve", str(folder / "config.yml")]
+        process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=errors)
     try:
-        for line in process.stderr:
-            found = re.search(rb"listening on (127\.0\.0\.1:\d+)", line)
-            if found:
-                break
-        else:
-            pytest.fail("docker-registry did not start")
-        yield found[1].decode()
+        yield until(lambda: _listening(process, log), what="the start of docker-registry")
     finally:
         process.kill()
         process.wait(10)
-        process.stderr.close()
+
+
+def _listening(process: subprocess.Popen[bytes], log: Path) -> str:
+    assert process.poll() is None, log.read_text()
+    found = re.search(r"listening on (127\.0\.0\.1:\d+)", log.read_text())
+    return found[1] if found else ""
 
 
 def push(layout: Layout, tag: str, to: str, login: bool = False) -> None:
