@@ -24,7 +24,6 @@ from tidemill.domain.jobspec import CommandJob
 from tidemill.domain.model import Caller, Scope
 from tidemill.domain.plan import JobPlan, Place, PlannedInput, PlannedOutput
 from tidemill.domain.scheduling.types import ClusterSpec
-from tidemill.domain.secretrefs import references
 from tidemill.store.api import Read
 
 
@@ -34,7 +33,7 @@ async def plan_job(
     """Raises NotFound, InvalidRequest or NotOffered with the name at fault and those that exist."""
     if job.instance_type and not job.compute_id:
         s.sizes.require(job.instance_type)
-    await secretstore.check_usable(s, caller, scope, references(job.environment_variables))
+    await secretstore.check_usable(s, caller, scope, job.environment_variables)
     environment = await plan_environment(s, scope, job.environment_id)
     found = await s.store.read(lambda read: _look(s, read, caller, scope, name, job))
     team = await team_of(s, caller, tags)

@@ -8,7 +8,7 @@ value leaves through `value_of` only: into a job's environment, or to who may re
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -24,6 +24,7 @@ from tidemill.domain.model import Caller, Event, Key, Resource, Scope
 from tidemill.domain.plan import JobPlan
 from tidemill.domain.principals import PrincipalKind
 from tidemill.domain.secretrefs import NAME, SecretRef, references
+from tidemill.sandbox.bwrap import apart
 from tidemill.store.api import Read, ResourceQuery, Tx
 
 TYPE = "secrets"
@@ -166,10 +167,19 @@ async def value_of(s: Services, scope: Scope, ref: SecretRef) -> Value:
     return Value(secret, str(unseal(s, row)["value"]))
 
 
-async def check_usable(s: Services, caller: Caller, scope: Scope, refs: Iterable[SecretRef]) -> None:
-    """Before a job is taken: every secret is there, and who submits it may read it. Raises NotFound or
-    Forbidden."""
-    for ref in refs:
+async def check_usable(
+    s: Services, caller: Caller, scope: Scope, variables: Sequence[tuple[str, str]]
+) -> None:
+    """Before a job is taken: every secret that its variables name is there, who submits it may read it, and
+    nobody else will see it. Raises InvalidRequest, NotFound or Forbidden."""
+    for name, text in variables:
+        if references([(name, text)]) and apart({name: text})[1]:
+            raise InvalidRequest(
+                f"Environment variable {name!r} is one that the loader or the C library obeys. A sandbox "
+                "sets it on a command line, which every process sees, so it holds no secret. Rename it.",
+                target=f"properties.environmentVariables.{name}",
+            )
+    for ref in references(variables):
         await _authorise(s, caller, scope, ref)
         await s.store.read(lambda r, wanted=ref: _version(r, scope, wanted))
 

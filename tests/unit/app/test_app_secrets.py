@@ -15,6 +15,7 @@ from tidemill.domain.plan import JobPlan
 from tidemill.domain.secretrefs import SecretRef
 
 VALUE = "v-e-r-y-secret"
+USES = (("TOKEN", "${{secrets.hf-token}}"),)
 
 
 async def put(services, owner, scope, name="hf-token", value=VALUE):
@@ -106,7 +107,7 @@ async def test_who_may_not_read_it_cannot_submit_nor_start(services, scope, owne
     await put(services, owner, scope)
     stranger = Caller("nobody", "eve", "user")
     with pytest.raises(Forbidden, match="not a principal here any more"):
-        await secretstore.check_usable(services, stranger, scope, [SecretRef("hf-token")])
+        await secretstore.check_usable(services, stranger, scope, USES)
     services.activity.start(services.store)
     job, plan = job_of(scope, stranger, "${{secrets.hf-token}}")
     with pytest.raises(Forbidden):
@@ -116,7 +117,15 @@ async def test_who_may_not_read_it_cannot_submit_nor_start(services, scope, owne
     assert record.outcome is Outcome.REFUSED
     running = Caller("j" * 32, "train", "job", scope, "train")
     with pytest.raises(Forbidden):
-        await secretstore.check_usable(services, running, scope, [SecretRef("hf-token")])
+        await secretstore.check_usable(services, running, scope, USES)
+
+
+@pytest.mark.parametrize("name", ["LD_PRELOAD", "LOCPATH"])
+async def test_not_in_a_variable_that_a_sandbox_sets_on_its_command_line(services, scope, owner, name):
+    await put(services, owner, scope)
+    await secretstore.check_usable(services, owner, scope, [*USES, (name, "plain")])
+    with pytest.raises(InvalidRequest, match="which every process sees"):
+        await secretstore.check_usable(services, owner, scope, [(name, "x${{secrets.hf-token}}")])
 
 
 async def test_a_log_that_cannot_be_written_gives_nothing(services, scope, owner):
