@@ -206,7 +206,7 @@ def test_a_tier_blocks_what_its_report_says_and_nothing_else(tier, tmp_path: Pat
         job(server, "victim", "victim", "team-a", target)
         _, pid, space = server.until_log("victim", "ready").split()
         victim_node = node_of(server, "victim")
-        attempt = next((server.home / "nodes" / victim_node / "work").iterdir())
+        attempt = next((server.home / "nodes" / victim_node / "work").glob("[!.]*"))
         (victim_pid,) = host_pids([int(pid)], {space})
         server.submit("warm", "true", computeId=f"{server.workspace}/computes/team-b")
         server.wait("warm")

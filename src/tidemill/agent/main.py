@@ -131,9 +131,10 @@ def isolate(
     """Groups, view, uid and sandbox of the node: (groups, what is enforced, the uid jobs get, the sandbox).
     uid 0 is the agent's own."""
     limits: dict[str, Any] = {}
-    etc_folder = f"{node_dir}/etc"
+    work_path = f"{node_dir}/work"
+    etc_folder = f"{work_path}/.etc"  # not on the host's disk, where making a dozen files takes milliseconds
     box = boxed.Box(config, etc_folder, config["uid"] if os.geteuid() == 0 else 0)
-    uid, limits["uid"], limits["home"] = _own_user(config, [f"{node_dir}/work", etc_folder])
+    uid, limits["uid"], limits["home"] = _own_user(config, work_path)
     limits.update(_sandboxed(box, config))
     if box.made:
         limits["home"] = limits["files"]
@@ -160,7 +161,7 @@ def _sandboxed(box: boxed.Box, config: dict[str, Any]) -> dict[str, Any]:
     return {**limits, "gpu": gpu} if config["host_gpus"] else limits
 
 
-def _own_user(config: dict[str, Any], own: list[str]) -> tuple[int, dict[str, Any], dict[str, Any]]:
+def _own_user(config: dict[str, Any], work_path: str) -> tuple[int, dict[str, Any], dict[str, Any]]:
     if os.geteuid() != 0:
         why = f"the server does not run as root, so jobs run as its own user (uid {os.geteuid()})"
         return 0, _line(False, "", why), _line(False, "", why + " and can read what it can")
@@ -169,7 +170,7 @@ def _own_user(config: dict[str, Any], own: list[str]) -> tuple[int, dict[str, An
         return 0, _line(False, "", why), _line(False, "", why)
     binds = [view.Bind(b["path"], bool(b["writable"])) for b in config["binds"]]
     try:
-        view.enter([*binds, *(view.Bind(path, writable=True) for path in own)])
+        view.enter([*binds, view.Bind(work_path, writable=True)])
     except view.NotAllowed as error:
         why = f"this host allows no mount namespace ({error}), so jobs run as root"
         return 0, _line(False, "", why), _line(False, "", why)

@@ -228,7 +228,7 @@ class LocalEngine:
     # --- files
 
     def work_dir(self, node_id: str, attempt_id: str) -> str:
-        if "/" in attempt_id or attempt_id in ("", ".", ".."):
+        if "/" in attempt_id or attempt_id.startswith(".") or not attempt_id:
             raise InvalidTask(f"attempt id {attempt_id!r} cannot name a directory")
         return str(self._root / node_id / "work" / attempt_id)
 
@@ -265,7 +265,7 @@ class LocalEngine:
         return False
 
     async def keep_dirs(self, attempt_ids: Collection[str]) -> None:
-        left = [path for path in self._root.glob("*/work/*") if path.name not in attempt_ids]
+        left = [p for p in self._root.glob("*/work/[!.]*") if p.name not in attempt_ids]
         if left:
             self._background(self._remove_dirs(left))
 

@@ -122,7 +122,7 @@ class Harness:
         for node in await self.engine.held():
             await self.engine.close_node(node.node_id)
             await self.events.kind("node_closed", node.node_id)
-        for path in self.home.glob("nodes/*/work/*"):
+        for path in self.home.glob("nodes/*/work/[!.]*"):
             await self.engine.remove_dir(path.parent.parent.name, path.name)
         await self.engine.detach()
         await self.events.close()
