@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Iterator
 from typing import Any
 
@@ -151,6 +152,26 @@ def test_a_role_on_a_single_compute(team):
     for path in (f"{ws}/computes?api-version=2024-04-01", f"/api/v1{ws}/computes"):
         status, listed = team.ask("max", "GET", path)
         assert (status, [one["name"] for one in listed["value"]]) == (200, ["cpu"])
+
+
+def test_operations_are_followed_by_who_may_see_what_they_are_about(team):
+    """Their addresses lie at the subscription, where most people have no role."""
+    team.make("ops")
+    team.make("out")
+    team.cli("grant", "ops", "AzureML Compute Operator")
+    ws = team.server.workspace
+    cluster = {"location": "eastus", "properties": {"computeType": "AmlCompute", "properties": {}}}
+    cluster["properties"]["properties"] = {"vmSize": "Standard_DS1_v2", "scaleSettings": {"maxNodeCount": 1}}
+    path = f"{ws}/computes/theirs?api-version=2024-04-01"
+    assert team.status("ops", "PUT", path, cluster) in (200, 201)
+    with sqlite3.connect(f"file:{team.server.home}/db/tidemill.db?mode=ro", uri=True) as db:
+        ((uid,),) = db.execute("SELECT uid FROM resources WHERE type = 'computes' AND name = 'theirs'")
+    base = f"{ws.split('/resourceGroups/')[0]}/providers/Microsoft.MachineLearningServices/locations/eastus"
+    for kind in ("OperationsStatus", "OperationResults"):
+        where = f"{base}/compute{kind}/ready:{uid}?api-version=2024-04-01"
+        assert team.status("ops", "GET", where) == 200
+        assert team.status("out", "GET", where) == 403
+    assert team.status("ops", "DELETE", path) in (200, 202, 204)
 
 
 def test_lists_show_what_one_may_see(team):

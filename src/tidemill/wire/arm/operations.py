@@ -11,13 +11,15 @@ from typing import Any
 
 from starlette.responses import Response
 
+from tidemill.app.access import authorise
 from tidemill.app.times import iso
+from tidemill.app.workspaces import scope_of
 from tidemill.domain.errors import NotFound
-from tidemill.domain.ids import PROVIDER
+from tidemill.domain.ids import PROVIDER, resource_id
 from tidemill.domain.model import Resource
-from tidemill.wire.arm.envelope import render
+from tidemill.wire.arm.envelope import arm_type, render
 from tidemill.wire.arm.paging import base_url
-from tidemill.wire.http import Context, Route, bytes_response, json_response
+from tidemill.wire.http import SIGNED_IN, Context, Route, bytes_response, json_response
 
 RETRY_MS = "200"  # no `Retry-After: 0`: the client reads 0 as absent and waits 30 s
 KINDS = ("gone", "ready", "done")
@@ -90,6 +92,8 @@ async def _look(ctx: Context, operation: str) -> tuple[str, Resource | None]:
     if kind not in KINDS or not uid:
         raise NotFound(f"There is no operation {operation!r}.", "OperationNotFound")
     row = await ctx.services.store.read(lambda read: read.by_uid(uid))
+    if row is not None:
+        await _check_readable(ctx, row)
     if kind == "done":
         return "Succeeded", row
     if kind == "gone":
@@ -99,6 +103,17 @@ async def _look(ctx: Context, operation: str) -> tuple[str, Resource | None]:
     if row.state in _READY:
         return "Succeeded", row
     return ("Failed" if row.state in _FAILED else "InProgress"), row
+
+
+async def _check_readable(ctx: Context, row: Resource) -> None:
+    """Who started an operation has a role on what it is about, and often none on the subscription, where
+    its address lies. Raises AccessDenied."""
+    if row.key.type == "workspaces":
+        scope, below = scope_of(row), ""
+    else:
+        scope = row.key.scope
+        below = resource_id(row.key).removeprefix(f"{scope.arm_id}/")
+    await authorise(ctx.services, ctx.caller, f"{arm_type(row)}/read", scope, below)
 
 
 def _failure(row: Resource | None) -> dict[str, Any]:
@@ -116,6 +131,5 @@ def routes() -> list[Route]:
     for prefix in (_LOCATION, _WORKSPACE_LOCATION):
         for kind in ("compute", "mfe", "workspace"):
             for name, handler in ((f"{kind}OperationsStatus", _status), (f"{kind}OperationResults", _result)):
-                action = f"{PROVIDER}/locations/{name}/read"
-                found.append(Route("GET", f"{prefix}/{name}/{{id}}", action, handler, name))
+                found.append(Route("GET", f"{prefix}/{name}/{{id}}", SIGNED_IN, handler, name))
     return found
