@@ -11,6 +11,7 @@ from typing import Any
 
 import uvicorn
 
+from tidemill.server.guard import GuardedProtocol
 from tidemill.server.ports import BACKLOG
 
 
@@ -19,7 +20,7 @@ def configure(app: Any, *, grace_s: int, tls: ssl.SSLContext | None = None) -> u
     return uvicorn.Config(
         app,
         loop="none",
-        http="httptools",
+        http=GuardedProtocol,
         ws="none",
         lifespan="off",
         log_config=None,

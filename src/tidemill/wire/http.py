@@ -25,6 +25,7 @@ PUBLIC = "public"  # no token: metadata, discovery, token endpoints, signed URLs
 SIGNED_IN = "signed-in"  # any valid token of this server
 
 MAX_BODY = 16 * 1024 * 1024
+MAX_FORM = 64 * 1024
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
@@ -112,7 +113,9 @@ class Request:
         return value
 
     async def form(self) -> dict[str, str]:
-        return dict(parse_qsl((await self.body()).decode("utf-8", "replace"), keep_blank_values=True))
+        """Of at most MAX_FORM bytes: forms are read before anybody has signed in."""
+        raw = await self.body(MAX_FORM)
+        return dict(parse_qsl(raw.decode("utf-8", "replace"), keep_blank_values=True))
 
 
 class ClientGone(Exception):

@@ -21,7 +21,7 @@ DEPENDENCIES = DOCS / "dependencies.md"
 JOB = DOCS / "reference" / "job-yaml.md"
 # Distribution -> module, where they differ; what only an option of another package asks for.
 MODULES = {"argon2-cffi": "argon2", "pyyaml": "yaml", "nvidia-ml-py": "pynvml"}
-ASKED_FOR_BY_NAME = {"httptools": 'http="httptools"'}
+ASKED_FOR_BY_NAME = {"httptools": "uvicorn.protocols.http.httptools_impl"}
 
 
 @pytest.mark.parametrize("name", ["cli", "rest"])

@@ -10,7 +10,7 @@ from tidemill.data.blobmodel import BlobInfo, BlobProperties, Check
 from tidemill.data.bloburls import resolve_blob_url
 from tidemill.wire.blob.auth import place_of
 from tidemill.wire.blob.call import Call, parse_query
-from tidemill.wire.blob.errors import StorageError
+from tidemill.wire.blob.errors import StorageError, invalid_header
 from tidemill.wire.blob.headers import Conditions, http_date, md5_text, parse_metadata, parse_properties
 from tidemill.wire.blob.reading import state_headers
 from tidemill.wire.blob.sas import Need
@@ -63,7 +63,10 @@ async def put_from_url(service: Service, call: Call) -> None:
 async def _source(service: Service, call: Call) -> BlobInfo:
     """The blob to copy, once the caller may read it."""
     url = call.headers["x-ms-copy-source"]
-    account, container, name = resolve_blob_url(url)
+    try:
+        account, container, name = resolve_blob_url(url)
+    except ValueError as error:
+        raise invalid_header("x-ms-copy-source", url[:200], "use the address of a blob") from error
     parts = urlsplit(url)
     if account is None or parts.netloc != call.host or not name:
         raise StorageError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -126,7 +125,7 @@ def parse_md5(headers: Mapping[str, str], name: str) -> bytes | None:
         return None
     try:
         value = base64.b64decode(text, validate=True)
-    except binascii.Error:
+    except ValueError:
         value = b""
     if len(value) != 16:
         raise StorageError(
