@@ -142,6 +142,7 @@ CHECK = {
 
 SEEDS: tuple[tuple[str, str, Any], ...] = (
     ("PUT", "{W}/jobs/fz{n}", {"properties": JOB}),
+    ("PUT", "{W}/jobs/run{n}", {"properties": {"command": "true", "tags": {"a": "b"}, "properties": {}}}),
     ("PUT", "{W}/computes/fz{n}", COMPUTE),
     ("PATCH", "{W}/computes/cpu", {"properties": {"properties": {"scaleSettings": SCALE}}}),
     ("PUT", "{W}/data/fz/versions/{n}", {"properties": DATA}),

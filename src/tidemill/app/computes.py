@@ -73,8 +73,9 @@ async def put(
     """Creates or updates -> (row, created). Raises InvalidRequest, NotOffered or Conflict."""
     check_compute_name(name)
     properties, size, scale = read_compute(name, body, s.sizes)
-    level_of(body.get("tags") or {}, "tags")
-    egress.check_tags(body.get("tags") or {}, "tags")
+    tags = object_at(body, "tags")
+    level_of(tags, "tags")
+    egress.check_tags(tags, "tags")
     now = s.clock.now()
     identity = await identities.asked_for(s, caller, body, Key(scope, TYPE, name))
     oid = identities.new_oid(s)
@@ -84,7 +85,7 @@ async def put(
         state=SUCCEEDED,
         spec=encode(properties),
         status=encode({"sku": body["sku"]} if body.get("sku") else {}),
-        tags=encode(body.get("tags") or {}),
+        tags=encode(tags),
         location=str(body.get("location") or s.settings.region),
         created_at=now,
         modified_at=now,

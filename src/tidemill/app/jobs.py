@@ -10,6 +10,7 @@ from typing import Any, cast
 
 from tidemill.app import computes, images, isolation, job_planning
 from tidemill.app.codec import decode_object, encode, job_status
+from tidemill.app.compute_rules import object_at
 from tidemill.app.services import Services
 from tidemill.app.teams import tags_of
 from tidemill.app.transitions import stopping
@@ -60,7 +61,7 @@ async def submit(
         "jobType": "Command",
     }
     for field in ("inputs", "outputs", "tags", "properties", "environmentVariables"):
-        stored[field] = stored.get(field) or {}
+        stored[field] = object_at(stored, field, f"properties.{field}")
     row = Resource(
         uid=s.ids.uid(),
         key=key_of(scope, name),

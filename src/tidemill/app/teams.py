@@ -7,9 +7,10 @@ several names one in the job's tag `tidemill.team`, else works in the default on
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 from tidemill.app import quotas
+from tidemill.app.compute_rules import object_at
 from tidemill.app.services import Caller, Services
 from tidemill.domain.errors import InvalidRequest
 from tidemill.domain.quota import TEAM, USER
@@ -58,5 +59,5 @@ async def team_of(s: Services, caller: Caller, tags: Mapping[str, Any] | None = 
 
 
 def tags_of(properties: Mapping[str, Any]) -> Mapping[str, Any]:
-    tags = properties.get("tags")
-    return cast(Mapping[str, Any], tags) if isinstance(tags, Mapping) else {}
+    """Raises InvalidRequest where they are no object."""
+    return object_at(properties, "tags", "properties.tags")
