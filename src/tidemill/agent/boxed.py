@@ -10,7 +10,7 @@ import os
 import signal
 
 from tidemill.agent import spawn
-from tidemill.sandbox import bwrap, etc, processes, seccomp
+from tidemill.sandbox import bwrap, etc, processes, seccomp, view
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,10 +32,18 @@ class Box:
         self.made = bool(given["program"])
         if not self.made:
             return
+        self._etc = etc_folder
         etc.make(etc_folder, config["node_id"], uid or os.getuid(), uid or os.getgid())
         self._sandbox = bwrap.Sandbox(given["program"], given["options"], etc_folder, config["node_id"])
         self._filter = os.memfd_create("seccomp")
         os.write(self._filter, seccomp.program(os.uname().machine))
+
+    def lay_etc(self) -> None:
+        """In the agent's own view, as root: what every job is shown of the host's /etc is mounted once."""
+        if self.made:
+            for name in etc.folders():
+                view.lay(f"/etc/{name}", f"{self._etc}/{name}")
+            self._sandbox.etc_is_whole()
 
     def put(self, order: spawn.Order, directory: str, spec: dict[str, Any]) -> None:
         """Makes the order one of the same command inside the sandbox. Its `filter` is to be closed."""

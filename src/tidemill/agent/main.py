@@ -135,6 +135,8 @@ def isolate(
     etc_folder = f"{work_path}/.etc"  # not on the host's disk, where making a dozen files takes milliseconds
     box = boxed.Box(config, etc_folder, config["uid"] if os.geteuid() == 0 else 0)
     uid, limits["uid"], limits["home"] = _own_user(config, work_path)
+    if uid:
+        box.lay_etc()
     limits.update(_sandboxed(box, config))
     if box.made:
         limits["home"] = limits["files"]

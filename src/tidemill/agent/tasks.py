@@ -270,9 +270,13 @@ class Tasks:
     # --- what happens
 
     def reaped(self, pid: int, status: int) -> None:
-        """A child was waited for. Strays that came to us as orphans are nobody's: ignored."""
+        """A child was waited for. One that came to us as an orphan is what an ending task may wait for: the
+        init of its sandbox goes last."""
         task = next((t for t in self._tasks.values() if t.pid == pid and t.state == "running"), None)
         if task is None:
+            for ending in self._tasks.values():
+                if ending.look_at is not None and ending.exit is None:
+                    ending.look_at = 0.0
             return
         task.state = "ending"
         self._listen(task)

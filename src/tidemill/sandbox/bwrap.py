@@ -67,6 +67,11 @@ class Sandbox:
         self._etc = etc_folder
         self._host = _host_root() + self._etc_over()
 
+    def etc_is_whole(self) -> None:
+        """The host's folders lie in the node's /etc already: one mount for each job instead of one for each
+        folder, every one of which makes bubblewrap read the whole table of mounts."""
+        self._host = [*_host_root(), "--ro-bind", self._etc, "/etc"]
+
     def command(self, argv: list[str], job: Job, inside: dict[str, str] | None = None) -> list[str]:
         """`argv` inside the sandbox. Its environment is handed over as it is, so it shows in no argument, but
         for the variables `inside` (see `apart`)."""
