@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from benchmarks.common import Table
 from tidemill.domain.model import NodeState, Scope, Vector
+from tidemill.domain.quota import Key, Quotas
 from tidemill.domain.scheduling import types as t
 from tidemill.domain.scheduling.pool import PoolState
 
@@ -19,6 +20,7 @@ SECOND = 1_000_000
 GIB = 1 << 30
 WS = Scope("sub", "rg", "main")
 NODE = Vector(2000, 4 * GIB)
+AT_QUOTA: dict[Key, int] = {("team", f"team{n}", "nodes"): 1 for n in range(3)}
 
 
 def main(argv: Sequence[str] | None = None) -> Table:
@@ -28,16 +30,17 @@ def main(argv: Sequence[str] | None = None) -> Table:
         "Scheduling decisions, CPU microseconds; floor: the shortest queue's cycle",
         ("case", "queued", "figure (cycle)", "floor", "ratio", "submit", "explain"),
     )
-    for name, nodes, teams, sizes, mode in (
-        ("4 nodes, one team", 4, 1, (1,), "elastic"),
-        ("4 nodes, 8 teams, 3 priorities", 4, 8, (1,), "elastic"),
-        ("64 nodes, one team", 64, 1, (1,), "elastic"),
-        ("16 nodes, 4 teams, gangs of 1..4", 16, 4, (1, 2, 3, 4), "elastic"),
-        ("4 nodes, one team, strict", 4, 1, (1,), "strict"),
+    for name, nodes, teams, sizes, mode, limits in (
+        ("4 nodes, one team", 4, 1, (1,), "elastic", {}),
+        ("4 nodes, 8 teams, 3 priorities", 4, 8, (1,), "elastic", {}),
+        ("64 nodes, one team", 64, 1, (1,), "elastic", {}),
+        ("16 nodes, 4 teams, gangs of 1..4", 16, 4, (1, 2, 3, 4), "elastic", {}),
+        ("4 nodes, one team, strict", 4, 1, (1,), "strict", {}),
+        ("8 nodes, 4 teams, 3 of them at their quota", 8, 4, (1,), "elastic", AT_QUOTA),
     ):
         floor = 0.0
         for queued in (100, 1_000, 10_000, 100_000):
-            cycle, submit, explain = measure(nodes, teams, sizes, mode, queued, cycles)
+            cycle, submit, explain = measure(nodes, teams, sizes, mode, queued, cycles, limits)
             floor = floor or cycle
             table.add(
                 name,
@@ -53,10 +56,17 @@ def main(argv: Sequence[str] | None = None) -> Table:
 
 
 def measure(
-    nodes: int, teams: int, sizes: tuple[int, ...], mode: str, queued: int, cycles: int
+    nodes: int,
+    teams: int,
+    sizes: tuple[int, ...],
+    mode: str,
+    queued: int,
+    cycles: int,
+    limits: Mapping[Key, int],
 ) -> tuple[float, float, float]:
     """-> (a cycle, a submit, an explanation), microseconds."""
     pool = PoolState(t.Host(Vector(nodes * 2000, nodes * 4 * GIB), (), mode))
+    pool.apply(t.QuotasSet(Quotas(limits)))
     pool.apply(t.ClusterSet(t.ClusterSpec("c", "cpu", WS, "S", NODE, nodes, nodes, 120 * SECOND)))
     jobs = make_jobs(teams, sizes)
     now = 0
