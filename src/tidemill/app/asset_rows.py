@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tidemill.app.errors import absent
@@ -50,7 +51,7 @@ def find_container(read: Read, scope: Scope, kind: AssetKind, name: str) -> Reso
     """Raises NotFound with the names that exist."""
     row = read.get(container_key(scope, kind, name))
     if row is None:
-        raise _no_such_name(read, scope, kind, name)
+        raise no_such_name(read, scope, kind, name)
     return row
 
 
@@ -65,7 +66,7 @@ def find_version(
         return row
     versions = read.find(ResourceQuery(kind.versions, scope, parent=name))
     if not versions:
-        raise _no_such_name(read, scope, kind, name)
+        raise no_such_name(read, scope, kind, name)
     raise absent(f"{kind.label} {name!r} version", version, (v.key.name for v in versions), _place(scope))
 
 
@@ -83,14 +84,17 @@ def _by_label(read: Read, scope: Scope, kind: AssetKind, name: str, label: str) 
         raise absent(f"{kind.label} {name!r} label", label, ["latest"], _place(scope))
     newest = newest_version(read, scope, kind, name)
     if newest is None:
-        raise _no_such_name(read, scope, kind, name)
+        raise no_such_name(read, scope, kind, name)
     return newest
 
 
-def _no_such_name(read: Read, scope: Scope, kind: AssetKind, name: str) -> NotFound:
+def no_such_name(
+    read: Read, scope: Scope, kind: AssetKind, name: str, besides: Sequence[str] = ()
+) -> NotFound:
+    """Names what exists; `besides`: what else could have been meant."""
     rows = read.find(ResourceQuery(kind.type, scope, limit=1000))
-    names = (row.key.name for row in rows if not row.key.name.startswith(ANONYMOUS))
-    return absent(kind.label, name, names, _place(scope))
+    names = [row.key.name for row in rows if not row.key.name.startswith(ANONYMOUS)]
+    return absent(kind.label, name, [*names, *besides], _place(scope))
 
 
 def _place(scope: Scope) -> str:

@@ -51,9 +51,10 @@ def refuse_change(
     for field in (*kind.fixed, *rest):
         old, new = stored.get(field), wanted.get(field)
         if old != new and not (_nothing(old) and _nothing(new)):
+            was, now = _told_apart(repr(old), repr(new))
             raise Conflict(
                 f"{kind.label} {name!r} version {version!r} exists with another {field}: "
-                f"it is {_short(old)}, not {_short(new)}. "
+                f"it is {was}, not {now}. "
                 f"Versions cannot be changed (only {', '.join(MUTABLE)}): use another version.",
                 "VersionImmutable",
                 f"properties.{field}",
@@ -143,6 +144,10 @@ def _nothing(value: Any) -> bool:
     return value is None or value in ("", {}, [])
 
 
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 120 else f"{text[:117]}…"
+def _told_apart(one: str, other: str, most: int = 120) -> tuple[str, str]:
+    """Two texts, cut where they are long, but never where they differ first."""
+    same = next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), 0)
+    start = max(same - most // 3, 0) if max(len(one), len(other)) > most else 0
+    cut = [f"{'…' * bool(start)}{text[start:]}" for text in (one, other)]
+    short = [text if len(text) <= most else f"{text[: most - 1]}…" for text in cut]
+    return short[0], short[1]

@@ -28,7 +28,7 @@ from tidemill.app.errors import absent
 from tidemill.app.services import Services
 from tidemill.app.workspaces import require_workspace
 from tidemill.catalog.sizes import HOST
-from tidemill.domain.errors import Conflict, InvalidRequest
+from tidemill.domain.errors import Conflict, InvalidRequest, NotFound
 from tidemill.domain.ids import parse_workspace_id
 from tidemill.domain.isolation import level_of
 from tidemill.domain.model import Caller, Event, JobState, Key, Node, NodeState, Resource, Scope, Vector
@@ -38,6 +38,10 @@ from tidemill.store.api import AlreadyExists, Granted, Read, ResourceQuery, Tx
 
 TYPE = "computes"
 LOCAL = "local"
+_NO_RESOURCE = (
+    "Compute {name!r} is this host itself: jobs name it (compute: {name}), but there is no such resource to "
+    "get, change or delete."
+)
 SUCCEEDED, DELETING = "Succeeded", "Deleting"
 _FINAL = tuple(state.value for state in JobState if state.final)
 
@@ -167,7 +171,9 @@ def _scale_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
 
 async def delete(s: Services, caller: Caller, scope: Scope, name: str) -> Resource | None:
     """Gone at once when nothing is on it (None: there was none); else `Deleting` until its jobs have ended
-    and its nodes are closed. Its events and ledger stay."""
+    and its nodes are closed. Its events and ledger stay. Raises InvalidRequest for a reserved name."""
+    if name.casefold() in RESERVED:
+        raise InvalidRequest(_NO_RESOURCE.format(name=name), target=name)
     now = s.clock.now()
 
     def change(tx: Tx) -> Resource | None:
@@ -242,12 +248,14 @@ async def usages(s: Services) -> Sequence[Usage]:
     )
 
 
-def find(read: Read, scope: Scope, name: str) -> Resource:
-    """Raises NotFound naming the computes that exist."""
+def find(read: Read, scope: Scope, name: str, besides: Sequence[str] = ()) -> Resource:
+    """Raises NotFound naming the computes that exist, and what else could have been meant."""
     row = read.get(Key(scope, TYPE, name))
+    if row is None and name.casefold() in RESERVED:
+        raise NotFound(_NO_RESOURCE.format(name=name), target=name)
     if row is None:
         names = [r.key.name for r in read.find(ResourceQuery(TYPE, scope))]
-        raise absent("Compute", name, [*names, LOCAL], f"workspace {scope.workspace!r}")
+        raise absent("Compute", name, [*names, *besides], f"workspace {scope.workspace!r}")
     return row
 
 
@@ -264,7 +272,7 @@ def resolve_in(s: Services, read: Read, scope: Scope, compute: str, workspace: R
     name = _name_of(scope, compute)
     if name in ("", *RESERVED):
         return local_cluster(s, workspace)
-    spec = cluster_of(s, find(read, scope, name))
+    spec = cluster_of(s, find(read, scope, name, besides=(LOCAL,)))
     if spec is None:
         raise InvalidRequest(
             f"Compute {name!r} has a VM size that the catalogue does not know any more. Create another."

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import difflib
+
 from tidemill.app import images
-from tidemill.app.asset_rows import ENVIRONMENTS, find_version
+from tidemill.app.asset_rows import ENVIRONMENTS, container_key, find_version, no_such_name
 from tidemill.app.codec import decode_object
 from tidemill.app.services import Services
+from tidemill.catalog.curated import CuratedCatalog
 from tidemill.data.uris import AssetId, AssetName, RegistryUri, parse_uri
 from tidemill.domain.errors import InvalidRequest
 from tidemill.domain.model import Resource, Scope
 from tidemill.domain.plan import PlannedEnvironment
 from tidemill.environments.spec import EnvironmentSpec, from_arm, from_curated
+from tidemill.store.api import Read
 
 
 async def plan_environment(s: Services, scope: Scope, given: str) -> PlannedEnvironment:
@@ -28,17 +32,24 @@ async def plan_environment(s: Services, scope: Scope, given: str) -> PlannedEnvi
             "azureml://registries/azureml/environments/NAME/versions/VERSION.",
             target="properties.environmentId",
         )
-    curated = s.curated.find(uri.name)
-    if curated is not None and await _absent(s, scope, uri.name):
-        return planned(s, scope, given, from_curated(curated, images=s.settings.images))
-    row = await s.store.read(lambda r: find_version(r, scope, ENVIRONMENTS, uri.name, uri.version, uri.label))
+    row = await s.store.read(lambda r: _registered(r, scope, uri, s.curated))
+    if row is None:
+        return planned(s, scope, given, from_curated(s.curated.require(uri.name), images=s.settings.images))
     return planned(s, scope, given, spec_of_row(s, row))
 
 
-async def _absent(s: Services, scope: Scope, name: str) -> bool:
-    from tidemill.app.asset_rows import container_key
-
-    return await s.store.read(lambda r: r.get(container_key(scope, ENVIRONMENTS, name))) is None
+def _registered(
+    read: Read, scope: Scope, uri: AssetName | AssetId, curated: CuratedCatalog
+) -> Resource | None:
+    """None: there is none of that name, but a curated one. Raises NotFound naming what exists, and what is
+    curated and looks like it."""
+    if read.get(container_key(scope, ENVIRONMENTS, uri.name)) is None:
+        if curated.find(uri.name) is not None:
+            return None
+        offered = {known.azure_name.casefold(): known.azure_name for known in curated.list()}
+        near = difflib.get_close_matches(uri.name.casefold(), offered, 3, 0.6)
+        raise no_such_name(read, scope, ENVIRONMENTS, uri.name, [offered[name] for name in near])
+    return find_version(read, scope, ENVIRONMENTS, uri.name, uri.version, uri.label)
 
 
 def spec_of_row(s: Services, row: Resource) -> EnvironmentSpec:

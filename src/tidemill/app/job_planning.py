@@ -117,6 +117,6 @@ def _code(s: Services, read: Read, scope: Scope, code_id: str, account: str) -> 
 
 def _check_command(job: CommandJob) -> None:
     """Every expression of the command must name an input or an output. Raises InvalidRequest."""
-    inputs = {item.name: item.value for item in job.inputs}
+    inputs = {**dict.fromkeys(job.unset_inputs), **{item.name: item.value for item in job.inputs}}
     outputs = {item.name: item.name for item in job.outputs}
     render_command(job.command, inputs, outputs)

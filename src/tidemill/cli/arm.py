@@ -14,7 +14,13 @@ _RENAMED = {
     "friendly_name": "display_name",
 }
 _USERS = ("tags", "properties", "flavors", "conda_file")  # what is inside belongs to the user
-_TYPES = {"AzureBlob": "azure_blob", "AzureFile": "azure_file"}
+_TYPES = {  # as the YAML spells them
+    "AzureBlob": "azure_blob",
+    "AzureFile": "azure_file",
+    "AzureDataLakeGen1": "azure_data_lake_gen1",
+    "AzureDataLakeGen2": "azure_data_lake_gen2",
+    "OneLake": "one_lake",
+}
 
 
 def entity(resource: dict[str, Any]) -> dict[str, Any]:

@@ -67,6 +67,21 @@ def common_options() -> list[click.Parameter]:
     ]
 
 
+class Whole(click.IntRange):
+    """A whole number in a range; what is none is told the range."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            number = int(value)
+        except ValueError:
+            number = None
+        low, high = self.min, self.max
+        if number is None or (low is not None and number < low) or (high is not None and number > high):
+            span = f"from {low} to {high}" if high is not None else f"of {low} or more"
+            self.fail(f"{value!r} is not a whole number {span}.", param, ctx)
+        return number
+
+
 class Command(click.Command):
     """A command with the global options and, in its help, an example."""
 

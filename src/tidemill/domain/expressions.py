@@ -146,7 +146,8 @@ class _Reader:
             raise self._error(
                 start,
                 written,
-                f"is an optional {space[:-1]} without a value: put the part that needs it in '$[[ ... ]]'",
+                f"names the optional {space[:-1]} {key!r}, which has no value: give it one, or put the part "
+                "that needs it in '$[[ … ]]'",
             )
         raise self._error(start, written, _unknown(space, key, values))
 

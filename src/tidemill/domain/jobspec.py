@@ -99,6 +99,7 @@ class CommandJob:
     display_name: str = ""
     description: str = ""
     inputs: tuple[JobInput, ...] = ()
+    unset_inputs: tuple[str, ...] = ()  # optional ones that were given without a value
     outputs: tuple[JobOutput, ...] = ()
     environment_variables: tuple[tuple[str, str], ...] = ()
     distribution: Distribution = field(default_factory=Distribution)
@@ -136,6 +137,8 @@ def read_command_job(name: str, properties: Mapping[str, Any]) -> CommandJob:
         _mapping(properties.get("distribution"), "properties.distribution"), node_count
     )
     limits = _mapping(properties.get("limits"), "properties.limits")
+    given = _mapping(properties.get("inputs"), "properties.inputs")
+    inputs = _inputs(given)
     return CommandJob(
         command=command,
         code_id=_text(properties.get("codeId")),
@@ -144,7 +147,8 @@ def read_command_job(name: str, properties: Mapping[str, Any]) -> CommandJob:
         experiment=_text(properties.get("experimentName")) or "Default",
         display_name=_text(properties.get("displayName")) or name,
         description=_text(properties.get("description")),
-        inputs=_inputs(_mapping(properties.get("inputs"), "properties.inputs")),
+        inputs=inputs,
+        unset_inputs=tuple(name for name in given if name not in {item.name for item in inputs}),
         outputs=_outputs(_mapping(properties.get("outputs"), "properties.outputs")),
         environment_variables=_variables(properties.get("environmentVariables")),
         distribution=distribution,

@@ -242,3 +242,14 @@ async def test_each_upload_has_a_container_of_its_own(services, scope):
     assert first.container != second.container
     assert first.account == second.account
     assert services.blobs.container(first.account, first.container) is not None
+
+
+async def test_what_differs_is_shown_however_far_behind_it_stands(services, scope, owner):
+    long = "azureml://datastores/workspaceblobstore/paths/" + "deep/" * 40
+    body = {"properties": {"dataUri": f"{long}a.csv", "dataType": "uri_file"}}
+    await assets.put_version(services, owner, scope, DATA, "far", "1", body)
+    body["properties"]["dataUri"] = f"{long}b.csv"
+    with pytest.raises(Conflict) as caught:
+        await assets.put_version(services, owner, scope, DATA, "far", "1", body)
+    assert "deep/a.csv', not …" in caught.value.message
+    assert "deep/b.csv'." in caught.value.message

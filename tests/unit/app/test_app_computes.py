@@ -190,3 +190,16 @@ async def test_a_gang_larger_than_the_cluster_is_refused_at_submit(services, sco
     assert "3 nodes" in caught.value.message
     assert "max_instances" in caught.value.message
     await admission.check(services, owner, spec, replace(job, node_count=2), "team")
+
+
+async def test_this_host_is_no_resource_and_is_offered_to_jobs_alone(services, scope, owner):
+    for name in ("local", "Local", "serverless"):
+        with pytest.raises(NotFound, match="is this host itself: jobs name it") as caught:
+            await computes.get(services, scope, name)
+        assert "Did you mean" not in caught.value.message
+        with pytest.raises(InvalidRequest, match="is this host itself"):
+            await computes.delete(services, owner, scope, name)
+    with pytest.raises(NotFound, match="There are none yet"):
+        await computes.get(services, scope, "locl")
+    with pytest.raises(NotFound, match="Did you mean 'local'"):
+        await computes.resolve(services, scope, "locl")

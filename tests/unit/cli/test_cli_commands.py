@@ -129,6 +129,31 @@ def test_words_that_are_wrong_are_exit_2_with_the_nearest(capsys: Any) -> None:
     assert json.loads(capsys.readouterr().err.splitlines()[-1])["error"]["code"] == "UsageError"
 
 
+def test_numbers_that_are_wrong_are_told_their_range(home: Path, fake: Fake, capsys: Any) -> None:
+    assert run("up", "--https-port", "abc") == 2
+    assert "'--https-port': 'abc' is not a whole number from 0 to 65535." in capsys.readouterr().err
+    assert run("job", "list", "-r", "0") == 2
+    assert "'0' is not a whole number of 1 or more." in capsys.readouterr().err
+    assert run("compute", "create", "-n", "cpu", "--max-instances", "1001") == 2
+    assert "'1001' is not a whole number from 0 to 1000." in capsys.readouterr().err
+    fake.on("GET", W, {"location": "local"})
+    fake.on("PUT", f"{W}/computes/cpu", {"name": "cpu", "properties": {"provisioningState": "Succeeded"}})
+    fake.on("GET", f"{NATIVE}/computes/cpu", {**COMPUTE, "nodes": []})
+    run("compute", "create", "-n", "cpu", "--size", "host", "--max-instances", "0")
+    sent = fake.of("PUT", f"{W}/computes/cpu")[0].json["properties"]["properties"]["scaleSettings"]
+    assert sent["maxNodeCount"] == 0
+
+
+def test_env_picks_what_is_asked_for(
+    home: Path, fake: Fake, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tidemill.server.launch.variables", lambda home: {"A": "1", "B": "2"})
+    assert run("env", "--format", "json", "--query", "B") == 0
+    assert json.loads(capsys.readouterr().out) == "2"
+    assert run("env", "--query", "B", "-o", "tsv") == 0
+    assert capsys.readouterr().out == "2\n"
+
+
 def test_a_token_is_asked_for_with_the_secret_and_again_when_refused(home: Path, fake: Fake) -> None:
     tokens = iter(["old", "new"])
     fake.on("GET", "/msi/token", lambda asked: {"access_token": next(tokens)})
@@ -179,6 +204,17 @@ def test_job_list_in_all_forms(home: Path, fake: Fake, capsys: Any) -> None:
     assert json.loads(capsys.readouterr().out) == [SUMMARY]
     assert run("job", "list", "-o", "none") == 0
     assert capsys.readouterr().out == ""
+
+
+def test_job_list_without_a_match_says_of_what(home: Path, fake: Fake, capsys: Any) -> None:
+    fake.on("GET", f"{NATIVE}/jobs", {"value": [], "next": None})
+    for words, said in (
+        ((), "No jobs yet."),
+        (("--state", "Running"), "No job is Running."),
+        (("--archived-only",), "No job is archived."),
+    ):
+        assert run("job", "list", *words) == 0
+        assert capsys.readouterr().err.startswith(said)
 
 
 def test_job_list_follows_pages(home: Path, fake: Fake, capsys: Any) -> None:
@@ -624,6 +660,13 @@ def test_compute_list_update_delete(home: Path, fake: Fake, capsys: Any) -> None
     assert run("compute", "delete", "--name", "cpu", "--yes") == 0
     assert fake.of("DELETE", f"{W}/computes/cpu")[0].query["underlyingResourceAction"] == "Delete"
     assert run("compute", "delete", "--name", "nope", "--yes") == 3
+
+
+def test_datastore_types_are_spelled_as_in_yaml(home: Path, fake: Fake, capsys: Any) -> None:
+    body = {"id": "x", "name": "lake", "properties": {"datastoreType": "AzureDataLakeGen2"}}
+    fake.on("GET", f"{W}/datastores/lake", body)
+    assert run("datastore", "show", "-n", "lake", "--query", "type", "-o", "tsv") == 0
+    assert capsys.readouterr().out == "azure_data_lake_gen2\n"
 
 
 def test_assets(home: Path, fake: Fake, capsys: Any) -> None:

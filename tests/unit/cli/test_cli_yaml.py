@@ -272,3 +272,22 @@ def test_microsofts_examples(tmp_path: Path) -> None:
             load.load_job(EXAMPLES / name)
     with pytest.raises(YamlError, match="computeinstance is not offered yet"):
         load.load_compute(EXAMPLES / "resources/compute/instance-basic.yml")
+
+
+def test_an_optional_input_without_a_value_belongs_into_an_optional_part(folder: Path) -> None:
+    text = JOB.replace("--lr ${{inputs.lr}}", "--x ${{inputs.extra}} $[[--y ${{inputs.extra}}]]")
+    assert problems(folder, text) == [
+        "job.yml:2:56: ${{inputs.extra}}: input 'extra' is optional and has no value. Give it one, or put "
+        "the part in $[[ … ]]."
+    ]
+    load.load_job(write(folder, text), ("inputs.extra.path=src/train.py",))
+
+
+def test_an_environment_is_read_from_no_file(folder: Path) -> None:
+    text = JOB.replace(
+        "environment:\n  image: python:3.11\n  conda_file: conda.yml\n", "environment: file:fe.yml\n"
+    )
+    (found,) = problems(folder, text)
+    assert found.startswith(
+        "job.yml:4:14: environment 'file:fe.yml': a file is not read here. Write a mapping"
+    )

@@ -42,6 +42,13 @@ def test_optional_parts(template: str, text: str) -> None:
     assert bool(found.dropped) == ("epochs" in template or "never" in template)
 
 
+def test_an_optional_input_without_a_value_is_no_unknown_one() -> None:
+    with pytest.raises(
+        InvalidRequest, match=r"at column 3 .*names the optional input 'epochs', which has no value"
+    ):
+        render_command("t ${{inputs.epochs}}", INPUTS, OUTPUTS)
+
+
 def test_a_dropped_part_uses_nothing() -> None:
     found = render("$[[${{inputs.lr}} ${{inputs.epochs}}]]", INPUTS, OUTPUTS)
     assert found.used == frozenset()
@@ -70,7 +77,7 @@ def test_values_are_not_expanded_again() -> None:
         ("ab ${{inputs.data", ("column 4", "no closing '}}'")),
         ("ab $[[ x", ("column 4", "no closing ']]'")),
         ("$[[ $[[ x ]] ]]", ("column 5", "do not nest")),
-        ("${{inputs.epochs}}", ("optional input without a value", "$[[ ... ]]")),
+        ("${{inputs.epochs}}", ("names the optional input", "$[[ … ]]")),
         ("$[[ ${{outputs.nope}} ]]", ("output 'nope'",)),
     ],
 )

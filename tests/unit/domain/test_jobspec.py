@@ -87,6 +87,12 @@ def test_mpi_on_several_nodes_is_refused_with_the_key_and_what_to_do():
     assert "instance_count to 1 (with process_count_per_instance up to 4)" in caught.value.message
 
 
+def test_optional_inputs_without_a_value_are_known_by_name():
+    given = {"a": None, "b": {"jobInputType": "literal"}, "c": {"jobInputType": "literal", "value": "1"}}
+    job = read_command_job("j", {**RECORDED, "inputs": given})
+    assert ([item.name for item in job.inputs], job.unset_inputs) == (["c"], ("a", "b"))
+
+
 def test_tensorflow_tasks_must_fill_the_nodes_evenly():
     distribution = {"distributionType": "TensorFlow", "workerCount": 2, "parameterServerCount": 1}
     with pytest.raises(InvalidRequest, match="multiple of 2"):

@@ -10,7 +10,7 @@ import click
 
 from tidemill.cli import text
 from tidemill.cli.errors import FAILED, OK, USAGE, CliError
-from tidemill.cli.framework import command, group
+from tidemill.cli.framework import Whole, command, group
 from tidemill.cli.output import Column, fact_lines, key, print_item, print_list
 from tidemill.cli.session import Session
 
@@ -42,9 +42,7 @@ _COLUMNS = (
     "--since", metavar="TIME", help="From then on: 30m, 2h, 7d, or a time such as 2026-11-25T13:00."
 )
 @click.option("--refused", is_flag=True, help="Only what was refused.")
-@click.option(
-    "--max-results", "-r", type=click.IntRange(1), default=50, show_default=True, help="At most so many."
-)
+@click.option("--max-results", "-r", type=Whole(1), default=50, show_default=True, help="At most so many.")
 def list_(
     session: Session,
     who: str | None,

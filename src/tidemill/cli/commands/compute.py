@@ -11,7 +11,7 @@ import click
 
 from tidemill.cli import text
 from tidemill.cli.errors import FAILED, USAGE, CliError
-from tidemill.cli.framework import command, group
+from tidemill.cli.framework import Whole, command, group
 from tidemill.cli.output import Column, key, print_item, print_list
 from tidemill.cli.session import PROVIDER, Session
 from tidemill.cli.urls import segment
@@ -61,9 +61,9 @@ _COLUMNS = (
 @click.option("--name", "-n", help="Name of the cluster.")
 @click.option("--type", "-t", "kind", help="AmlCompute (the default).")
 @click.option("--size", help="VM size, see `tidemill compute list-sizes`.")
-@click.option("--min-instances", type=click.IntRange(0), help="Nodes kept when idle (default 0).")
-@click.option("--max-instances", type=click.IntRange(1), help="Most nodes at once (default 1).")
-@click.option("--idle-time-before-scale-down", type=click.IntRange(0), help="Seconds a node may be idle.")
+@click.option("--min-instances", type=Whole(0, 1000), help="Nodes kept when idle (default 0).")
+@click.option("--max-instances", type=Whole(0, 1000), help="Most nodes at once (default 1).")
+@click.option("--idle-time-before-scale-down", type=Whole(0), help="Seconds a node may be idle.")
 @click.option("--tier", help="dedicated or low_priority.")
 @click.option("--location", "-l", help="Region, for prices (default: the workspace's).")
 @click.option("--description", help="Description.")
@@ -129,9 +129,9 @@ def show(session: Session, name: str) -> None:
 
 @command(compute, "update", "tidemill compute update --name cpu-cluster --max-instances 4")
 @_name
-@click.option("--min-instances", type=click.IntRange(0), help="Nodes kept when idle.")
-@click.option("--max-instances", type=click.IntRange(1), help="Most nodes at once.")
-@click.option("--idle-time-before-scale-down", type=click.IntRange(0), help="Seconds a node may be idle.")
+@click.option("--min-instances", type=Whole(0, 1000), help="Nodes kept when idle.")
+@click.option("--max-instances", type=Whole(0, 1000), help="Most nodes at once.")
+@click.option("--idle-time-before-scale-down", type=Whole(0), help="Seconds a node may be idle.")
 @click.option("--tags", multiple=True, metavar="K=V", help="Tags to add or change; repeatable.")
 @click.option("--no-wait", is_flag=True, help="Return before it is done.")
 def update(

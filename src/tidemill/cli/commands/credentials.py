@@ -12,7 +12,7 @@ import click
 
 from tidemill.cli.commands.access import BASE, access
 from tidemill.cli.errors import FAILED, USAGE, CliError
-from tidemill.cli.framework import command
+from tidemill.cli.framework import Whole, command
 from tidemill.cli.output import Column, key, print_item, print_list
 from tidemill.cli.session import Session
 from tidemill.cli.text import ago, plain
@@ -86,7 +86,7 @@ def create_secret(session: Session, principal: str, days: int | None, label: str
     type=click.Path(exists=True, dir_okay=False),
     help="A certificate (PEM) that the program has already, instead of a new one.",
 )
-@click.option("--days", type=click.IntRange(1, 730), default=CERTIFICATE_DAYS, show_default=True)
+@click.option("--days", type=Whole(1, 730), default=CERTIFICATE_DAYS, show_default=True)
 @click.option("--label", default="", help="What it is for.")
 def create_certificate(
     session: Session, principal: str, out: str | None, existing: str | None, days: int, label: str

@@ -10,7 +10,7 @@ import click
 
 from tidemill.cli import text
 from tidemill.cli.errors import INTERRUPTED, OK, USAGE, CliError
-from tidemill.cli.framework import command, group
+from tidemill.cli.framework import Whole, command, group
 from tidemill.cli.output import Column, fact_lines, key, print_item, print_list
 from tidemill.cli.session import Session
 from tidemill.cli.urls import segment
@@ -78,9 +78,7 @@ def create(
 
 
 @command(job, "list", "tidemill job list --state Running --max-results 20")
-@click.option(
-    "--max-results", "-r", type=click.IntRange(1), default=50, show_default=True, help="At most so many."
-)
+@click.option("--max-results", "-r", type=Whole(1), default=50, show_default=True, help="At most so many.")
 @click.option("--all-results", is_flag=True, help="Every job.")
 @click.option("--state", help="Only jobs in this state, for example Running or Failed.")
 @click.option("--include-archived", is_flag=True, help="Archived jobs too.")
@@ -109,7 +107,12 @@ def list_(
             break
         query["after"] = answer["next"]
     shown = rows if all_results else rows[:max_results]
-    print_list(session, shown, _COLUMNS, "No jobs yet. Submit one with: tidemill job create --file job.yml")
+    empty = "No jobs yet. Submit one with: tidemill job create --file job.yml"
+    if state:
+        empty = f"No job is {state}."
+    elif archived_only:
+        empty = "No job is archived."
+    print_list(session, shown, _COLUMNS, empty)
 
 
 @command(job, "show", "tidemill job show --name brave_apple_0k3d9x2hbw --output json")

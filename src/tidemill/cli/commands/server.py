@@ -9,7 +9,7 @@ import click
 
 from tidemill.cli import text
 from tidemill.cli.errors import NOT_RUNNING, OK, ServerGone
-from tidemill.cli.framework import command
+from tidemill.cli.framework import Whole, command
 from tidemill.cli.output import fact_lines, print_item
 from tidemill.cli.session import Session
 
@@ -23,15 +23,11 @@ from tidemill.cli.session import Session
 @click.option("--detach", "-d", is_flag=True, help="Return when it is ready; it runs on in the background.")
 @click.option(
     "--https-port",
-    type=click.IntRange(0, 65535),
+    type=Whole(0, 65535),
     help="Port of the Azure API (default: that of the last start, at first 8443; 0: any free one).",
 )
-@click.option(
-    "--http-port", type=click.IntRange(0, 65535), help="Port of the loopback http listener (at first 8440)."
-)
-@click.option(
-    "--data-port", type=click.IntRange(0, 65535), help="Port of the storage server (at first 8445)."
-)
+@click.option("--http-port", type=Whole(0, 65535), help="Port of the loopback http listener (at first 8440).")
+@click.option("--data-port", type=Whole(0, 65535), help="Port of the storage server (at first 8445).")
 @click.option("--database", metavar="URL", help="Database (default: SQLite in the home).")
 @click.option(
     "--capacity",
@@ -129,7 +125,10 @@ def env(session: Session, form: str) -> None:
     """Print the variables that point the Azure ML SDK at this server."""
     from tidemill.server import launch
 
-    click.echo(launch.env(session.home, "json" if session.output == "json" else form), nl=False)
+    if session.given.query is not None:
+        print_item(session, launch.variables(session.home))
+    else:
+        click.echo(launch.env(session.home, "json" if session.output == "json" else form), nl=False)
 
 
 def show_state(session: Session, found: dict[str, Any]) -> None:

@@ -197,6 +197,7 @@ def _check_job(document: Document, data: dict[str, Any], problems: list[Problem]
         ),
     ]:
         references.check_expressions(document, text, trail, list(inputs), list(outputs), problems)
+    references.check_unset(document, data.get("command"), ("command",), inputs, problems)
 
 
 def _check_input(document: Document, value: dict[str, Any], trail: Trail, problems: list[Problem]) -> None:

@@ -11,6 +11,8 @@ from tidemill.cli.errors import did_you_mean
 from tidemill.cli.yaml.document import Document, Problem, Trail
 
 _EXPRESSION = re.compile(r"\$\{\{(.*?)\}\}", re.DOTALL)
+_OPTIONAL_PART = re.compile(r"\$\[\[.*?\]\]", re.DOTALL)
+_VALUES = {"value", "default", "path"}
 _SECRET = re.compile(r"^secrets\.[A-Za-z0-9][A-Za-z0-9_-]{0,126}(@[0-9a-f]{32})?$")
 _BINDING = re.compile(r"^(inputs|outputs)\.([A-Za-z_][A-Za-z0-9_]*)(\.[A-Za-z_][A-Za-z0-9_.]*)?$")
 _REMOTE = re.compile(r"^(azureml|https?|wasbs?|abfss?|adl|s3|gs)://", re.IGNORECASE)
@@ -55,6 +57,13 @@ def local_path(document: Document, text: str) -> Path:
 
 def check_environment(document: Document, text: str, trail: Trail, problems: list[Problem]) -> None:
     if is_remote(text) or asset_reference(text):
+        return
+    if text.startswith("file:"):
+        message = (
+            f"environment {text!r}: a file is not read here. Write a mapping with its keys (image, "
+            "conda_file), or register it (tidemill environment create -f …) and write azureml:NAME@latest."
+        )
+        problems.append(Problem(document.place(trail), message))
         return
     bare = text.removeprefix("azureml:")
     better = f"azureml:{bare}" if re.fullmatch(rf"{_NAME}([:@]{_NAME})?", bare) else "azureml:NAME@latest"
@@ -164,6 +173,24 @@ def check_expressions(
         problems.append(
             Problem(document.place_in(trail, "${{"), "'${{' is not closed: write ${{inputs.NAME}}.")
         )
+
+
+def check_unset(
+    document: Document, command: Any, trail: Trail, inputs: dict[str, Any], problems: list[Problem]
+) -> None:
+    """An optional input without a value stands in optional parts of the command only."""
+    required = _OPTIONAL_PART.sub(
+        lambda part: " " * len(part[0]), command if isinstance(command, str) else ""
+    )
+    for match in _EXPRESSION.finditer(required):
+        bound = _BINDING.match(match[1].strip())
+        value = inputs.get(bound[2]) if bound and bound[1] == "inputs" else None
+        if isinstance(value, dict) and value.get("optional") and not _VALUES & value.keys():
+            name = bound[2] if bound else ""
+            message = (
+                f"input '{name}' is optional and has no value. Give it one, or put the part in $[[ … ]]."
+            )
+            problems.append(Problem(document.place_in(trail, match[0]), f"{match[0]}: {message}"))
 
 
 def _binding_problem(inside: str, inputs: list[str], outputs: list[str]) -> str:

@@ -238,7 +238,7 @@ AML_COMPUTE = Record(
         "size": Field(Text()),
         "tier": Field(Choice(("dedicated", "low_priority"))),
         "min_instances": Field(Integer()),
-        "max_instances": Field(Integer(1)),
+        "max_instances": Field(Integer()),
         "idle_time_before_scale_down": Field(Integer()),
         "location": Field(Text()),
         "description": Field(Text(empty=True)),

@@ -141,7 +141,7 @@ def job_outputs(outputs: Mapping[str, Any]) -> Body:
 def aml_compute(spec: Mapping[str, Any], location: str) -> Body:
     """Without min_instances a cluster scales to 0; max_instances is 1 by default, as in the SDK."""
     scale: Body = {
-        "maxNodeCount": spec.get("max_instances") or 1,
+        "maxNodeCount": 1 if spec.get("max_instances") is None else spec["max_instances"],
         "minNodeCount": spec.get("min_instances") or 0,
     }
     if spec.get("idle_time_before_scale_down") is not None:
