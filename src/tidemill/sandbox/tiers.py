@@ -69,7 +69,11 @@ def _said(program: str, option: str) -> str:
 def _try(program: str, options: list[str], machine: str, uid: int) -> str:
     """Runs /bin/true in a sandbox -> why that failed, or ""."""
     who: dict[str, Any] = {"user": uid, "group": uid, "extra_groups": []} if uid else {}
-    with tempfile.TemporaryDirectory(prefix="tidemill-") as folder, tempfile.TemporaryFile() as program_file:
+    # Not in TMPDIR, which may lie where only we may go.
+    with (
+        tempfile.TemporaryDirectory(prefix="tidemill-", dir="/tmp") as folder,
+        tempfile.TemporaryFile() as program_file,
+    ):
         os.chmod(folder, 0o755)
         work = os.path.join(folder, "work")
         os.mkdir(work)
