@@ -16,6 +16,7 @@ import traceback
 NAMES = (
     "jobs",
     "sandbox",
+    "nodes",
     "queue_length",
     "api",
     "idle",

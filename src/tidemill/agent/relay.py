@@ -197,12 +197,21 @@ class Relay:
             return
         except OSError:
             return self._abort(end)
-        if data:
+        if not data:
+            end.eof = True
+        elif peer.out:
             peer.out += data
         else:
-            end.eof = True
-        if self._flush(peer):
-            self._watch(end)
+            try:
+                sent = peer.sock.send(data)
+            except BlockingIOError:
+                sent = 0
+            except OSError:
+                return self._abort(peer)
+            if sent == len(data):
+                return  # nothing is held, and nothing changes
+            peer.out += memoryview(data)[sent:]
+        self._flush(peer)
 
     def _flush(self, end: End) -> bool:
         """Writes what it takes. False when the pair is gone."""
