@@ -84,6 +84,16 @@ def main(argv: list[str] | None = None) -> Table:
             ">= 0.85",
             rates["full"] >= 0.85 * floor,
         )
+        # Where every core is busy already, a job costs what both cost: no more can be had than this.
+        both = 1 / (1 / statistics.mean(bare) + 1 / rates["plain"])
+        table.add(
+            "  against both in a row",
+            f"{rates['full']:.0f} jobs/s",
+            f"{both:.0f}/s",
+            rates["full"] / both,
+            None,
+            None,
+        )
     table.show()
     return table
 
