@@ -328,16 +328,14 @@ def by_assertion(server: Any, client_id: str, text: str) -> tuple[int, Any]:
     )[:2]
 
 
-def test_a_certificate_signs_in_once_per_assertion(
+def test_a_certificate_signs_in_for_every_resource(
     server: Any, program: dict[str, str], certificate: Path
 ) -> None:
     text = assertion(server, program["app_id"], certificate)
     status, answer = by_assertion(server, program["app_id"], text)
     assert status == 200, answer
     assert me(server, answer["access_token"])[1]["name"] == "nightly"
-    status, answer = by_assertion(server, program["app_id"], text)
-    assert (status, answer["error"]) == (401, "invalid_client")
-    assert "used already" in answer["error_description"]
+    assert by_assertion(server, program["app_id"], text)[0] == 200  # as MSAL does
 
 
 @pytest.mark.parametrize(
@@ -350,7 +348,6 @@ def test_a_certificate_signs_in_once_per_assertion(
         ({"nbf": int(time.time()) + 10**5}, "not valid yet"),
         ({"iss": "somebody"}, "iss is 'somebody'"),
         ({"sub": "somebody"}, "sub is 'somebody'"),
-        ({"jti": None}, "no jti"),
     ],
 )
 def test_assertions_that_do_not_hold(

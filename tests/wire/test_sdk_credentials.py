@@ -33,6 +33,10 @@ def tried(credential):
     except ClientAuthenticationError as error:
         return "refused: " + str(error)
 
+def tokens(credential):  # MSAL uses one client assertion for all of them
+    wanted = ("https://management.azure.com", "https://ml.azure.com", "https://storage.azure.com")
+    return [bool(credential.get_token(resource + "/.default").token) for resource in wanted]
+
 AT = {"authority": os.environ["AZUREML_DEV_URL_MFE"]}
 given = json.load(sys.stdin)
 """
@@ -44,6 +48,7 @@ out = {
     "secret": tried(ClientSecretCredential("adfs", id, given["secret"], **AT)),
     "wrong": tried(ClientSecretCredential("adfs", id, "tms_wrong", **AT)),
     "certificate": tried(CertificateCredential("adfs", id, given["certificate"], **AT)),
+    "resources": tokens(CertificateCredential("adfs", id, given["certificate"], **AT)),
     "chain": tried(CertificateCredential("adfs", id, given["certificate"], send_certificate_chain=True,
     **AT)), "other": tried(CertificateCredential("adfs", id, given["other"], **AT)),
     "gone": tried(ClientSecretCredential("adfs", id, given["deleted"], **AT)),
@@ -86,7 +91,7 @@ def start(python: str, script: str, server: Any) -> subprocess.Popen[str]:
     )
 
 
-def result(text: str, problem: str) -> dict[str, str]:
+def result(text: str, problem: str) -> dict[str, Any]:
     line = next((line for line in text.splitlines() if line.startswith("RESULT")), None)
     assert line is not None, text + problem
     return json.loads(line.removeprefix("RESULT"))
@@ -110,6 +115,7 @@ def test_programs_by_secret_and_certificate(server: Any, sdk_python: str, tmp_pa
     process = start(sdk_python, PROGRAMS, server)
     found = result(*process.communicate(json.dumps(given), timeout=90))
     assert (found["secret"], found["certificate"], found["chain"]) == ("main", "main", "main")
+    assert found["resources"] == [True] * 3
     assert "client secret is wrong" in found["wrong"]
     assert "client secret is wrong" in found["gone"]
     assert "a certificate that this principal does not have" in found["other"]

@@ -1,4 +1,4 @@
-"""Codes that are good once and for minutes: OAuth's authorization and device codes, and ids that were used.
+"""Codes that are good once and for minutes: OAuth's authorization and device codes, sign-ins at a provider.
 
 In memory: they end with the server, which refuses the rest of a sign-in that a restart cut in two.
 """
@@ -75,16 +75,6 @@ class CodeBook:
         self._authorizations: dict[str, Authorization] = {}
         self._devices: dict[str, Device] = {}
         self._providers: dict[str, PendingSignIn] = {}
-        self._used: dict[str, int] = {}
-
-    def use_once(self, id: str, until: int, now: int) -> bool:
-        """False for an id that was used before and whose time is not over."""
-        if self._used.get(id, 0) > now:
-            return False
-        if len(self._used) >= _MOST:
-            self._used = {key: ends for key, ends in self._used.items() if ends > now}
-        self._used[id] = until
-        return True
 
     def authorize(self, asked: Authorization, now: int) -> str:
         """-> the code."""

@@ -165,8 +165,8 @@ async def by_secret(services: Services, client_id: str, secret: str) -> Principa
 async def by_assertion(
     services: Services, client_id: str, assertion: str, audiences: Sequence[str]
 ) -> Principal:
-    """The program whose certificate signed this client assertion, which is good once. Raises Unauthenticated
-    with the check that failed."""
+    """The program whose certificate signed this client assertion. It is good until it ends, not once: MSAL
+    uses one for every resource. Raises Unauthenticated with the check that failed."""
     asked = client_id or assertions.client_of(assertion)
     now = services.clock.now()
 
@@ -180,9 +180,7 @@ async def by_assertion(
         raise Unauthenticated(
             "The client id is wrong, or it has no certificate that is valid.", "invalid_client"
         )
-    id, ends = assertions.check(assertion, asked, pems, audiences, now)
-    if not services.codes.use_once(f"assertion:{asked}:{id}", ends, now):
-        raise Unauthenticated("This client assertion was used already; each is good once.", "invalid_client")
+    assertions.check(assertion, asked, pems, audiences, now)
     return _enabled(principal)
 
 

@@ -15,6 +15,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from tidemill.app import providers
 from tidemill.app.sealed import resealed
 from tidemill.app.secretstore import VERSIONS
 from tidemill.app.services import Services
@@ -144,7 +145,7 @@ class Resealer:
 
     async def _pass(self) -> int:
         """-> how many rows were sealed anew. Raises ValueError for one that does not open."""
-        changed = 0
+        changed = await self._s.store.write(lambda tx: providers.reseal(self._s.secrets, tx))
         for kind in SEALED_TYPES:
             after: str | None = None
             while True:

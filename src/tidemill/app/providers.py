@@ -15,13 +15,14 @@ import msgspec
 
 from tidemill.app import principals
 from tidemill.app.codes import PendingSignIn, challenge_of
-from tidemill.app.services import Caller, Services
+from tidemill.app.services import Services
 from tidemill.app.sign_in import PROVIDERS
 from tidemill.domain.errors import Conflict, Forbidden, NotFound, Unauthenticated
 from tidemill.domain.oidc import Person, Provider, check_provider, person_of
 from tidemill.domain.principals import Principal, PrincipalKind
 from tidemill.domain.signin import CredentialKind, ExternalIdentity
 from tidemill.identity.oidc import new_secret
+from tidemill.identity.secrets import SecretBox, key_id_of
 from tidemill.store.api import Read, Tx
 
 _decode = msgspec.json.Decoder(list[Provider]).decode
@@ -82,6 +83,21 @@ async def remove(services: Services, name: str) -> None:
         tx.set_meta(PROVIDERS, msgspec.json.encode(left))
 
     await services.store.write(store)
+
+
+def reseal(box: SecretBox, tx: Tx) -> int:
+    """Seals the client secrets that are under an older key anew. -> how many."""
+    held = _stored(tx)
+    found = {p.name: bytes.fromhex(p.client_secret) for p in held if p.client_secret}
+    old = {name: sealed for name, sealed in found.items() if key_id_of(sealed) != box.current}
+    if old:
+        anew = {
+            name: box.encrypt(box.decrypt(sealed, _context(name)), _context(name)).hex()
+            for name, sealed in old.items()
+        }
+        every = [replace(p, client_secret=anew.get(p.name, p.client_secret)) for p in held]
+        tx.set_meta(PROVIDERS, msgspec.json.encode(every))
+    return len(old)
 
 
 async def begin(services: Services, name: str, redirect_uri: str, after: str) -> tuple[str, str]:
@@ -195,10 +211,6 @@ async def _follow_groups(services: Services, provider: Provider, who: Principal,
                 await principals.remove_member(services, group, who.oid)
         except (Conflict, NotFound) as error:
             _log.warning("%s and group %s: %s", who.name, group, error.message)
-
-
-def caller_of(principal: Principal) -> Caller:
-    return Caller(principal.oid, principal.name, principal.kind.value)
 
 
 def _hash(text: str) -> str:

@@ -12,7 +12,7 @@ import msgspec
 from tidemill.domain.errors import InvalidRequest, Unauthenticated
 
 ASSERTION_TYPE = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
-LONGEST_S = 3600  # how far ahead an assertion may end: what was used is remembered for that long
+LONGEST_S = 3600  # how far ahead an assertion may end: one that is stolen is worth no more
 _SKEW_S = 60
 _MOST = 16_384
 _ALGORITHMS = ["RS256", "PS256", "ES256"]
@@ -25,9 +25,8 @@ def client_of(assertion: str) -> str:
 
 def check(
     assertion: str, client_id: str, certificates: Iterable[bytes], audiences: Sequence[str], now_us: int
-) -> tuple[str, int]:
-    """-> (its id, when it ends in microseconds). `certificates` are PEM. Raises Unauthenticated with the
-    check that failed."""
+) -> None:
+    """`certificates` are PEM. Raises Unauthenticated with the check that failed."""
     header, _ = _extract(assertion)
     pems = [pem for pem in certificates if _named_by(header, pem)]
     if not pems:
@@ -38,13 +37,10 @@ def check(
     claims = next((found for found in (_verified(assertion, pem) for pem in pems) if found), None)
     if claims is None:
         raise _refused("The signature of the client assertion does not hold.")
-    return _check_claims(claims, client_id, audiences, now_us)
+    _check_claims(claims, client_id, audiences, now_us // 1_000_000)
 
 
-def _check_claims(
-    claims: dict[str, Any], client_id: str, audiences: Sequence[str], now_us: int
-) -> tuple[str, int]:
-    now = now_us // 1_000_000
+def _check_claims(claims: dict[str, Any], client_id: str, audiences: Sequence[str], now: int) -> None:
     for name in ("iss", "sub"):
         if str(claims.get(name, "")).lower() != client_id.lower():
             raise _refused(f"The client assertion's {name} is {claims.get(name)!r}, not {client_id!r}.")
@@ -61,10 +57,6 @@ def _check_claims(
         raise _refused("The client assertion is not valid yet.")
     if ends > now + LONGEST_S + _SKEW_S:
         raise _refused(f"The client assertion ends more than {LONGEST_S} s from now.")
-    id = claims.get("jti")
-    if not isinstance(id, str) or not id:
-        raise _refused("The client assertion has no jti, so its replay could not be told.")
-    return id, int(ends + _SKEW_S) * 1_000_000
 
 
 def read_certificate(pem: bytes) -> tuple[str, int]:
