@@ -114,7 +114,9 @@ def _end_agents(home: Path) -> None:
 @pytest.fixture(scope="module")
 def pair(hosts: tuple[Host, Host]) -> tuple[Host, Host]:
     server, laptop = hosts
-    server.cli("up", "--detach", "--https-port", "0", "--http-port", "0", "--data-port", "0")
+    # The SDK's job names an image that only a public registry has: the host stands in for it.
+    ports = ("--https-port", "0", "--http-port", "0", "--data-port", "0")
+    server.cli("up", "--detach", *ports, "--images", "prefer-host")
     make_team(server)
     server.cli("down")
     server.cli("up", "--detach", "--listen", SERVER, "--name", PEER)
