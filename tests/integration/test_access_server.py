@@ -180,7 +180,9 @@ def test_lists_show_what_one_may_see(team):
     ws, api = team.server.workspace, "api-version=2024-04-01"
     group = ws.split("/providers/")[0]
     for name in ("shown", "secret"):
-        job = {"properties": {"jobType": "Command", "command": "true", "computeId": f"{ws}/computes/cpu"}}
+        job = {
+            "properties": {"jobType": "Command", "command": "echo hello", "computeId": f"{ws}/computes/cpu"}
+        }
         assert team.server.arm("PUT", f"jobs/{name}", job)[0] in (200, 201)
     subscription = group.split("/resourceGroups/")[0]
     provider = "providers/Microsoft.MachineLearningServices/workspaces"
@@ -204,6 +206,17 @@ def test_lists_show_what_one_may_see(team):
     status, body = team.ask("kim", "GET", page)
     assert (status, b"shown" in body, b"secret" in body) == (200, True, False)
     assert team.status("kim", "GET", page + "/secret") == 403
+    # The addresses of logs need no token, and end with the role of whom they were made for.
+    team.server.wait("shown")
+    status, details = team.ask("kim", "GET", f"/history/v1.0{ws}/runs/shown/details")
+    assert status == 200
+    link = next(iter(details["logFiles"].values()), "").split("/signed/")[1]
+    assert ask(team.server.state, "", "GET", f"/signed/{link}")[0] == 200
+    me = team.server.call("GET", "/api/v1/access/me")[1]["oid"]
+    forged = link.replace(team.people["kim"]["oid"], me)
+    assert ask(team.server.state, "", "GET", f"/signed/{forged}")[0] == 401
+    team.cli("revoke", "kim", "Reader", "--scope", "jobs/shown")
+    assert ask(team.server.state, "", "GET", f"/signed/{link}")[0] == 403
 
 
 def test_losing_a_role_closes_the_blob_door_too(team):

@@ -15,11 +15,12 @@ from urllib.parse import quote
 from starlette.responses import Response, StreamingResponse
 
 from tidemill.app import job_logs, jobs
+from tidemill.app.access import JOB, authorise, check_lives
 from tidemill.app.codec import decode_object, job_status
 from tidemill.app.services import Services
 from tidemill.app.times import iso
 from tidemill.domain.errors import InvalidRequest
-from tidemill.domain.model import JobState, Resource, Scope
+from tidemill.domain.model import Caller, JobState, Resource, Scope
 from tidemill.domain.plan import JobStatus
 from tidemill.wire.http import PUBLIC, Context, Route, json_response
 
@@ -28,6 +29,7 @@ HISTORY = "/history/v1.0" + W
 READ = "Microsoft.MachineLearningServices/workspaces/experiments/runs/read"
 WRITE = "Microsoft.MachineLearningServices/workspaces/experiments/runs/write"
 WARNINGS = ("Note", "NotRegistered")  # codes of events
+JOB_ID = "jobs/{name}"  # a run is its job: that is where roles are given
 LOG_URL_TTL_US = 3600 * 1_000_000
 SDK = "azure-ai-ml"  # in the User-Agent of the client whose streams need it
 MAX_TOLD = 5  # a client that makes a new connection for each read is told the truth after so many
@@ -39,16 +41,17 @@ DEFAULT = "default"  # the SDK's own output: it finds the artifacts without bein
 
 def routes() -> list[Route]:
     followed = Followed()
+    run, of_experiment = HISTORY + "/runs/{name}", HISTORY + "/experiments/{exp}/runs/{name}"
     return [
-        Route("GET", HISTORY + "/runs/{name}/details", READ, followed.details),
-        Route("GET", HISTORY + "/runs/{name}", READ, get_run),
-        Route("GET", HISTORY + "/experiments/{exp}/runs/{name}", READ, get_run),
-        Route("GET", HISTORY + "/experiments/{exp}/runs/{name}/details", READ, followed.details),
-        Route("GET", HISTORY + "/runs/{name}/children", READ, children),
-        Route("GET", HISTORY + "/runs/{name}/serviceinstances/{node}", READ, service_instances),
+        Route("GET", run + "/details", READ, followed.details, resource=JOB_ID),
+        Route("GET", run, READ, get_run, resource=JOB_ID),
+        Route("GET", of_experiment, READ, get_run, resource=JOB_ID),
+        Route("GET", of_experiment + "/details", READ, followed.details, resource=JOB_ID),
+        Route("GET", run + "/children", READ, children, resource=JOB_ID),
+        Route("GET", run + "/serviceinstances/{node}", READ, service_instances, resource=JOB_ID),
         Route("POST", HISTORY + "/rundata", READ, run_data),
-        Route("PATCH", HISTORY + "/experiments/{exp}/runs/{name}", WRITE, patch_run),
-        Route("PATCH", HISTORY + "/runs/{name}", WRITE, patch_run),
+        Route("PATCH", of_experiment, WRITE, patch_run, resource=JOB_ID),
+        Route("PATCH", run, WRITE, patch_run, resource=JOB_ID),
         Route("GET", "/signed/logs" + W + "/jobs/{name}/{path:path}", PUBLIC, signed_log),
     ]
 
@@ -68,7 +71,7 @@ class Followed:
 
     async def details(self, ctx: Context) -> Response:
         row = await jobs.get(ctx.services, ctx.scope, ctx.params["name"])
-        body = await run_details(ctx.services, row)
+        body = await run_details(ctx.services, ctx.caller, row)
         if JobState(row.state).final and SDK in ctx.request.header("user-agent"):
             client = ":".join(map(str, ctx.request.scope.get("client") or ()))
             if self.finalizing(row.uid, client, ctx.services.clock.now()):
@@ -91,11 +94,11 @@ class Followed:
         return True
 
 
-async def run_details(services: Services, row: Resource) -> dict[str, Any]:
+async def run_details(services: Services, caller: Caller, row: Resource) -> dict[str, Any]:
     status = job_status(row.status)
     files = await job_logs.list_logs(services, row)
     body = run_body(services, row, status)
-    body["logFiles"] = {file.path: log_url(services, row, file.path) for file in files}
+    body["logFiles"] = {file.path: log_url(services, caller, row, file.path) for file in files}
     body["runDefinition"] = {"script": None, "command": status.plan.job.command}
     body["warnings"] = await _warnings(services, row, status) if JobState(row.state).final else []
     return body
@@ -139,18 +142,27 @@ def run_body(services: Services, row: Resource, status: JobStatus) -> dict[str, 
     return {key: value for key, value in body.items() if value is not None}
 
 
-def log_url(services: Services, row: Resource, path: str) -> str:
-    """Readable without a token for an hour: the SDK fetches log addresses without one."""
-    scope = row.key.scope
-    where = f"/signed/logs{scope.arm_id}/jobs/{quote(row.key.name)}/{quote(path)}"
+def log_url(services: Services, caller: Caller, row: Resource, path: str) -> str:
+    """Readable without a token for an hour, as long as `caller` may read the job: the SDK fetches log
+    addresses without one."""
+    holder = f"job:{caller.oid}" if caller.kind == JOB else caller.oid
+    where = _signed(row.key.scope, row.key.name, path, holder)
     query = services.tokens.sign_path(where, services.clock.now() + LOG_URL_TTL_US)
-    return f"{services.addresses.https}{where}?{query}"
+    return f"{services.addresses.https}{where}&{query}"
+
+
+def _signed(scope: Scope, name: str, path: str, holder: str) -> str:
+    """What is signed: the address, whose link it is included."""
+    where = f"/signed/logs{scope.arm_id}/jobs/{quote(name)}/{quote(path)}"
+    return f"{where}?holder={quote(holder, safe=':')}"
 
 
 async def signed_log(ctx: Context) -> Response:
     scope = Scope(ctx.params["sub"], ctx.params["rg"], ctx.params["ws"])
-    where = f"/signed/logs{scope.arm_id}/jobs/{quote(ctx.params['name'])}/{quote(ctx.params['path'])}"
+    holder = ctx.request.query.get("holder", "")
+    where = _signed(scope, ctx.params["name"], ctx.params["path"], holder)
     ctx.services.tokens.check_path(where, ctx.request.query)
+    await _check_holder(ctx.services, holder, scope, ctx.params["name"])
     row = await jobs.get(ctx.services, scope, ctx.params["name"])
     lines = log_lines(ctx.services, row, ctx.params["path"])
     first = await anext(lines, b"")  # a log that is not there is an error, not a broken answer
@@ -161,6 +173,14 @@ async def signed_log(ctx: Context) -> Response:
             yield piece
 
     return StreamingResponse(body(), media_type="text/plain; charset=utf-8")
+
+
+async def _check_holder(services: Services, holder: str, scope: Scope, name: str) -> None:
+    """Whom the link was made for may read the job still. Raises Unauthenticated, AccessDenied."""
+    oid = holder.removeprefix("job:")
+    caller = Caller(oid, holder, JOB if oid != holder else "", scope, name)
+    await check_lives(services, caller)
+    await authorise(services, caller, READ, scope, f"jobs/{name}")
 
 
 async def log_lines(services: Services, row: Resource, path: str) -> AsyncIterator[bytes]:
