@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
 
-from tidemill.domain.errors import NotFound
+from tidemill.domain.errors import NotFound, TidemillError
 
 MOST = 10  # names listed
+
+
+@contextmanager
+def at(target: str) -> Generator[None]:
+    """What is refused inside is about that property of the body, unless it names one itself."""
+    try:
+        yield
+    except TidemillError as error:
+        if not (error.target or "").startswith("properties"):
+            error.target = target
+        raise
 
 
 def absent(what: str, name: str, existing: Iterable[str], place: str, hint: str = "") -> NotFound:

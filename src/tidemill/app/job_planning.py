@@ -10,6 +10,7 @@ from tidemill.app import admission, computes, secretstore
 from tidemill.app.asset_rows import CODES, find_version
 from tidemill.app.codec import decode_object
 from tidemill.app.environments import plan_environment
+from tidemill.app.errors import at
 from tidemill.app.identities import acts_as
 from tidemill.app.inputs import check_inputs_exist, resolve_input, resolve_output
 from tidemill.app.locations import Storage, locate
@@ -32,9 +33,11 @@ async def plan_job(
 ) -> JobPlan:
     """Raises NotFound, InvalidRequest or NotOffered with the name at fault and those that exist."""
     if job.instance_type and not job.compute_id:
-        s.sizes.require(job.instance_type)
+        with at("properties.resources.instanceType"):
+            s.sizes.require(job.instance_type)
     await secretstore.check_usable(s, caller, scope, job.environment_variables)
-    environment = await plan_environment(s, scope, job.environment_id)
+    with at("properties.environmentId"):
+        environment = await plan_environment(s, scope, job.environment_id)
     found = await s.store.read(lambda read: _look(s, read, caller, scope, name, job))
     team = await team_of(s, caller, tags)
     await admission.check(s, caller, found.compute, job, team)
@@ -72,13 +75,16 @@ class _Found:
 def _look(s: Services, read: Read, caller: Caller, scope: Scope, name: str, job: CommandJob) -> _Found:
     workspace = require_workspace(read, scope)
     account = str(decode_object(workspace.status)["storage_account"])
-    compute = computes.resolve_in(s, read, scope, job.compute_id, workspace)
+    with at("properties.computeId"):
+        compute = computes.resolve_in(s, read, scope, job.compute_id, workspace)
+    with at("properties.codeId"):
+        code = _code(s, read, scope, job.code_id, account)
     return _Found(
         compute,
         account,
-        tuple(resolve_input(s, read, scope, account, item) for item in job.inputs),
+        _inputs(s, read, scope, account, job),
         _outputs(s, read, scope, account, name, job),
-        _code(s, read, scope, job.code_id, account),
+        code,
         acts_as(s, read, caller, job, compute.uid, compute.name),
     )
 
@@ -87,13 +93,24 @@ def _outputs(
     s: Services, read: Read, scope: Scope, account: str, name: str, job: CommandJob
 ) -> tuple[PlannedOutput, ...]:
     """Raises Conflict for one that is to be an asset that exists: versions never change."""
-    outputs = tuple(resolve_output(s, read, scope, account, name, item) for item in job.outputs)
+    outputs: list[PlannedOutput] = []
+    for item in job.outputs:
+        with at(f"properties.outputs.{item.name}.uri"):
+            outputs.append(resolve_output(s, read, scope, account, name, item))
     for output in outputs:
         problem = not_registrable(read, scope, output) if output.asset_name else ""
         if problem:
             target = f"properties.outputs.{output.name}"
             raise Conflict(f"Output {output.name!r}: {problem}", "OutputNotRegistrable", target)
-    return outputs
+    return tuple(outputs)
+
+
+def _inputs(s: Services, read: Read, scope: Scope, account: str, job: CommandJob) -> tuple[PlannedInput, ...]:
+    inputs: list[PlannedInput] = []
+    for item in job.inputs:
+        with at(f"properties.inputs.{item.name}"):
+            inputs.append(resolve_input(s, read, scope, account, item))
+    return tuple(inputs)
 
 
 def _code(s: Services, read: Read, scope: Scope, code_id: str, account: str) -> Place | None:

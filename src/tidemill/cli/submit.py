@@ -12,7 +12,7 @@ from tidemill.cli.errors import USAGE, CliError
 from tidemill.cli.hashing import object_hash
 from tidemill.cli.session import Session
 from tidemill.cli.urls import segment
-from tidemill.cli.yaml import references, to_arm
+from tidemill.cli.yaml import blame, references, to_arm
 from tidemill.cli.yaml.document import Problem, YamlError, read_file
 from tidemill.cli.yaml.load import Spec
 from tidemill.cli.yaml.schemas import MODEL_TYPES
@@ -30,7 +30,13 @@ _SECOND = "apple arch basil bay beach bell bird boat brick bridge brook cake clo
 
 
 def submit(session: Session, spec: Spec, name: str | None) -> dict[str, Any]:
-    """Uploads what is not there yet, then PUTs the job. -> the job as ARM returns it."""
+    """Uploads what is not there yet, then PUTs the job. -> the job as ARM returns it. What the server refuses
+    is told with its place in the file."""
+    with blame.placed(spec):
+        return _submit(session, spec, name)
+
+
+def _submit(session: Session, spec: Spec, name: str | None) -> dict[str, Any]:
     job = {**spec.data, "inputs": _with_types(spec, spec.data.get("inputs") or {})}
     made: str = name or job.get("name") or new_name()
     found = to_arm.JobReferences(
@@ -126,12 +132,13 @@ def environment_body(
     return to_arm.environment_version(environment, conda, context, anonymous), digest
 
 
-def read_conda(path: Path) -> dict[str, Any]:
-    """Raises YamlError when it is no mapping."""
+def read_conda(path: Path) -> str:
+    """Its text as it is: the lines that errors name are those of the file. Raises YamlError when it is no
+    mapping."""
     document = read_file(path)
     if not isinstance(document.data, dict):
         raise YamlError([Problem(document.place(()), "a conda file is a mapping with dependencies.")])
-    return document.data
+    return document.source
 
 
 def asset_id(session: Session, kind: str, reference: str) -> str:

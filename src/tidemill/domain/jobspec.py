@@ -236,7 +236,7 @@ def _distribution(raw: Mapping[str, Any], node_count: int) -> Distribution:
                 f"workerCount {workers} + parameterServerCount {servers} = {workers + servers} tasks "
                 f"cannot be spread evenly over instanceCount {node_count} nodes. "
                 f"Make the sum a multiple of {node_count}.",
-                target=where,
+                target=f"{where}.workerCount",
             )
         return Distribution(
             kind,

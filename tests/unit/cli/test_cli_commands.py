@@ -312,7 +312,7 @@ def test_job_create_uploads_once_and_sends_what_the_sdk_sends(
     job = submitted["job"]
     assert submitted["code"]["codeUri"] == f"{fake.address}{account}/c1/src"
     assert submitted["code"]["isAnonymous"] is True
-    assert submitted["environment"]["condaFile"] == "dependencies:\n- python=3.11\n"
+    assert submitted["environment"]["condaFile"] == "dependencies: [python=3.11]\n"
     assert job["computeId"] == f"{W}/computes/cpu"
     assert job["codeId"].startswith(f"{W}/codes/")
     assert job["environmentId"].startswith(f"{W}/environments/CliV2AnonymousEnvironment/versions/")

@@ -188,10 +188,11 @@ def _compute_identity(spec: Mapping[str, Any]) -> Body:
 def environment_version(
     spec: Mapping[str, Any], conda: Any | None, context_uri: str = "", anonymous: bool = False
 ) -> Body:
-    """`conda`: the content of the conda file (a mapping); `context_uri`: where the build context was put."""
+    """`conda`: the text of the conda file, or its content (a mapping); `context_uri`: where the build context
+    was put."""
     properties: Body = {"isAnonymous": anonymous, "isArchived": False}
     if conda:
-        properties["condaFile"] = conda_text(conda)
+        properties["condaFile"] = conda if isinstance(conda, str) else conda_text(conda)
     if spec.get("image"):
         properties["image"] = spec["image"]
     if context_uri:
