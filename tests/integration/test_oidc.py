@@ -361,6 +361,25 @@ def test_a_device_waits_until_a_person_types_its_code(server: Any) -> None:
     assert poll(device_code=device["device_code"])[1]["error"] == "access_denied"
 
 
+def login_with_a_browser_of_this_machine(home: Path, browser: Browser) -> None:
+    """While connected: the answer comes back to a port of the command."""
+    argv = [TIDEMILL, "--home", str(home), "login", "--browser"]
+    quiet = {name: value for name, value in os.environ.items() if "DISPLAY" not in name}
+    for answer, code in (("deny", 4), ("allow", 0)):
+        waiting = subprocess.Popen(argv, stderr=subprocess.PIPE, text=True, env=quiet)
+        assert waiting.stderr is not None
+        try:
+            address = next(line.strip() for line in waiting.stderr if "/ui/authorize?" in line)
+            target = parse_qs(urlsplit(address).query)["redirect_uri"][0]
+            assert browser.get(f"{target}?code=stolen&state=guessed").status == 400
+            done = browser.submit(browser.get(address), answer=answer)
+            assert "You can close this window" in done.text
+            said = waiting.communicate(timeout=30)[1]
+            assert waiting.returncode == code, said
+        finally:
+            waiting.kill()
+
+
 def test_connect_with_a_browser(server: Any, tmp_path: Path) -> None:
     """`tidemill connect` waits; a browser of this machine opens the address that it prints."""
     browser, _ = by_password(server, person(server))
@@ -379,6 +398,7 @@ def test_connect_with_a_browser(server: Any, tmp_path: Path) -> None:
         out, problem = waiting.communicate(timeout=30)
         assert waiting.returncode == 0, problem
         assert "nothing is relayed" in out
+        login_with_a_browser_of_this_machine(tmp_path / "c", browser)
     finally:
         waiting.kill()
         subprocess.run([TIDEMILL, "--home", str(tmp_path / "c"), "down"], capture_output=True, timeout=30)

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import click
 
 from tidemill.cli.commands.credentials import read_password
+from tidemill.cli.commands.portal import has_display
 from tidemill.cli.commands.server import show_state
 from tidemill.cli.errors import FAILED, REFUSED, USAGE, CliError
 from tidemill.cli.framework import command
@@ -28,7 +29,9 @@ READY_S = 30.0
 
 
 class How(TypedDict):
-    """How a person or program signs in; empty: with a code in a browser."""
+    """How a person or program signs in; empty: with a code in any browser."""
+
+    browser: bool
 
     user: str | None
     password_stdin: bool
@@ -41,7 +44,12 @@ def sign_in_options(function: Any) -> Any:
         click.option("--secret-stdin", is_flag=True, help="Read the program's secret from standard input."),
         click.option("--client-id", metavar="ID", help="Sign in as this program, with a client secret."),
         click.option("--password-stdin", is_flag=True, help="Read the password from standard input."),
-        click.option("--user", metavar="NAME", help="Sign in with a password (default: with a browser)."),
+        click.option(
+            "--user", metavar="NAME", help="Sign in with a password (default: a code in a browser)."
+        ),
+        click.option(
+            "--browser", is_flag=True, help="Sign in with a browser of this machine, without a code."
+        ),
     ):
         function = option(function)
     return function
@@ -79,7 +87,7 @@ def connect(
         raise CliError("Where to? Give HOST or HOST:PORT, as the server was started with --name.", USAGE)
     home.prepare()
     remote = _trusted(session, home, place, fingerprint, ca)
-    if home.sign_in() is None or how["user"] or how["client_id"]:
+    if home.sign_in() is None or how["user"] or how["client_id"] or how["browser"]:
         _sign_in(session, home, remote, How(**how))
     if detach:
         show_state(session, _spawn(home))
@@ -171,8 +179,8 @@ def _wire(home: ClientHome, remote: Remote) -> Wire:
 
 def _sign_in(session: Session, home: ClientHome, remote: Remote, how: How) -> None:
     wire = _wire(home, remote)
-    if how["user"] and how["client_id"]:
-        raise CliError("Give --user or --client-id, not both.", USAGE)
+    if sum(map(bool, (how["user"], how["client_id"], how["browser"]))) > 1:
+        raise CliError("Give one of --user, --client-id and --browser.", USAGE)
     if how["client_id"]:
         secret = read_password("Client secret", how["secret_stdin"])
         kept = tokens.by_secret(wire, how["client_id"], secret)
@@ -180,12 +188,12 @@ def _sign_in(session: Session, home: ClientHome, remote: Remote, how: How) -> No
         password = read_password(f"Password of {how['user']} at {remote.host}", how["password_stdin"])
         kept = tokens.by_password(wire, how["user"], password)
     else:
-        kept = _by_browser(session, home, remote, wire)
+        kept = _by_browser(session, home, remote, wire, how["browser"])
     home.save_sign_in(kept)
     session.note(f"Signed in to {remote.shown}.")
 
 
-def _by_browser(session: Session, home: ClientHome, remote: Remote, wire: Wire) -> dict[str, Any]:
+def _by_browser(session: Session, home: ClientHome, remote: Remote, wire: Wire, here: bool) -> dict[str, Any]:
     """On this machine the server's pages are at their loopback address, without a warning of the browser."""
     from tidemill.cli.remote.relay import http_only
     from tidemill.server.lock import holder
@@ -197,10 +205,21 @@ def _by_browser(session: Session, home: ClientHome, remote: Remote, wire: Wire) 
             f"https://{remote.shown}/ui/device anywhere, and compare the code: {code}"
         )
 
+    def open_page(address: str) -> None:
+        session.note(f"To sign in, open in a browser on this machine:\n  {address}")
+        if has_display():
+            import webbrowser
+
+            webbrowser.open(address)
+
+    def signed_in() -> dict[str, Any]:
+        portal = f"http://127.0.0.1:{remote.ports['http']}"
+        return tokens.by_loopback(wire, portal, open_page) if here else tokens.by_device(wire, show)
+
     if holder(home.lock) is not None:
-        return tokens.by_device(wire, show)
+        return signed_in()
     with http_only(remote, wire):
-        return tokens.by_device(wire, show)
+        return signed_in()
 
 
 def _serve(session: Session, home: ClientHome) -> None:

@@ -28,13 +28,13 @@ def portal(session: Session, job: str | None, no_browser: bool) -> None:
         return
     click.echo(answer["url"])
     session.note("It signs in one browser and is good for two minutes.")
-    if not no_browser and _has_display():
+    if not no_browser and has_display():
         import webbrowser
 
         webbrowser.open(answer["url"])
 
 
-def _has_display() -> bool:
+def has_display() -> bool:
     if sys.platform in ("win32", "darwin"):
         return True
     return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))

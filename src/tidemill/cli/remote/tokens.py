@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import secrets
 import threading
 import time
+from base64 import urlsafe_b64encode
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from tidemill.cli.errors import REFUSED, CliError
 from tidemill.cli.remote.clienthome import ClientHome
@@ -16,6 +21,7 @@ CLIENT_ID = "tidemill-cli"
 TOKEN_PATH = "/adfs/oauth2/token"
 DEVICE_GRANT = "urn:ietf:params:oauth:grant-type:device_code"
 RESOURCE = "https://management.azure.com"
+_BROWSER_S = 300.0
 _EARLY_S = 300.0  # a token is given out only while it is good for longer
 
 
@@ -60,6 +66,51 @@ def by_device(wire: Wire, show: Callable[[dict[str, Any]], None]) -> dict[str, A
         elif word != "authorization_pending":
             raise CliError(_reason(body, status), REFUSED, "SignInFailed")
     raise CliError("Nobody signed in while the code was good. Start again.", REFUSED, "SignInFailed")
+
+
+def by_loopback(wire: Wire, portal: str, show: Callable[[str], None]) -> dict[str, Any]:
+    """With a browser of this machine (RFC 8252): `show` gets the address to open, below `portal`; the answer
+    comes back to a port of ours, and only who knows the verifier can use its code."""
+    state, verifier = secrets.token_urlsafe(24), secrets.token_urlsafe(48)
+    challenge = urlsafe_b64encode(hashlib.sha256(verifier.encode()).digest()).rstrip(b"=").decode()
+    got: dict[str, str] = {}
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            query = dict(parse_qsl(urlsplit(self.path).query))
+            mine = secrets.compare_digest(query.get("state", ""), state)
+            if mine:
+                got.update(query)
+            text = b"Done. You can close this window." if mine else b"This was not asked for."
+            self.send_response(200 if mine else 400)
+            self.send_header("Content-Type", "text/plain")
+            self.send_header("Content-Length", str(len(text)))
+            self.end_headers()
+            self.wfile.write(text)
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass  # the address has the code in it
+
+    with HTTPServer(("127.0.0.1", 0), Answer) as waiting:
+        target = f"http://127.0.0.1:{waiting.server_port}/done"
+        asked = {
+            "response_type": "code",
+            "client_id": CLIENT_ID,
+            "redirect_uri": target,
+            "code_challenge": challenge,
+            "code_challenge_method": "S256",
+            "state": state,
+        }
+        show(f"{portal}/ui/authorize?{urlencode(asked)}")
+        until = time.monotonic() + _BROWSER_S
+        while not got and time.monotonic() < until:
+            waiting.timeout = max(until - time.monotonic(), 0)
+            waiting.handle_request()
+    if "code" not in got:
+        why = got.get("error_description") or "Nobody signed in within five minutes."
+        raise CliError(why, REFUSED, "SignInFailed")
+    form = {"grant_type": "authorization_code", "code": got["code"], "redirect_uri": target}
+    return _kept(_grant(wire, {**form, "code_verifier": verifier}), "")
 
 
 def sign_out(wire: Wire, home: ClientHome, everywhere: bool) -> None:
