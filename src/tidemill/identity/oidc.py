@@ -6,14 +6,15 @@ import base64
 import json
 import secrets
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
 from tidemill.domain.errors import TidemillError, Unauthenticated
 from tidemill.domain.oidc import Provider, check_claims, is_secure
+
+if TYPE_CHECKING:
+    from urllib.error import HTTPError
 
 KEPT_S = 3600.0  # discovery and keys
 KEYS_AGAIN_S = 10.0  # an unknown key makes us look again, but not more often
@@ -158,10 +159,19 @@ def _client_authentication(
 
 def fetch_json(url: str, form: dict[str, str] | None, headers: dict[str, str]) -> Any:
     """Raises ProviderFailed. Redirects are not followed: what was checked is what is asked."""
+    import urllib.error
+    import urllib.request
+
+    class NoRedirects(urllib.request.HTTPRedirectHandler):
+        def redirect_request(
+            self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str
+        ) -> urllib.request.Request | None:
+            return None
+
     body = None if form is None else urlencode(form).encode()
     request = urllib.request.Request(url, body, {"Accept": "application/json", **headers})
     try:
-        with _opener.open(request, timeout=_TIMEOUT_S) as reply:
+        with urllib.request.build_opener(NoRedirects).open(request, timeout=_TIMEOUT_S) as reply:
             return json.loads(reply.read(_MOST))
     except urllib.error.HTTPError as error:
         raise ProviderFailed(f"{url} answered {error.code}: {_reason(error)}") from None
@@ -169,22 +179,12 @@ def fetch_json(url: str, form: dict[str, str] | None, headers: dict[str, str]) -
         raise ProviderFailed(f"{url} could not be read: {error}") from None
 
 
-def _reason(error: urllib.error.HTTPError) -> str:
+def _reason(error: HTTPError) -> str:
     try:
         found = json.loads(error.read(_MOST))
         return str(found.get("error_description") or found.get("error"))
     except (OSError, ValueError, AttributeError):
-        return error.reason
-
-
-class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    def redirect_request(
-        self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str
-    ) -> urllib.request.Request | None:
-        return None
-
-
-_opener = urllib.request.build_opener(_NoRedirects)
+        return str(error.reason)
 
 
 def new_secret() -> str:
