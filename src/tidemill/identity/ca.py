@@ -12,6 +12,8 @@ import datetime as dt
 import hashlib
 import ipaddress
 import json
+import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +28,14 @@ if TYPE_CHECKING:
 CA_YEARS = 10
 SERVER_DAYS = 397  # the longest that strict clients take
 RENEW_DAYS = 30
+# Debian, Red Hat, SUSE, Alpine
+_SYSTEM_STORES = (
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+)
+_CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 MADE = "ends.json"
 
 
@@ -39,7 +49,7 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class TlsFiles:
-    """Paths of PEM files. `bundle` is certifi's bundle and our CA: REQUESTS_CA_BUNDLE replaces certifi.
+    """Paths of PEM files. `bundle` takes the place of what REQUESTS_CA_BUNDLE and SSL_CERT_FILE named before.
     `names` is there where the server has names beside localhost."""
 
     ca: Path
@@ -134,12 +144,33 @@ def _write_bundle(files: TlsFiles) -> None:
 
 
 def write_bundle(path: Path, ca_pem: bytes) -> None:
-    """certifi's certificates and this CA."""
+    """certifi's certificates, what this host trusts besides (its store, and bundles that its variables name)
+    and this CA: who is pointed at the bundle trusts nothing less than before."""
     import certifi
 
-    wanted = Path(certifi.where()).read_bytes().rstrip() + b"\n\n# Tidemill\n" + ca_pem
+    text = Path(certifi.where()).read_bytes().rstrip() + b"\n"
+    known = {_body(block) for block in _CERTIFICATE.findall(text)} | {_body(ca_pem)}
+    for source in _trusted_here(path):
+        new = [block for block in _CERTIFICATE.findall(source.read_bytes()) if _body(block) not in known]
+        if new:
+            text += b"\n# " + str(source).encode() + b"\n" + b"\n".join(new) + b"\n"
+            known.update(map(_body, new))
+    wanted = text + b"\n# Tidemill\n" + ca_pem
     if not path.exists() or path.read_bytes() != wanted:
         write_whole(path, wanted, 0o644)
+
+
+def _trusted_here(own: Path) -> list[Path]:
+    """The files that can be read; `own` is what is being written."""
+    named = [os.environ.get(name, "") for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")]
+    found = [Path(name) for name in (*named, *_SYSTEM_STORES) if name]
+    readable = [path for path in found if path.is_file() and os.access(path, os.R_OK)]
+    return [path for path in dict.fromkeys(readable) if not (own.exists() and path.samefile(own))]
+
+
+def _body(block: bytes) -> bytes:
+    """The same for every way to break its lines."""
+    return b"".join(block.split())
 
 
 def _load_key(path: Path) -> ec.EllipticCurvePrivateKey:

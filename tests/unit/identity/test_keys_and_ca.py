@@ -111,3 +111,28 @@ def test_modes_and_bundle(tmp_path):
     assert files.bundle.stat().st_mode & 0o777 == 0o644
     with open(certifi.where(), "rb") as file:
         assert file.read().rstrip() in files.bundle.read_bytes()
+
+
+@pytest.mark.parametrize("variable", ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"])
+def test_what_the_host_trusts_stays_trusted(tmp_path, monkeypatch, variable):
+    """A company's own CA, say: the bundle takes the place of what the variables named before."""
+    company = ca.ensure(tmp_path / "company", NOW).ca
+    pem = company.read_bytes().strip()
+    monkeypatch.setenv(variable, str(company))
+    files = ca.ensure(tmp_path / "home", NOW)
+    assert files.bundle.read_bytes().count(pem) == 1
+    before = files.bundle.read_bytes()
+    # Of a shell that `tidemill env` pointed here, and of a bundle that has it anyway.
+    monkeypatch.setenv(variable, str(files.bundle))
+    monkeypatch.setenv("CURL_CA_BUNDLE", str(company))
+    assert ca.ensure(tmp_path / "home", NOW).bundle.read_bytes().count(pem) == 1
+    assert len(files.bundle.read_bytes()) == len(before)
+    monkeypatch.delenv("CURL_CA_BUNDLE")
+    assert pem not in ca.ensure(tmp_path / "home", NOW).bundle.read_bytes()
+
+
+def test_the_systems_store_is_in_the_bundle(tmp_path, monkeypatch):
+    store = tmp_path / "store.crt"
+    store.write_bytes(ca.ensure(tmp_path / "site", NOW).ca.read_bytes())
+    monkeypatch.setattr(ca, "_SYSTEM_STORES", (str(store), "/nowhere"))
+    assert store.read_bytes().strip() in ca.ensure(tmp_path / "home", NOW).bundle.read_bytes()
