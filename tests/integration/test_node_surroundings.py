@@ -12,16 +12,15 @@ from collections.abc import Iterator
 import pytest
 from jobserver import JobServer, until
 
+from hostcan import need, no_disk, no_network
 from pidspace import SAYS, said
 
-pytestmark = [
-    pytest.mark.root,
-    pytest.mark.skipif(os.geteuid() != 0, reason="needs root: work disks and network namespaces"),
-]
+pytestmark = pytest.mark.root
 
 
 @pytest.fixture(scope="module")
 def jobs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[JobServer]:
+    need(no_disk() or no_network())
     server = JobServer(tmp_path_factory.mktemp("jobs") / "home")
     server.start()
     server.cluster("one", high=1)

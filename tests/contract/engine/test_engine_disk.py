@@ -14,18 +14,21 @@ from typing import Any
 import pytest
 from engine_support import Harness, needs_bash, needs_root
 
+from hostcan import need, no_disk
 from tidemill.domain.model import Vector
 from tidemill.engines.base import EngineEvent, NodeSpec
 from tidemill.sandbox import disk
 
 
 def as_root(test: Callable[..., Any]) -> Callable[..., Any]:
-    return needs_root(pytest.mark.root(needs_mkfs(test)))
+    return needs_root(pytest.mark.root(pytest.mark.usefixtures("work_disk")(test)))
 
 
-needs_mkfs = pytest.mark.skipif(
-    shutil.which("mkfs.ext4", path="/usr/sbin:/sbin") is None, reason="needs mkfs.ext4 (e2fsprogs)"
-)
+@pytest.fixture
+def work_disk() -> None:
+    need(no_disk())
+
+
 pytestmark = [needs_bash, pytest.mark.kill]
 
 FILL = "head -c 200M /dev/zero > big; exit $?"

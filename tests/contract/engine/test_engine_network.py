@@ -18,27 +18,17 @@ from pathlib import Path
 import pytest
 from engine_support import Harness, alive, local_engine, needs_bash
 
+from hostcan import need, no_network
 from tidemill.engines.base import TaskKey
 from tidemill.engines.local import LocalEngine
-from tidemill.sandbox import network
 
 pytestmark = [needs_bash, pytest.mark.kill]
 
 
-def namespaces() -> str:
-    """Why this host gives none, or ""."""
-    try:
-        space, _ = network.make([], own_user=os.geteuid() != 0)
-    except network.NotAvailable as error:
-        return str(error)
-    space.close()
-    return ""
+@pytest.fixture(autouse=True)
+def own_network() -> None:
+    need(no_network())
 
-
-if why := namespaces():
-    if os.environ.get("CI") == "true":
-        pytest.fail(f"no network namespaces: {why}")
-    pytest.skip(f"no network namespaces: {why}", allow_module_level=True)
 
 GET = """
 import socket, sys
