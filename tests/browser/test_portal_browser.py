@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+import pidspace
 
 pytestmark = pytest.mark.browser
 
@@ -24,10 +24,10 @@ environment:
   image: mcr.microsoft.com/azureml/minimal
 compute: azureml:cpu-cluster
 """
-# Sixty lines at once, then one for each file 0, 1, … that appears in the folder, and the end with `stop`.
+# Sixty lines at once, then one for each file 0, 1, … that appears in its folder, and the end with `stop`.
 STEADY = (
-    "for i in $(seq 60); do echo line $i; done; n=0; while [ ! -e {go}/stop ]; do "
-    "if [ -e {go}/$n ]; then echo more $n; n=$((n+1)); fi; sleep 0.05; done; echo last"
+    f"{pidspace.SAYS}; for i in $(seq 60); do echo line $i; done; n=0; while [ ! -e stop ]; do "
+    "if [ -e $n ]; then echo more $n; n=$((n+1)); fi; sleep 0.05; done; echo last"
 )
 
 OWN_LOG = "#log-panes pre[aria-label^=user_logs]"
@@ -76,42 +76,37 @@ def until(holds: Callable[[], Any]) -> None:
 
 
 def test_a_log_is_followed_until_the_reader_scrolls_up(page: Any, server: Any, tmp_path: Path) -> None:
-    go = Path(tempfile.mkdtemp(prefix="tidemill-browser-"))
-    go.chmod(0o755)  # the job's own user looks into it
-    try:
-        submit(server, tmp_path, "steady", STEADY.format(go=go))
-        page.goto(page.url + "/steady")
-        log = page.locator(OWN_LOG)
-        follow = page.locator("#log-follow")
+    submit(server, tmp_path, "steady", STEADY)
+    page.goto(page.url + "/steady")
+    log = page.locator(OWN_LOG)
+    follow = page.locator("#log-follow")
 
-        def below() -> float:
-            return log.evaluate("p => p.scrollHeight - p.clientHeight - p.scrollTop")
+    def below() -> float:
+        return log.evaluate("p => p.scrollHeight - p.clientHeight - p.scrollTop")
 
-        log.wait_for()
-        until(lambda: log.text_content().endswith("line 60\n") and below() < 5)
-        assert log.evaluate("p => p.scrollHeight > p.clientHeight")
-        assert follow.is_hidden()
+    log.wait_for()
+    until(lambda: log.text_content().endswith("line 60\n") and below() < 5)
+    folder = Path(f"/proc/{pidspace.said(log.text_content())}/cwd")  # the job's own: it sees no other of ours
+    assert log.evaluate("p => p.scrollHeight > p.clientHeight")
+    assert follow.is_hidden()
 
-        log.evaluate("p => { p.scrollTop = 0; }")
-        follow.wait_for()
-        (go / "0").touch()
-        until(lambda: log.text_content().endswith("more 0\n"))
-        assert log.evaluate("p => p.scrollTop") == 0
+    log.evaluate("p => { p.scrollTop = 0; }")
+    follow.wait_for()
+    (folder / "0").touch()
+    until(lambda: log.text_content().endswith("more 0\n"))
+    assert log.evaluate("p => p.scrollTop") == 0
 
-        follow.click()
-        (go / "1").touch()
-        until(lambda: log.text_content().endswith("more 1\n") and below() < 5)
-        assert follow.is_hidden()
+    follow.click()
+    (folder / "1").touch()
+    until(lambda: log.text_content().endswith("more 1\n") and below() < 5)
+    assert follow.is_hidden()
 
-        (go / "stop").touch()
-        page.locator("#top .badge.completed").wait_for()
-        assert "(Completed)" in page.title()
-        lines = [f"line {i}" for i in range(1, 61)] + ["more 0", "more 1", "last"]
-        assert log.text_content().splitlines() == lines  # each once, in order
-        assert page.locator("#top[hx-trigger]").count() == 0
-    finally:
-        (go / "stop").touch()
-        shutil.rmtree(go, ignore_errors=True)
+    (folder / "stop").touch()
+    page.locator("#top .badge.completed").wait_for()
+    assert "(Completed)" in page.title()
+    lines = [f"line {i}" for i in range(1, 61)] + ["more 0", "more 1", "last"]
+    assert log.text_content().splitlines()[1:] == lines  # each once, in order
+    assert page.locator("#top[hx-trigger]").count() == 0
 
 
 def test_the_list_shows_a_new_job_by_itself_and_searches(page: Any, server: Any, tmp_path: Path) -> None:
