@@ -9,6 +9,7 @@ import importlib
 from collections.abc import Iterable
 from pathlib import Path
 
+from tidemill.app.roles import SINGLE
 from tidemill.server.compose import ROUTE_MODULES
 from tidemill.wire.azure import authorization, not_offered
 from tidemill.wire.blob.app import _OPERATIONS
@@ -81,7 +82,7 @@ _MLFLOW_NOTE = (
 _SUBSCRIPTION = authorization.SCOPES[0] + "/providers/"
 _AUTHORIZATION_NOTE = (
     "The same routes answer below a resource group, below `{W}`, and below a single resource of it "
-    f"({', '.join(f'`{type}`' for type in authorization.SINGLE)}); shown once.\n\n"
+    f"({', '.join(f'`{type}`' for type in SINGLE)}); shown once.\n\n"
 )
 _NOTES = {
     "tidemill.wire.mlflow.routes": _MLFLOW_NOTE,

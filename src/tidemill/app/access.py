@@ -22,7 +22,7 @@ JOB = "job"
 
 
 class AccessDenied(Forbidden):
-    """403 with the decision that refused."""
+    """403 with the decision that refused whom."""
 
     def __init__(self, caller: Caller, decision: Decision) -> None:
         super().__init__(
@@ -31,7 +31,7 @@ class AccessDenied(Forbidden):
             "If access was recently granted, please refresh your credentials. "
             f"{decision.reason} An owner of the scope can grant a role that allows it: tidemill access grant."
         )
-        self.decision = decision
+        self.caller, self.decision = caller, decision
 
 
 async def authenticate(services: Services, token: str) -> Caller:

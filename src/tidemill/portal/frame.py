@@ -7,18 +7,26 @@ from urllib.parse import quote
 
 from starlette.responses import Response
 
-from tidemill.app import overview
+from tidemill.app import access_views, overview
+from tidemill.app.access import AccessDenied
+from tidemill.app.services import Services
 from tidemill.domain.errors import TidemillError
 from tidemill.domain.model import Scope
 from tidemill.portal import pages
 from tidemill.wire.http import Context, Request
 
+W = "/ui/{sub}/{rg}/{ws}"  # the address below which a workspace's pages are
+SECTIONS = (
+    ("jobs", "Jobs"),
+    ("computes", "Computes"),
+    ("access", "People and roles"),
+)
+
 
 def base_of(scope: Scope) -> str:
-    """The address below which a workspace's pages are."""
-    return "/ui/" + "/".join(
-        quote(part, safe="") for part in (scope.subscription, scope.group, scope.workspace)
-    )
+    """`W` of a workspace; of a subscription or a resource group, the address below which theirs are."""
+    parts = (scope.subscription, scope.group, scope.workspace)
+    return "/ui/" + "/".join(quote(part, safe="") for part in parts if part)
 
 
 def is_fragment(request: Request) -> bool:
@@ -33,6 +41,7 @@ async def around(ctx: Context, section: str) -> dict[str, Any]:
     several = len(scopes) > 1
     return {
         "section": section,
+        "sections": SECTIONS,
         "base": base_of(ctx.scope),
         "workspace": ctx.scope.workspace,
         "group_name": ctx.scope.group,
@@ -68,3 +77,9 @@ def error_page(error: TidemillError) -> Response:
     titles = {403: "Not allowed", 404: "Not found", 507: "The disk is full"}
     title = titles.get(error.status, "This did not work")
     return pages.page("message.html", error.status, title=title, message=error.message, command="", hint="")
+
+
+async def denied_page(services: Services, error: AccessDenied) -> Response:
+    """Which right is missing, the roles that have it, and who can give one."""
+    missing = await access_views.missing(services, error)
+    return pages.page("denied.html", error.status, missing=missing)

@@ -45,7 +45,19 @@ def _environment() -> Environment:
     )
     names = (
         *("group", "duration", "usd", "rate", "size", "number", "clock", "full", "ago", "since"),
-        *("short", "headline", "lastline", "asset", "place"),
+        *(
+            "short",
+            "headline",
+            "lastline",
+            "asset",
+            "place",
+            "scope",
+            "action",
+            "kind",
+            "shell",
+            "patterns",
+            "upper",
+        ),
     )
     environment.filters |= {name: getattr(words, name) for name in names}
     environment.globals["asset"] = _asset

@@ -7,11 +7,10 @@ from starlette.responses import Response
 from tidemill.app.access import JOB
 from tidemill.app.times import iso
 from tidemill.domain.errors import Forbidden, NotFound, Unauthenticated
-from tidemill.portal import compute_pages, job_pages, pages, session, sign_in_pages
-from tidemill.portal.frame import first_page
+from tidemill.portal import access_pages, compute_pages, job_pages, pages, session, sign_in_pages
+from tidemill.portal.frame import W, first_page
 from tidemill.wire.http import PUBLIC, SIGNED_IN, Context, Handler, Route, json_response
 
-W = "/ui/{sub}/{rg}/{ws}"
 WORKSPACES = "Microsoft.MachineLearningServices/workspaces/read"
 JOBS = "Microsoft.MachineLearningServices/workspaces/jobs/read"
 COMPUTES = "Microsoft.MachineLearningServices/workspaces/computes/read"
@@ -30,6 +29,7 @@ def routes() -> list[Route]:
         Route("GET", W + "/jobs/{name}", JOBS, job_pages.job_page),
         Route("GET", W + "/computes", COMPUTES, compute_pages.list_page, partial=True),
         Route("GET", W + "/computes/{name}", COMPUTES, compute_pages.compute_page),
+        *access_pages.routes(),
     ]
 
 

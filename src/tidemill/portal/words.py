@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import re
+import shlex
 from datetime import UTC, datetime
 
+from tidemill.domain.roles import RoleDefinition
 from tidemill.domain.units import human_bytes, human_duration, human_usd
 
 SECOND = 1_000_000
 _WORKSPACE = re.compile(r"^azureml://subscriptions/.+/workspaces/[^/]+/(?=datastores/)", re.IGNORECASE)
 _VERSION = re.compile(r"/([^/]+)/versions/([^/]+)$")
 _DIGEST = re.compile(r"\b([0-9a-f]{8})[0-9a-f]{24,}\b")
+_PROVIDER = re.compile(
+    r"^Microsoft\.MachineLearningServices/(?:workspaces/)?|^Tidemill\.Server/", re.IGNORECASE
+)
+_HUMP = re.compile(r"(?<=[a-z])([A-Z])")
 GROUPS = {
     "Queued": "waiting",
     "Preparing": "waiting",
@@ -50,6 +56,56 @@ def asset(arm_id: str) -> str:
 def place(uri: object) -> str:
     """A datastore's address without the workspace that the page is about."""
     return _WORKSPACE.sub("azureml://", str(uri))
+
+
+def scope(arm_id: str) -> str:
+    """A scope of roles: `subscription`, `group tidemill`, `workspace main`, `computes/cpu of workspace main`;
+    any other ARM id as it is."""
+    parts = arm_id.strip("/").split("/")
+    if len(parts) < 3:
+        return "subscription" if parts[0] else "everything"
+    if len(parts) == 4:
+        return f"group {parts[3]}"
+    below = "/".join(parts[8:])
+    return (
+        f"{below} of workspace {parts[7]}"
+        if below
+        else f"workspace {parts[7]}"
+        if len(parts) == 8
+        else arm_id
+    )
+
+
+def upper(text: str) -> str:
+    """At the beginning of a line; a path stays as it is."""
+    return text if "/" in text else text[:1].upper() + text[1:]
+
+
+def kind(name: str) -> str:
+    """A kind of principal: `service principal`."""
+    return _HUMP.sub(r" \1", name).lower()
+
+
+def shell(text: str) -> str:
+    """As a shell takes it for one word."""
+    return shlex.quote(text)
+
+
+def action(name: str) -> str:
+    """As the command line takes it: without the provider of nearly all of them."""
+    return _PROVIDER.sub("", name)
+
+
+def patterns(role: RoleDefinition) -> list[tuple[str, list[str]]]:
+    """What a role allows and excepts, as its definition says it."""
+    kinds = (
+        ("Actions", "actions"),
+        ("Not actions", "not_actions"),
+        ("Data actions", "data_actions"),
+        ("Not data actions", "not_data_actions"),
+    )
+    found = [(label, [p for one in role.permissions for p in getattr(one, name)]) for label, name in kinds]
+    return [(label, given) for label, given in found if given]
 
 
 def headline(text: str) -> str:

@@ -10,7 +10,15 @@ from typing import Any
 
 from starlette.responses import Response
 
-from tidemill.app.access import Part, as_decided, authenticate, authorise, authorise_part, decide
+from tidemill.app.access import (
+    AccessDenied,
+    Part,
+    as_decided,
+    authenticate,
+    authorise,
+    authorise_part,
+    decide,
+)
 from tidemill.app.admission import HIGH_PRIORITY
 from tidemill.app.services import Services
 from tidemill.app.workspaces import WorkspaceIndex
@@ -18,7 +26,7 @@ from tidemill.domain.errors import Conflict, NotFound, OutOfSpace, TidemillError
 from tidemill.domain.listening import misdirected
 from tidemill.domain.model import Scope
 from tidemill.identity.tokens import VAULT_AUDIENCE
-from tidemill.portal.frame import error_page
+from tidemill.portal.frame import denied_page, error_page
 from tidemill.portal.session import cookie_of, origin_of
 from tidemill.portal.sign_in_pages import sign_in_page
 from tidemill.server.audit import Audit, Seen
@@ -191,6 +199,8 @@ class App:
     async def _refused(self, request: Request, error: TidemillError) -> Response:
         if error.status == 401 and request.path.lower().startswith("/ui"):
             return await sign_in_page(self._services, request, error)
+        if isinstance(error, AccessDenied) and request.path.lower().startswith("/ui"):
+            return await denied_page(self._services, error)
         return self._refusal(request, error)
 
     def _refusal(self, request: Request, error: TidemillError) -> Response:

@@ -10,6 +10,7 @@
   document.body.addEventListener("htmx:responseError", (event) => {
     const status = event.detail.xhr.status;
     if (status === 401) say("This session has ended. Load the page again to sign in.");
+    else if (status === 403) say("You may not see this any more. Load the page again to read which right is missing.");
     else if (status === 404) say("This is gone: it was deleted while the page was open.");
     else say(`The server answered with an error (${status}). Trying again…`);
   });

@@ -22,12 +22,11 @@ AUTHORIZATION = "Microsoft.Authorization"
 ASSIGNMENTS = f"{AUTHORIZATION}/roleAssignments"
 DEFINITIONS = f"{AUTHORIZATION}/roleDefinitions"
 _WORKSPACE = f"/subscriptions/{{sub}}/resourceGroups/{{rg}}/providers/{PROVIDER}/workspaces/{{ws}}"
-SINGLE = ("computes", "jobs", "datastores", "connections", "models", "data", "environments", "codes")
 SCOPES = (
     "/subscriptions/{sub}",
     "/subscriptions/{sub}/resourceGroups/{rg}",
     _WORKSPACE,
-    *(f"{_WORKSPACE}/{type}/{{name}}" for type in SINGLE),
+    *(f"{_WORKSPACE}/{type}/{{name}}" for type in roles.SINGLE),
 )
 _FILTERS = {
     "principal": re.compile(r"^principalId\s+eq\s+'(?P<value>[^']*)'$", re.IGNORECASE),

@@ -1,0 +1,280 @@
+"""The portal's pages about people, shares and the host, as an owner, a reader and a stranger get them."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from html import unescape
+from typing import Any
+from urllib.parse import quote, urlencode, urlsplit
+
+import pytest
+from accessclient import token_for
+from jobserver import JobServer
+
+EVIL = "<script>alert(1)</script>"
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    status: int
+    headers: http.client.HTTPMessage
+    html: str
+
+    @property
+    def text(self) -> str:
+        """What is read on it: without tags, one space between words."""
+        return " ".join(unescape(re.sub(r"<[^>]+>", " ", self.html)).split())
+
+
+class House:
+    """`who` is somebody with a session: "owner", a name that `make` made, or "" for nobody."""
+
+    def __init__(self, server: JobServer) -> None:
+        self.server = server
+        self.netloc = urlsplit(server.state["addresses"]["http"]).netloc
+        self.base = "/ui/" + "/".join(server.state["workspace"].values())
+        self.tokens = {"": "", "owner": server.token()}
+        self.oids: dict[str, str] = {}
+
+    def access(self, *words: str) -> Any:
+        return self.cli("access", *words)
+
+    def cli(self, *words: str) -> Any:
+        done = self.server.cli(*words, "--output", "json")
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout) if done.stdout.strip() else None
+
+    def make(self, name: str) -> None:
+        made = self.access("create-user", name)
+        self.oids[name] = made["oid"]
+        self.tokens[name] = token_for(self.server.home, self.server.state, made)
+
+    def get(self, who: str, path: str, **headers: str) -> Reply:
+        return self._send(who, "GET", path, None, headers)
+
+    def post(self, who: str, path: str, form: dict[str, str], **headers: str) -> Reply:
+        return self._send(who, "POST", path, urlencode(form), {"origin": f"http://{self.netloc}", **headers})
+
+    def _send(self, who: str, method: str, path: str, body: str | None, given: dict[str, str]) -> Reply:
+        headers = {name.replace("_", "-"): value for name, value in given.items() if value}
+        headers["cookie"] = f"tidemill_session={self.tokens[who]}"
+        connection = http.client.HTTPConnection(self.netloc, timeout=30)
+        try:
+            connection.request(method, path if path.startswith("/") else f"{self.base}/{path}", body, headers)
+            answer = connection.getresponse()
+            return Reply(answer.status, answer.headers, answer.read().decode())
+        finally:
+            connection.close()
+
+    def submit_form(self, who: str, page: Reply, **headers: str) -> Reply:
+        """Presses the button of the page's confirmation."""
+        form = re.search(
+            r'<form class="choices" method="post" action="([^"]+)">(.*?)</form>', page.html, re.S
+        )
+        assert form, page.text
+        fields = dict(re.findall(r'<input type="hidden" name="([^"]+)" value="([^"]*)">', form[2]))
+        given = {name: unescape(value) for name, value in fields.items()}
+        return self.post(who, unescape(form[1]), given, **headers)
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    server = JobServer(tmp_path_factory.mktemp("house") / "home")
+    server.start()
+    server.cluster("cpu", high=1)
+    house = House(server)
+    for name in ("reader", "stranger", "ann"):
+        house.make(name)
+    house.access("create-group", "vision")
+    house.access("add-member", "vision", "ann")
+    house.access("grant", "reader", "Reader")
+    house.access("grant", "vision", "AzureML Data Scientist")
+    yield house
+    server.end()
+
+
+def test_nobody_is_asked_to_sign_in(house: House) -> None:
+    for page in ("access", "access/grant", "access/revoke/x"):
+        answer = house.get("", page)
+        assert answer.status == 401
+        assert "Sign in" in answer.text
+        assert "reader" not in answer.text
+
+
+def test_a_stranger_reads_which_right_is_missing_and_who_can_give_it(house: House) -> None:
+    owner = house.access("list", "--scope", "subscription")[0]["principal"]
+    for page in ("access", "jobs", "computes"):
+        answer = house.get("stranger", page)
+        assert answer.status == 403
+        assert answer.headers["content-type"].startswith("text/html")
+        assert "'stranger' has no role at" in answer.text
+        assert re.search(
+            r"The right that is missing Microsoft\.MachineLearningServices/workspaces/\S*read", answer.text
+        )
+        assert "Where workspace main" in answer.text
+        assert f"Who can give one {owner}" in answer.text
+        assert re.search(r"tidemill access grant stranger \S+.* --scope /subscriptions/", answer.text)
+        assert "vision" not in answer.text
+
+
+def test_the_owner_sees_everybody(house: House) -> None:
+    page = house.get("owner", "access")
+    assert page.status == 200
+    assert re.search(r"Owner at subscription", page.text)
+    people = page.text.partition("People, groups and programs")[2]
+    assert re.search(r"vision group – ann \d+ s ago", people)
+    assert re.search(r"ann user vision –", people)
+    assert "Subscription Who Kind Role" in page.text
+    assert "Workspace main Who Kind Role" in page.text
+    assert "No custom roles." in page.text
+    assert "Microsoft.MachineLearningServices/workspaces/*/write" in page.text
+    found = house.get("owner", "access?q=ISI")
+    assert "vision" in found.text
+    assert "stranger" not in found.text.partition("People, groups and programs")[2]
+    nothing = house.get("owner", "access?q=" + quote(EVIL))
+    assert EVIL not in nothing.html
+    assert "Nobody has" in nothing.text
+
+
+def test_a_reader_sees_roles_but_gives_none(house: House) -> None:
+    page = house.get("reader", "access")
+    assert page.status == 200
+    assert "Reader at workspace main" in page.text
+    assert "vision group AzureML Data Scientist" in page.text
+    assert "access/revoke/" not in page.html
+    assert "To give roles here you need another right." in page.text
+    assert "Microsoft.Authorization/roleAssignments/write" in page.text
+    assert "To see who there is you need another right." in page.text
+    assert "stranger" not in page.text  # has no role here
+    for path in ("access/grant?to=reader&role=Owner", "access/revoke/" + assignment(house, "vision")):
+        answer = house.get("reader", path)
+        assert answer.status == 403
+        assert "Microsoft.Authorization/roleAssignments/" in answer.text
+
+
+def test_who_may_not_read_roles_sees_the_own_ones(house: House) -> None:
+    page = house.get("ann", "access")
+    assert "AzureML Data Scientist at workspace main , through group vision" in page.text
+    assert "To see who has a role here you need another right." in page.text
+    assert "reader" not in page.text.replace("Reader", "")
+    about_herself = house.get("ann", "access?action=jobs/write")
+    assert "Yes ann may jobs/write at workspace main" in about_herself.text
+    about_another = house.get("ann", "access?action=jobs/write&who=reader")
+    assert "About others you may only ask with another right." in about_another.text
+    assert "may not jobs/write" not in about_another.text
+
+
+def test_explain_names_the_deciding_assignment_and_the_chain(house: House) -> None:
+    ask = {"who": "ann", "action": "jobs/write", "scope": "workspace"}
+    page = house.get("owner", "access?" + urlencode(ask))
+    decides = re.search(r'<li class="decides">(.*?)</li>', page.html, re.S)
+    assert decides
+    assert assignment(house, "vision") in decides[1]
+    text = Reply(200, page.headers, decides[1]).text
+    assert "ann › in group vision › is AzureML Data Scientist at workspace main : allows it by" in text
+    told = house.server.cli("access", "explain", "ann", "jobs/write").stdout
+    assert assignment(house, "vision") in told
+    no = house.get(
+        "owner", "access?" + urlencode({**ask, "action": "computes/write", "scope": "computes/cpu"})
+    )
+    assert "No ann may not computes/write at computes/cpu of workspace main" in no.text
+    assert "excepts it by" in no.text
+    assert "Roles that would allow it, the narrowest first: " in no.text
+    for wrong, said in (
+        ({"who": "an"}, "Did you mean 'ann'?"),
+        ({"action": "jobs/writes"}, "Did you mean jobs/write"),
+        ({"scope": "everywhere"}, "is no scope: give workspace"),
+        ({"scope": "/subscriptions/other"}, "is no scope"),
+        ({"who": EVIL}, "was not found"),
+    ):
+        page = house.get("owner", "access?" + urlencode({**ask, **wrong}))
+        assert page.status == 200
+        assert said in page.text, wrong
+        assert EVIL not in page.html
+
+
+def test_a_role_is_given_and_taken_away(house: House) -> None:
+    house.make("bob")
+    assert house.get("bob", "jobs").status == 403
+    ask = {"to": "bob", "role": "reader", "at": "workspace", "why": "looks at runs " + EVIL}
+    look = house.get("owner", "access/grant?" + urlencode(ask))
+    assert look.status == 200
+    assert "Give this role?" in look.text
+    assert EVIL not in look.html
+    assert house.get("bob", "jobs").status == 403  # looking gives nothing
+    for twice in range(2):  # a second press gives it once
+        done = house.submit_form("owner", look)
+        assert (done.status, done.headers["location"]) == (303, f"{house.base}/access?done=given"), twice
+    assert house.get("bob", "jobs").status == 200
+    page = house.get("owner", "access?done=given")
+    assert "The role is given" in page.text
+    assert page.text.count("looks at runs") == 1
+    assert "Conflict" not in page.text
+    again = house.submit_form("owner", house.get("owner", "access/grant?" + urlencode(ask)))
+    assert again.status == 409
+    assert "already exists" in again.text
+
+    ask = house.get("owner", "access/revoke/" + assignment(house, "bob"))
+    assert "Take this role away?" in ask.text
+    gone = house.submit_form("owner", ask)
+    assert gone.headers["location"].endswith("/access?done=taken")
+    assert house.get("bob", "jobs").status == 403
+    assert house.submit_form("owner", ask).status == 404
+    kept = house.cli("activity", "list", "--what", "roleAssignments")
+    assert kept[0]["scope"] == house.server.workspace
+    assert {"write", "delete"} <= {record["action"].rsplit("/", 1)[1] for record in kept}
+
+
+def test_what_cannot_be_given_is_said_in_the_form(house: House) -> None:
+    for ask, said in (
+        ({"to": "bobby", "role": "Reader"}, "Did you mean"),
+        ({"to": "ann", "role": "Raeder"}, "Did you mean 'Reader'?"),
+        ({"to": "ann", "role": "Reader", "at": "nowhere"}, "is no scope"),
+        ({}, "was not found"),
+    ):
+        page = house.get("owner", "access/grant?" + urlencode(ask))
+        assert page.status == 400
+        assert said in page.text, ask
+        assert 'name="to"' in page.html  # to be corrected
+
+
+def test_forms_of_other_sites_give_nothing(house: House) -> None:
+    look = house.get("owner", "access/grant?to=stranger&role=Owner&at=subscription")
+    for origin in ("", "http://evil.example", "null"):
+        assert house.submit_form("owner", look, origin=origin).status == 401
+    assert house.get("stranger", "access").status == 403
+    # Whom the confirmation was not made for cannot send it either: the gate decides at the scope itself.
+    assert house.submit_form("reader", look).status == 403
+
+
+def test_the_last_owner_stays(house: House) -> None:
+    page = house.get("owner", "access")
+    mine = next(one for one in house.access("list", "--scope", "subscription") if one["role"] == "Owner")
+    id = mine["id"].rsplit("/", 1)[1]
+    assert f"access/revoke/{id}" in page.html
+    answer = house.submit_form("owner", house.get("owner", f"access/revoke/{id}"))
+    assert answer.status == 409
+    assert "would leave the subscription without an owner" in answer.text
+
+
+def assignment(house: House, who: str) -> str:
+    """The id of the one assignment that somebody has in the workspace."""
+    [found] = [one for one in house.access("list") if one["principal"] == who]
+    return found["id"].rsplit("/", 1)[1]
+
+
+@pytest.mark.parametrize(
+    "page", ["access", "access?action=jobs/write&who=ann", "access/grant?to=ann&role=Reader"]
+)
+def test_pages_hold_nothing_inline(house: House, page: str) -> None:
+    answer = house.get("owner", page)
+    assert answer.status == 200
+    assert "unsafe" not in answer.headers["content-security-policy"]
+    assert not re.search(r"<[^>]+\s(style|on[a-z]+)=", answer.html)
+    assert all(" src=" in tag for tag in re.findall(r"<script[^>]*>", answer.html))
+    ids = re.findall(r'\sid="([^"]+)"', answer.html)
+    assert len(ids) == len(set(ids))
