@@ -135,3 +135,15 @@ def test_nothing_is_wider_than_a_telephone(page: Any, server: Any, tmp_path: Pat
     for path in ("", "/wide", "/../computes", "/../computes/cpu-cluster"):
         page.goto(start + path)
         assert page.evaluate("document.documentElement.scrollWidth") <= 400, path
+
+
+def test_what_mlflow_prints_leads_to_the_job(page: Any, server: Any, tmp_path: Path) -> None:
+    submit(server, tmp_path, "tracked", "true")
+    ui = page.url.split("/ui/")
+    sub, group, workspace = ui[1].split("/")[:3]
+    provider = "providers/Microsoft.MachineLearningServices"
+    arm = f"/subscriptions/{sub}/resourceGroups/{group}/{provider}/workspaces/{workspace}"
+    page.goto(f"{ui[0]}/mlflow/v2.0{arm}/#/experiments/0/runs/tracked")
+    page.wait_for_url("**/jobs/tracked")
+    page.goto(f"{ui[0]}/mlflow/v2.0{arm}/#/experiments/0")
+    page.wait_for_url("**/jobs?q=Default")

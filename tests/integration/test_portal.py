@@ -291,3 +291,22 @@ def test_the_command_prints_a_link(portal: Portal, capsys: pytest.CaptureFixture
     link = capsys.readouterr().out.strip().removeprefix(portal.address)
     answer = portal.get(link, cookie="")
     assert (answer.status, answer.headers["location"]) == (303, portal.base + "/jobs/steady")
+
+
+def test_addresses_of_mlflows_pages_lead_to_the_job(portal: Portal) -> None:
+    sub, group, name = portal.base.split("/")[2:]
+    provider = "providers/Microsoft.MachineLearningServices"
+    arm = f"/subscriptions/{sub}/resourceGroups/{group}/{provider}/workspaces/{name}"
+    answer = portal.get(f"/mlflow/v2.0{arm}/", cookie="")
+    place = urlsplit(answer.headers["location"]).path
+    assert (answer.status, place) == (307, portal.base + "/mlflow")
+    page = portal.get(place, cookie="")  # what stands behind the '#' is read by a script of the page
+    assert page.status == 200
+    assert "/ui/static/forward.js" in page.text
+    assert f'href="{portal.base}/jobs"' in page.text
+    run = portal.get(portal.base + "/runs/broken")
+    assert (run.status, run.headers["location"]) == (303, portal.base + "/jobs/broken")
+    assert portal.get(portal.base + "/runs/nothing").status == 404
+    experiment = portal.get(portal.base + "/experiments/0")
+    assert (experiment.status, experiment.headers["location"]) == (303, portal.base + "/jobs?q=Default")
+    assert portal.get(portal.base + "/runs/broken", cookie="").status in (302, 303, 401)

@@ -7,7 +7,15 @@ from starlette.responses import Response
 from tidemill.app.access import JOB
 from tidemill.app.times import iso
 from tidemill.domain.errors import Forbidden, NotFound, Unauthenticated
-from tidemill.portal import access_pages, compute_pages, job_pages, pages, session, sign_in_pages
+from tidemill.portal import (
+    access_pages,
+    compute_pages,
+    job_pages,
+    mlflow_pages,
+    pages,
+    session,
+    sign_in_pages,
+)
 from tidemill.portal.frame import W, first_page
 from tidemill.wire.http import PUBLIC, SIGNED_IN, Context, Handler, Route, json_response
 
@@ -27,6 +35,9 @@ def routes() -> list[Route]:
         Route("POST", "/api/v1/portal/link", SIGNED_IN, _link(links)),
         Route("GET", W + "/jobs", JOBS, job_pages.list_page, partial=True),
         Route("GET", W + "/jobs/{name}", JOBS, job_pages.job_page),
+        Route("GET", W + "/mlflow", PUBLIC, mlflow_pages.forward_page),
+        Route("GET", W + "/runs/{run}", JOBS, mlflow_pages.run_page),
+        Route("GET", W + "/experiments/{experiment}", JOBS, mlflow_pages.experiment_page),
         Route("GET", W + "/computes", COMPUTES, compute_pages.list_page, partial=True),
         Route("GET", W + "/computes/{name}", COMPUTES, compute_pages.compute_page),
         *access_pages.routes(),

@@ -72,10 +72,10 @@ def _routes(base: str) -> Iterator[Route]:
 
 
 async def _page(ctx: Context) -> Response:
-    """Where the client's "View run … at" leads a browser: to the workspace's jobs in the portal."""
+    """Where the client's "View run … at" leads a browser, which keeps what stands behind the '#'."""
     scope = ctx.scope
     path = "/".join(quote(part, safe="") for part in (scope.subscription, scope.group, scope.workspace))
-    return RedirectResponse(f"{ctx.services.addresses.http}/ui/{path}/jobs")
+    return RedirectResponse(f"{ctx.services.addresses.http}/ui/{path}/mlflow")
 
 
 async def _version(ctx: Context) -> Response:
