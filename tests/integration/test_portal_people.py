@@ -267,8 +267,61 @@ def assignment(house: House, who: str) -> str:
     return found["id"].rsplit("/", 1)[1]
 
 
+def test_the_log_of_a_workspace(house: House) -> None:
+    assert house.get("stranger", "jobs").status == 403
+    mine = house.get("owner", "activity")
+    assert "computes/write" in mine.text
+    assert "'stranger' has no role at workspace main." in mine.text
+    refused = house.get("owner", "activity?refused=1&who=stranger")
+    assert "Refused 403 AuthorizationFailed" in refused.text
+    assert "Succeeded" not in refused.text
+    assert house.get("owner", "activity?what=jobs/del*te&who=owner").text.count("Nothing of that kind") == 1
+    hostile = house.get("owner", "activity?" + urlencode({"who": EVIL, "what": '"><b>'}))
+    assert hostile.status == 200
+    assert EVIL not in hostile.html
+    assert '"><b>' not in hostile.html
+    assert house.get("owner", "activity?after=x").status == 400
+
+
+def test_the_log_goes_on_to_older_records(house: House) -> None:
+    for number in range(60):
+        assert house.get("stranger", f"jobs/none-{number}").status == 403
+    query, seen = "activity?who=stranger&what=jobs/read", list[str]()
+    first = house.get("owner", query)
+    assert "Newest" not in first.text
+    while True:
+        page = house.get("owner", query)
+        seen += re.findall(r"jobs/read (jobs/none-\d+)", page.text)
+        older = re.search(r'href="([^"]+)" rel="next"', page.html)
+        if older is None:
+            break
+        query = unescape(older[1])
+        assert len(seen) <= 60
+    assert "Newest" in page.text
+    assert seen == [f"jobs/none-{number}" for number in reversed(range(60))]
+
+
+def test_who_may_check_the_whole_log(house: House) -> None:
+    assert "Is the log whole? Check every record" in house.get("owner", "activity").text
+    checked = house.get("owner", "activity?verify=1")
+    assert re.search(r"Yes \d+ records hold \(1 to \d+\)", checked.text)
+    assert re.search(r"tidemill activity verify --against \d+:[0-9a-f]{64}", checked.text)
+    # Of the whole server are sign-ins, too.
+    assert "Nothing of that kind was recorded" in house.get("owner", "activity?what=signIn").text
+    assert "signIn/action" in house.get("owner", "activity?all=1&what=signIn").text
+    page = house.get("reader", "activity")
+    assert page.status == 200
+    assert "you need another right" in page.text
+    assert "Microsoft.Insights/eventtypes/values/Read" in page.text
+    for query in ("all=1", "verify=1"):
+        answer = house.get("reader", f"activity?{query}")
+        assert answer.status == 403
+        assert "Where subscription" in answer.text
+    assert house.get("stranger", "activity").status == 403
+
+
 @pytest.mark.parametrize(
-    "page", ["access", "access?action=jobs/write&who=ann", "access/grant?to=ann&role=Reader"]
+    "page", ["access", "access?action=jobs/write&who=ann", "access/grant?to=ann&role=Reader", "activity"]
 )
 def test_pages_hold_nothing_inline(house: House, page: str) -> None:
     answer = house.get("owner", page)

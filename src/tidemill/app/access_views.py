@@ -69,7 +69,8 @@ async def people(s: Services) -> list[dict[str, Any]]:
         known = {one.oid: one for one in read.principals()}
         groups: dict[str, list[str]] = {oid: [] for oid in known}
         members: dict[str, list[str]] = {oid: [] for oid in known}
-        for group, member in read.memberships():
+        both = [pair for pair in read.memberships() if known.keys() >= set(pair)]
+        for group, member in both:
             members[group].append(known[member].name)
             groups[member].append(known[group].name)
         return [

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 from tidemill.app.services import Services
 from tidemill.app.times import iso
 from tidemill.domain.activity import Chain, Record
 from tidemill.domain.errors import InvalidRequest
-from tidemill.store.api import ActivityPage, ActivityQuery
+from tidemill.domain.units import parse_whole
+from tidemill.store.api import ActivityPage
+from tidemill.store.api import ActivityQuery as ActivityQuery  # callers ask with it
 
 READ_ACTION = "Microsoft.Insights/eventtypes/values/Read"  # Azure's, of its activity log
 _BATCH = 500
@@ -91,3 +94,31 @@ def view(record: Record) -> dict[str, Any]:
         "count": record.count,
         "hash": record.hash.hex(),
     }
+
+
+def moment(text: str, name: str) -> int | None:
+    """ISO 8601 -> microseconds; a time without a zone is UTC. Raises InvalidRequest."""
+    if not text:
+        return None
+    try:
+        found = datetime.fromisoformat(text)
+        return round((found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp() * 1_000_000)
+    except (ValueError, OverflowError):
+        raise InvalidRequest(
+            f"{name} is {text!r}: it must be a time such as 2026-11-25T13:00:00Z.", target=name
+        ) from None
+
+
+def token(after: tuple[int, int]) -> str:
+    """Where the next page begins, for `place`."""
+    return f"{after[0]}:{after[1]}"
+
+
+def place(text: str, name: str) -> tuple[int, int] | None:
+    if not text:
+        return None
+    first, _, second = text.partition(":")
+    at, seq = parse_whole(first), parse_whole(second)
+    if at is None or seq is None:
+        raise InvalidRequest(f"{name} is {text!r}, which this server did not give out.", target=name)
+    return at, seq

@@ -20,6 +20,7 @@ SECTIONS = (
     ("jobs", "Jobs"),
     ("computes", "Computes"),
     ("access", "People and roles"),
+    ("activity", "Activity"),
 )
 
 

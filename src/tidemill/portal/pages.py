@@ -45,19 +45,8 @@ def _environment() -> Environment:
     )
     names = (
         *("group", "duration", "usd", "rate", "size", "number", "clock", "full", "ago", "since"),
-        *(
-            "short",
-            "headline",
-            "lastline",
-            "asset",
-            "place",
-            "scope",
-            "action",
-            "kind",
-            "shell",
-            "patterns",
-            "upper",
-        ),
+        *("short", "headline", "lastline", "asset", "place", "scope", "action", "kind", "shell"),
+        *("patterns", "upper", "lastname", "places"),
     )
     environment.filters |= {name: getattr(words, name) for name in names}
     environment.globals["asset"] = _asset

@@ -9,6 +9,7 @@ from tidemill.app.times import iso
 from tidemill.domain.errors import Forbidden, NotFound, Unauthenticated
 from tidemill.portal import (
     access_pages,
+    activity_pages,
     compute_pages,
     job_pages,
     mlflow_pages,
@@ -41,6 +42,7 @@ def routes() -> list[Route]:
         Route("GET", W + "/computes", COMPUTES, compute_pages.list_page, partial=True),
         Route("GET", W + "/computes/{name}", COMPUTES, compute_pages.compute_page),
         *access_pages.routes(),
+        *activity_pages.routes(),
     ]
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from starlette.responses import Response
 
 from tidemill.app import activity_views
-from tidemill.app.activity_views import READ_ACTION
+from tidemill.app.activity_views import READ_ACTION, moment, place, token
 from tidemill.app.services import Services
 from tidemill.app.times import iso
 from tidemill.domain.activity import Outcome, Record, plain
@@ -21,7 +21,6 @@ from tidemill.domain.errors import InvalidRequest
 from tidemill.store.api import ActivityQuery
 from tidemill.wire.arm.paging import next_link, read_page
 from tidemill.wire.http import Context, Route, json_response
-from tidemill.wire.native.activity import moment, place, token
 
 _CLAUSE = re.compile(r"\s*(\w+)\s+(eq|ge|gt|le|lt)\s+'((?:[^']|'')*)'\s*", re.IGNORECASE)
 MAX_FILTER = 4000

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-
 from starlette.responses import Response
 
 from tidemill.app import activity_views
 from tidemill.app.activity_views import READ_ACTION
 from tidemill.domain.activity import MAX_RESOURCE, plain
 from tidemill.domain.errors import InvalidRequest
-from tidemill.domain.units import parse_whole
 from tidemill.store.api import ActivityQuery
 from tidemill.wire.http import Context, Route, json_response
 from tidemill.wire.native.routes import W, whole
@@ -37,15 +34,17 @@ async def list_records(ctx: Context) -> Response:
             scope=scope.rstrip("/"),
             resource=query.get("resource", "").rstrip("/"),
             correlation=query.get("correlation", ""),
-            since=moment(query.get("since", ""), "since"),
-            until=moment(query.get("until", ""), "until"),
+            since=activity_views.moment(query.get("since", ""), "since"),
+            until=activity_views.moment(query.get("until", ""), "until"),
             refused=query.get("refused", "").lower() == "true",
             limit=whole(query.get("limit", "50"), "limit", 1, 1000),
-            after=place(query.get("after", ""), "after"),
+            after=activity_views.place(query.get("after", ""), "after"),
         ),
     )
     value = [activity_views.view(record) for record in page.records]
-    return json_response({"value": value, "next": None if page.after is None else token(page.after)})
+    return json_response(
+        {"value": value, "next": None if page.after is None else activity_views.token(page.after)}
+    )
 
 
 async def verify(ctx: Context) -> Response:
@@ -62,30 +61,3 @@ async def verify(ctx: Context) -> Response:
                 target="against",
             ) from None
     return json_response(await activity_views.verify(ctx.services, against))
-
-
-def moment(text: str, name: str) -> int | None:
-    """ISO 8601 -> microseconds; a time without a zone is UTC. Raises InvalidRequest."""
-    if not text:
-        return None
-    try:
-        found = datetime.fromisoformat(text)
-        return round((found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp() * 1_000_000)
-    except (ValueError, OverflowError):
-        raise InvalidRequest(
-            f"{name} is {text!r}: it must be a time such as 2026-11-25T13:00:00Z.", target=name
-        ) from None
-
-
-def token(after: tuple[int, int]) -> str:
-    return f"{after[0]}:{after[1]}"
-
-
-def place(text: str, name: str) -> tuple[int, int] | None:
-    if not text:
-        return None
-    first, _, second = text.partition(":")
-    at, seq = parse_whole(first), parse_whole(second)
-    if at is None or seq is None:
-        raise InvalidRequest(f"{name} is {text!r}, which this server did not give out.", target=name)
-    return at, seq
