@@ -253,3 +253,16 @@ def test_nothing_of_a_job_outlives_it(tier) -> None:
     server.submit("escapes", escape, computeId=f"{server.workspace}/computes/team-b")
     assert server.wait("escapes")["status"] == "Completed"
     assert subprocess.run(["pgrep", "-xf", mark], capture_output=True).stdout == b""
+
+
+def test_somebody_who_looks_inside_is_the_job(tier) -> None:
+    name, server = tier
+    where = f"looked-at-{name}"
+    command = "id -u; readlink /proc/self/ns/mnt /proc/self/ns/net; echo up; sleep 60"
+    server.submit(where, command, computeId=f"{server.workspace}/computes/team-a")
+    said = server.until_log(where, "up").removesuffix("up\n")
+    inside = "id -u; readlink /proc/self/ns/mnt /proc/self/ns/net"
+    done = server.cli("ssh", where, "--", "sh", "-c", inside)
+    assert (done.stdout, done.stderr, done.returncode) == (said, "", 0)
+    server.cancel(where)
+    server.wait(where)

@@ -14,7 +14,8 @@ import time
 from tidemill.agent import protocol
 from tidemill.agent.files import read_beneath
 from tidemill.agent.journal import Journal
-from tidemill.agent.tasks import Place, Refused, Tasks
+from tidemill.agent.refused import Refused
+from tidemill.agent.tasks import Place, Tasks
 from tidemill.sandbox import cgroups
 
 TYPE_CHECKING = False
@@ -67,6 +68,8 @@ class AgentServer:
             "read_log": self._read_log,
             "resize": self._resize,
             "serve": self._serve,
+            "exec": self._exec,
+            "dial": self._dial,
             "shutdown": self._shutdown,
         }
 
@@ -171,6 +174,7 @@ class AgentServer:
 
     def _drop(self, client: Client) -> None:
         if client.sock.fileno() >= 0:
+            self._tasks.sessions.left(client.sock.fileno())
             del self._clients[client.sock.fileno()]
             client.sock.close()
 
@@ -225,6 +229,24 @@ class AgentServer:
             self._place.network.serve({str(name): int(port) for name, port in m["services"].items()})
         return {}
 
+    def _exec(self, client: Client, m: dict[str, Any]) -> None:
+        task = self._tasks.running(str(m["attempt"]), int(m["rank"]))
+        self._hand_over(client, m, self._tasks.sessions.start(task, m, client.sock.fileno()))
+
+    def _dial(self, client: Client, m: dict[str, Any]) -> None:
+        task = self._tasks.running(str(m["attempt"]), int(m["rank"]))
+        self._hand_over(client, m, [self._tasks.sessions.dial(task)])
+
+    def _hand_over(self, client: Client, m: dict[str, Any], fds: list[int]) -> None:
+        """Answers with descriptors, on a connection that has nothing else to be told."""
+        try:
+            socket.send_fds(client.sock, [protocol.encode({"id": m.get("id"), "ok": {}})], fds)
+        except OSError:
+            self._drop(client)
+        finally:
+            for fd in fds:
+                os.close(fd)
+
     def _shutdown(self, client: Client, m: dict[str, Any]) -> None:
         self._closers.append((client, m.get("id")))
         self._end()
@@ -253,6 +275,7 @@ class AgentServer:
                 return
             if self._place.network is not None and not self._ending:
                 self._place.network.reaped(pid)
+            self._tasks.sessions.reaped(pid)
             self._tasks.reaped(pid, status)
 
     def _gone(self) -> bool:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 # What the agent ignores or handles for itself, back to what a program expects.
-_DEFAULT_SIGNALS = (signal.SIGPIPE, signal.SIGHUP, signal.SIGINT, signal.SIGXFSZ)
+DEFAULT_SIGNALS = (signal.SIGPIPE, signal.SIGHUP, signal.SIGINT, signal.SIGXFSZ)
 
 
 class Order:
@@ -120,7 +120,7 @@ class Grouped:
             order.env,
             file_actions=[(os.POSIX_SPAWN_DUP2, *stream) for stream in streams],
             setsid=True,
-            setsigdef=_DEFAULT_SIGNALS,
+            setsigdef=DEFAULT_SIGNALS,
         )
 
 
@@ -198,7 +198,7 @@ def enter(order: Order, report: int) -> NoReturn:
             os.setresuid(order.uid, order.uid, order.uid)
         step = f"enter the directory {order.cwd!r}"
         os.chdir(order.cwd)
-        for number in _DEFAULT_SIGNALS:
+        for number in DEFAULT_SIGNALS:
             signal.signal(number, signal.SIG_DFL)
         step = f"run {order.argv[0]!r}"
         os.execvpe(order.argv[0], order.argv, order.env)
@@ -235,13 +235,18 @@ def _shepherd(order: Order, writer: int, agent: int) -> None:
         killing = _told_to_kill(wake_reader) or killing
 
 
-def _only_signals(keep: set[int]) -> int:
-    """Drops every descriptor of the agent's (its lock and socket above all) and turns signals into bytes."""
+def keep_only(descriptors: set[int]) -> None:
+    """In a fork: drops every descriptor of the agent's but these, its lock and socket above all."""
     lowest = 3
-    for fd in sorted(keep):
+    for fd in sorted(descriptors):
         os.closerange(lowest, fd)
         lowest = fd + 1
     os.closerange(lowest, 65536)
+
+
+def _only_signals(keep: set[int]) -> int:
+    """Drops the agent's descriptors and turns signals into bytes."""
+    keep_only(keep)
     reader, writer = os.pipe()
     os.set_blocking(reader, False)
     os.set_blocking(writer, False)

@@ -18,6 +18,8 @@ from tidemill.agent import boxed, spawn
 from tidemill.agent.files import open_beneath, tail_beneath
 from tidemill.agent.journal import Journal, TaskId
 from tidemill.agent.network import Network
+from tidemill.agent.refused import Refused
+from tidemill.agent.sessions import Sessions
 from tidemill.sandbox import cgroups, disk, etc, processes
 
 TYPE_CHECKING = False
@@ -26,14 +28,6 @@ if TYPE_CHECKING:
     from typing import Any
 
 REMEMBERED = 1024  # forgotten tasks whose epoch is still refused
-
-
-class Refused(Exception):
-    """A verb that cannot be carried out. `code`: "stale", "busy", "invalid"."""
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
 
 
 class Place:
@@ -85,6 +79,7 @@ class Task:
         self.rank = rank
         self.epoch = epoch
         self.log = ""  # its path
+        self.cwd = ""
         self.grace = grace  # seconds from TERM to KILL
         self.state = "running"  # "running" | "ending" (main process gone, others not yet) | "exited"
         self.marker = ""
@@ -125,8 +120,16 @@ class Tasks:
         pids = place.groups.paths.get("pids", "")
         self._pids_meter = cgroups.PidsMeter(pids) if pids else None
         self.memory = place.memory
+        self.sessions = Sessions(place)
 
     # --- verbs
+
+    def running(self, attempt: str, rank: int) -> Task:
+        """Raises Refused."""
+        task = self._tasks.get((attempt, rank))
+        if task is None or task.state != "running" or not task.main:
+            raise Refused("gone", f"{attempt}/{rank} does not run on this node")
+        return task
 
     def check_start(self, spec: dict[str, Any]) -> dict[str, Any] | None:
         """The answer to a start that was carried out before; None if it is to be carried out now."""
@@ -157,7 +160,7 @@ class Tasks:
         task = Task(
             str(spec["attempt"]), int(spec["rank"]), int(spec["epoch"]), grace=float(spec["term_grace_s"])
         )
-        task.log = str(spec["log_path"])
+        task.log, task.cwd = str(spec["log_path"]), str(spec["cwd"])
         task.marker = f"{self._place.marker}{task.attempt}/{task.rank}"
         record = {"attempt": task.attempt, "rank": task.rank, "epoch": task.epoch, "at": _wall()}
         try:
@@ -333,6 +336,7 @@ class Tasks:
         """After the main process: kill what remains; finish once nothing does."""
         if task.exit is not None:
             return self._record(task, task.exit)
+        self.sessions.end(task)
         if not self._remains(task):
             return self._finish(task)
         if task.group:
@@ -343,6 +347,8 @@ class Tasks:
         task.pause = min(0.1, task.pause * 2)
 
     def _remains(self, task: Task) -> bool:
+        if self.sessions.of(task):
+            return True
         if task.group:
             return not cgroups.remove(task.group)
         return "status " not in task.told and bool(self._strays(task))
@@ -351,6 +357,7 @@ class Tasks:
         """Of a shepherd that was itself killed: its orphans came to us, and their children carry the
         marker."""
         kept = {t.pid for t in self._tasks.values() if t.state == "running"}
+        kept |= self.sessions.keepers()
         if self._place.network is not None:
             kept.add(self._place.network.pid)
         ours = [p for p in processes.children(os.getpid()) if p not in kept]

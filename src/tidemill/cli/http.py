@@ -150,6 +150,10 @@ class Client:
         finally:
             connection.close()
 
+    def authorization(self) -> str:
+        """For a line that is not opened here."""
+        return self._headers(None, None, True)["Authorization"]
+
     def _headers(self, raw: bytes | None, extra: dict[str, str] | None, signed_in: bool) -> dict[str, str]:
         headers = {"Accept": "application/json"}
         if raw is not None:

@@ -34,6 +34,8 @@ COMMANDS = {
     "doctor": (_ROOM + "doctor:doctor", "What this host can enforce, and what it lacks."),
     "portal": (_ROOM + "portal:portal", "Sign a browser in to the pages."),
     "job": (_ROOM + "job:job", "Submit, follow, stop and fetch jobs."),
+    "ssh": (_ROOM + "looking:ssh", "A shell, or a command, inside a running job."),
+    "port-forward": (_ROOM + "looking:port_forward", "A port of a running job, on this machine."),
     "compute": (_ROOM + "compute:compute", "Clusters: sizes, nodes, scaling, prices."),
     "environment": (_ROOM + "assets:environment", "Environments and their versions."),
     "data": (_ROOM + "assets:data", "Data assets and their versions."),

@@ -6,6 +6,7 @@ idempotent. Things that are absent close silently. tests/contract/engine holds e
 
 from __future__ import annotations
 
+import socket
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -22,6 +23,10 @@ class NoCapacity(EngineError): ...
 
 
 class InvalidTask(EngineError): ...
+
+
+class Unready(EngineError):
+    """The task is just starting or ending: what was asked for may be possible in a moment."""
 
 
 class Unreachable(EngineError):
@@ -106,6 +111,18 @@ class EngineEvent:
     handle: bytes = b"{}"
 
 
+class Inside(Protocol):
+    """A process that `enter` started. See engines/entered.py."""
+
+    async def started(self) -> None: ...
+    async def read(self, stream: int) -> bytes: ...
+    async def write(self, data: bytes) -> None: ...
+    def close_input(self) -> None: ...
+    def resize(self, rows: int, columns: int) -> None: ...
+    async def wait(self) -> int | None: ...
+    def close(self) -> None: ...
+
+
 class Engine(Protocol):
     name: str
 
@@ -138,6 +155,18 @@ class Engine(Protocol):
         ...
 
     async def forget(self, node_id: str, task: TaskKey) -> None: ...
+    async def enter(
+        self, node_id: str, task: TaskKey, argv: Sequence[str], size: tuple[int, int] | None, term: str = ""
+    ) -> Inside:
+        """Starts a process inside a running task: its files, processes, network, user, limits; it ends with
+        the task. `argv` empty: a shell. `size` (rows, columns) of the terminal it gets, None: pipes. Raises
+        EngineError."""
+        ...
+
+    async def dial(self, node_id: str, task: TaskKey, port: int) -> socket.socket:
+        """A connection to a TCP port of the task's own loopback. Raises EngineError."""
+        ...
+
     def work_dir(self, node_id: str, attempt_id: str) -> str:
         """Directory of an attempt on that node, readable and writable by the job; made by prepare_dir."""
         ...

@@ -11,6 +11,7 @@ import contextlib
 import heapq
 import os
 import shutil
+import socket
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from tidemill.engines.base import (
     EngineEvent,
     HeldNode,
     HostCapacity,
+    Inside,
     InvalidTask,
     NodeSpec,
     TaskKey,
@@ -192,6 +194,14 @@ class FakeEngine:
         if not known.exited:
             raise InvalidTask(f"{task} still has processes")
         known.events.clear()
+
+    async def enter(
+        self, node_id: str, task: TaskKey, argv: Sequence[str], size: tuple[int, int] | None, term: str = ""
+    ) -> Inside:
+        raise EngineError("the fake engine runs no process that could be entered")
+
+    async def dial(self, node_id: str, task: TaskKey, port: int) -> socket.socket:
+        raise EngineError("the fake engine has no network")
 
     def work_dir(self, node_id: str, attempt_id: str) -> str:
         return str(self._root / node_id / "work" / attempt_id)

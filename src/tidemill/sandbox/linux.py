@@ -6,6 +6,7 @@ import ctypes
 import os
 
 CLONE_NEWNS, CLONE_NEWUSER, CLONE_NEWNET = 0x00020000, 0x10000000, 0x40000000
+CLONE_NEWCGROUP, CLONE_NEWUTS, CLONE_NEWIPC, CLONE_NEWPID = 0x02000000, 0x04000000, 0x08000000, 0x20000000
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_REMOUNT, MS_BIND, MS_REC, MS_SLAVE = 1, 2, 4, 32, 4096, 16384, 1 << 19
 MS_NOATIME = 1024
 
@@ -14,8 +15,17 @@ _MNT_DETACH = 2
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _PR_SET_NO_NEW_PRIVS = 38
+_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 22, 2
+_PR_CAPBSET_DROP, _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 24, 47, 4
+_CAPABILITY_VERSION_3 = 0x20080522
 
 _libc = ctypes.CDLL(None, use_errno=True)
+
+
+class _FilterProgram(ctypes.Structure):
+    """struct sock_fprog"""
+
+    _fields_ = (("length", ctypes.c_ushort), ("code", ctypes.c_void_p))
 
 
 def _check(result: int, what: str) -> None:
@@ -65,3 +75,21 @@ def unmount(target: str) -> None:
 def setns(namespace: int, kind: int = 0) -> None:
     """Moves this process into the namespace that the descriptor stands for."""
     _check(_libc.setns(namespace, kind), "setns")
+
+
+def drop_capabilities() -> None:
+    """Every one, from every set, for good."""
+    number = 0
+    while _libc.prctl(_PR_CAPBSET_DROP, ctypes.c_ulong(number), 0, 0, 0) == 0:
+        number += 1  # up to the last that this kernel has
+    _libc.prctl(_PR_CAP_AMBIENT, ctypes.c_ulong(_PR_CAP_AMBIENT_CLEAR_ALL), 0, 0, 0)
+    header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
+    _check(_libc.capset(header, (ctypes.c_uint32 * 6)()), "capset")
+
+
+def filter_calls(program: bytes) -> None:
+    """Puts this process, and all it starts, under a seccomp program (an array of struct sock_filter)."""
+    code = ctypes.create_string_buffer(program, len(program))
+    loaded = _FilterProgram(len(program) // 8, ctypes.addressof(code))
+    result = _libc.prctl(_PR_SET_SECCOMP, ctypes.c_ulong(_SECCOMP_MODE_FILTER), ctypes.byref(loaded), 0, 0)
+    _check(result, "prctl(PR_SET_SECCOMP)")

@@ -22,7 +22,7 @@ from tidemill.app.access import (
 from tidemill.app.admission import HIGH_PRIORITY
 from tidemill.app.services import Services
 from tidemill.app.workspaces import WorkspaceIndex
-from tidemill.domain.errors import Conflict, NotFound, OutOfSpace, TidemillError, Unauthenticated
+from tidemill.domain.errors import Conflict, Forbidden, NotFound, OutOfSpace, TidemillError, Unauthenticated
 from tidemill.domain.listening import misdirected
 from tidemill.domain.model import Scope
 from tidemill.identity.tokens import VAULT_AUDIENCE
@@ -34,6 +34,7 @@ from tidemill.store.api import StaleRevision
 from tidemill.wire.arm.errors import error_response
 from tidemill.wire.http import (
     PUBLIC,
+    UPGRADE,
     ClientGone,
     Context,
     Request,
@@ -70,8 +71,8 @@ class App:
         self._whole = Scope(self._subscription)
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            return  # no lifespan of its own, no websockets
+        if scope["type"] not in ("http", "websocket"):
+            return  # no lifespan of its own
         request_id = os.urandom(16).hex()
         request, seen = Request(scope, receive), Seen()  # type: ignore[arg-type]
         failed: TidemillError | None = None
@@ -96,6 +97,8 @@ class App:
         problem = misdirected(request.header("host"), self._hosts)
         if problem is not None:
             raise TidemillError(problem, "MisdirectedRequest", status=421)
+        if request.method == UPGRADE and request.header("origin") and not self._same_origin(request):
+            raise Forbidden("A page of another site may not open a line to this server.", "ForeignOrigin")
         route, params, methods = self.router.match(request.method, path)
         if route is None and not methods and path.lower().startswith(DATA_PLANE):
             route, params, methods = self.router.match(request.method, path[len(DATA_PLANE) :])

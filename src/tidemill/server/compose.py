@@ -43,6 +43,7 @@ ROUTE_MODULES = (
     "tidemill.wire.azure.not_offered",
     "tidemill.wire.mlflow.routes",
     "tidemill.wire.native.routes",
+    "tidemill.wire.native.looking",
     "tidemill.wire.native.activity",
     "tidemill.wire.native.access",
     "tidemill.wire.native.fairness",

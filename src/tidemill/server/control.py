@@ -228,8 +228,8 @@ async def _start_listeners(
     https: list[socket.socket],
     http: list[socket.socket],
 ) -> None:
-    secure = configure(app, grace_s=_GRACE_S, tls=certificates)
-    for config, sockets in ((secure, https), (configure(app, grace_s=_GRACE_S), http)):
+    secure = configure(app, grace_s=_GRACE_S, tls=certificates, websockets=True)
+    for config, sockets in ((secure, https), (configure(app, grace_s=_GRACE_S, websockets=True), http)):
         listener = Listener(config)
         await listener.start(sockets)
         stack.push_async_callback(listener.stop)

@@ -48,6 +48,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._arrived = 0
         self._slow = 0
         self._timer: asyncio.TimerHandle | None = None
+        self._upgraded = False  # a WebSocket has the connection, and pings of its own
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         if len(self.connections) >= (self.most or connections_allowed()):
@@ -67,6 +68,8 @@ class GuardedProtocol(HttpToolsProtocol):
         self._moved = False
         self._arrived += len(data)
         super().data_received(data)
+        if self._upgraded:
+            return self._stop_timer()
         self._stalled = 0 if self._moved else self._stalled + len(data)
         if self._stalled > MAX_HEAD:  # a header or a trailer without an end
             self._cut_off()
@@ -108,6 +111,10 @@ class GuardedProtocol(HttpToolsProtocol):
         self._head += count
         if self._head > MAX_HEAD:
             raise TooLarge
+
+    def handle_websocket_upgrade(self) -> None:
+        self._upgraded = True
+        super().handle_websocket_upgrade()
 
     # Time.
 

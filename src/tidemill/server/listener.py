@@ -14,14 +14,20 @@ import uvicorn
 from tidemill.server.guard import GuardedProtocol
 from tidemill.server.ports import BACKLOG
 
+MAX_MESSAGE = 1 << 20  # bytes of one of a WebSocket's
 
-def configure(app: Any, *, grace_s: int, tls: ssl.SSLContext | None = None) -> uvicorn.Config:
+
+def configure(
+    app: Any, *, grace_s: int, tls: ssl.SSLContext | None = None, websockets: bool = False
+) -> uvicorn.Config:
     """`grace_s`: how long open requests get at a stop."""
     return uvicorn.Config(
         app,
         loop="none",
         http=GuardedProtocol,
-        ws="none",
+        ws="websockets-sansio" if websockets else "none",  # it holds back a peer that sends too fast
+        ws_max_size=MAX_MESSAGE,
+        ws_per_message_deflate=False,
         lifespan="off",
         log_config=None,
         access_log=False,

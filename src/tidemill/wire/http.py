@@ -7,6 +7,7 @@ one without: `Route` has no default for `action`. Static segments match without 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +15,7 @@ from urllib.parse import parse_qsl, unquote
 
 import msgspec
 from starlette.responses import Response
+from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from tidemill.app.access import Part
 from tidemill.app.services import Caller, Services
@@ -23,6 +25,8 @@ from tidemill.domain.roles import Decision
 
 PUBLIC = "public"  # no token: metadata, discovery, token endpoints, signed URLs
 SIGNED_IN = "signed-in"  # any valid token of this server
+
+UPGRADE = "WEBSOCKET"  # the method of a route that goes on as a WebSocket
 
 MAX_BODY = 16 * 1024 * 1024
 MAX_FORM = 64 * 1024
@@ -38,7 +42,7 @@ class Request:
 
     def __init__(self, scope: dict[str, Any], receive: Callable[[], Awaitable[dict[str, Any]]]) -> None:
         self.scope = scope
-        self.method: str = scope["method"]
+        self.method: str = UPGRADE if scope.get("type") == "websocket" else scope["method"]
         self.path: str = scope["path"]
         self.headers_raw: list[tuple[bytes, bytes]] = scope["headers"]
         self._receive = receive
@@ -214,6 +218,22 @@ class _Encoded(Response):
         self.raw_headers = [(b"content-length", b"%d" % len(body)), (b"content-type", b"application/json")]
         for name, value in headers.items():
             self.raw_headers.append((name.lower().encode("latin-1"), value.encode("latin-1")))
+
+
+class Upgrade(Response):
+    """What a route with the method UPGRADE answers: `talk` has the line, accepts it, and holds it until it
+    returns."""
+
+    def __init__(self, talk: Callable[[WebSocket], Awaitable[None]]) -> None:
+        self.status_code = 101
+        self.background = None
+        self.body = b""
+        self.raw_headers = []
+        self._talk = talk
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        with contextlib.suppress(WebSocketDisconnect):
+            await self._talk(WebSocket(scope, receive, send))
 
 
 @dataclass(slots=True)

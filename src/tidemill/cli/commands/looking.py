@@ -1,0 +1,65 @@
+"""`tidemill ssh` and `tidemill port-forward`: into a running job, through the server."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from tidemill.cli.errors import USAGE, CliError
+from tidemill.cli.framework import command
+from tidemill.cli.session import Session
+from tidemill.cli.urls import segment
+
+_node = click.option(
+    "--node", type=click.IntRange(0), default=0, show_default=True, help="Of a job on several nodes: which."
+)
+
+
+@command(
+    None,
+    "ssh",
+    """tidemill ssh brave_apple_0k3d9x2hbw
+    tidemill ssh brave_apple_0k3d9x2hbw -- nvidia-smi
+    tidemill ssh brave_apple_0k3d9x2hbw --node 1 -- tail -n 5 outputs/log.txt""",
+)
+@click.argument("job")
+@click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[-- COMMAND [ARGS]...]")
+@_node
+def ssh(session: Session, job: str, words: tuple[str, ...], node: int) -> int:
+    """Open a shell inside a running job, or run a command there. Its exit code is the command's."""
+    from tidemill.cli.inside import run
+
+    path = f"{session.native}/jobs/{segment(job)}/exec"
+    if not words and not sys.stdin.isatty():
+        words = ("sh",)  # commands from a file or a pipe
+    return run(session, path, {"node": node}, list(words))
+
+
+@command(
+    None,
+    "port-forward",
+    """tidemill port-forward brave_apple_0k3d9x2hbw 6006
+    tidemill port-forward brave_apple_0k3d9x2hbw 9000:8888""",
+)
+@click.argument("job")
+@click.argument("ports", metavar="LOCAL[:REMOTE]")
+@_node
+def port_forward(session: Session, job: str, ports: str, node: int) -> int:
+    """Reach a port of a running job at one of this machine's loopback, until Ctrl-C."""
+    from tidemill.cli.forward import forward
+
+    local, _, remote = ports.partition(":")
+    numbers = [_port(text, ports) for text in (local, remote or local)]
+    path = f"{session.native}/jobs/{segment(job)}/ports/{numbers[1]}"
+    return forward(session, job, path, {"node": node}, numbers[0], numbers[1])
+
+
+def _port(text: str, given: str) -> int:
+    if text.isascii() and text.isdigit() and int(text) <= 65535:
+        return int(text)
+    raise CliError(
+        f"{given!r} is not LOCAL or LOCAL:REMOTE, two ports from 1 to 65535 (LOCAL 0: any that is free).",
+        USAGE,
+        "UsageError",
+    )

@@ -1,0 +1,106 @@
+"""A process inside a job, with this terminal (or these pipes) as its own."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sys
+import termios
+import threading
+import tty
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from websockets.exceptions import ConnectionClosed
+
+from tidemill.cli.errors import CliError, ServerGone
+from tidemill.cli.line import opened
+from tidemill.cli.urls import Query
+
+if TYPE_CHECKING:
+    from websockets.sync.client import ClientConnection
+
+    from tidemill.cli.session import Session
+
+CHUNK = 32 * 1024
+
+
+def run(session: Session, path: str, query: Query, command: list[str]) -> int:
+    """-> its exit code. A shell gets a terminal; a command gets pipes, so that its output is exact."""
+    with_terminal = not command
+    line = opened(session, path, query)
+    with line:
+        line.send(
+            json.dumps(
+                {
+                    "command": command,
+                    "terminal": _size() if with_terminal else None,
+                    "term": os.environ.get("TERM", ""),
+                }
+            )
+        )
+        with _raw_terminal(line) if with_terminal else contextlib.nullcontext():
+            # A read of the terminal cannot be broken off: the thread is left behind at the end.
+            threading.Thread(target=_send_input, args=(line,), daemon=True).start()
+            try:
+                return _print_output(line)
+            except ConnectionClosed as error:
+                raise ServerGone(f"The line to the job broke ({error}). {session.start_hint}") from error
+
+
+def _print_output(line: ClientConnection) -> int:
+    for message in line:
+        if isinstance(message, bytes):
+            _write(message[0], message[1:])
+            continue
+        told: dict[str, Any] = json.loads(message)
+        if "exit" in told:
+            return int(told["exit"])
+        error = told.get("error") or {}
+        raise CliError(error.get("message") or message, 1, error.get("code") or "SessionEnded")
+    raise ServerGone("The line to the job was closed; the server may have stopped.")
+
+
+def _write(stream: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(stream, view) :]
+
+
+def _send_input(line: ClientConnection) -> None:
+    with contextlib.suppress(ConnectionClosed, OSError):
+        while data := os.read(sys.stdin.fileno(), CHUNK):
+            line.send(data)
+        line.send(json.dumps({"end": True}))
+
+
+@contextlib.contextmanager
+def _raw_terminal(line: ClientConnection) -> Iterator[None]:
+    """Every key goes to the job as it is pressed; a new size of the window does, too."""
+    fd = sys.stdin.fileno()
+    before = termios.tcgetattr(fd)
+    changed = signal.getsignal(signal.SIGWINCH)
+
+    def resized(*_: Any) -> None:
+        # Not from within the handler: the main thread may be in the midst of using the line.
+        threading.Thread(target=_resize, args=(line,), daemon=True).start()
+
+    tty.setraw(fd)
+    signal.signal(signal.SIGWINCH, resized)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGWINCH, changed)
+        termios.tcsetattr(fd, termios.TCSADRAIN, before)
+
+
+def _resize(line: ClientConnection) -> None:
+    with contextlib.suppress(ConnectionClosed):
+        line.send(json.dumps({"resize": _size()}))
+
+
+def _size() -> list[int]:
+    columns, rows = os.get_terminal_size(sys.stdin.fileno())
+    return [min(rows or 24, 1000), min(columns or 80, 1000)]  # 0: a terminal that does not know

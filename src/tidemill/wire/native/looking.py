@@ -1,0 +1,268 @@
+"""Looking inside a running job over a WebSocket: a process in its sandbox, a port of its loopback.
+
+The messages: domain/looking.py. Who, when and for how long is in the activity log; what passed never is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from starlette.responses import Response
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from tidemill.app.looking import Target, check_still, target_of
+from tidemill.domain import looking
+from tidemill.domain.activity import Outcome, Record
+from tidemill.domain.errors import Conflict, InvalidRequest, TidemillError
+from tidemill.engines.base import EngineError, Inside, Unready
+from tidemill.wire.http import UPGRADE, Context, Route, Upgrade
+from tidemill.wire.native.routes import W, whole
+
+BEGIN_S = 10.0  # for the first message
+READY_S = 5.0  # for a sandbox that is just being made
+DRAIN_S = 1.0  # for what a process wrote before it ended, where something in the background holds its output
+CHUNK = 64 * 1024
+
+
+def routes() -> list[Route]:
+    return [
+        Route(UPGRADE, W + "/jobs/{name}/exec", looking.ACTION, exec_job),
+        Route(UPGRADE, W + "/jobs/{name}/ports/{port}", looking.ACTION, forward_port),
+    ]
+
+
+async def exec_job(ctx: Context) -> Response:
+    target = await _target(ctx)
+    return Upgrade(lambda socket: _Talk(ctx, target, socket, "a session").hold(_session))
+
+
+async def forward_port(ctx: Context) -> Response:
+    port = looking.port(ctx.params["port"])
+    target = await _target(ctx)
+    try:
+        sock = await ctx.services.engine.dial(target.node_id, target.task, port)
+    except EngineError as error:
+        raise Conflict(str(error), "PortNotReached", str(port)) from error
+
+    async def talk(socket: WebSocket) -> None:
+        try:
+            await _Talk(ctx, target, socket, f"port {port}").hold(lambda talk: _port(talk, sock))
+        finally:
+            sock.close()
+
+    return Upgrade(talk)
+
+
+async def _target(ctx: Context) -> Target:
+    node = whole(ctx.request.query.get("node", "0"), "node", 0, 10_000)
+    return await target_of(ctx.services, ctx.caller, ctx.scope, ctx.params["name"], node)
+
+
+@dataclass(slots=True)
+class _Talk:
+    """One open line, and what ends it."""
+
+    ctx: Context
+    target: Target
+    socket: WebSocket
+    what: str
+    began: float = field(default_factory=time.monotonic)
+    last: float = field(default_factory=time.monotonic)  # when a byte passed
+
+    async def hold(self, talk: Callable[[_Talk], Awaitable[str]]) -> None:
+        """Until `talk` returns how it ended, the client goes, or it may not go on."""
+        await self.socket.accept()
+        outcome, why = Outcome.SUCCEEDED, ""
+        try:
+            why = await _first(talk(self), self._watch())
+        except (WebSocketDisconnect, asyncio.CancelledError):
+            why = "the client went"
+            raise
+        except (TidemillError, EngineError) as error:
+            known = error if isinstance(error, TidemillError) else Conflict(str(error), "NotEntered")
+            outcome, why = Outcome.FAILED, known.message
+            await self.end({"error": {"code": known.code, "message": known.message}})
+        finally:
+            self._record(outcome, why)
+
+    async def receive(self) -> str | bytes:
+        """The next message. Raises WebSocketDisconnect."""
+        message = await self.socket.receive()
+        if message["type"] == "websocket.disconnect":
+            raise WebSocketDisconnect(message.get("code", 1005))
+        self.last = time.monotonic()
+        data = message.get("bytes")
+        return message["text"] if data is None else data
+
+    async def send(self, data: bytes) -> None:
+        self.last = time.monotonic()
+        await self.socket.send_bytes(data)
+
+    async def tell(self, message: dict[str, Any]) -> None:
+        await self.socket.send_text(json.dumps(message))
+
+    async def end(self, message: dict[str, Any]) -> None:
+        """The last message."""
+        with contextlib.suppress(WebSocketDisconnect, RuntimeError):  # it has gone
+            await self.tell(message)
+            await self.socket.close()
+
+    async def _watch(self) -> str:
+        """Raises once the session may not go on."""
+        while True:
+            await asyncio.sleep(looking.CHECK_S)
+            await check_still(self.ctx.services, self.ctx.caller, self.ctx.scope, self.target)
+            late = looking.overdue(time.monotonic(), self.began, self.last)
+            if late:
+                raise Conflict(late, "SessionExpired")
+
+    def _record(self, outcome: Outcome, why: str) -> None:
+        ctx, took = self.ctx, time.monotonic() - self.began
+        ctx.services.activity.record(
+            Record(
+                at=ctx.services.clock.now(),
+                action=looking.ACTION,
+                outcome=outcome,
+                actor=ctx.caller.oid,
+                actor_name=ctx.caller.name,
+                actor_kind=ctx.caller.kind,
+                address=ctx.request.address,
+                scope=ctx.scope.arm_id,
+                resource=f"{ctx.scope.arm_id}/jobs/{self.target.row.key.name}",
+                method="END",
+                assignment="" if ctx.decision.assignment is None else ctx.decision.assignment.id,
+                reason=f"{self.what} ended after {took:.1f} s: {why or 'it was broken off'}"[:500],
+            )
+        )
+
+
+async def _session(talk: _Talk) -> str:
+    """A process inside. -> how it ended."""
+    inside = await _entered(talk)
+    try:
+        await inside.started()
+        code = await _first(_outgoing(talk, inside), _incoming(talk, inside))
+        if code is None:
+            await talk.end(
+                {"error": {"code": "JobNotRunning", "message": "The job has ended, and this with it."}}
+            )
+            return "the job ended"
+        await talk.end({"exit": code})
+        return f"exit code {code}"
+    finally:
+        inside.close()
+
+
+async def _entered(talk: _Talk) -> Inside:
+    try:
+        async with asyncio.timeout(BEGIN_S):
+            first = await talk.receive()
+    except TimeoutError:
+        raise InvalidRequest(f"No first message came within {BEGIN_S:g} s.") from None
+    if not isinstance(first, str):
+        raise InvalidRequest("The first message must be text: what to run.")
+    wanted = looking.begin(first)
+    until = time.monotonic() + READY_S
+    while True:
+        try:
+            return await talk.ctx.services.engine.enter(
+                talk.target.node_id, talk.target.task, wanted.command, wanted.size, wanted.term
+            )
+        except Unready:
+            if time.monotonic() > until:
+                raise
+            await asyncio.sleep(0.05)
+
+
+async def _outgoing(talk: _Talk, inside: Inside) -> int | None:
+    """What it writes, then its exit code."""
+    lines = [asyncio.create_task(_copy(talk, inside, stream)) for stream in (1, 2)]
+    try:
+        code = await inside.wait()
+        done, _ = await asyncio.wait(lines, timeout=DRAIN_S)
+        for line in done:
+            line.result()
+        return code
+    finally:
+        for line in lines:
+            line.cancel()
+
+
+async def _copy(talk: _Talk, inside: Inside, stream: int) -> None:
+    while data := await inside.read(stream):
+        await talk.send(bytes((stream,)) + data)
+
+
+async def _incoming(talk: _Talk, inside: Inside) -> int | None:
+    while True:
+        message = await talk.receive()
+        if isinstance(message, bytes):
+            with contextlib.suppress(BrokenPipeError):  # it reads no more; it may still write
+                await inside.write(message)
+            continue
+        match looking.control(message):
+            case looking.Resize(rows, columns):
+                inside.resize(rows, columns)
+            case looking.EndOfInput():
+                inside.close_input()
+
+
+async def _port(talk: _Talk, sock: socket.socket) -> str:
+    reader, writer = await asyncio.open_connection(sock=sock)
+
+    async def outgoing() -> None:
+        while data := await reader.read(CHUNK):
+            await talk.send(data)
+        await talk.tell({"end": True})
+
+    async def incoming() -> None:
+        while True:
+            message = await talk.receive()
+            if isinstance(message, bytes):
+                writer.write(message)
+                await writer.drain()
+            elif isinstance(looking.control(message), looking.EndOfInput):
+                if writer.can_write_eof():
+                    writer.write_eof()
+                return
+
+    try:
+        await _all(outgoing(), incoming())
+    except OSError:
+        pass
+    finally:
+        writer.close()
+    await talk.end({"end": True})
+    return "closed"
+
+
+async def _first(*work: Awaitable[Any]) -> Any:
+    """The result of whichever ends first; the others are canceled."""
+    tasks = [asyncio.ensure_future(one) for one in work]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        return next(task for task in tasks if task in done).result()
+    finally:
+        await _canceled(tasks)
+
+
+async def _all(*work: Coroutine[Any, Any, None]) -> None:
+    """Until all have ended; the first that fails ends the others."""
+    tasks = [asyncio.ensure_future(one) for one in work]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        await _canceled(tasks)
+
+
+async def _canceled(tasks: Sequence[asyncio.Future[Any]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,269 @@
+"""`tidemill ssh` and `tidemill port-forward`: into running jobs, through the server, with a role."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import pty
+import re
+import select
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import termios
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from accessclient import token_for
+from jobserver import JobServer, until
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import connect
+
+SCIENTIST = "AzureML Data Scientist"
+SERVE = "python3 -m http.server 7070 --bind 127.0.0.1"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[JobServer]:
+    server = JobServer(tmp_path_factory.mktemp("look") / "home")
+    server.start()
+    server.cluster("cpu", high=2)
+    yield server
+    server.end()
+
+
+@pytest.fixture(scope="module")
+def job(server: JobServer) -> str:
+    """One that runs as long as the module's tests."""
+    command = f"echo mine > /tmp/own; echo from-the-job > page; {SERVE} & echo up; sleep 600"
+    name = server.submit("looked-at", command, computeId=compute(server))
+    server.until_log(name, "up")
+    return name
+
+
+def compute(server: JobServer) -> str:
+    return f"{server.workspace}/computes/cpu"
+
+
+def person(server: JobServer, name: str, role: str) -> str:
+    """-> a token."""
+
+    def access(*words: str) -> Any:
+        done = server.cli("access", *words, "--output", "json")
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    made = access("create-user", name)
+    access("grant", name, role, "--scope", server.workspace)
+    return token_for(server.home, server.state, made)
+
+
+def line(server: JobServer, token: str, path: str, **headers: str) -> Any:
+    base = server.state["addresses"]["http"].replace("http://", "ws://")
+    given = {"Authorization": f"Bearer {token}", **headers}
+    return connect(f"{base}/api/v1{server.workspace}/jobs/{path}", additional_headers=given, proxy=None)
+
+
+def refused(server: JobServer, token: str, path: str, **headers: str) -> tuple[int, dict[str, Any]]:
+    with pytest.raises(InvalidStatus) as found:
+        line(server, token, path, **headers)
+    return found.value.response.status_code, json.loads(found.value.response.body)["error"]
+
+
+def begin(socket: Any, *command: str, terminal: Any = None) -> None:
+    socket.send(json.dumps({"command": list(command), "terminal": terminal}))
+
+
+def test_a_command(server: JobServer, job: str) -> None:
+    done = server.cli("ssh", job, "--", "sh", "-c", "cat /tmp/own page; echo odd >&2; exit 7")
+    assert (done.stdout, done.stderr, done.returncode) == ("mine\nfrom-the-job\n", "odd\n", 7)
+    done = server.cli("ssh", job, "--", "printenv", "AZUREML_RUN_ID")
+    assert done.stdout.strip() == job
+    assert server.cli("ssh", job, "--", "cat", str(server.home / "config.json")).returncode == 1
+
+
+def test_input_from_a_pipe(server: JobServer, job: str) -> None:
+    words = [sys.executable, "-m", "tidemill.cli.main", "--home", str(server.home), "ssh", job]
+    data = os.urandom(2 << 20)
+    done = subprocess.run([*words, "--", "cat"], input=data, capture_output=True, timeout=60)
+    assert done.stdout == data
+    done = subprocess.run(words, input=b"echo $((6 * 7)); exit 3\n", capture_output=True, timeout=60)
+    assert (done.stdout, done.returncode) == (b"42\n", 3)
+
+
+def test_a_terminal(server: JobServer, job: str) -> None:
+    pid, terminal = pty.fork()
+    if pid == 0:
+        words = ["--home", str(server.home), "ssh", job]
+        os.execv(sys.executable, [sys.executable, "-m", "tidemill.cli.main", *words])
+    try:
+        seen = ""
+
+        def read(pattern: str) -> None:
+            nonlocal seen
+            end = time.monotonic() + 20
+            while not re.search(pattern, seen):
+                assert time.monotonic() < end, seen
+                if select.select([terminal], [], [], 0.1)[0]:
+                    seen += os.read(terminal, 4096).decode(errors="replace")
+
+        read(r"[$#] ")
+        os.write(terminal, b"cat /tmp/own; tty\n")
+        read(r"mine\r\n/dev/pts/\d")
+        fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 41, 97, 0, 0))
+        os.kill(pid, signal.SIGWINCH)
+        for _ in range(20):
+            os.write(terminal, b"stty size\n")
+            time.sleep(0.1)
+        read("41 97")
+        os.write(terminal, b"sleep 100\n")
+        time.sleep(0.3)
+        os.write(terminal, b"\x03")
+        os.write(terminal, b"exit 9\n")
+        read("exit 9")
+        _, status = os.waitpid(pid, 0)
+        assert os.waitstatus_to_exitcode(status) == 9
+    finally:
+        os.close(terminal)
+
+
+def test_what_cannot_be_looked_into(server: JobServer, job: str) -> None:
+    done = server.cli("ssh", "nothing", "--", "true")
+    assert done.returncode == 3
+    assert "nothing" in done.stderr
+    ended = server.submit("ended", "true", computeId=compute(server))
+    server.wait(ended)
+    done = server.cli("ssh", ended, "--", "true")
+    assert done.returncode == 4
+    assert "has ended (Completed)" in done.stderr
+    done = server.cli("ssh", job, "--node", "3", "--", "true")
+    assert "there is no node 3" in done.stderr
+    assert server.cli("ssh", job, "--", "no-such-program").returncode == 127
+
+
+def test_it_ends_with_the_job(server: JobServer) -> None:
+    name = server.submit("short", "echo up; sleep 600", computeId=compute(server))
+    server.until_log(name, "up")
+    with line(server, server.token(), f"{name}/exec") as socket:
+        begin(socket, "sh", "-c", "echo in; sleep 600")
+        assert socket.recv(20) == b"\x01in\n"
+        server.cancel(name)
+        told = json.loads(socket.recv(20))
+        assert told == {"exit": 128 + signal.SIGTERM}  # a cancel asks every process of the job first
+    assert server.wait(name)["status"] == "Canceled"
+
+
+def test_roles(server: JobServer, job: str) -> None:
+    reader = person(server, "rita", "Reader")
+    status, error = refused(server, reader, f"{job}/exec")
+    assert (status, error["code"]) == (403, "AuthorizationFailed")
+    assert "jobs/exec/action" in error["message"]
+    assert refused(server, reader, f"{job}/ports/7070")[0] == 403
+    assert refused(server, "nonsense", f"{job}/exec")[0] == 401
+    scientist = person(server, "sam", SCIENTIST)
+    with line(server, scientist, f"{job}/exec") as socket:
+        begin(socket, "echo", "hello")
+        assert socket.recv(20) == b"\x01hello\n"
+        assert json.loads(socket.recv(20)) == {"exit": 0}
+    # What the owner's identity may, its visitors could do, too.
+    private = server.submit(
+        "private", "echo up; sleep 600", computeId=compute(server), identity={"identityType": "UserIdentity"}
+    )
+    server.until_log(private, "up")
+    status, error = refused(server, scientist, f"{private}/exec")
+    assert (status, error["code"]) == (403, "AuthorizationFailed")
+    assert "acts for an identity" in error["message"]
+    assert server.cli("ssh", private, "--", "echo", "own").stdout == "own\n"
+    server.cancel(private)
+
+
+def test_a_role_that_is_taken_away_ends_it(server: JobServer, job: str) -> None:
+    token = person(server, "tom", SCIENTIST)
+    with line(server, token, f"{job}/exec") as socket:
+        begin(socket, "sh", "-c", "echo $$; exec sleep 600")
+        inner = socket.recv(20)[1:].decode().strip()
+        done = server.cli("access", "revoke", "tom", SCIENTIST, "--scope", server.workspace)
+        assert done.returncode == 0, done.stderr
+        assert json.loads(socket.recv(20))["error"]["code"] == "AuthorizationFailed"
+        with pytest.raises(ConnectionClosed):
+            socket.recv(20)
+    until(lambda: server.cli("ssh", job, "--", "test", "-d", f"/proc/{inner}").returncode == 1)
+
+
+def test_other_sites_open_no_line(server: JobServer, job: str) -> None:
+    assert refused(server, server.token(), f"{job}/exec", Origin="https://evil.example")[1]["code"] == (
+        "ForeignOrigin"
+    )
+    base = server.state["addresses"]["http"].removeprefix("http://")
+    with socket.create_connection(base.split(":")) as raw:  # a name that leads here by DNS rebinding
+        path = f"/api/v1{server.workspace}/jobs/{job}/exec"
+        raw.sendall(
+            f"GET {path} HTTP/1.1\r\nHost: evil.example\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+            f"Authorization: Bearer {server.token()}\r\n\r\n".encode()
+        )
+        assert b" 421 " in raw.recv(4096).split(b"\r\n")[0]
+
+
+def test_bad_messages(server: JobServer, job: str) -> None:
+    for first in ("x", '{"command": "ls"}', b"bytes"):
+        with line(server, server.token(), f"{job}/exec") as socket:
+            socket.send(first)
+            assert json.loads(socket.recv(20))["error"]["code"] == "BadRequest"
+    for port in ("0", "65536", "http"):
+        assert refused(server, server.token(), f"{job}/ports/{port}")[0] == 400
+    status, error = refused(server, server.token(), f"{job}/ports/7071")
+    assert (status, error["code"]) == (409, "PortNotReached")
+
+
+def test_it_is_in_the_activity_log_and_what_passed_is_not(server: JobServer, job: str) -> None:
+    server.cli("ssh", job, "--", "echo", "s3cr3t-word")
+    done = server.cli("activity", "list", "--what", "jobs/exec/action", "--output", "json")
+    if done.returncode:
+        done = server.cli("activity", "list", "--output", "json")
+    text = done.stdout
+    assert "s3cr3t-word" not in text
+    records = [r for r in json.loads(text) if r["action"].endswith("/jobs/exec/action")]
+    assert any(r["method"] == "END" and "exit code 0" in r["reason"] for r in records)
+    assert any(r["status"] == 101 for r in records)
+
+
+def test_ports(server: JobServer, job: str) -> None:
+    words = [sys.executable, "-m", "tidemill.cli.main", "--home", str(server.home)]
+    process = subprocess.Popen(
+        [*words, "port-forward", job, "0:7070"], stdout=subprocess.PIPE, text=True, env={**os.environ}
+    )
+    try:
+        assert process.stdout is not None
+        said = process.stdout.readline()
+        address = re.search(r"http://127\.0\.0\.1:\d+", said)
+        assert address, said
+        for _ in range(3):
+            with urllib.request.urlopen(f"{address[0]}/page", timeout=20) as reply:
+                assert reply.read() == b"from-the-job\n"
+        found: list[bytes] = []
+
+        def fetch() -> None:
+            with urllib.request.urlopen(f"{address[0]}/page", timeout=20) as reply:
+                found.append(reply.read())
+
+        threads = [threading.Thread(target=fetch) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(30)
+        assert found == [b"from-the-job\n"] * 8
+    finally:
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 0
+    assert "Nothing was reached at port 7071" in server.cli("port-forward", job, "0:7071").stderr
+    assert server.cli("port-forward", job, "0:x").returncode == 2
+    assert Path(server.home, "server.json").exists()
