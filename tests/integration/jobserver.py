@@ -300,7 +300,7 @@ class Follower(threading.Thread):
         while self.end is None and time.monotonic() < deadline:
             try:
                 self._follow()
-            except (OSError, http.client.HTTPException):
+            except (OSError, http.client.HTTPException, UnicodeDecodeError):  # half a character, too
                 self.breaks += 1
                 time.sleep(0.02)
 

@@ -352,7 +352,8 @@ def test_without_a_cluster_it_runs_on_this_host(life):
 
 
 def test_an_inline_environment_and_the_places_of_outputs(life, server):
-    assert f"{server.home}/envs/" in life["inline"]
+    assert f"{server.home}/nodes/" in life["inline"]
+    assert "/.venv\n" in life["inline"]  # the job's own, over the built one
     everything, logs = life["inline_files"]
     assert everything["named-outputs/mine/u.txt"] == "u\n"
     assert everything["artifacts/outputs/k"] == "kept\n"
