@@ -13,7 +13,7 @@ from urllib.parse import quote, urlencode, urlsplit
 
 import pytest
 from accessclient import token_for
-from jobserver import JobServer
+from jobserver import JobServer, until
 
 EVIL = "<script>alert(1)</script>"
 
@@ -320,8 +320,97 @@ def test_who_may_check_the_whole_log(house: House) -> None:
     assert house.get("stranger", "activity").status == 403
 
 
+def test_an_empty_queue_and_no_quota_say_what_to_type(house: House) -> None:
+    assert "Nothing waits here" in house.get("reader", "queue").text
+    page = house.get("reader", "quotas")
+    assert "No quota holds for you" in page.text
+    assert "tidemill quota set --team vision --cores 8" in page.text
+    for name in ("queue", "quotas"):
+        answer = house.get("stranger", name)
+        assert answer.status == 403
+        assert "workspaces/jobs/read" in answer.text
+
+
+@pytest.fixture(scope="module")
+def busy(house: House) -> Iterator[House]:
+    """One job runs, one waits for it, and a quota holds for both."""
+    server = house.server
+    house.cli("quota", "set", "--compute", "cpu", "--nodes", "1")
+    house.cli("quota", "set", "--user", "*", "--jobs", "5")
+    compute = f"{server.workspace}/computes/cpu"
+    server.submit(
+        "first", "sleep 300", computeId=compute, limits={"jobLimitsType": "Command", "timeout": "PT1H"}
+    )
+    server.until_state("first", "Running")
+    server.submit("second", "true", computeId=compute)
+    yield house
+    for name in ("second", "first"):
+        server.cancel(name)
+
+
+def test_the_queue_shows_order_share_and_reason(busy: House) -> None:
+    server = busy.server
+    until(lambda: "second" in busy.get("reader", "queue").text, what="second in the queue")
+    page = busy.get("reader", "queue")
+    row = re.search(r"1 second (Waits for .*?) cpu 1 × Standard_DS2_v2 .*? \d\.\d\d holds \d+ %", page.text)
+    assert row, page.text
+    assert "its quotas" in page.text
+    assert 'hx-trigger="every 2s"' in page.html
+    poll = unescape(re.search(r'hx-get="([^"]+seen=[^"]+)"', page.html)[1])  # type: ignore[index]
+    again = busy.get("reader", re.sub("seen=.*", "seen=x", poll), hx_request="true")
+    assert again.html.lstrip().startswith('<div id="live"')
+    # Somebody of another workspace sees that something waits, not what.
+    other = server.workspace.rsplit("/", 1)[0] + "/other"
+    assert server.call("PUT", f"{other}?api-version=2024-10-01", {"location": "eastus"})[0] in (200, 201)
+    busy.make("guest")
+    busy.access("grant", "guest", "Reader", "--scope", other)
+    assert busy.get("guest", "queue").status == 403
+    foreign = busy.get("guest", busy.base.rsplit("/", 1)[0] + "/other/queue?all=1")
+    assert "another team's job" in foreign.text
+    assert "second" not in foreign.text
+    assert "cpu" not in foreign.text
+    assert "another team's job" not in busy.get("guest", busy.base.rsplit("/", 1)[0] + "/other/queue").text
+
+
+def test_quotas_are_equations_with_holders_and_their_release(busy: House) -> None:
+    page = busy.get("owner", "quotas?job=second")
+    asked, _, limits = page.text.partition("Limits and shares")
+    assert "does not fit 1 used + 1 asked = 2, limit 1 node Holds Job" in asked
+    assert re.search(r"1 node first \S+ cpu-\w+ \d.*? ago in 59 min .*?its timeout, at the latest", asked), (
+        asked
+    )
+    assert re.search(r"Compute cpu 1 of 1 node: none left Holds .*? 1 node first", limits), limits
+    assert re.search(r"Each user You hold 1 of 5 jobs: 4 left", limits)
+    thought = busy.get("reader", "quotas?compute=cpu&nodes=1")
+    assert "Does not fit 1 × Standard_DS2_v2 on cpu." in thought.text
+    assert "You hold 0 of 5 jobs" in thought.text
+    poll = busy.get("reader", "quotas?seen=x", hx_request="true")
+    assert "Would it start?" not in poll.text
+    assert "Compute cpu" in poll.text
+    for query, said in (
+        ("job=none", "none"),
+        ("size=Standard_Nothing", "Standard_Nothing"),
+        ("compute=cpu&nodes=0", "it must be a whole number, at least 1"),
+        ("compute=" + quote(EVIL), "was not found"),
+    ):
+        answer = busy.get("owner", f"quotas?{query}")
+        assert answer.status == 200
+        assert said in answer.text
+        assert EVIL not in answer.html
+    waiting = busy.get("reader", "jobs/second")
+    assert f"{busy.base}/quotas?job=second#ask" in waiting.html
+
+
 @pytest.mark.parametrize(
-    "page", ["access", "access?action=jobs/write&who=ann", "access/grant?to=ann&role=Reader", "activity"]
+    "page",
+    [
+        "access",
+        "access?action=jobs/write&who=ann",
+        "access/grant?to=ann&role=Reader",
+        "activity",
+        "queue",
+        "quotas",
+    ],
 )
 def test_pages_hold_nothing_inline(house: House, page: str) -> None:
     answer = house.get("owner", page)

@@ -19,6 +19,7 @@ from tidemill.domain.model import JobState, Resource, Scope
 from tidemill.domain.quota import (
     ANY,
     COMPUTE,
+    USER,
     WORKSPACE,
     Equation,
     Quotas,
@@ -78,6 +79,23 @@ async def show(s: Services, caller: Caller) -> list[dict[str, Any]]:
         found = [rule for rule in found if rule.id in mine or await _sees(eyes, rule)]
     used = scheduler(s).used([(rule.kind, rule.id, measure) for rule in found for measure in rule.limits])
     return [_shown(rule, used) for rule in found]
+
+
+async def held(s: Services, caller: Caller) -> list[dict[str, Any]]:
+    """`show`, and of each limit its `holders`. Of a limit of each user, what the caller holds."""
+    eyes, ends = Eyes(s, caller, {}), Ends(s)
+    found = await show(s, caller)
+    for rule in found:
+        id = caller.oid if (rule["kind"], rule["id"]) == (USER, ANY) else rule["id"]
+        for line in rule["limits"]:
+            key, measure = (rule["kind"], id, line["measure"]), line["measure"]
+            line["text"] = measured(measure, line["limit"] * unit(measure))
+            line["holders"] = [
+                await _holder(s, holder, measure, eyes, ends) for holder in scheduler(s).holders(key)
+            ]
+            if id != ANY:
+                line["used"] = _whole(measure, scheduler(s).used([key]).get(key, 0))
+    return found
 
 
 async def _sees(eyes: Eyes, rule: quotas.Rule) -> bool:

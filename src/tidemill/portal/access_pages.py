@@ -8,14 +8,14 @@ from urllib.parse import quote, urlencode
 
 from starlette.responses import Response
 
-from tidemill.app import access, access_views, compute_views, principals, roles
+from tidemill.app import access, access_views, principals, roles
 from tidemill.app.access import AccessDenied
 from tidemill.app.access_views import DELETE_ASSIGNMENTS, READ_ASSIGNMENTS, READ_PRINCIPALS, WRITE_ASSIGNMENTS
 from tidemill.app.roles import AssignmentDraft, Place
 from tidemill.domain.errors import TidemillError
 from tidemill.domain.model import Scope
 from tidemill.portal import pages, session
-from tidemill.portal.frame import W, around, base_of
+from tidemill.portal.frame import W, around, base_of, computes_seen
 from tidemill.wire.http import Context, Route, resource_below
 
 READ = "Microsoft.MachineLearningServices/workspaces/read"
@@ -100,10 +100,7 @@ async def _missing(ctx: Context, action: str, scope: Scope) -> dict[str, Any] | 
 
 async def _suggestions(ctx: Context, directory: list[dict[str, Any]], offered: Any) -> dict[str, Any]:
     """What the forms' fields offer, as far as the caller may see it."""
-    found: list[str] = []
-    action = "Microsoft.MachineLearningServices/workspaces/computes/read"
-    if await _may(ctx, action, ctx.scope):
-        found = [f"computes/{one['name']}" for one in await compute_views.summaries(ctx.services, ctx.scope)]
+    found = [f"computes/{name}" for name in await computes_seen(ctx)]
     return {
         "names": [one["name"] for one in directory[:MOST_PEOPLE]] or [ctx.caller.name],
         "role_names": [role.name for role in offered],

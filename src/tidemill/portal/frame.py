@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 from starlette.responses import Response
 
-from tidemill.app import access_views, overview
+from tidemill.app import access, access_views, compute_views, overview
 from tidemill.app.access import AccessDenied
 from tidemill.app.services import Services
 from tidemill.domain.errors import TidemillError
@@ -16,9 +16,12 @@ from tidemill.portal import pages
 from tidemill.wire.http import Context, Request
 
 W = "/ui/{sub}/{rg}/{ws}"  # the address below which a workspace's pages are
+READ_COMPUTES = "Microsoft.MachineLearningServices/workspaces/computes/read"
 SECTIONS = (
     ("jobs", "Jobs"),
     ("computes", "Computes"),
+    ("queue", "Queue"),
+    ("quotas", "Quotas"),
     ("access", "People and roles"),
     ("activity", "Activity"),
 )
@@ -54,6 +57,24 @@ async def around(ctx: Context, section: str) -> dict[str, Any]:
         "server": status,
         "now": ctx.services.clock.now(),
     }
+
+
+async def computes_seen(ctx: Context) -> list[str]:
+    """The names of the workspace's computes, for forms; none where the caller may not read them all."""
+    if not (await access.decide(ctx.services, ctx.caller, READ_COMPUTES, ctx.scope)).allowed:
+        return []
+    return [one["name"] for one in await compute_views.summaries(ctx.services, ctx.scope)]
+
+
+def live(ctx: Context, here: str, name: str, values: dict[str, Any]) -> Response:
+    """The page `name`.html around the part `_name`.html that asks for itself again and again; nothing is sent
+    while it is the same as the one before."""
+    part = pages.fragment(f"_{name}.html", **values)
+    mark = pages.fingerprint(part)
+    if is_fragment(ctx.request) and ctx.request.query.get("seen") == mark:
+        return pages.unchanged()
+    template = "_live.html" if is_fragment(ctx.request) else f"{name}.html"
+    return pages.page(template, **values, part=part, poll=f"{here}{'&' if '?' in here else '?'}seen={mark}")
 
 
 async def first_page(ctx: Context) -> Response:

@@ -46,7 +46,7 @@ def _environment() -> Environment:
     names = (
         *("group", "duration", "usd", "rate", "size", "number", "clock", "full", "ago", "since"),
         *("short", "headline", "lastline", "asset", "place", "scope", "action", "kind", "shell"),
-        *("patterns", "upper", "lastname", "places"),
+        *("patterns", "upper", "lastname", "places", "until", "amount"),
     )
     environment.filters |= {name: getattr(words, name) for name in names}
     environment.globals["asset"] = _asset

@@ -11,18 +11,18 @@ from tidemill.portal import (
     access_pages,
     activity_pages,
     compute_pages,
+    fairness_pages,
     job_pages,
     mlflow_pages,
     pages,
     session,
     sign_in_pages,
 )
-from tidemill.portal.frame import W, first_page
+from tidemill.portal.frame import READ_COMPUTES, W, first_page
 from tidemill.wire.http import PUBLIC, SIGNED_IN, Context, Handler, Route, json_response
 
 WORKSPACES = "Microsoft.MachineLearningServices/workspaces/read"
 JOBS = "Microsoft.MachineLearningServices/workspaces/jobs/read"
-COMPUTES = "Microsoft.MachineLearningServices/workspaces/computes/read"
 
 
 def routes() -> list[Route]:
@@ -39,8 +39,9 @@ def routes() -> list[Route]:
         Route("GET", W + "/mlflow", PUBLIC, mlflow_pages.forward_page),
         Route("GET", W + "/runs/{run}", JOBS, mlflow_pages.run_page),
         Route("GET", W + "/experiments/{experiment}", JOBS, mlflow_pages.experiment_page),
-        Route("GET", W + "/computes", COMPUTES, compute_pages.list_page, partial=True),
-        Route("GET", W + "/computes/{name}", COMPUTES, compute_pages.compute_page),
+        Route("GET", W + "/computes", READ_COMPUTES, compute_pages.list_page, partial=True),
+        Route("GET", W + "/computes/{name}", READ_COMPUTES, compute_pages.compute_page),
+        *fairness_pages.routes(),
         *access_pages.routes(),
         *activity_pages.routes(),
     ]

@@ -149,6 +149,11 @@ def number(value: float) -> str:
     return f"{value:.6g}"
 
 
+def amount(value: float) -> str:
+    """Of a quota: `2.5`, whole numbers as they are."""
+    return f"{value:.15g}"
+
+
 def moment(text: str | None) -> datetime | None:
     """ISO 8601 -> the host's own time zone."""
     return datetime.fromisoformat(text).astimezone() if text else None
@@ -174,6 +179,15 @@ def ago(text: str | None, now: int) -> str:
         if seconds >= length:
             return f"{seconds // length} {unit} ago"
     return f"{seconds} s ago"
+
+
+def until(text: str | None, now: int) -> str:
+    """`in 4 min`; a time that has passed is `now`."""
+    at = moment(text)
+    if at is None:
+        return "not known"
+    left = at.timestamp() - now / SECOND
+    return f"in {duration(left)}" if left > 0 else "now"
 
 
 def since(text: str | None, now: int) -> str:
