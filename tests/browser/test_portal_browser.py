@@ -132,7 +132,16 @@ def test_nothing_is_wider_than_a_telephone(page: Any, server: Any, tmp_path: Pat
     start = page.url
     page.set_viewport_size({"width": 400, "height": 800})
     page.locator("tr:has(#job-wide) .badge.failed").wait_for()
-    for path in ("", "/wide", "/../computes", "/../computes/cpu-cluster"):
+    pages = (
+        "computes",
+        "computes/cpu-cluster",
+        "queue",
+        "quotas",
+        "access?action=jobs/write",
+        "activity",
+        "doctor",
+    )
+    for path in ("", "/wide", *(f"/../{page}" for page in pages)):
         page.goto(start + path)
         assert page.evaluate("document.documentElement.scrollWidth") <= 400, path
 
@@ -147,3 +156,41 @@ def test_what_mlflow_prints_leads_to_the_job(page: Any, server: Any, tmp_path: P
     page.wait_for_url("**/jobs/tracked")
     page.goto(f"{ui[0]}/mlflow/v2.0{arm}/#/experiments/0")
     page.wait_for_url("**/jobs?q=Default")
+
+
+def test_a_role_is_given_by_keyboard_explained_and_recorded(page: Any, server: Any, tmp_path: Path) -> None:
+    tidemill(server, "access", "create-user", "ann@example.org", "--display-name", "Ann Lee")
+    page.get_by_role("link", name="People and roles").click()
+    page.get_by_label("Who", exact=True).fill("ann@example.org")
+    page.get_by_label("May do", exact=True).fill("jobs/write")
+    page.get_by_label("May do", exact=True).press("Enter")
+    verdict = page.locator("#explained .verdict")
+    verdict.wait_for()
+    assert verdict.inner_text().startswith("No ann@example.org may not jobs/write at workspace main")
+    assert "AzureML Data Scientist" in page.locator("#explained").inner_text()  # would allow it
+    assert "action=jobs%2Fwrite" in page.url
+    assert page.evaluate("document.activeElement.name") == "action"  # the focus stays where it was
+
+    page.get_by_label("To whom").fill("ann@example.org")
+    page.get_by_label("Role", exact=True).fill("AzureML Data Scientist")
+    page.get_by_label("Role", exact=True).press("Enter")
+    page.get_by_role("heading", name="Give this role?").wait_for()
+    page.get_by_text("What it allows").click()
+    page.get_by_text("Microsoft.MachineLearningServices/workspaces/*/write", exact=True).wait_for()
+    page.get_by_role("button", name="Give the role").press("Enter")
+    page.get_by_text("The role is given").wait_for()
+    page.get_by_role("link", name="ann@example.org", exact=True).click()
+    page.locator("#explained .badge.completed").first.wait_for()
+    assert "AzureML Data Scientist" in page.locator("#explained .decides").inner_text()
+    page.screenshot(path=tmp_path / "access.png", full_page=True)
+
+    page.get_by_role("link", name="Activity").click()
+    page.get_by_label("What", exact=True).fill("roleAssignments/write")
+    page.get_by_role("button", name="Show").click()
+    page.wait_for_url("**what=roleAssignments*")
+    record = page.locator("tbody tr")
+    assert record.count() == 1
+    assert "assignments/" in record.inner_text()
+    page.get_by_role("button", name="Check every record").click()
+    page.get_by_text("records hold").wait_for()
+    page.screenshot(path=tmp_path / "activity.png", full_page=True)

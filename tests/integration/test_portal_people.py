@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from html import unescape
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -399,6 +400,47 @@ def test_quotas_are_equations_with_holders_and_their_release(busy: House) -> Non
         assert EVIL not in answer.html
     waiting = busy.get("reader", "jobs/second")
     assert f"{busy.base}/quotas?job=second#ask" in waiting.html
+
+
+def test_the_doctor_says_what_the_command_says(busy: House) -> None:
+    page = busy.get("reader", "doctor")
+    assert page.status == 200
+    told = busy.cli("doctor")
+    assert f"Isolation of a node opened here {told['isolation']} as tried" in page.text
+    rows = re.findall(r'data-label="State">(.*?)</td>.*?data-label="What">(.*?)</td>', page.html, re.S)
+    shown = [tuple(Reply(200, page.headers, cell).text for cell in row) for row in rows]
+    assert shown == [(check["state"], check["name"]) for check in told["checks"]]
+    assert re.search(r"Nodes of this workspace now cpu-\w+ " + told["isolation"], page.text)
+    denied = busy.get("stranger", "doctor")
+    assert denied.status == 403
+    assert "workspaces/computes/read" in denied.text
+
+
+def test_jobs_and_computes_show_their_isolation(busy: House) -> None:
+    level = busy.cli("doctor")["isolation"]
+    job = busy.get("reader", "jobs/first")
+    assert re.search(rf"Isolation {level} [✓✗] \w+", job.text)
+    assert "Isolation known once it has a node" in busy.get("reader", "jobs/second").text
+    assert f"Isolation: {level} " in busy.get("reader", "computes/cpu").text
+
+
+def test_what_a_plain_host_lacks_is_said_with_the_way_to_get_it(tmp_path: Path) -> None:
+    server = JobServer(tmp_path / "home", isolation="plain")
+    server.start()
+    try:
+        house = House(server)
+        page = house.get("owner", "doctor")
+        assert "Isolation of a node opened here plain" in page.text
+        assert re.search(r"not reached full : lacks files, namespaces, syscalls", page.text)
+        assert "reached plain" in page.text
+        assert re.search(r"missing files .*? namespaces", page.text)
+        assert "Nodes of this workspace now None is open." in page.text
+        asked = {"location": "eastus", "tags": {"tidemill.isolation": "plain"}}
+        asked["properties"] = {"computeType": "AmlCompute", "properties": {"vmSize": "Standard_DS2_v2"}}
+        assert server.arm("PUT", "computes/careful", asked)[0] in (200, 201)
+        assert "Isolation plain is required of its jobs." in house.get("owner", "computes/careful").text
+    finally:
+        server.end()
 
 
 @pytest.mark.parametrize(

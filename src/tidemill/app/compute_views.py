@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from tidemill.app import computes, costs, job_views
+from tidemill.app import computes, costs, isolation, job_views
 from tidemill.app.access import Part
 from tidemill.app.codec import decode_object
 from tidemill.app.services import Services
 from tidemill.app.times import iso
 from tidemill.app.workspaces import require_workspace
+from tidemill.domain.isolation import level_of, reached, strictest
 from tidemill.domain.model import JobState, Node, NodeState, Scope
 from tidemill.domain.scheduling.types import ClusterSpec
 from tidemill.domain.units import human_duration
@@ -49,6 +50,9 @@ async def detail(s: Services, scope: Scope, name: str) -> dict[str, Any]:
             r.find(ResourceQuery("jobs", ref=spec.uid, exclude_states=_FINAL, ascending=True, limit=100)),
         )
     )
+    _, tags, _ = await s.store.read(lambda r: computes.bill_of(r, spec.uid))
+    required = strictest(s.settings.require_isolation, level_of(decode_object(tags), "tags"))
+    body["required_isolation"] = required
     body["nodes_list"] = [await _node(s, node) for node in nodes]
     first = events[0].at if events else s.clock.now()
     body["timeline"] = [job_views.timeline_entry(event, first) for event in events[-50:]]
@@ -56,6 +60,16 @@ async def detail(s: Services, scope: Scope, name: str) -> dict[str, Any]:
         {"name": row.key.name, "state": row.state, "why": job_views.waiting_sentence(s, row)} for row in queue
     ]
     return body
+
+
+async def nodes_of(s: Services, scope: Scope) -> list[dict[str, Any]]:
+    """The open nodes of a workspace: NodeView with its `compute`."""
+    found: list[dict[str, Any]] = []
+    for compute in await summaries(s, scope):
+        spec, _ = await _find(s, scope, compute["name"])
+        nodes = await s.store.read(lambda r, uid=spec.uid: r.nodes_of(uid))
+        found += [{**await _node(s, node), "compute": spec.name} for node in nodes]
+    return found
 
 
 async def _find(s: Services, scope: Scope, name: str) -> tuple[ClusterSpec, str]:
@@ -127,6 +141,7 @@ async def _node(s: Services, node: Node) -> dict[str, Any]:
         "job": job,
         "since": iso(node.idle_since or node.ready_at or node.created_at),
         "ready_at": iso(node.ready_at),
+        "isolation": reached(isolation.limits_of(node)),
         "limits": decode_object(node.limits),
         "cost_usd": await costs.node_usd(s, node.id),
     }

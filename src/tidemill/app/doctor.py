@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from tidemill.domain.isolation import LEVELS, Limit, lacking, reached
+from tidemill.engines.base import EngineError
 from tidemill.sandbox import cgroups, tiers
+
+if TYPE_CHECKING:
+    from tidemill.app.services import Services
 
 State = Literal["ok", "missing", "unproven", "note"]
 
@@ -53,6 +58,35 @@ def examine(limits: Mapping[str, Limit]) -> Examination:
     checks = [_limit(name, limit) for name, limit in limits.items()]
     checks += [_bubblewrap(), _cgroups(), *_programs(), _python()]
     return Examination(reached(limits), tuple(checks))
+
+
+@dataclass(frozen=True, slots=True)
+class Tier:
+    """`lacks`: the limits that are not enforced, of those that the level needs."""
+
+    level: str
+    lacks: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """`problem`: why no node could be opened to try, instead of an examination. `required`: of every job."""
+
+    examination: Examination | None
+    tiers: tuple[Tier, ...]
+    required: str
+    problem: str = ""
+
+
+async def host(s: Services) -> Host:
+    """This server's host, by the node that the engine tried when it was first asked."""
+    required = s.settings.require_isolation
+    try:
+        limits = await s.engine.isolation()
+    except EngineError as error:
+        return Host(None, (), required, str(error))
+    found = await asyncio.to_thread(examine, limits)  # it tries bubblewrap
+    return Host(found, tuple(Tier(level, lacking(level, limits)) for level in reversed(LEVELS)), required)
 
 
 def next_level(level: str, limits: Mapping[str, Limit]) -> str:

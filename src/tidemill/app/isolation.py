@@ -4,6 +4,7 @@ tag of the compute and by a tag of the job; the strictest counts."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import msgspec
@@ -12,7 +13,7 @@ from tidemill.app import computes
 from tidemill.app.codec import decode_object
 from tidemill.app.services import Services
 from tidemill.domain.errors import Conflict
-from tidemill.domain.isolation import Limit, level_of, reached, shortfall, strictest
+from tidemill.domain.isolation import LEVELS, Limit, level_of, reached, shortfall, strictest
 from tidemill.domain.model import Attempt, Node
 
 _decode_limits = msgspec.json.Decoder(dict[str, Limit]).decode
@@ -45,6 +46,20 @@ async def check_nodes(s: Services, attempt: Attempt, level: str) -> str:
         if problem:
             raise Conflict(f"Node {node.id}: {problem}", "IsolationNotMet")
     return _line(nodes)
+
+
+async def of_job(s: Services, required: str, attempts: Sequence[Attempt]) -> dict[str, Any]:
+    """-> {"required", "level", "limits"}, of the weakest node of the last attempt; "" and {} before there is
+    one."""
+    names = attempts[-1].nodes if attempts else ()
+    found = await s.store.read(lambda read: [read.node(name) for name in names])
+    reports = [limits_of(node) for node in found if node is not None]
+    weakest = min(reports, key=lambda limits: LEVELS.index(reached(limits)), default=dict[str, Limit]())
+    return {
+        "required": required,
+        "level": reached(weakest) if weakest else "",
+        "limits": {name: asdict(limit) for name, limit in sorted(weakest.items())},
+    }
 
 
 def limits_of(node: Node) -> dict[str, Limit]:

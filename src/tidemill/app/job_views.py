@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from tidemill.app import costs, job_logs
+from tidemill.app import costs, isolation, job_logs
 from tidemill.app.codec import decode_object, job_status
 from tidemill.app.services import Services
 from tidemill.app.times import iso
@@ -118,6 +118,7 @@ async def detail(s: Services, row: Resource) -> dict[str, Any]:
             for item in plan.outputs
         },
         "timeline": [timeline_entry(event, row.created_at) for event in events],
+        "isolation": await isolation.of_job(s, plan.isolation, attempts),
         "attempts_list": [_attempt(attempt) for attempt in attempts],
         "price": price.as_dict(),
         "metrics": await _metrics(s, row),

@@ -24,6 +24,7 @@ SECTIONS = (
     ("quotas", "Quotas"),
     ("access", "People and roles"),
     ("activity", "Activity"),
+    ("doctor", "Doctor"),
 )
 
 

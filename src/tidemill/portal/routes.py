@@ -11,6 +11,7 @@ from tidemill.portal import (
     access_pages,
     activity_pages,
     compute_pages,
+    doctor_pages,
     fairness_pages,
     job_pages,
     mlflow_pages,
@@ -44,6 +45,7 @@ def routes() -> list[Route]:
         *fairness_pages.routes(),
         *access_pages.routes(),
         *activity_pages.routes(),
+        *doctor_pages.routes(),
     ]
 
 

@@ -132,7 +132,13 @@ def test_computes(ask: Ask, job: str, server: Any) -> None:
     agrees(summary, ask(f"/api/v1{server.workspace_id}/computes")["value"])
     given = ask(f"/api/v1{server.workspace_id}/computes/local")
     node = documented("NodeView: ")
-    agrees({**summary, "nodes_list": node, "timeline": documented("TimelineEntry: "), "queue": {}}, given)
+    more = {
+        "nodes_list": node,
+        "timeline": documented("TimelineEntry: "),
+        "queue": {},
+        "required_isolation": {},
+    }
+    agrees({**summary, **more}, given)
     assert given["nodes_list"]
 
 
