@@ -22,7 +22,7 @@ SECTIONS = (
     ("computes", "Computes"),
     ("queue", "Queue"),
     ("quotas", "Quotas"),
-    ("access", "People and roles"),
+    ("access", "People"),
     ("activity", "Activity"),
     ("doctor", "Doctor"),
 )
