@@ -243,6 +243,22 @@ def test_what_cannot_be_given_is_said_in_the_form(house: House) -> None:
         assert 'name="to"' in page.html  # to be corrected
 
 
+def test_an_owner_of_one_workspace_gives_roles_by_exact_name_only(house: House) -> None:
+    house.make("lead")
+    house.access("grant", "lead", "Owner")
+    wrong = house.get("lead", "access/grant?to=strangr&role=Reader")
+    assert "'strangr' was not found. Give the exact name" in wrong.text
+    assert "stranger" not in wrong.text
+    asked = house.get("lead", "access?action=jobs/read&who=strangr")
+    assert "Give the exact name" in asked.text
+    assert "stranger" not in asked.text
+    assert "Give this role?" in house.get("lead", "access/grant?to=stranger&role=Reader").text
+    above = house.get("lead", "access/grant?to=stranger&role=Reader&at=subscription")
+    assert above.status == 403
+    assert "Where subscription" in above.text
+    house.access("delete", "lead")
+
+
 def test_forms_of_other_sites_give_nothing(house: House) -> None:
     look = house.get("owner", "access/grant?to=stranger&role=Owner&at=subscription")
     for origin in ("", "http://evil.example", "null"):

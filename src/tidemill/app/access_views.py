@@ -12,7 +12,7 @@ from tidemill.app.errors import absent
 from tidemill.app.roles import Place
 from tidemill.app.services import Caller, Services
 from tidemill.app.times import iso
-from tidemill.domain.errors import InvalidRequest
+from tidemill.domain.errors import InvalidRequest, NotFound
 from tidemill.domain.ids import PROVIDER
 from tidemill.domain.model import Scope
 from tidemill.domain.principals import Principal, PrincipalKind
@@ -169,13 +169,28 @@ async def grant_asked(s: Services, caller: Caller, who: str, role: str, place: P
     """Raises AccessDenied where the caller may not give roles there; NotFound naming near principals or
     roles."""
     await access.authorise(s, caller, WRITE_ASSIGNMENTS, place.scope, place.below)
-    known = await s.store.read(lambda read: principals.require(read, who.strip()))
+    known = await _named(s, caller, who.strip())
     offered = await roles.definitions_at(s, place.arm_id)
     wanted = role.strip().lower()
     found = next((one for one in offered if wanted in (one.name.lower(), one.id)), None)
     if found is None:
         raise absent("Role", role.strip(), [one.name for one in offered], f"those for {place.arm_id}")
     return Grant(known, found, place)
+
+
+async def _named(s: Services, caller: Caller, who: str) -> Principal:
+    """By oid, name or client id. Raises NotFound; near names are only told to who may list principals."""
+    try:
+        return await s.store.read(lambda read: principals.require(read, who))
+    except NotFound:
+        lists = await access.decide(s, caller, READ_PRINCIPALS, Scope(s.settings.subscription))
+        if lists.allowed:
+            raise
+        raise NotFound(
+            f"Principal {who!r} was not found. Give the exact name; to see names you need {READ_PRINCIPALS} "
+            "at the subscription.",
+            target=who,
+        ) from None
 
 
 # Why, and why not.
@@ -198,7 +213,7 @@ async def explain(
     known = await s.store.read(lambda read: read.principal(asked))
     if known is None or known.oid != caller.oid:
         await access.authorise(s, caller, READ_ASSIGNMENTS, place.scope, place.below)
-        known = await s.store.read(lambda read: principals.require(read, asked))
+        known = await _named(s, caller, asked)
     return _explained(s, known, await roles.explained(s, known, action, place.arm_id, data))
 
 
