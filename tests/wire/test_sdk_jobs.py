@@ -15,7 +15,8 @@ import io, json, os, pathlib, sys, threading, time
 import requests
 from azure.ai.ml import Input, MLClient, Output, command
 from azure.ai.ml.constants import ListViewType
-from azure.ai.ml.entities import AmlCompute, Data, Environment, JupyterLabJobService, Workspace
+from azure.ai.ml.entities import AmlCompute, Data, Environment, JupyterLabJobService, SshJobService
+from azure.ai.ml.entities import TensorBoardJobService, Workspace
 from azure.ai.ml.exceptions import JobException
 from azure.core.credentials import AccessToken
 from azure.core.exceptions import HttpResponseError
@@ -107,12 +108,30 @@ out["slow_state"] = ml.jobs.get(slow.name).status
 out["failed_later"] = streams(slow.name)[0]
 out["services"] = ml.jobs.show_services(slow.name) or {}
 
+# Services beside a job: as they are while it runs, and as they were asked for
+served = run("sleep 60", services={"lab": JupyterLabJobService(nodes="all"), "sh": SshJobService(),
+                                   "board": TensorBoardJobService(port=6010, log_dir="tb")})
+end = time.monotonic() + 60
+while time.monotonic() < end:
+    found = ml.jobs.show_services(served.name) or {}
+    if found and "Starting" not in {one.status for one in found.values()}:
+        break
+    time.sleep(0.2)
+out["served"] = {name: [one.type, one.port, one.status, one.error, one.endpoint]
+                 for name, one in found.items()}
+asked = ml.jobs.get(served.name).services
+out["asked"] = {name: [asked[name].type, asked[name].port, asked[name].nodes]
+                for name in ("lab", "sh", "board")}
+time.sleep(1)  # the time line has them within a moment
+ml.jobs.begin_cancel(served.name)
+out["served_name"], out["served_text"] = served.name, streams(served.name)[0]
+
 # Lines that are written in parts, bytes that are no text, an end without a newline
 parts = run("for n in 1 2 3; do printf begin; sleep 0.7; echo ' end '$n; done; printf 'a\\\\377b\\\\nlast'")
 out["parts"] = streams(parts.name)[0]
 
 # What was done otherwise than asked is said at the end
-late = run("sleep 60", timeout=1, services={"lab": JupyterLabJobService()})
+late = run("sleep 60", timeout=1)
 out["late"] = [streams(late.name)[0], ml.jobs.get(late.name).status]
 
 # Where there is no cluster: this host
@@ -332,6 +351,21 @@ def test_a_failing_job_raises_with_its_traceback(life):
     assert life["services"] == {}
 
 
+def test_services_are_listed_and_given_back(life):
+    name, served = life["served_name"], life["served"]
+    assert served["sh"] == ["SSH", None, "Running", None, f"tidemill ssh {name}"]
+    for service, kind, port in (("lab", "JupyterLab", 8888), ("board", "TensorBoard", 6010)):
+        shown, why = served[service][:3], served[service][3]
+        assert shown == [kind, port, "Failed"]
+        assert "pip list" in why
+    assert life["asked"] == {
+        "lab": ["jupyter_lab", None, "all"],
+        "sh": ["ssh", None, None],
+        "board": ["tensor_board", 6010, None],
+    }
+    assert "lab (JupyterLab) does not run" in life["served_text"].partition("Warnings:")[2]
+
+
 def test_a_line_is_shown_once_and_whole(life):
     assert "\nbegin end 1\nbegin end 2\nbegin end 3\na\ufffdb\nlast\n" in life["parts"]
     assert life["parts"].count("begin") == 3
@@ -341,7 +375,6 @@ def test_a_stream_ends_with_what_was_done_otherwise(life):
     printed, state = life["late"]
     warnings = printed.partition("Warnings:")[2]
     assert state == "Canceled"
-    assert "not started: lab." in warnings
     assert "limits.timeout" in warnings
 
 

@@ -70,6 +70,8 @@ class AgentServer:
             "serve": self._serve,
             "exec": self._exec,
             "dial": self._dial,
+            "start_beside": self._start_beside,
+            "beside": self._beside,
             "shutdown": self._shutdown,
         }
 
@@ -237,6 +239,15 @@ class AgentServer:
         task = self._tasks.running(str(m["attempt"]), int(m["rank"]))
         self._hand_over(client, m, [self._tasks.sessions.dial(task)])
 
+    def _start_beside(self, client: Client, m: dict[str, Any]) -> dict[str, Any]:
+        task = self._tasks.running(str(m["attempt"]), int(m["rank"]))
+        if str(m["name"]) not in task.beside:
+            self._tasks.sessions.start_beside(task, m, self._tasks.open_log)
+        return {}
+
+    def _beside(self, client: Client, m: dict[str, Any]) -> dict[str, Any]:
+        return self._tasks.running(str(m["attempt"]), int(m["rank"])).beside
+
     def _hand_over(self, client: Client, m: dict[str, Any], fds: list[int]) -> None:
         """Answers with descriptors, on a connection that has nothing else to be told."""
         try:
@@ -275,7 +286,7 @@ class AgentServer:
                 return
             if self._place.network is not None and not self._ending:
                 self._place.network.reaped(pid)
-            self._tasks.sessions.reaped(pid)
+            self._tasks.sessions.reaped(pid, status)
             self._tasks.reaped(pid, status)
 
     def _gone(self) -> bool:

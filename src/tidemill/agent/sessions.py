@@ -27,6 +27,7 @@ from tidemill.sandbox import cgroups, joining, linux, processes, seccomp
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any, NoReturn
 
     from tidemill.agent.tasks import Place, Task
@@ -64,10 +65,11 @@ class Entry:
 
 
 class Session:
-    __slots__ = ("client", "keeper", "task")
+    __slots__ = ("client", "keeper", "name", "task")
 
-    def __init__(self, keeper: int, task: Task, client: int) -> None:
+    def __init__(self, keeper: int, task: Task, client: int, name: str = "") -> None:
         self.keeper = keeper
+        self.name = name  # of a service: no client's, so -1 is
         self.task = task
         self.client = client  # descriptor of its connection
 
@@ -104,6 +106,32 @@ class Sessions:
             for fd in entry.descriptors:
                 os.close(fd)
 
+    def start_beside(self, task: Task, m: dict[str, Any], open_log: Callable[[str], int]) -> None:
+        """A service: like a session without a terminal, but it writes to a log and stays as long as the task.
+        What became of it is in `task.beside`. Raises Refused ("starting")."""
+        name = str(m["name"])
+        if self._place.network is None:
+            why = "this node gives jobs no network of their own, so everybody on the host could reach it"
+            task.beside[name] = {"running": False, "why": why}
+            return
+        entry = self._entry(task, m)
+        try:
+            log = open_log(str(m["log_path"]))
+            entry.streams = [os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC), log, os.dup(log)]
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            with ours, theirs:
+                keeper = os.fork()
+                if keeper == 0:
+                    ours.close()  # what it says nobody reads
+                    _keep(entry, theirs)
+            self._sessions[keeper] = Session(keeper, task, -1, name)
+            task.beside[name] = {"running": True}
+        except (OSError, Refused) as error:
+            task.beside[name] = {"running": False, "why": str(error)}
+        finally:
+            for fd in entry.descriptors:
+                os.close(fd)
+
     def dial(self, task: Task) -> int:
         """A TCP socket, not connected yet, in the task's network. Raises Refused."""
         try:
@@ -124,8 +152,11 @@ class Sessions:
     def keepers(self) -> set[int]:
         return set(self._sessions)
 
-    def reaped(self, pid: int) -> None:
-        self._sessions.pop(pid, None)
+    def reaped(self, pid: int, status: int) -> None:
+        session = self._sessions.pop(pid, None)
+        if session is not None and session.name:
+            code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else None
+            session.task.beside[session.name] = {"running": False, "exit_code": code}
 
     def left(self, client: int) -> None:
         """The client's connection is closed."""
@@ -296,8 +327,9 @@ def _kept(entry: Entry, report: socket.socket) -> int:
     code = os.waitstatus_to_exitcode(status)
     if not boxed:
         _sweep()
-    _say(report, {"exit": code if code >= 0 else 128 - code})
-    return 0
+    code = code if code >= 0 else 128 - code
+    _say(report, {"exit": code})
+    return code
 
 
 def _sweep() -> None:

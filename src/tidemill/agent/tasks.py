@@ -80,6 +80,7 @@ class Task:
         self.epoch = epoch
         self.log = ""  # its path
         self.cwd = ""
+        self.beside: dict[str, dict[str, Any]] = {}  # services started beside it
         self.grace = grace  # seconds from TERM to KILL
         self.state = "running"  # "running" | "ending" (main process gone, others not yet) | "exited"
         self.marker = ""
@@ -156,7 +157,7 @@ class Tasks:
         if spec.get("rootfs") and not self._place.box.made:
             why = self._place.box.why_not
             raise Refused("invalid", f"this node has no sandbox, so it runs nothing in an image: {why}")
-        log = self._open_log(spec["log_path"])
+        log = self.open_log(spec["log_path"])
         task = Task(
             str(spec["attempt"]), int(spec["rank"]), int(spec["epoch"]), grace=float(spec["term_grace_s"])
         )
@@ -347,11 +348,9 @@ class Tasks:
         task.pause = min(0.1, task.pause * 2)
 
     def _remains(self, task: Task) -> bool:
-        if self.sessions.of(task):
-            return True
         if task.group:
-            return not cgroups.remove(task.group)
-        return "status " not in task.told and bool(self._strays(task))
+            return self.sessions.of(task) or not cgroups.remove(task.group)
+        return self.sessions.of(task) or ("status " not in task.told and bool(self._strays(task)))
 
     def _strays(self, task: Task) -> list[int]:
         """Of a shepherd that was itself killed: its orphans came to us, and their children carry the
@@ -423,7 +422,7 @@ class Tasks:
         path = task.log[len(self._place.work_path) + 1 :]
         return boxed.failure(tail_beneath(self._place.work, path, boxed.TAIL))
 
-    def _open_log(self, path: str) -> int:
+    def open_log(self, path: str) -> int:
         root = self._place.work_path
         if not path.startswith(root + "/"):
             raise Refused("invalid", f"log_path {path!r} is not below the node's work directory {root!r}")

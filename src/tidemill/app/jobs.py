@@ -17,6 +17,7 @@ from tidemill.app.transitions import stopping
 from tidemill.app.waiting import wait_set
 from tidemill.domain.errors import Conflict, Forbidden, InvalidRequest, NotFound
 from tidemill.domain.ids import check_name
+from tidemill.domain.jobservices import OURS, read_services
 from tidemill.domain.jobspec import read_command_job
 from tidemill.domain.model import Caller, Event, JobState, Key, Resource, Scope
 from tidemill.domain.plan import JobError, JobProgress, JobStatus, PlannedEnvironment
@@ -26,6 +27,7 @@ from tidemill.store.api import AlreadyExists, Granted, Read, ResourceQuery, Tx
 TYPE = "jobs"
 
 # Set by the server; a body that carries them (a fetched job sent back) means the same without them.
+_SERVICE_FIELDS = ("jobServiceType", "port", "nodes", "properties")
 SERVER_SET = ("status", "services", "provisioningState", "parentJobName")
 
 
@@ -50,7 +52,9 @@ async def submit(
     job = read_command_job(name, properties)
     tags = tags_of(properties)
     plan = await job_planning.plan_job(s, caller, scope, name, job, tags)
-    plan = replace(plan, isolation=await isolation.required_of(s, plan.compute_uid, tags))
+    services = read_services(properties.get("services"))
+    level = await isolation.required_of(s, plan.compute_uid, tags)
+    plan = replace(plan, services=services, isolation=level)
     ready = images.is_ready(s, plan.environment)
     now = s.clock.now()
     stored = {
@@ -86,7 +90,7 @@ async def submit(
         tx.add_event(
             Event(row.uid, "job", now, "Submitted", f"Submitted by {caller.name} to {where}.", caller.name)
         )
-        for note in (*plan.environment.notes, *_not_started(body)):
+        for note in plan.environment.notes:
             tx.add_event(Event(row.uid, "job", now, "Note", note))
         if not ready:
             tx.add_event(Event(row.uid, "job", now, "Preparing", _preparing(plan.environment)))
@@ -115,16 +119,20 @@ def _properties(body: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(raw, Mapping):
         raise InvalidRequest("The body has no 'properties' object.", "InvalidRequestContent", "properties")
     values = cast(Mapping[str, Any], raw)
-    return {k: v for k, v in values.items() if k not in SERVER_SET}
+    services = _asked_services(values.get("services"))
+    found = {k: v for k, v in values.items() if k not in SERVER_SET}
+    return {**found, "services": services} if services else found
 
 
-def _not_started(body: Mapping[str, Any]) -> list[str]:
-    """A note on the interactive services that a job asks for. Those of a fetched job are our own."""
-    services: Mapping[str, Any] = body["properties"].get("services") or {}
-    names = [name for name in services if name not in ("Studio", "Tracking")]
-    if not names:
-        return []
-    return [f"Interactive services are not offered by Tidemill yet; not started: {', '.join(names)}."]
+def _asked_services(raw: Any) -> dict[str, Any]:
+    """Those that the job asks for, as they were asked for: of a fetched job, not ours, nor how they were."""
+    given = cast(Mapping[str, Any], raw) if isinstance(raw, Mapping) else {}
+    found: dict[str, Any] = {}
+    for name, entry in given.items():
+        known = cast(Mapping[str, Any], entry) if isinstance(entry, Mapping) else {}
+        if known.get("jobServiceType") not in OURS:
+            found[name] = {k: v for k, v in known.items() if k in _SERVICE_FIELDS}
+    return found
 
 
 def _digest(properties: Mapping[str, Any]) -> str:

@@ -13,7 +13,7 @@ from tidemill.app.access import authorise, check_lives, decide
 from tidemill.app.codec import job_status
 from tidemill.app.services import Caller, Services
 from tidemill.domain.errors import Conflict, Forbidden, InvalidRequest
-from tidemill.domain.launch import ports_needed, ranks_of
+from tidemill.domain.launch import first_rank_on
 from tidemill.domain.looking import ACTION, GRANTING
 from tidemill.domain.model import JobState, Resource, Scope
 from tidemill.domain.secretrefs import references
@@ -44,9 +44,7 @@ async def target_of(s: Services, caller: Caller, scope: Scope, name: str, node: 
             f"Job {name!r} runs on {len(attempt.nodes)} node(s), numbered from 0; there is no node {node}.",
             target="node",
         )
-    job = job_status(row.status).plan.job
-    ranks = ranks_of(job, "", "127.0.0.1", tuple(range(1, 1 + ports_needed(job.distribution))))
-    rank = next(r.rank for r in ranks if r.node_index == node)
+    rank = first_rank_on(job_status(row.status).plan.job, node)
     return Target(row, attempt.nodes[node], TaskKey(attempt.id, rank))
 
 

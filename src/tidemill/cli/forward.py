@@ -6,14 +6,15 @@ import contextlib
 import json
 import socket
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 from websockets.exceptions import ConnectionClosed
 
-from tidemill.cli.errors import FAILED, OK, CliError
+from tidemill.cli.errors import FAILED, NOT_FOUND, OK, CliError
+from tidemill.cli.inside import output_of
 from tidemill.cli.line import opened
-from tidemill.cli.urls import Query
+from tidemill.cli.urls import Query, segment
 
 if TYPE_CHECKING:
     from websockets.sync.client import ClientConnection
@@ -23,8 +24,42 @@ if TYPE_CHECKING:
 CHUNK = 32 * 1024
 
 
-def forward(session: Session, job: str, path: str, query: Query, local: int, remote: int) -> int:
-    """Until it is interrupted, or the job no longer lets anybody in. Raises CliError with the reason."""
+PAGES = {"JupyterLab": "lab?token="}  # where a key is part of the address
+
+
+def service_of(session: Session, job: str, name: str, node: int) -> dict[str, Any]:
+    """Raises CliError where the job has no such service, or it does not run."""
+    path = f"{session.native}/jobs/{segment(job)}/services"
+    found: list[dict[str, Any]] = session.client.get(path, {"node": node})["value"]
+    service = next((one for one in found if one["name"] == name), None)
+    if service is None:
+        known = ", ".join(one["name"] for one in found) or "none (it may not run yet)"
+        raise CliError(f"Job {job} has no service {name!r} on node {node}. It has: {known}.", NOT_FOUND)
+    if service["error"]:
+        raise CliError(f"Service {name} does not run: {service['error']}.", FAILED, "ServiceNotRunning")
+    if not service["port"]:
+        raise CliError(f"Service {name} has no port. Use: {service['reach']}", FAILED, "NoPort")
+    return service
+
+
+def page_of(session: Session, job: str, service: dict[str, Any], node: int) -> str:
+    """What follows the address in a browser. The key is read inside the job: who may look there may have
+    it."""
+    if not service["key"]:
+        return ""
+    path = f"{session.native}/jobs/{segment(job)}/exec"
+    # The job's folder is the parent of its working directory.
+    key = output_of(session, path, {"node": node}, ["sh", "-c", 'cat "../$1"', "sh", service["key"]]).strip()
+    if service["type"] not in PAGES:
+        click.echo(f"Its password is {key}")
+        return ""
+    return PAGES[service["type"]] + key
+
+
+def forward(
+    session: Session, job: str, path: str, query: Query, local: int, remote: int, page: str = ""
+) -> int:
+    """Until it is interrupted. Raises CliError where the port cannot be reached, or not be had here."""
     opened(session, path, query).close()  # whether it can be, before anybody is told that it is
     try:
         listener = socket.create_server(("127.0.0.1", local))
@@ -37,7 +72,7 @@ def forward(session: Session, job: str, path: str, query: Query, local: int, rem
         ) from error
     with listener:
         port = listener.getsockname()[1]
-        click.echo(f"Port {remote} of {job} is at http://127.0.0.1:{port} (Ctrl-C ends it)")
+        click.echo(f"Port {remote} of {job} is at http://127.0.0.1:{port}/{page} (Ctrl-C ends it)")
         with contextlib.suppress(KeyboardInterrupt):
             while True:
                 connection, _ = listener.accept()

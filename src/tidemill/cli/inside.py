@@ -50,6 +50,24 @@ def run(session: Session, path: str, query: Query, command: list[str]) -> int:
                 raise ServerGone(f"The line to the job broke ({error}). {session.start_hint}") from error
 
 
+def output_of(session: Session, path: str, query: Query, command: list[str]) -> str:
+    """What a command there writes. Raises CliError with its errors where it fails."""
+    out, errors = bytearray(), bytearray()
+    with opened(session, path, query) as line:
+        line.send(json.dumps({"command": command, "terminal": None}))
+        line.send(json.dumps({"end": True}))
+        for message in line:
+            if isinstance(message, bytes):
+                (out if message[0] == 1 else errors).extend(message[1:])
+                continue
+            told: dict[str, Any] = json.loads(message)
+            if told.get("exit") == 0:
+                return out.decode(errors="replace")
+            break
+    text = errors.decode(errors="replace").strip()
+    raise CliError(f"{command[0]} failed inside the job: {text or 'the session ended'}", 1, "CommandFailed")
+
+
 def _print_output(line: ClientConnection) -> int:
     for message in line:
         if isinstance(message, bytes):

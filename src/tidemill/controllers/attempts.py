@@ -22,11 +22,13 @@ from tidemill.app.services import Services
 from tidemill.app.transitions import Collected, Moment
 from tidemill.app.waiting import wait_set
 from tidemill.controllers import launching, staging
+from tidemill.controllers.beside import start_services
 from tidemill.controllers.cleaning import Cleaner, Leftover
 from tidemill.controllers.live_attempt import LiveAttempt
 from tidemill.data.outputs import kept
 from tidemill.data.staging import Stopped
 from tidemill.domain.errors import OutOfSpace, TidemillError
+from tidemill.domain.launch import first_rank_on
 from tidemill.domain.model import Attempt, AttemptState, Event, JobState, NodeState, Outcome, Resource
 from tidemill.domain.outcome import AttemptEnd, RankEnd, attempt_end
 from tidemill.domain.plan import JobPlan
@@ -88,6 +90,7 @@ class Attempts:
                 return
             if event.kind == "task_started":
                 live.started_at = min(live.started_at or event.at, event.at)
+                self._start_services(live, event.task.rank)
             elif event.kind == "task_exited" and event.epoch >= live.attempt.epoch:
                 self._rank_ended(live, event)
             live.changed.set()
@@ -96,6 +99,14 @@ class Attempts:
                 if event.node_id in live.attempt.nodes:
                     live.closed_nodes.add(event.node_id)
                     live.changed.set()
+
+    def _start_services(self, live: LiveAttempt, rank: int) -> None:
+        placed = live.ranks.get(rank)
+        if placed is None or live.row is None:
+            return
+        plan = job_status(live.row.status).plan
+        if plan.services and rank == first_rank_on(plan.job, placed.node_index):
+            self._spawn(start_services(self._s, live.row, live.attempt, placed.node_index))
 
     async def _stop_orphan(self, node_id: str, task: TaskKey, epoch: int) -> None:
         try:

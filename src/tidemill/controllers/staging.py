@@ -26,6 +26,7 @@ from tidemill.app.transitions import Collected
 from tidemill.controllers.view import built_environment
 from tidemill.data.outputs import collect_artifacts, collect_logs, collect_outputs, prepare_outputs
 from tidemill.data.staging import Going, clear, stage_code, stage_inputs
+from tidemill.domain import jobservices
 from tidemill.domain.launch import log_names, ports_needed
 from tidemill.domain.model import Attempt, AttemptState
 from tidemill.domain.outcome import TAIL_BYTES
@@ -106,7 +107,8 @@ async def _prepare_dir(s: Services, plan: JobPlan, attempt: Attempt, node: str) 
     built = built_environment(s, plan.environment)
     folders, links = overlay.layout(built) if built is not None else ((), ())
     try:
-        return await s.engine.prepare_dir(node, attempt.id, (*FOLDERS, *folders), links)
+        own = (*FOLDERS, jobservices.FOLDER) if plan.services else FOLDERS
+        return await s.engine.prepare_dir(node, attempt.id, (*own, *folders), links)
     except Unreachable:
         if plan.code or plan.inputs or plan.outputs:
             raise

@@ -40,6 +40,12 @@ def ports_needed(distribution: Distribution) -> int:
     return PORTS_NEEDED[distribution.kind]
 
 
+def first_rank_on(job: CommandJob, node: int) -> int:
+    """The rank that a visitor of this node of the job is led to."""
+    ranks = ranks_of(job, "", "127.0.0.1", tuple(range(1, 1 + ports_needed(job.distribution))))
+    return next(rank.rank for rank in ranks if rank.node_index == node)
+
+
 def ranks_of(
     job: CommandJob, command: str, host: str, ports: tuple[int, ...], mpirun: str = "mpirun"
 ) -> tuple[Rank, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from tidemill.domain.jobservices import JobService
 from tidemill.domain.jobspec import CommandJob
 
 
@@ -83,6 +84,7 @@ class JobPlan:
     account: str = ""  # the workspace's storage account
     isolation: str = ""  # the level it must have, "": none
     artifacts: Place | None = None  # where logs and outputs/ go
+    services: tuple[JobService, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -111,6 +111,15 @@ class EngineEvent:
     handle: bytes = b"{}"
 
 
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """A service that was started beside a task. `why`: it could not be started."""
+
+    running: bool
+    exit_code: int | None = None
+    why: str = ""
+
+
 class Inside(Protocol):
     """A process that `enter` started. See engines/entered.py."""
 
@@ -161,6 +170,17 @@ class Engine(Protocol):
         """Starts a process inside a running task: its files, processes, network, user, limits; it ends with
         the task. `argv` empty: a shell. `size` (rows, columns) of the terminal it gets, None: pipes. Raises
         EngineError."""
+        ...
+
+    async def start_beside(
+        self, node_id: str, task: TaskKey, name: str, argv: Sequence[str], log_path: str
+    ) -> None:
+        """Starts a service inside a running task, once for each name; it ends with the task, whoever
+        lives. Raises Unready, EngineError; what cannot be started at all is told by `beside`."""
+        ...
+
+    async def beside(self, node_id: str, task: TaskKey) -> Mapping[str, Beside]:
+        """The services that were started beside a running task, by name. Raises EngineError."""
         ...
 
     async def dial(self, node_id: str, task: TaskKey, port: int) -> socket.socket:

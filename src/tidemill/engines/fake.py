@@ -12,7 +12,7 @@ import heapq
 import os
 import shutil
 import socket
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,6 +20,7 @@ from typing import Any, Protocol
 from tidemill.domain.isolation import Limit
 from tidemill.domain.model import Vector
 from tidemill.engines.base import (
+    Beside,
     EngineError,
     EngineEvent,
     HeldNode,
@@ -199,6 +200,14 @@ class FakeEngine:
         self, node_id: str, task: TaskKey, argv: Sequence[str], size: tuple[int, int] | None, term: str = ""
     ) -> Inside:
         raise EngineError("the fake engine runs no process that could be entered")
+
+    async def start_beside(
+        self, node_id: str, task: TaskKey, name: str, argv: Sequence[str], log_path: str
+    ) -> None:
+        raise EngineError("the fake engine runs no process that could be entered")
+
+    async def beside(self, node_id: str, task: TaskKey) -> Mapping[str, Beside]:
+        return {}
 
     async def dial(self, node_id: str, task: TaskKey, port: int) -> socket.socket:
         raise EngineError("the fake engine has no network")

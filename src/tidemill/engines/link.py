@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tidemill.agent import protocol
-from tidemill.engines.base import EngineError, InvalidTask, Unreachable
+from tidemill.engines.base import EngineError, InvalidTask, Unreachable, Unready
 
 CALL_TIMEOUT_S = 10.0
 
@@ -44,7 +44,8 @@ class AgentLink(asyncio.Protocol):
         if "ok" in answer:
             return answer["ok"]
         code, message = answer["error"]["code"], answer["error"]["message"]
-        raise (EngineError if code == "unknown_verb" else InvalidTask)(message)
+        kinds = {"unknown_verb": EngineError, "starting": Unready}
+        raise kinds.get(code, InvalidTask)(message)
 
     def close(self) -> None:
         """Lets go without `on_closed`."""

@@ -11,7 +11,6 @@ import contextlib
 import logging
 import os
 import re
-import socket
 import sys
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,7 +23,7 @@ from tidemill.agent import protocol
 from tidemill.domain.isolation import Limit
 from tidemill.domain.launch import DEFAULT_PATH
 from tidemill.domain.model import Vector
-from tidemill.engines import attemptlogs, entered, nodedir, words
+from tidemill.engines import attemptlogs, nodedir, words
 from tidemill.engines.base import (
     EngineError,
     EngineEvent,
@@ -36,12 +35,12 @@ from tidemill.engines.base import (
     TaskSpec,
     Unreachable,
 )
-from tidemill.engines.entered import Entered
 from tidemill.engines.gpus import GpuInventory, NvmlGpus
 from tidemill.engines.link import AgentLink, connect
 from tidemill.engines.nodeconfig import NodeConfigs
 from tidemill.engines.nodedir import NodeDir
 from tidemill.engines.trial import trial
+from tidemill.engines.visits import Visits
 from tidemill.sandbox import cgroups as groups
 from tidemill.sandbox import processes
 
@@ -72,7 +71,7 @@ class _Node:
     lost: bool = False
 
 
-class LocalEngine:
+class LocalEngine(Visits):
     """See `engines.base.Engine`. `binds` are paths that a job's own uid must be able to read although a
     folder above them is closed (environments, the Python they were made from, the CA bundle).
     `own_uids=False` keeps the server's user for jobs, `cgroups=False` makes no groups, `isolation="plain"`
@@ -226,15 +225,6 @@ class LocalEngine:
         node = self._nodes.get(node_id)
         if node is not None and node.link is not None:
             await node.link.call("forget", attempt=task.attempt_id, rank=task.rank)
-
-    async def enter(
-        self, node_id: str, task: TaskKey, argv: Sequence[str], size: tuple[int, int] | None, term: str = ""
-    ) -> Entered:
-        more = {"tty": size, "term": term}
-        return await entered.enter(self._sessions_of(node_id), task.attempt_id, task.rank, list(argv), more)
-
-    async def dial(self, node_id: str, task: TaskKey, port: int) -> socket.socket:
-        return await entered.dial(self._sessions_of(node_id), task.attempt_id, task.rank, port)
 
     # --- files
 
@@ -452,6 +442,10 @@ class LocalEngine:
 
     # --- pieces
 
+    def _visited(self, node_id: str) -> tuple[int, str, AgentLink]:
+        node, link = self._need(node_id)
+        return node.hello["version"], str(node.dir.agent), link
+
     def _find(self, node_id: str) -> _Node | None:
         """The node as known, or as found on disk (an orphan of an earlier server)."""
         node = self._nodes.get(node_id)
@@ -471,13 +465,6 @@ class LocalEngine:
             state = "is being closed" if node.closing else opening
             raise Unreachable(f"node {node_id} {state}")
         return node, node.link
-
-    def _sessions_of(self, node_id: str) -> str:
-        """The directory of its agent, which can start sessions."""
-        node, _ = self._need(node_id)
-        if node.hello["version"] < protocol.SESSIONS_SINCE:
-            raise InvalidTask(f"node {node_id} was opened by an earlier Tidemill, which lets nobody in")
-        return str(node.dir.agent)
 
     def _held(self, node: _Node) -> HeldNode:
         c = node.config

@@ -235,6 +235,22 @@ def why(session: Session, name: str) -> None:
             click.echo(f"  - {item}")
 
 
+@command(job, "services", "tidemill job services --name brave_apple_0k3d9x2hbw")
+@_name
+@click.option("--node", type=click.IntRange(0), default=0, show_default=True, help="Of several nodes: which.")
+def services(session: Session, name: str, node: int) -> None:
+    """List what runs beside a job for its visitors: JupyterLab, TensorBoard and the like."""
+    rows = session.client.get(f"{session.native}/jobs/{segment(name)}/services", {"node": node})["value"]
+    columns = (
+        Column("name", key("name"), wide=True),
+        Column("type", key("type")),
+        Column("status", key("status"), state=True),
+        Column("port", key("port"), right=True),
+        Column("reach it with", lambda row: row.get("error") or row["reach"], wide=True),
+    )
+    print_list(session, rows, columns, f"{name} has no services, or does not run.")
+
+
 @command(job, "archive", "tidemill job archive --name brave_apple_0k3d9x2hbw")
 @_name
 def archive(session: Session, name: str) -> None:

@@ -40,19 +40,24 @@ def ssh(session: Session, job: str, words: tuple[str, ...], node: int) -> int:
     None,
     "port-forward",
     """tidemill port-forward brave_apple_0k3d9x2hbw 6006
-    tidemill port-forward brave_apple_0k3d9x2hbw 9000:8888""",
+    tidemill port-forward brave_apple_0k3d9x2hbw 9000:8888
+    tidemill port-forward brave_apple_0k3d9x2hbw my_jupyter""",
 )
 @click.argument("job")
-@click.argument("ports", metavar="LOCAL[:REMOTE]")
+@click.argument("ports", metavar="LOCAL[:REMOTE]|SERVICE")
 @_node
 def port_forward(session: Session, job: str, ports: str, node: int) -> int:
-    """Reach a port of a running job at one of this machine's loopback, until Ctrl-C."""
-    from tidemill.cli.forward import forward
+    """Reach a port of a running job, or one of its services, at this machine's loopback, until Ctrl-C."""
+    from tidemill.cli.forward import forward, page_of, service_of
 
+    page = ""
+    if not ports[:1].isdigit():
+        service = service_of(session, job, ports, node)
+        page, ports = page_of(session, job, service, node), f"0:{service['port']}"
     local, _, remote = ports.partition(":")
     numbers = [_port(text, ports) for text in (local, remote or local)]
     path = f"{session.native}/jobs/{segment(job)}/ports/{numbers[1]}"
-    return forward(session, job, path, {"node": node}, numbers[0], numbers[1])
+    return forward(session, job, path, {"node": node}, numbers[0], numbers[1], page)
 
 
 def _port(text: str, given: str) -> int:

@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from starlette.responses import Response, StreamingResponse
 
-from tidemill.app import job_logs, jobs
+from tidemill.app import job_logs, job_services, jobs
 from tidemill.app.access import JOB, authorise, check_lives
 from tidemill.app.codec import decode_object, job_status
 from tidemill.app.services import Services
@@ -22,13 +22,14 @@ from tidemill.app.times import iso
 from tidemill.domain.errors import InvalidRequest
 from tidemill.domain.model import Caller, JobState, Resource, Scope
 from tidemill.domain.plan import JobStatus
+from tidemill.domain.units import parse_whole
 from tidemill.wire.http import PUBLIC, Context, Route, json_response
 
 W = "/subscriptions/{sub}/resourceGroups/{rg}/providers/Microsoft.MachineLearningServices/workspaces/{ws}"
 HISTORY = "/history/v1.0" + W
 READ = "Microsoft.MachineLearningServices/workspaces/experiments/runs/read"
 WRITE = "Microsoft.MachineLearningServices/workspaces/experiments/runs/write"
-WARNINGS = ("Note", "NotRegistered")  # codes of events
+WARNINGS = ("Note", "NotRegistered", "ServiceNotRunning")  # codes of events
 JOB_ID = "jobs/{name}"  # a run is its job: that is where roles are given
 LOG_URL_TTL_US = 3600 * 1_000_000
 SDK = "azure-ai-ml"  # in the User-Agent of the client whose streams need it
@@ -236,8 +237,23 @@ async def children(ctx: Context) -> Response:
 
 
 async def service_instances(ctx: Context) -> Response:
-    await jobs.get(ctx.services, ctx.scope, ctx.params["name"])
-    return json_response({"instances": {}})
+    """The job's services on one of its nodes, by name: ServiceInstanceResult of run history."""
+    row = await jobs.get(ctx.services, ctx.scope, ctx.params["name"])
+    node = parse_whole(ctx.params["node"])
+    if node is None:
+        raise InvalidRequest(f"{ctx.params['node']!r} is no number of a node.", target="node")
+    instances: dict[str, Any] = {}
+    for state in await job_services.states(ctx.services, row, node):
+        instances[state.place.service.name] = instance = {
+            "type": state.place.service.type,
+            "port": state.place.port or None,
+            "status": state.status,
+            "endpoint": state.reach,
+            "properties": {},
+        }
+        if state.error:
+            instance["error"] = {"error": {"code": "ServiceNotRunning", "message": state.error}}
+    return json_response({"instances": instances})
 
 
 async def patch_run(ctx: Context) -> Response:

@@ -109,10 +109,12 @@ def render_job(services: Services, row: Resource) -> bytes:
     netloc = services.addresses.https.split("://", 1)[1]
     # The SDK appends `&tid=…` to the page's address: it must have a query.
     tracking = f"azureml://{netloc}/mlflow/v1.0{row.key.scope.arm_id}"
+    spec = decode_object(row.spec) if b'"services"' in row.spec else {}
     live: dict[str, object] = {
         "status": row.state,
         "provisioningState": "Succeeded",
         "services": {
+            **(spec.pop("services", None) or {}),
             "Studio": {"jobServiceType": "Studio", "endpoint": f"{page_of(services, row)}?from=sdk"},
             "Tracking": {"jobServiceType": "Tracking", "endpoint": tracking},
         },
@@ -122,7 +124,11 @@ def render_job(services: Services, row: Resource) -> bytes:
         if error is not None:
             live["error"] = {"code": error.code, "message": error.message}
     return render(
-        row, f"{row.key.scope.arm_id}/jobs/{row.key.name}", TYPE, encode(live), properties=_shown(row.spec)
+        row,
+        f"{row.key.scope.arm_id}/jobs/{row.key.name}",
+        TYPE,
+        encode(live),
+        properties=_shown(encode(spec) if spec else row.spec),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from starlette.responses import Response
 
-from tidemill.app import compute_views, job_logs, job_views, jobs, overview
+from tidemill.app import compute_views, job_logs, job_services, job_views, jobs, overview
 from tidemill.domain.errors import InvalidRequest
 from tidemill.domain.model import JobState
 from tidemill.domain.units import parse_whole
@@ -29,6 +29,7 @@ def routes() -> list[Route]:
         Route("GET", W + "/jobs/{name}/wait", JOBS, wait_job),
         Route("GET", W + "/jobs/{name}/stream", JOBS, stream_job),
         Route("GET", W + "/jobs/{name}/why", JOBS, why),
+        Route("GET", W + "/jobs/{name}/services", JOBS, list_services),
         Route("GET", W + "/jobs/{name}/logs", JOBS, list_logs),
         Route("GET", W + "/jobs/{name}/logs/{path:path}", JOBS, read_log),
         Route("GET", W + "/computes", COMPUTES, list_computes, partial=True),
@@ -104,6 +105,25 @@ async def wait_job(ctx: Context) -> Response:
 async def why(ctx: Context) -> Response:
     row = await jobs.get(ctx.services, ctx.scope, ctx.params["name"])
     return json_response(await job_views.why(ctx.services, row))
+
+
+async def list_services(ctx: Context) -> Response:
+    row = await jobs.get(ctx.services, ctx.scope, ctx.params["name"])
+    node = whole(ctx.request.query.get("node", "0"), "node", 0, 10_000)
+    value = [
+        {
+            "name": state.place.service.name,
+            "type": state.place.service.type,
+            "node": state.place.node,
+            "port": state.place.port or None,
+            "status": state.status,
+            "reach": state.reach,
+            "error": state.error or None,
+            "key": state.place.key or None,
+        }
+        for state in await job_services.states(ctx.services, row, node)
+    ]
+    return json_response({"value": value})
 
 
 async def list_logs(ctx: Context) -> Response:
