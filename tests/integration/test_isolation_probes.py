@@ -261,6 +261,7 @@ def test_somebody_who_looks_inside_is_the_job(tier) -> None:
     command = "id -u; readlink /proc/self/ns/mnt /proc/self/ns/net; echo up; sleep 60"
     server.submit(where, command, computeId=f"{server.workspace}/computes/team-a")
     said = server.until_log(where, "up").removesuffix("up\n")
+    server.until_state(where, "Running")
     inside = "id -u; readlink /proc/self/ns/mnt /proc/self/ns/net"
     done = server.cli("ssh", where, "--", "sh", "-c", inside)
     assert (done.stdout, done.stderr, done.returncode) == (said, "", 0)

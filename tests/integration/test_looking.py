@@ -45,8 +45,14 @@ def job(server: JobServer) -> str:
     """One that runs as long as the module's tests."""
     command = f"echo mine > /tmp/own; echo from-the-job > page; {SERVE} & echo up; sleep 600"
     name = server.submit("looked-at", command, computeId=compute(server))
-    server.until_log(name, "up")
+    running(server, name)
     return name
+
+
+def running(server: JobServer, name: str) -> None:
+    """Its command has said "up", and its state has followed."""
+    server.until_log(name, "up")
+    server.until_state(name, "Running")
 
 
 def compute(server: JobServer) -> str:
@@ -151,7 +157,7 @@ def test_what_cannot_be_looked_into(server: JobServer, job: str) -> None:
 
 def test_it_ends_with_the_job(server: JobServer) -> None:
     name = server.submit("short", "echo up; sleep 600", computeId=compute(server))
-    server.until_log(name, "up")
+    running(server, name)
     with line(server, server.token(), f"{name}/exec") as socket:
         begin(socket, "sh", "-c", "echo in; sleep 600")
         assert socket.recv(20) == b"\x01in\n"
@@ -177,7 +183,7 @@ def test_roles(server: JobServer, job: str) -> None:
     private = server.submit(
         "private", "echo up; sleep 600", computeId=compute(server), identity={"identityType": "UserIdentity"}
     )
-    server.until_log(private, "up")
+    running(server, private)
     status, error = refused(server, scientist, f"{private}/exec")
     assert (status, error["code"]) == (403, "AuthorizationFailed")
     assert "acts for an identity" in error["message"]

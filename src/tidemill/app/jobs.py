@@ -17,7 +17,7 @@ from tidemill.app.transitions import stopping
 from tidemill.app.waiting import wait_set
 from tidemill.domain.errors import Conflict, Forbidden, InvalidRequest, NotFound
 from tidemill.domain.ids import check_name
-from tidemill.domain.jobservices import OURS, read_services
+from tidemill.domain.jobservices import asked_for, read_services
 from tidemill.domain.jobspec import read_command_job
 from tidemill.domain.model import Caller, Event, JobState, Key, Resource, Scope
 from tidemill.domain.plan import JobError, JobProgress, JobStatus, PlannedEnvironment
@@ -27,7 +27,6 @@ from tidemill.store.api import AlreadyExists, Granted, Read, ResourceQuery, Tx
 TYPE = "jobs"
 
 # Set by the server; a body that carries them (a fetched job sent back) means the same without them.
-_SERVICE_FIELDS = ("jobServiceType", "port", "nodes", "properties")
 SERVER_SET = ("status", "services", "provisioningState", "parentJobName")
 
 
@@ -119,20 +118,9 @@ def _properties(body: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(raw, Mapping):
         raise InvalidRequest("The body has no 'properties' object.", "InvalidRequestContent", "properties")
     values = cast(Mapping[str, Any], raw)
-    services = _asked_services(values.get("services"))
+    services = asked_for(values.get("services"))
     found = {k: v for k, v in values.items() if k not in SERVER_SET}
     return {**found, "services": services} if services else found
-
-
-def _asked_services(raw: Any) -> dict[str, Any]:
-    """Those that the job asks for, as they were asked for: of a fetched job, not ours, nor how they were."""
-    given = cast(Mapping[str, Any], raw) if isinstance(raw, Mapping) else {}
-    found: dict[str, Any] = {}
-    for name, entry in given.items():
-        known = cast(Mapping[str, Any], entry) if isinstance(entry, Mapping) else {}
-        if known.get("jobServiceType") not in OURS:
-            found[name] = {k: v for k, v in known.items() if k in _SERVICE_FIELDS}
-    return found
 
 
 def _digest(properties: Mapping[str, Any]) -> str:

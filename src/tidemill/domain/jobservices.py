@@ -17,6 +17,7 @@ from tidemill.domain.errors import InvalidRequest
 JUPYTER, SSH, TENSORBOARD, VSCODE, CUSTOM = "JupyterLab", "SSH", "TensorBoard", "VSCode", "Custom"
 TYPES = (JUPYTER, SSH, TENSORBOARD, VSCODE, CUSTOM)
 OURS = ("Studio", "Tracking", "RayDashboard")  # of a fetched job that is sent back
+ASKED = ("jobServiceType", "port", "nodes", "properties")  # what of an entry is the user's
 USUAL = {JUPYTER: 8888, TENSORBOARD: 6006, VSCODE: 8080}
 FOLDER = ".services"  # in a job's directory: their logs and keys
 MOST = 20
@@ -54,12 +55,22 @@ class Placed:
         return f"{FOLDER}/{self.service.name}-{self.node}.key" if kept else ""
 
 
+def asked_for(raw: Any) -> dict[str, dict[str, Any]]:
+    """A job's services as they were asked for: of a fetched job, neither ours nor how they were."""
+    given = {name: _object(entry) for name, entry in _object(raw).items()}
+    return {
+        name: {key: entry[key] for key in ASKED if key in entry}
+        for name, entry in given.items()
+        if entry.get("jobServiceType") not in OURS
+    }
+
+
 def read_services(raw: Mapping[str, Any] | None) -> tuple[JobService, ...]:
     """Of a job's ARM properties. Raises InvalidRequest (target: the property)."""
     found: list[JobService] = []
     for name, given in (raw or {}).items():
         where = f"properties.services.{name}"
-        entry = cast(Mapping[str, Any], given) if isinstance(given, Mapping) else {}
+        entry = _object(given)
         asked = str(entry.get("jobServiceType") or CUSTOM)
         if asked in OURS:
             continue
@@ -74,8 +85,7 @@ def read_services(raw: Mapping[str, Any] | None) -> tuple[JobService, ...]:
                 f"A service's name has letters, digits, '-' and '_', at most 64: {name[:80]!r} is none.",
                 target=where,
             )
-        more = entry.get("properties")
-        properties = cast(Mapping[str, Any], more) if isinstance(more, Mapping) else {}
+        properties = _object(entry.get("properties"))
         service = JobService(
             name,
             kind,
@@ -89,6 +99,11 @@ def read_services(raw: Mapping[str, Any] | None) -> tuple[JobService, ...]:
             f"A job may have {MOST} services, not {len(found)}.", target="properties.services"
         )
     return tuple(found)
+
+
+def _object(value: Any) -> Mapping[str, Any]:
+    """{} for what is none."""
+    return cast(Mapping[str, Any], value) if isinstance(value, Mapping) else {}
 
 
 def _port(given: Any, name: str, kind: str, where: str) -> int:
