@@ -259,7 +259,8 @@ def test_somebody_who_looks_inside_is_the_job(tier) -> None:
     name, server = tier
     where = f"looked-at-{name}"
     command = "id -u; readlink /proc/self/ns/mnt /proc/self/ns/net; echo up; sleep 60"
-    server.submit(where, command, computeId=f"{server.workspace}/computes/team-a")
+    server.cluster("visited", high=1)
+    server.submit(where, command, computeId=f"{server.workspace}/computes/visited")
     said = server.until_log(where, "up").removesuffix("up\n")
     server.until_state(where, "Running")
     inside = "id -u; readlink /proc/self/ns/mnt /proc/self/ns/net"

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from hostile import RawClient
+from websockets.asyncio.client import connect
 
 from tidemill.server import guard
 from tidemill.server.guard import GuardedProtocol
@@ -109,6 +110,29 @@ async def test_headers_that_do_not_end_in_time(place: Place, pieces: list[bytes]
     peer = await place.connect()
     assert await peer.trickle(itertools.chain(pieces, itertools.repeat(b""))) == b""
     await place.works()
+
+
+async def test_a_websocket_that_is_silent_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own pings watch over it: the time for headers is not its time."""
+    monkeypatch.setattr(GuardedProtocol, "head_s", 0.2)
+    monkeypatch.setattr(GuardedProtocol, "body_s", 0.2)
+
+    async def echo(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        while (message := await receive())["type"] == "websocket.receive":
+            await send({"type": "websocket.send", "text": message["text"]})
+
+    bound = socket.create_server(("127.0.0.1", 0))
+    listener = Listener(configure(echo, grace_s=1, websockets=True))
+    await listener.start([bound])
+    try:
+        async with connect(f"ws://127.0.0.1:{bound.getsockname()[1]}/", proxy=None) as line:
+            await asyncio.sleep(1.0)  # five times what a silent client would have
+            await line.send("still here")
+            assert await asyncio.wait_for(line.recv(), WAIT_S) == "still here"
+    finally:
+        await listener.stop()
 
 
 async def test_also_after_a_first_request(place: Place) -> None:

@@ -12,6 +12,7 @@ terminal the other ends of standard input, output and error. A client that goes 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -194,6 +195,9 @@ class Sessions:
             )
             entry.size = size
             entry.spaces = joining.Spaces(pid) if boxed else joining.Spaces(pid, ("net",))
+            if not _still(pid, task.main):  # its number may have become another's meanwhile
+                entry.spaces.close()
+                raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
         except OSError as error:
             raise Refused("gone", f"the job's process cannot be entered: {error.strerror}") from None
         if boxed:
@@ -202,6 +206,11 @@ class Sessions:
             for directory in place.groups.joined_by(task.group):
                 entry.join.append(os.open(f"{directory}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC))
         return entry
+
+
+def _still(pid: int, main: int) -> bool:
+    """Whether it is the task's main process, or a child of it, now."""
+    return pid == main or pid in processes.children(main)
 
 
 def _session_of(pid: int) -> int:
