@@ -6,11 +6,12 @@ the job. A TERM is for the job alone, and what `outer` ends with has to be read 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 
 from tidemill.agent import spawn
-from tidemill.sandbox import bwrap, etc, processes, seccomp, view
+from tidemill.sandbox import bwrap, dev, etc, processes, seccomp, view
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,12 +39,17 @@ class Box:
         self._filter = os.memfd_create("seccomp")
         os.write(self._filter, seccomp.program(os.uname().machine))
 
-    def lay_etc(self) -> None:
-        """In the agent's own view, as root: what every job is shown of the host's /etc is mounted once."""
-        if self.made:
-            for name in etc.folders():
-                view.lay(f"/etc/{name}", f"{self._etc}/{name}")
-            self._sandbox.etc_is_whole()
+    def lay(self, dev_folder: str) -> None:
+        """In the agent's own view, as root: what every job is shown of the host's /etc, and its /dev, are
+        mounted once."""
+        if not self.made:
+            return
+        for name in etc.folders():
+            view.lay(f"/etc/{name}", f"{self._etc}/{name}")
+        self._sandbox.etc_is_whole()
+        with contextlib.suppress(OSError):  # no device files here: bubblewrap binds the host's for each job
+            dev.make(dev_folder)
+            self._sandbox.dev_is_made(dev_folder)
 
     def put(self, order: spawn.Order, directory: str, spec: dict[str, Any]) -> None:
         """Makes the order one of the same command inside the sandbox. Its `filter` is to be closed."""

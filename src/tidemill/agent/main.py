@@ -136,7 +136,7 @@ def isolate(
     box = boxed.Box(config, etc_folder, config["uid"] if os.geteuid() == 0 else 0)
     uid, limits["uid"], limits["home"] = _own_user(config, work_path)
     if uid:
-        box.lay_etc()
+        box.lay(f"{work_path}/.dev")
     limits.update(_sandboxed(box, config))
     if box.made:
         limits["home"] = limits["files"]

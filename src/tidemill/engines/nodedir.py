@@ -3,7 +3,7 @@ left.
 
 nodes/<node-id>/agent/ (0700)   node.json  pid (locked while the agent lives)  sock  journal  agent.log
 nodes/<node-id>/disk.img        where it can be had: the file system mounted on
-nodes/<node-id>/work/.etc/      what its jobs see as /etc
+nodes/<node-id>/work/.etc/      what its jobs see as /etc; .dev/ the place of their /dev
 nodes/<node-id>/work/           one directory per attempt, the job's: it stays when the node is closed, until
                                 what is in it has been collected
 Synchronous; what can take long (`kill_rest`, `remove`, `hand_over`) is meant for a thread.
@@ -131,7 +131,8 @@ class NodeDir:
         if self.work.exists():
             os.chmod(self.work, 0o700)
         shutil.rmtree(self.agent, onerror=_make_removable)
-        shutil.rmtree(self.work / ".etc", ignore_errors=True)
+        for name in (".etc", ".dev"):
+            shutil.rmtree(self.work / name, ignore_errors=True)
         self.prune()
 
     def prune(self) -> None:

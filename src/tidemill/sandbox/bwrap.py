@@ -59,18 +59,24 @@ class Sandbox:
     """One node's: `program` is bubblewrap, `options` those of its options that not every version has, `etc`
     the folder that `sandbox.etc` made, `hostname` what the job is told."""
 
-    __slots__ = ("_etc", "_host", "_start")
+    __slots__ = ("_dev", "_etc", "_host", "_start")
 
     def __init__(self, program: str, options: list[str], etc_folder: str, hostname: str) -> None:
         self._start = [program, *_NAMESPACES, *options, "--hostname", hostname[:64]]
         self._start += ["--seccomp", str(FILTER_FD)]
         self._etc = etc_folder
         self._host = _host_root() + self._etc_over()
+        self._dev = ["--dev", "/dev"]
 
     def etc_is_whole(self) -> None:
         """The host's folders lie in the node's /etc already: one mount for each job instead of one for each
         folder, every one of which makes bubblewrap read the whole table of mounts."""
         self._host = [*_host_root(), "--ro-bind", self._etc, "/etc"]
+
+    def dev_is_made(self, folder: str) -> None:
+        """`folder` is a /dev for every job of the node (`sandbox.dev`). Where GPUs are allotted, bubblewrap
+        makes one: their device files are put into it."""
+        self._dev = ["--dev-bind", folder, "/dev", "--tmpfs", "/dev/shm"]
 
     def command(self, argv: list[str], job: Job, inside: dict[str, str] | None = None) -> list[str]:
         """`argv` inside the sandbox. Its environment is handed over as it is, so it shows in no argument, but
@@ -80,6 +86,7 @@ class Sandbox:
             *self._start,
             *root,
             *_FRESH,
+            *(["--dev", "/dev"] if job.devices else self._dev),
             *_devices(job.devices),
             *_files(job),
             *_END,
@@ -111,7 +118,7 @@ _LIBRARY = (
 )
 _FRESH = (
     *("--proc", "/proc", "--tmpfs", "/proc/1", "--remount-ro", "/proc/1"),
-    *("--dev", "/dev", "--tmpfs", "/tmp", "--ro-bind", _SYSTEM, _SYSTEM),
+    *("--tmpfs", "/tmp", "--ro-bind", _SYSTEM, _SYSTEM),
 )
 _END = ("--remount-ro", "/", "--chdir")
 
