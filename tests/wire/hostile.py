@@ -11,6 +11,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from tidemill.wire.http import UPGRADE
+
 SEGMENTS = (
     "..",
     ".",
@@ -135,6 +137,15 @@ class Reply:
     body: bytes
 
 
+# RFC 6455, 4.1
+HANDSHAKE = {
+    "Connection": "Upgrade",
+    "Upgrade": "websocket",
+    "Sec-WebSocket-Version": "13",
+    "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+}
+
+
 class RawClient:
     """Keeps one connection; a request line is sent exactly as given."""
 
@@ -155,6 +166,9 @@ class RawClient:
     ) -> Reply:
         """Raises OSError or HTTPException where the server says nothing that is HTTP."""
         said = {"Host": f"localhost:{self._port}", **self._headers, **(headers or {})}
+        if method == UPGRADE:
+            method, body = "GET", None
+            said |= HANDSHAKE
         if body is not None:
             said["Content-Length"] = str(len(body))
         lines = [f"{method} {target} HTTP/1.1", *(f"{name}: {value}" for name, value in said.items())]
