@@ -248,12 +248,15 @@ def test_an_artifact_is_no_page_of_ours(tracking, token):
 
 
 def test_the_address_that_the_client_prints_leads_to_the_portal(tracking, server):
-    with pytest.raises(urllib.error.HTTPError) as shown:  # nobody is signed in
-        urllib.request.urlopen(f"{tracking}/", timeout=10)
     where = server.state["workspace"]
-    path = f"/ui/{where['subscription']}/{where['group']}/{where['name']}/jobs"
-    assert shown.value.url == server.state["addresses"]["http"] + path
-    assert shown.value.code == 401
+    portal = f"/ui/{where['subscription']}/{where['group']}/{where['name']}"
+    with urllib.request.urlopen(f"{tracking}/", timeout=10) as forward:  # reads what is behind the '#'
+        assert forward.url == f"{server.state['addresses']['http']}{portal}/mlflow"
+        assert f"{portal}/jobs" in forward.read().decode()
+    for page in ("jobs", "runs/anything", "experiments/0"):  # where it goes on to: nobody is signed in
+        with pytest.raises(urllib.error.HTTPError) as shown:
+            urllib.request.urlopen(f"{server.state['addresses']['http']}{portal}/{page}", timeout=10)
+        assert shown.value.code == 401
 
 
 def test_v1_prefix_and_text_int64(tracking, token):
