@@ -113,8 +113,22 @@ class GuardedProtocol(HttpToolsProtocol):
             raise TooLarge
 
     def handle_websocket_upgrade(self) -> None:
-        self._upgraded = True
-        super().handle_websocket_upgrade()
+        """The WebSocket library reads the request once more, and answers nothing where it finds one of its
+        own bounds passed: that is said here."""
+        from websockets.http11 import (
+            MAX_LINE_LENGTH,
+            MAX_NUM_HEADERS,
+        )  # not for who has none: the data process
+
+        # "GET " + url + " HTTP/1.1\r\n"; name + ": " + value + "\r\n"
+        lines = [len(self.url) + 15, *(len(name) + len(value) + 4 for name, value in self.headers)]
+        if max(lines) > MAX_LINE_LENGTH:
+            self.send_400_response(f"A line of a WebSocket's request may take {MAX_LINE_LENGTH} bytes.")
+        elif len(self.headers) > MAX_NUM_HEADERS:
+            self.send_400_response(f"A WebSocket's request may have {MAX_NUM_HEADERS} headers.")
+        else:
+            self._upgraded = True
+            super().handle_websocket_upgrade()
 
     # Time.
 
