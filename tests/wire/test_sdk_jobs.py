@@ -83,6 +83,17 @@ def until(name, *states):
         assert time.monotonic() < deadline, ml.jobs.get(name).status
         time.sleep(0.1)
 
+base = os.environ["ARM_CLOUD_METADATA_URL"].split("/metadata")[0]
+
+def told_services(name):  # those that the job's time line has a word on
+    token = DefaultAzureCredential().get_token(base + "/.default").token
+    workspace = ("/subscriptions/{}/resourceGroups/{}/providers/Microsoft.MachineLearningServices/workspaces/"
+                 .format(*SCOPE) + MAIN)
+    answer = requests.get(f"{base}/api/v1{workspace}/jobs/{name}", timeout=30,
+                          headers={"Authorization": f"Bearer {token}"})
+    return {one["message"].split()[1] for one in answer.json()["timeline"]
+            if one["code"] in ("ServiceRunning", "ServiceNotRunning")}
+
 ml.environments.create_or_update(Environment(name="plain", version="1", image="python:3.11"))
 ml.compute.begin_create_or_update(AmlCompute(name="cpu", size="Standard_DS3_v2", max_instances=2)).result()
 """
@@ -122,7 +133,8 @@ out["served"] = {name: [one.type, one.port, one.status, one.error, one.endpoint]
 asked = ml.jobs.get(served.name).services
 out["asked"] = {name: [asked[name].type, asked[name].port, asked[name].nodes]
                 for name in ("lab", "sh", "board")}
-time.sleep(1)  # the time line has them within a moment
+while time.monotonic() < end and not {"lab", "sh", "board"} <= told_services(served.name):
+    time.sleep(0.1)
 ml.jobs.begin_cancel(served.name)
 out["served_name"], out["served_text"] = served.name, streams(served.name)[0]
 
@@ -281,7 +293,6 @@ class Token:
     def get_token(self, *scopes, **more):
         return AccessToken(self.text, int(time.time()) + 600)
 
-base = os.environ["ARM_CLOUD_METADATA_URL"].split("/metadata")[0]
 head, claims, mark = DefaultAzureCredential().get_token(base + "/.default").token.split(".")
 forged = ".".join((head, claims, ("B" if mark[0] == "A" else "A") + mark[1:]))
 out["tokens"] = [error_of(lambda: MLClient(Token(text), *SCOPE, MAIN).jobs.get("both"))[:2]
