@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 # What the agent ignores or handles for itself, back to what a program expects.
 DEFAULT_SIGNALS = (signal.SIGPIPE, signal.SIGHUP, signal.SIGINT, signal.SIGXFSZ)
+STRAYED = 71  # the exit code of an agent that could not return from a start
 
 
 class Order:
@@ -73,7 +74,22 @@ class Grouped:
         self._network = os.open("/proc/self/ns/net", os.O_RDONLY)
 
     def start(self, order: Order, join: list[str]) -> Spawned:
-        """`join`: directories of the groups. Raises Failed; nothing runs then."""
+        """`join`: directories of the groups. Raises Failed; nothing runs then. Where the agent cannot return
+        to what is its own, it ends: it would run on under the limits of a job, and be killed with it."""
+        mask = os.umask(0o022)
+        try:
+            return self._born(order, join)
+        finally:
+            os.umask(mask)
+            try:
+                self._return(order)
+            except OSError as error:
+                why = f"after a start the agent cannot return to its own groups or network: {error}\n"
+                os.write(2, why.encode())
+                os._exit(STRAYED)
+
+    def _born(self, order: Order, join: list[str]) -> Spawned:
+        """Leaves the agent in the task's groups and network, as its user."""
         step = "join its cgroup"
         try:
             for directory in join:
@@ -83,32 +99,29 @@ class Grouped:
                     return Spawned(_forked(order), -1)
                 step = "enter the network of its node"
                 order.network.enter()
-            mask = os.umask(0o022)
-            try:
-                step = f"enter the directory {order.cwd!r}"
-                if order.uid:
-                    os.setresgid(order.uid, order.uid, 0)
-                    os.setresuid(0, order.uid, 0)  # a real id of root: nobody of that uid may signal us yet
-                os.chdir(order.cwd)
-                step = f"run {order.argv[0]!r}"
-                if order.uid:
-                    os.setresuid(order.uid, order.uid, 0)
-                return Spawned(self._spawn(order), -1)
-            finally:
-                if order.uid:
-                    os.setresuid(0, 0, 0)
-                    os.setresgid(0, 0, 0)
-                os.umask(mask)
-                os.chdir("/")
+            step = f"enter the directory {order.cwd!r}"
+            if order.uid:
+                os.setresgid(order.uid, order.uid, 0)
+                os.setresuid(0, order.uid, 0)  # a real id of root: nobody of that uid may signal us yet
+            os.chdir(order.cwd)
+            step = f"run {order.argv[0]!r}"
+            if order.uid:
+                os.setresuid(order.uid, order.uid, 0)
+            return Spawned(self._spawn(order), -1)
         except Failed:
             raise
         except OSError as error:
             raise Failed(f"could not {step}: {os.strerror(error.errno or 0)}") from None
-        finally:
-            for membership in self._home:
-                os.write(membership, b"0")
-            if order.network is not None and order.network.user < 0:
-                linux.setns(self._network, linux.CLONE_NEWNET)
+
+    def _return(self, order: Order) -> None:
+        os.chdir("/")
+        if order.uid:
+            os.setresuid(0, 0, 0)
+            os.setresgid(0, 0, 0)
+        for membership in self._home:
+            os.write(membership, b"0")
+        if order.network is not None and order.network.user < 0:
+            linux.setns(self._network, linux.CLONE_NEWNET)
 
     def _spawn(self, order: Order) -> int:
         streams = [(self._null, 0), (order.log, 1), (order.log, 2)]
