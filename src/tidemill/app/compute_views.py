@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from tidemill.app import computes, costs, isolation, job_views
@@ -107,17 +108,22 @@ async def _summary(s: Services, spec: ClusterSpec, state: str) -> dict[str, Any]
         "price_usd_hour": price,
         "run_rate_usd_hour": None if price is None else await costs.compute_run_rate(s, spec.uid),
         "capacity": s.settings.capacity,
-        "next_action": _next_action(spec, nodes, queued, s.clock.now()),
+        "next_action": _next_action(s, spec, nodes, queued),
     }
 
 
-def _next_action(spec: ClusterSpec, nodes: Any, queued: int, now: int) -> str:
+def _next_action(s: Services, spec: ClusterSpec, nodes: Sequence[Node], queued: int) -> str:
     """The next thing the autoscaler will do by itself, or ""."""
     if any(node.state is NodeState.OPENING for node in nodes):
         return "opening nodes"
     idle = [node for node in nodes if node.state is NodeState.IDLE and node.idle_since is not None]
     if idle and not queued and len(nodes) > spec.min_nodes:
-        first = min(node.idle_since or now for node in idle)
+        visits = s.visits.on([node.id for node in idle])
+        visited = {visit.node_id for visit in visits}
+        if len(visited) == len(idle):
+            return f"closes a node after the shell of {visits[0].caller.name} on {visits[0].node_id}"
+        now = s.clock.now()
+        first = min(node.idle_since or now for node in idle if node.id not in visited)
         left = first + spec.idle_us - now
         return f"closes an idle node in {human_duration(max(left, 0) // 1_000_000 * 1_000_000)}"
     return ""
@@ -139,6 +145,7 @@ async def _node(s: Services, node: Node) -> dict[str, Any]:
         },
         "gpu_ids": list(node.gpu_ids),
         "job": job,
+        "visitors": [{"who": v.caller.name, "since": iso(v.since)} for v in s.visits.on((node.id,))],
         "since": iso(node.idle_since or node.ready_at or node.created_at),
         "ready_at": iso(node.ready_at),
         "isolation": reached(isolation.limits_of(node)),

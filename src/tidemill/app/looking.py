@@ -48,17 +48,22 @@ async def target_of(s: Services, caller: Caller, scope: Scope, name: str, node: 
     return Target(row, attempt.nodes[node], TaskKey(attempt.id, rank))
 
 
-async def check_still(s: Services, caller: Caller, scope: Scope, target: Target) -> None:
+async def check_still(s: Services, caller: Caller, target: Target) -> None:
     """While somebody is inside: the sign-in, the principal, the role and the job are still there. Raises
     what a new request would be refused with."""
     if caller.session:
         await s.sessions.check(caller.session)
     await check_lives(s, caller)
     name = target.row.key.name
-    await authorise(s, caller, ACTION, scope, f"jobs/{name}")
     row = await s.store.read(lambda r: r.by_uid(target.row.uid))
     if row is None or JobState(row.state).final:
         raise Conflict(f"Job {name!r} has ended.", "JobNotRunning", name)
+    await check_may_enter(s, caller, row)
+
+
+async def check_may_enter(s: Services, caller: Caller, row: Resource) -> None:
+    """Whether or not it runs now. Raises AccessDenied, Forbidden."""
+    await authorise(s, caller, ACTION, row.key.scope, f"jobs/{row.key.name}")
     await _check_private(s, caller, row)
 
 

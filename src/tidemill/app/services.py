@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 from tidemill.app.activity import ActivityLog
 from tidemill.app.codes import CodeBook
 from tidemill.app.live import Live
+from tidemill.app.visitors import Visits
 from tidemill.domain.listening import Listening
 from tidemill.domain.model import Caller as Caller  # identity makes it, the use cases take it
 from tidemill.identity.oidc import OidcClient
@@ -107,6 +108,7 @@ class Services:
     storage_keys: StorageKeys
     incarnation: str
     live: Live = field(default_factory=Live)
+    visits: Visits = field(default_factory=Visits)
     activity: ActivityLog = field(default_factory=ActivityLog)
     passwords: Passwords = field(default_factory=Passwords)
     codes: CodeBook = field(default_factory=CodeBook)

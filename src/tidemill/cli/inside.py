@@ -1,4 +1,4 @@
-"""A process inside a job, with this terminal (or these pipes) as its own."""
+"""A process inside a job or on a node, with this terminal (or these pipes) as its own."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from websockets.exceptions import ConnectionClosed
 
-from tidemill.cli.errors import CliError, ServerGone
+from tidemill.cli.errors import NOT_FOUND, CliError, ServerGone, did_you_mean
 from tidemill.cli.line import opened
-from tidemill.cli.urls import Query
+from tidemill.cli.urls import Query, segment
 
 if TYPE_CHECKING:
     from websockets.sync.client import ClientConnection
@@ -47,7 +47,32 @@ def run(session: Session, path: str, query: Query, command: list[str]) -> int:
             try:
                 return _print_output(line)
             except ConnectionClosed as error:
-                raise ServerGone(f"The line to the job broke ({error}). {session.start_hint}") from error
+                raise ServerGone(f"The line to it broke ({error}). {session.start_hint}") from error
+
+
+def node_named(session: Session, name: str) -> str:
+    """-> the compute whose node that is. Raises CliError naming what there is."""
+    nodes: dict[str, str] = {}
+    computes: list[str] = []
+    for compute in session.client.get(f"{session.native}/computes")["value"]:
+        detail = session.client.get(f"{session.native}/computes/{segment(compute['name'])}")
+        computes.append(compute["name"])
+        nodes |= {node["id"]: compute["name"] for node in detail.get("nodes_list") or []}
+    if name in nodes:
+        return nodes[name]
+    if name in computes:
+        its = [node for node, compute in nodes.items() if compute == name]
+        there = f"its nodes: {', '.join(its)}" if its else "it has no node open now"
+        raise CliError(
+            f"{name} is a compute; {there}. Give a node: tidemill ssh NODE.", NOT_FOUND, "NotFound"
+        )
+    jobs = session.client.get(f"{session.native}/jobs", {"state": "Running", "limit": 100})["value"]
+    hint = did_you_mean(name, [*nodes, *(job["name"] for job in jobs)])
+    raise CliError(
+        f"No job and no node is called {name!r}.{hint} See: tidemill job list, tidemill compute list.",
+        NOT_FOUND,
+        "NotFound",
+    )
 
 
 def output_of(session: Session, path: str, query: Query, command: list[str]) -> str:
@@ -78,7 +103,7 @@ def _print_output(line: ClientConnection) -> int:
             return int(told["exit"])
         error = told.get("error") or {}
         raise CliError(error.get("message") or message, 1, error.get("code") or "SessionEnded")
-    raise ServerGone("The line to the job was closed; the server may have stopped.")
+    raise ServerGone("The line was closed; the server may have stopped.")
 
 
 def _write(stream: int, data: bytes) -> None:
@@ -96,7 +121,7 @@ def _send_input(line: ClientConnection) -> None:
 
 @contextlib.contextmanager
 def _raw_terminal(line: ClientConnection) -> Iterator[None]:
-    """Every key goes to the job as it is pressed; a new size of the window does, too."""
+    """Every key goes there as it is pressed; a new size of the window does, too."""
     fd = sys.stdin.fileno()
     before = termios.tcgetattr(fd)
     changed = signal.getsignal(signal.SIGWINCH)

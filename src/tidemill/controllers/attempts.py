@@ -18,6 +18,7 @@ from functools import partial
 
 from tidemill.app import isolation, secretstore, transitions
 from tidemill.app.codec import job_status
+from tidemill.app.node_visits import make_way
 from tidemill.app.services import Services
 from tidemill.app.transitions import Collected, Moment
 from tidemill.app.waiting import wait_set
@@ -78,9 +79,12 @@ class Attempts:
                 live.changed.set()
 
     def on_engine_event(self, event: EngineEvent) -> None:
+        self._s.visits.on_engine_event(event)
         if event.task is not None:
             live = self._live.get(event.task.attempt_id)
             if live is None:
+                if event.kind == "task_started" and self._s.visits.knows(event.task.attempt_id):
+                    return
                 # Repeated for an attempt that has ended: the agent may drop it now. One that nobody knows is
                 # stopped; a stop changes nothing for a task that has ended.
                 if event.kind == "task_exited":
@@ -223,6 +227,7 @@ class Attempts:
             live.ranks = launching.outline(plan)
             self._mark_absent_nodes(live)
             return None
+        await make_way(self._s, row, live.attempt.nodes)
         await self._cleaner.make_room(live.attempt.nodes)
         try:
             placed = await self._place(live, row, plan)

@@ -282,7 +282,11 @@ class Pool:
     def _node_changed(self, uid: str, node: Node | None, now: int) -> None:
         before = self._known_nodes.get(uid)
         state = NodeState.CLOSED if node is None else node.state
-        if before is None or before is state:
+        if before is None:
+            return
+        if before is state:
+            if node is not None and state is NodeState.IDLE and node.idle_since:
+                self._state.apply(sched.NodeUsed(uid, node.idle_since))
             return
         if state is NodeState.CLOSED:
             del self._known_nodes[uid]

@@ -1,4 +1,4 @@
-"""Looking inside a running job: what a client asks for on the line, and how long it may stay.
+"""Looking inside a running job or a node: what a client asks for on the line, and how long it may stay.
 
 Messages of a session (`exec`): text is JSON, bytes are a stream's. The client begins with
 {"command": [word, …], "terminal": [rows, columns] or null, "term": "xterm"}; then come bytes for standard
@@ -17,11 +17,17 @@ from typing import Any, cast
 from tidemill.domain.errors import InvalidRequest
 
 ACTION = "Microsoft.MachineLearningServices/workspaces/jobs/exec/action"
+# Azure's own for a compute's terminal and notebooks: the roles that may run anything there by a job, or look
+# after computes, have it by their wildcards; a Reader has not.
+NODE_ACTION = "Microsoft.MachineLearningServices/workspaces/computes/applicationaccess/action"
 GRANTING = "Microsoft.Authorization/roleAssignments/write"
 
 IDLE_S = 30 * 60.0  # no byte either way
 MOST_S = 12 * 3600.0
 CHECK_S = 2.0  # a role that was taken away ends a session within this
+
+MOST_VISITS = 8  # shells on one node at once
+USE_S = 30.0  # while one is open its node counts as used, at least this often
 
 MAX_WORDS, MAX_COMMAND, MAX_SIDE = 1000, 100_000, 1000
 NO_PORT = "A port is a whole number from 1 to 65535"
@@ -89,6 +95,11 @@ def overdue(now: float, began: float, last: float) -> str:
     if now - began > MOST_S:
         return f"A session may last {MOST_S / 3600:.0f} hours."
     return ""
+
+
+def use_interval(idle_us: int) -> float:
+    """Seconds between two notes that somebody works on a node that closes after being idle for `idle_us`."""
+    return min(max(idle_us / 3e6, 0.1), USE_S)
 
 
 def _object(text: str) -> dict[str, Any]:

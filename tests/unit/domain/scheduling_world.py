@@ -106,6 +106,12 @@ class World:
         self._to(node_id, NodeState.IDLE)
         self.pool.apply(t.NodeReady(node_id, self.now))
 
+    def used(self, node_id: str) -> None:
+        """Somebody works on it: of an idle node, its idle time begins anew."""
+        if self.nodes[node_id].state is NodeState.IDLE:
+            self._to(node_id, NodeState.IDLE)
+        self.pool.apply(t.NodeUsed(node_id, self.now))
+
     def lost(self, node_id: str) -> None:
         self._to(node_id, NodeState.LOST)
         self.pool.apply(t.NodeLost(node_id, self.now))

@@ -267,6 +267,8 @@ def show_facts(detail: dict[str, Any]) -> list[tuple[str, str]]:
         facts.append(("next", text.plain(detail["next_action"])))
     for node in nodes_of(detail):
         runs = f", runs {node['job']}" if node.get("job") else ""
+        shells = [text.plain(visitor["who"]) for visitor in node.get("visitors") or []]
+        runs += f", shell of {', '.join(shells)}" if shells else ""
         facts.append((f"node {node.get('id')}", f"{node.get('state')}{runs}"))
     for job in detail.get("queue") or []:
         facts.append((f"job {job.get('name')}", str(job.get("why") or job.get("state"))))

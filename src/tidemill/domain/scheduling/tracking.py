@@ -14,8 +14,6 @@ from tidemill.domain.scheduling.capacity import Room, limits
 from tidemill.domain.scheduling.cluster import ClusterState, Run
 from tidemill.domain.scheduling.shares import Shares, dominant_rate
 
-_HANDED = (NodeState.RUNNING, NodeState.LOST, NodeState.CLOSING)  # states in which a node may keep its job
-
 
 class Tracker:
     """All state of a pool. `awake`: clusters to look at next; `due`: when an idle node closes."""
@@ -41,7 +39,7 @@ class Tracker:
             t.NodeOpened: self._node_opened,
             t.NodeReady: self._node_ready,
             t.NodeBusy: self._node_busy,
-            t.NodeIdle: self._node_idle,
+            t.NodeUsed: self._node_used,
             t.NodeClosing: self._node_closing,
             t.NodeLost: self._node_lost,
             t.NodeGone: self._node_gone,
@@ -298,19 +296,10 @@ class Tracker:
         if node.state is not NodeState.RUNNING or node.job_uid != event.job_uid:
             self.move(state, node.id, NodeState.RUNNING, event.at, event.job_uid)
 
-    def _node_idle(self, event: t.NodeIdle) -> None:
+    def _node_used(self, event: t.NodeUsed) -> None:
         found = self._find(event.node_id)
-        if found is None or found[1].state is NodeState.IDLE:
-            return
-        state, node = found
-        self.move(state, node.id, NodeState.IDLE, event.at)
-        run = state.running.get(node.job_uid)
-        if run is not None and not self._holds_any(state, run):
-            self._end_run(state, run, event.at)
-
-    def _holds_any(self, state: ClusterState, run: Run) -> bool:
-        held = (state.nodes.get(node_id) for node_id in run.nodes)
-        return any(node and node.state in _HANDED and node.job_uid == run.job.uid for node in held)
+        if found is not None and found[1].state is NodeState.IDLE and found[1].since < event.at:
+            self.move(found[0], event.node_id, NodeState.IDLE, event.at)
 
     def _node_closing(self, event: t.NodeClosing) -> None:
         found = self._find(event.node_id)

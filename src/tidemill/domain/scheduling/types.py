@@ -174,7 +174,9 @@ class NodeBusy:
 
 
 @dataclass(frozen=True, slots=True)
-class NodeIdle:
+class NodeUsed:
+    """Somebody worked on the idle node until `at`: it is idle from then on."""
+
     node_id: str
     at: int = 0
 
@@ -301,7 +303,7 @@ Event = (
     | NodeOpened
     | NodeReady
     | NodeBusy
-    | NodeIdle
+    | NodeUsed
     | NodeClosing
     | NodeLost
     | NodeGone

@@ -1,4 +1,4 @@
-"""Looking inside a running job over a WebSocket: a process in its sandbox, a port of its loopback.
+"""Looking inside over a WebSocket: a process in a running job or on a node, a port of a job's loopback.
 
 The messages: domain/looking.py. Who, when and for how long is in the activity log; what passed never is.
 """
@@ -17,11 +17,12 @@ from typing import Any
 from starlette.responses import Response
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from tidemill.app.looking import Target, check_still, target_of
+from tidemill.app import looking as jobs
+from tidemill.app import node_visits
 from tidemill.domain import looking
 from tidemill.domain.activity import Outcome, Record
 from tidemill.domain.errors import Conflict, InvalidRequest, TidemillError
-from tidemill.engines.base import EngineError, Inside, Unready
+from tidemill.engines.base import EngineError, Inside, TaskKey, Unready
 from tidemill.wire.http import UPGRADE, Context, Route, Upgrade
 from tidemill.wire.native.routes import W, whole
 
@@ -34,18 +35,32 @@ CHUNK = 64 * 1024
 def routes() -> list[Route]:
     return [
         Route(UPGRADE, W + "/jobs/{name}/exec", looking.ACTION, exec_job),
+        Route(UPGRADE, W + "/computes/{name}/nodes/{node}/exec", looking.NODE_ACTION, exec_node),
         Route(UPGRADE, W + "/jobs/{name}/ports/{port}", looking.ACTION, forward_port),
     ]
 
 
 async def exec_job(ctx: Context) -> Response:
     target = await _target(ctx)
-    return Upgrade(lambda socket: _Talk(ctx, target, socket, "a session").hold(_session))
+    place = _place(ctx, target)
+    return Upgrade(lambda socket: _Talk(ctx, place, socket, "a session").hold(lambda t: _session(t, target)))
+
+
+async def exec_node(ctx: Context) -> Response:
+    s, node = ctx.services, ctx.params["node"]
+    target = await node_visits.target_of(s, ctx.caller, ctx.scope, ctx.params["name"], node)
+    place = _Place(
+        looking.NODE_ACTION,
+        f"computes/{target.spec.name}/nodes/{node}",
+        lambda: node_visits.check_still(s, ctx.caller, ctx.scope, target),
+    )
+    return Upgrade(lambda socket: _Talk(ctx, place, socket, "a shell").hold(lambda t: _visit(t, target)))
 
 
 async def forward_port(ctx: Context) -> Response:
     port = looking.port(ctx.params["port"])
     target = await _target(ctx)
+    place = _place(ctx, target)
     try:
         sock = await ctx.services.engine.dial(target.node_id, target.task, port)
     except EngineError as error:
@@ -53,16 +68,30 @@ async def forward_port(ctx: Context) -> Response:
 
     async def talk(socket: WebSocket) -> None:
         try:
-            await _Talk(ctx, target, socket, f"port {port}").hold(lambda talk: _port(talk, sock))
+            await _Talk(ctx, place, socket, f"port {port}").hold(lambda talk: _port(talk, sock))
         finally:
             sock.close()
 
     return Upgrade(talk)
 
 
-async def _target(ctx: Context) -> Target:
+async def _target(ctx: Context) -> jobs.Target:
     node = whole(ctx.request.query.get("node", "0"), "node", 0, 10_000)
-    return await target_of(ctx.services, ctx.caller, ctx.scope, ctx.params["name"], node)
+    return await jobs.target_of(ctx.services, ctx.caller, ctx.scope, ctx.params["name"], node)
+
+
+def _place(ctx: Context, target: jobs.Target) -> _Place:
+    resource = f"jobs/{target.row.key.name}"
+    return _Place(looking.ACTION, resource, lambda: jobs.check_still(ctx.services, ctx.caller, target))
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where somebody is, by which action, and what says whether they may stay (raises where not)."""
+
+    action: str
+    resource: str  # below the workspace
+    check: Callable[[], Awaitable[None]]
 
 
 @dataclass(slots=True)
@@ -70,7 +99,7 @@ class _Talk:
     """One open line, and what ends it."""
 
     ctx: Context
-    target: Target
+    place: _Place
     socket: WebSocket
     what: str
     began: float = field(default_factory=time.monotonic)
@@ -118,7 +147,7 @@ class _Talk:
         """Raises once the session may not go on."""
         while True:
             await asyncio.sleep(looking.CHECK_S)
-            await check_still(self.ctx.services, self.ctx.caller, self.ctx.scope, self.target)
+            await self.place.check()
             late = looking.overdue(time.monotonic(), self.began, self.last)
             if late:
                 raise Conflict(late, "SessionExpired")
@@ -128,14 +157,14 @@ class _Talk:
         ctx.services.activity.record(
             Record(
                 at=ctx.services.clock.now(),
-                action=looking.ACTION,
+                action=self.place.action,
                 outcome=outcome,
                 actor=ctx.caller.oid,
                 actor_name=ctx.caller.name,
                 actor_kind=ctx.caller.kind,
                 address=ctx.request.address,
                 scope=ctx.scope.arm_id,
-                resource=f"{ctx.scope.arm_id}/jobs/{self.target.row.key.name}",
+                resource=f"{ctx.scope.arm_id}/{self.place.resource}",
                 method="END",
                 assignment="" if ctx.decision.assignment is None else ctx.decision.assignment.id,
                 reason=f"{self.what} ended after {took:.1f} s: {why or 'it was broken off'}"[:500],
@@ -143,24 +172,51 @@ class _Talk:
         )
 
 
-async def _session(talk: _Talk) -> str:
-    """A process inside. -> how it ended."""
-    inside = await _entered(talk)
+async def _session(talk: _Talk, target: jobs.Target) -> str:
+    """A process inside a job. -> how it ended."""
+    code = await _held(talk, target.node_id, target.task, await _wanted(talk))
+    if code is None:
+        await talk.end(
+            {"error": {"code": "JobNotRunning", "message": "The job has ended, and this with it."}}
+        )
+        return "the job ended"
+    await talk.end({"exit": code})
+    return f"exit code {code}"
+
+
+async def _visit(talk: _Talk, target: node_visits.Target) -> str:
+    """A process on a node. -> how it ended."""
+    s = talk.ctx.services
+    wanted = await _wanted(talk)
+    visit = await node_visits.begin(s, talk.ctx.caller, target)
+    why = "the line to it was lost"
+    try:
+        code = await _first(
+            _held(talk, visit.node_id, visit.task, wanted), node_visits.keep(s, target, visit)
+        )
+        ended = await node_visits.why_ended(s, visit, code)
+        why = ended or f"exit code {code}"
+        await talk.end({"error": {"code": "SessionEnded", "message": ended}} if ended else {"exit": code})
+        return why
+    except EngineError as error:
+        why = visit.ended or str(error)
+        raise Conflict(why, "SessionEnded") from error
+    finally:
+        await node_visits.end(s, visit, why)
+
+
+async def _held(talk: _Talk, node_id: str, task: TaskKey, wanted: looking.Begin) -> int | None:
+    """From its start to its end. -> its exit code, None where it was killed."""
+    inside = await _entered(talk, node_id, task, wanted)
     try:
         await inside.started()
-        code = await _first(_outgoing(talk, inside), _incoming(talk, inside))
-        if code is None:
-            await talk.end(
-                {"error": {"code": "JobNotRunning", "message": "The job has ended, and this with it."}}
-            )
-            return "the job ended"
-        await talk.end({"exit": code})
-        return f"exit code {code}"
+        return await _first(_outgoing(talk, inside), _incoming(talk, inside))
     finally:
         inside.close()
 
 
-async def _entered(talk: _Talk) -> Inside:
+async def _wanted(talk: _Talk) -> looking.Begin:
+    """The first message."""
     try:
         async with asyncio.timeout(BEGIN_S):
             first = await talk.receive()
@@ -168,12 +224,15 @@ async def _entered(talk: _Talk) -> Inside:
         raise InvalidRequest(f"No first message came within {BEGIN_S:g} s.") from None
     if not isinstance(first, str):
         raise InvalidRequest("The first message must be text: what to run.")
-    wanted = looking.begin(first)
+    return looking.begin(first)
+
+
+async def _entered(talk: _Talk, node_id: str, task: TaskKey, wanted: looking.Begin) -> Inside:
     until = time.monotonic() + READY_S
     while True:
         try:
             return await talk.ctx.services.engine.enter(
-                talk.target.node_id, talk.target.task, wanted.command, wanted.size, wanted.term
+                node_id, task, wanted.command, wanted.size, wanted.term
             )
         except Unready:
             if time.monotonic() > until:
