@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from scheduling_world import ELASTIC, GIB, GPU, LARGE, SECOND, SMALL, STRICT, World, cluster, job
 
-from tidemill.domain.model import NodeState, Vector
+from tidemill.domain.model import NodeState, Scope, Vector
 from tidemill.domain.quota import Quotas
 from tidemill.domain.scheduling import queue as queue_module
 from tidemill.domain.scheduling import types as t
@@ -331,6 +331,40 @@ def test_strict_opens_only_what_fits_and_names_who_holds_the_host() -> None:
     assert [d.code for d in of(decisions, t.CloseNode)] == ["NodeClosing.Reclaimed"]
     world.settle()
     assert list(world.running) == ["big"]
+
+
+def test_what_others_hold_is_named_within_one_workspace_only() -> None:
+    """Names of jobs and computes of one team do not reach another by a sentence."""
+    world = World(replace(STRICT, total=Vector(4000, 8 * GIB)))
+    elsewhere = Scope("sub", "rg", "secret")
+    world.set_cluster(cluster("c1", SMALL, high=2))
+    world.set_cluster(cluster("c2", LARGE, high=1, workspace=elsewhere))
+    world.queue(job("a"))
+    world.settle()
+    world.queue(job("big", "c2", submitted_at=1, workspace=elsewhere))
+    (wait,) = world.decide()
+    assert wait.sentence.endswith("free are 2 vCPU and 4 GiB: other workspaces hold 1 node of 2 vCPU, 4 GiB.")
+    world.release("a")
+    (closed,) = of(world.decide(), t.CloseNode)
+    assert closed.code == "NodeClosing.Reclaimed"
+    assert closed.sentence == (
+        "Idle for 0 s, and a job of another workspace, which goes first, needs its room on this host."
+    )
+
+
+def test_other_workspaces_are_summed_up_by_size() -> None:
+    world = World(STRICT)
+    for uid, node in (("c1", SMALL), ("c2", SMALL), ("c3", LARGE)):
+        elsewhere = Scope("sub", "rg", uid)
+        world.set_cluster(cluster(uid, node, high=1, workspace=elsewhere))
+        world.queue(job(f"of-{uid}", uid, workspace=elsewhere))
+    world.settle()
+    world.set_cluster(cluster("c4", LARGE, high=1))
+    world.queue(job("mine", "c4"))
+    (wait,) = world.decide()
+    assert wait.sentence.endswith(
+        ": other workspaces hold 2 nodes of 2 vCPU, 4 GiB; 1 node of 4 vCPU, 8 GiB."
+    )
 
 
 def test_two_half_opened_gangs_do_not_block_each_other_for_ever() -> None:

@@ -206,7 +206,7 @@ def _reclaim(plan: Plan, job: JobRequest, others: Iterable[Plan], supply: Supply
             continue
         other.idle.remove((since, node_id))
         other.reclaimed.append(node_id)
-        other.reclaimed_for = job.name
+        other.reclaimed_for = job.name if other.spec.workspace == job.workspace else ""
         other.slots = max(0, other.slots - 1)
         supply.expect(other.spec, view.granted)
 

@@ -1,4 +1,7 @@
-"""The words of decisions: what a user reads in the time line and under "why is it waiting?"."""
+"""The words of decisions: what a user reads in the time line and under "why is it waiting?".
+
+Names of jobs and computes stay in their workspace: who reads a sentence may not know of the others.
+"""
 
 from __future__ import annotations
 
@@ -68,7 +71,8 @@ def closing(
         return f"{spec.name} now has at most {plural(spec.max_nodes, 'node')}: this idle one is over it."
     if code == CLOSE_RECLAIMED:
         idle = human_duration(idle_us)
-        return f"Idle for {idle}, and job {job!r}, which goes first, needs its room on this host."
+        named = f"job {job!r}" if job else "a job of another workspace"
+        return f"Idle for {idle}, and {named}, which goes first, needs its room on this host."
     stays = f"{plural(left, 'node')} stay{'s' if left == 1 else ''}" if left else "no node stays"
     return (
         f"Idle for {human_duration(idle_us)} (limit {human_duration(spec.idle_us)}) "
@@ -126,19 +130,23 @@ def nodes_busy(
 
 
 def host_full(state: ClusterState, everyone: Iterable[ClusterState], host: Host, free: Vector) -> str:
-    """Names who holds what of the host."""
+    """Says who holds what of the host: computes of the same workspace by name, all others by size."""
     spec = state.spec
     assert spec is not None
     holders: list[str] = []
+    elsewhere: dict[Vector, tuple[int, int]] = {}
     for other in sorted(everyone, key=lambda each: each.spec.name if each.spec else each.uid):
         if other.spec is None or not limits(host, other.spec):
             continue
-        count = len(other.nodes) + len(other.pending)
-        if count:
-            idle = f", {len(other.idle)} idle" if other.idle else ""
-            holders.append(
-                f"{other.spec.name} holds {plural(count, 'node')} of {size_words(other.spec.node)}{idle}"
-            )
+        count, idle, size = len(other.nodes) + len(other.pending), len(other.idle), other.spec.node
+        if count and other.spec.workspace == spec.workspace:
+            holders.append(f"{other.spec.name} holds {_held(size, count, idle)}")
+        elif count:
+            before = elsewhere.get(size, (0, 0))
+            elsewhere[size] = (before[0] + count, before[1] + idle)
+    if elsewhere:
+        parts = [_held(size, *counts) for size, counts in elsewhere.items()]
+        holders.append(f"other workspaces hold {'; '.join(sorted(parts, reverse=True))}")
     held = join_words(holders) or "nobody holds any"
     if spec.node.gpus and not host.strict:
         return (
@@ -149,3 +157,7 @@ def host_full(state: ClusterState, everyone: Iterable[ClusterState], host: Host,
         f"This host has no room for another node of {spec.name} ({size_words(spec.node)}); free are "
         f"{human_cpus(max(0, free.cpu_milli))} and {human_bytes(max(0, free.memory))}: {held}."
     )
+
+
+def _held(size: Vector, count: int, idle: int) -> str:
+    return f"{plural(count, 'node')} of {size_words(size)}" + (f", {idle} idle" if idle else "")
