@@ -26,7 +26,7 @@ async def check(s: Services, caller: Caller, spec: ClusterSpec, job: CommandJob,
         await _check_priority(s, caller, spec.workspace, job.priority)
     capacity = await s.engine.capacity()
     host = Host(capacity.total, capacity.gpu_ids, s.settings.capacity)
-    request = request_of(spec, job.display_name, job.node_count, team, caller.oid)
+    request = request_of(spec, job.display_name, job.node_count, team, caller.acts_as or caller.oid)
     refusal = admit(request, spec, host)
     if refusal is None:
         limits, others = await s.store.read(lambda read: _limits(s, read, spec))

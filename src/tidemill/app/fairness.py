@@ -74,7 +74,7 @@ async def show(s: Services, caller: Caller) -> list[dict[str, Any]]:
     found = await s.store.read(quotas.rules)
     subscription = Scope(s.settings.subscription)
     if not (await access.decide(s, caller, READ_QUOTAS, subscription)).allowed:
-        mine = {caller.oid, ANY, *(await teams.teams_of(s, caller))}
+        mine = {caller.acts_as or caller.oid, ANY, *(await teams.teams_of(s, caller))}
         eyes = Eyes(s, caller, {})
         found = [rule for rule in found if rule.id in mine or await _sees(eyes, rule)]
     used = scheduler(s).used([(rule.kind, rule.id, measure) for rule in found for measure in rule.limits])
@@ -86,7 +86,7 @@ async def held(s: Services, caller: Caller) -> list[dict[str, Any]]:
     eyes, ends = Eyes(s, caller, {}), Ends(s)
     found = await show(s, caller)
     for rule in found:
-        id = caller.oid if (rule["kind"], rule["id"]) == (USER, ANY) else rule["id"]
+        id = (caller.acts_as or caller.oid) if (rule["kind"], rule["id"]) == (USER, ANY) else rule["id"]
         for line in rule["limits"]:
             key, measure = (rule["kind"], id, line["measure"]), line["measure"]
             line["text"] = measured(measure, line["limit"] * unit(measure))
@@ -210,7 +210,7 @@ async def _of_thought(s: Services, caller: Caller, scope: Scope, ask: Ask) -> tu
                 target="size",
             )
     team = await teams.team_of(s, caller, {teams.TAG: ask.team})
-    return spec, admission.request_of(spec, "this", ask.nodes, team, caller.oid)
+    return spec, admission.request_of(spec, "this", ask.nodes, team, caller.acts_as or caller.oid)
 
 
 async def _equation(
@@ -306,13 +306,17 @@ class Ends:
 async def queue(
     s: Services, caller: Caller, workspace: Scope | None, compute: str, limit: int
 ) -> list[dict[str, Any]]:
-    """The jobs that wait, by compute and in order. `workspace` and `compute` narrow it."""
+    """The jobs that wait, by compute and in order. `workspace` and `compute` narrow it, to what the caller may
+    read: else the answer would tell what its lines do not. Raises AccessDenied, NotFound."""
+    if workspace is not None:
+        await access.authorise(s, caller, READ_JOBS, workspace)
     pool, eyes, ends = scheduler(s), Eyes(s, caller, {}), Ends(s)
     wanted: list[ClusterSpec] = []
     for spec in sorted(pool.clusters(), key=lambda each: (each.workspace, each.name)):
         if workspace is not None and spec.workspace.arm_id.lower() != workspace.arm_id.lower():
             continue
-        if not compute or compute.lower() == spec.name.lower():
+        named = compute.lower() == spec.name.lower() and await eyes.may_see(spec.workspace)
+        if not compute or named:
             wanted.append(spec)
     if compute and not wanted:
         await _check_compute(s, workspace, compute)

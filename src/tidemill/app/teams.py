@@ -34,7 +34,7 @@ async def teams_of(s: Services, caller: Caller) -> dict[str, str]:
 async def team_of(s: Services, caller: Caller, tags: Mapping[str, Any] | None = None) -> str:
     """Object id of the team of a job that the caller submits. Raises InvalidRequest for a tag that names a
     team the caller is not in."""
-    found = await teams_of(s, caller)
+    found, who = await teams_of(s, caller), caller.acts_as or caller.oid
     wanted = str((tags or {}).get(TAG) or "")
     if wanted:
         for oid, name in found.items():
@@ -48,10 +48,10 @@ async def team_of(s: Services, caller: Caller, tags: Mapping[str, Any] | None = 
             "properties.tags",
         )
     if not found:
-        return caller.oid
+        return who
 
     def default(read: Read) -> str:
-        rule = quotas.rule_of(read, s.settings.subscription, USER, caller.oid)
+        rule = quotas.rule_of(read, s.settings.subscription, USER, who)
         return rule.default_team if rule else ""
 
     chosen = await s.store.read(default)

@@ -9,6 +9,7 @@ import pytest
 from world import FOREVER, OWNER, SCOPE, World
 
 from tidemill.app import fairness, jobs, principals, quotas
+from tidemill.app.access import AccessDenied
 from tidemill.app.codec import job_status
 from tidemill.app.quotas import Change
 from tidemill.domain.errors import Forbidden, InvalidRequest, NotFound
@@ -165,6 +166,27 @@ async def test_the_queue_in_order_and_only_what_one_may_see(world: World) -> Non
     }
     with pytest.raises(NotFound, match="Did you mean 'cpu'"):
         await fairness.queue(world.services, OWNER, SCOPE, "cpuu", 10)
+    # Narrowing must not tell what the lines do not: whose computes are called what, and who waits there.
+    assert await fairness.queue(world.services, eve, None, "cpu", 10) == []
+    for compute in ("cpu", "cpuu", ""):
+        with pytest.raises(AccessDenied):
+            await fairness.queue(world.services, eve, SCOPE, compute, 10)
+
+
+async def test_a_job_that_submits_for_somebody_counts_as_them(world: World) -> None:
+    """Else who submits through a job has a fair share, and a quota, for each such job."""
+    ann = await person(world, "ann")
+    await world.start()
+    name = {"identity": {"identityType": "UserIdentity"}}
+    parent = await submit(world, ann, "parent", compute="", **name)
+    child = Caller(parent.uid, "parent", "job", scope=SCOPE, job="parent", acts_as=ann.oid)
+    row = await submit(world, child, "child", compute="", **name)
+    plan = job_status(row.status).plan
+    assert (plan.team, plan.user, plan.acts_as) == (ann.oid, ann.oid, ann.oid)
+    await limit(world, "user", "ann", cores=1)
+    await world.cluster(high=4)
+    with pytest.raises(InvalidRequest, match="the quota of user 'ann' does not allow it"):
+        await submit(world, child, "big", resources={"instanceCount": 2}, **name)
 
 
 async def test_a_hypothetical_ask_and_what_earlier_runs_took(world: World) -> None:
