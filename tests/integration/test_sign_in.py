@@ -183,6 +183,36 @@ def test_forged_refresh_tokens(server: Any, user: str, change: Any) -> None:
     assert refresh(server, real["refresh_token"])[0] == 200  # a forgery ends nobody's sign-in
 
 
+def test_a_refresh_for_a_resource_that_is_not_here_leaves_the_refresh_token_as_it_was(
+    server: Any, somebody: str
+) -> None:
+    first = sign_in(server, somebody)
+    asked = {"grant_type": "refresh_token", "refresh_token": first["refresh_token"], "client_id": "test"}
+    status, answer, _ = token(server, **asked, resource="https://graph.microsoft.com")
+    assert (status, answer["error"]) == (400, "invalid_resource")
+    bearer = {"Authorization": f"Bearer {first['access_token']}"}
+    (session,) = send(server, "GET", "/api/v1/access/me/sessions", None, bearer)[1]["value"]
+    assert session["used_at"] == session["created_at"], "it was not turned"
+    assert refresh(server, first["refresh_token"])[0] == 200
+
+
+def test_what_a_sign_in_allowed_and_nobody_fetched_yet_ends_with_it(server: Any, somebody: str) -> None:
+    """Else whoever had the session for a moment keeps a way in over a new password."""
+    held = sign_in(server, somebody)
+    bearer = {"Authorization": f"Bearer {held['access_token']}"}
+    device = send(server, "POST", "/adfs/oauth2/devicecode", {"client_id": "t"})[1]
+    allowed = {"user_code": device["user_code"], "answer": "allow"}
+    assert send(server, "POST", "/ui/device", allowed, bearer)[0] == 200
+    link = send(server, "POST", "/api/v1/portal/link", {}, {**bearer, "Content-Type": "application/json"})[1]
+    cli(server.home, "access", "set-password", somebody, "--password-stdin", stdin="another long one\n")
+    polled = token(server, grant_type="device_code", code=device["device_code"], client_id="t")
+    assert (polled[0], polled[1]["error"]) == (400, "invalid_grant")
+    assert "the password was changed" in polled[1]["error_description"]
+    path = "/ui/" + link["url"].partition("/ui/")[2]
+    status, _, headers = send(server, "GET", path)
+    assert (status, "set-cookie" in headers) == (401, False)
+
+
 def test_signing_out_ends_tokens_at_once(server: Any, somebody: str) -> None:
     here, there = sign_in(server, somebody), sign_in(server, somebody)
     bearer = {"Authorization": f"Bearer {here['access_token']}", "Content-Type": "application/json"}

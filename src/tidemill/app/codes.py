@@ -32,6 +32,7 @@ class Authorization:
     challenge: str
     nonce: str
     scope: str  # what was asked for with it
+    allowed_by: str = ""  # the sign-in that allowed it; "": a token without one did
     expires_at: int = 0
     session: str = ""  # begun with it, once it was used
 
@@ -47,6 +48,7 @@ class Device:
     scope: str  # what was asked for with it
     expires_at: int
     oid: str = ""  # who allowed it
+    allowed_by: str = ""  # the sign-in that did; "": a token without one
     denied: bool = False
     polled_at: int = 0
 
@@ -143,8 +145,11 @@ class CodeBook:
             "DeviceCodeNotFound",
         )
 
-    def answer(self, device: Device, oid: str, allowed: bool) -> None:
-        self._devices[device.code] = replace(device, oid=oid if allowed else "", denied=not allowed)
+    def allow(self, device: Device, oid: str, session: str) -> None:
+        self._devices[device.code] = replace(device, oid=oid, allowed_by=session)
+
+    def deny(self, device: Device) -> None:
+        self._devices[device.code] = replace(device, denied=True)
 
     def poll(self, code: str, client_id: str, now: int) -> Device:
         """The device once a person allowed it, once. Raises DevicePending with OAuth's word."""

@@ -306,8 +306,8 @@ class Ends:
 async def queue(
     s: Services, caller: Caller, workspace: Scope | None, compute: str, limit: int
 ) -> list[dict[str, Any]]:
-    """The jobs that wait, by compute and in order. `workspace` and `compute` narrow it, to what the caller may
-    read: else the answer would tell what its lines do not. Raises AccessDenied, NotFound."""
+    """The jobs that wait, by compute and in order. `workspace` and `compute` narrow it to what the caller
+    may read: else the answer would tell what its lines do not. Raises AccessDenied, NotFound."""
     if workspace is not None:
         await access.authorise(s, caller, READ_JOBS, workspace)
     pool, eyes, ends = scheduler(s), Eyes(s, caller, {}), Ends(s)

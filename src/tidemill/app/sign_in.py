@@ -80,7 +80,9 @@ async def by_password(services: Services, name: str, password: str, address: str
     def right(tx: Tx) -> None:
         for key in keys:
             held = tx.failures(key)
-            tx.set_failures(replace(held, count=0) if key.startswith("pair:") else taken_back(held))
+            tx.set_failures(
+                replace(held, count=0) if key.startswith(("pair:", "local:")) else taken_back(held)
+            )
         if renewed is not None and tx.delete_credential(credential.id):
             tx.insert_credential(replace(credential, value=renewed))
 
@@ -96,9 +98,20 @@ def _password_of(read: Read, name: str) -> tuple[Principal | None, Credential | 
 
 
 async def begin(
-    services: Services, oid: str, *, client: str, how: str, address: str, lasts_us: int = SESSION_US
+    services: Services,
+    oid: str,
+    *,
+    client: str,
+    how: str,
+    address: str,
+    lasts_us: int = SESSION_US,
+    allowed_by: str = "",
 ) -> Grant:
-    """A new session. Raises Unauthenticated for a principal that is gone or disabled."""
+    """A new session. `allowed_by`: the sign-in that allowed it, where there was one: a code or a link that
+    was not used yet ends with it. Raises Unauthenticated then, and for a principal that is gone or
+    disabled."""
+    if allowed_by:
+        await services.sessions.check(allowed_by)
     now = services.clock.now()
     session = Session(
         services.ids.uid(), oid, client[:200], how, address, os.urandom(16), 1, now, now, now + lasts_us

@@ -59,7 +59,7 @@ def _link(links: session.LinkBook) -> Handler:
         if ctx.caller.kind == JOB:
             raise Forbidden("A job's token cannot become a session. Use a token of your own.")
         after = session.local_page(str((await ctx.request.json()).get("next") or ""))
-        path, expires = links.make(ctx.services, ctx.caller.oid, after)
+        path, expires = links.make(ctx.services, ctx.caller, after)
         return json_response({"url": ctx.services.addresses.http + path, "expires_at": iso(expires)})
 
     return link
@@ -70,12 +70,12 @@ def _login(links: session.LinkBook) -> Handler:
         query = ctx.request.query
         response = pages.redirect(session.local_page(query.get("next", "")))
         try:
-            oid = links.redeem(ctx.services, query)
+            oid, by = links.redeem(ctx.services, query)
         except Unauthenticated:
             if await session.signed_in(ctx.services, ctx.request.header("cookie")):
                 return response  # the link was opened again in a browser that has its session
             raise
-        await session.open_session(ctx, oid, "link", response)
+        await session.open_session(ctx, oid, "link", response, by)
         return response
 
     return login

@@ -28,30 +28,31 @@ class LinkBook:
     def __init__(self) -> None:
         self._used: dict[str, int] = {}
 
-    def make(self, services: Services, oid: str, after: str) -> tuple[str, int]:
-        """-> (path with query, expiry in microseconds) of a link that signs the principal in and goes on to
-        `after`."""
-        nonce = secrets.token_urlsafe(18)
+    def make(self, services: Services, caller: Caller, after: str) -> tuple[str, int]:
+        """-> (path with query, expiry in microseconds) of a link that signs the caller in and goes on to
+        `after`. It ends with the sign-in that it is made in."""
+        nonce, oid, by = secrets.token_urlsafe(18), caller.oid, caller.session
         expires = services.clock.now() + LINK_TTL_S * 1_000_000
-        signed = services.tokens.sign_path(_purpose(services, oid, nonce), expires)
-        return f"/ui/login?token={nonce}&oid={oid}&next={quote(after, safe='/')}&{signed}", expires
+        signed = services.tokens.sign_path(_purpose(services, oid, by, nonce), expires)
+        going = f"next={quote(after, safe='/')}"
+        return f"/ui/login?token={nonce}&oid={oid}&by={by}&{going}&{signed}", expires
 
-    def redeem(self, services: Services, query: Mapping[str, str]) -> str:
-        """-> the oid of who is signed in. Raises Unauthenticated for a link that is changed, expired, used,
-        or of an earlier server."""
-        nonce, oid = query.get("token", ""), query.get("oid", "")
-        services.tokens.check_path(_purpose(services, oid, nonce), query)
+    def redeem(self, services: Services, query: Mapping[str, str]) -> tuple[str, str]:
+        """-> (the oid of who is signed in, the sign-in that the link was made in or ""). Raises
+        Unauthenticated for a link that is changed, expired, used, or of an earlier server."""
+        nonce, oid, by = (query.get(name, "") for name in ("token", "oid", "by"))
+        services.tokens.check_path(_purpose(services, oid, by, nonce), query)
         now = services.clock.now()
         self._used = {key: until for key, until in self._used.items() if until > now}
         if nonce in self._used:
             raise Unauthenticated("This link was used already; each opens one session.", "LinkUsed")
         self._used[nonce] = now + LINK_TTL_S * 1_000_000
-        return oid
+        return oid, by
 
 
-def _purpose(services: Services, oid: str, nonce: str) -> str:
+def _purpose(services: Services, oid: str, by: str, nonce: str) -> str:
     # The incarnation is in it because the book of used links ends with the server.
-    return f"/ui/login/{services.incarnation}/{oid}/{nonce}"
+    return f"/ui/login/{services.incarnation}/{oid}/{by}/{nonce}"
 
 
 def local_page(text: str) -> str:
@@ -80,8 +81,9 @@ def cookie_of(header: str, wanted: str = COOKIE) -> str:
     return ""
 
 
-async def open_session(ctx: Context, oid: str, how: str, response: Response) -> None:
-    """A session of the browser, in a cookie. Raises Unauthenticated for a principal that is gone or disabled.
+async def open_session(ctx: Context, oid: str, how: str, response: Response, allowed_by: str = "") -> None:
+    """A session of the browser, in a cookie. Raises Unauthenticated for a principal that is gone or disabled,
+    or where the sign-in that allowed it is over.
     The cookie is Lax, not Strict: an address clicked in a notebook is a navigation from another site. It only
     lets pages be read; whatever changes something is checked for its origin as well."""
     services = ctx.services
@@ -92,6 +94,7 @@ async def open_session(ctx: Context, oid: str, how: str, response: Response) -> 
         how=how,
         address=ctx.request.address,
         lasts_us=SESSION_TTL_S * SECOND,
+        allowed_by=allowed_by,
     )
     who = grant.principal
     token = services.tokens.issue_to(who, ML_AUDIENCE, SESSION_TTL_S, session=grant.session.id)

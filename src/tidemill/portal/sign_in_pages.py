@@ -146,6 +146,7 @@ async def authorize(ctx: Context) -> Response:
             form["code_challenge"],
             form.get("nonce", ""),
             form.get("scope", ""),
+            ctx.caller.session,
         )
         answer["code"] = ctx.services.codes.authorize(asked, ctx.services.clock.now())
     else:
@@ -195,7 +196,10 @@ async def allow_device(ctx: Context) -> Response:
         return _device_page(ctx, code)
     device = ctx.services.codes.waiting(code, ctx.services.clock.now())
     allowed = form["answer"] == "allow"
-    ctx.services.codes.answer(device, ctx.caller.oid, allowed)
+    if allowed:
+        ctx.services.codes.allow(device, ctx.caller.oid, ctx.caller.session)
+    else:
+        ctx.services.codes.deny(device)
     done = "It is signed in. You can close this page." if allowed else "It was refused."
     return _allow_page(ctx, "Done" if allowed else "Refused", [done])
 

@@ -88,6 +88,15 @@ def test_one_place_trying_many_accounts_is_slowed_too_but_not_loopback() -> None
     assert local.wait("user-99", "127.0.0.1") == 0
 
 
+def test_guesses_on_loopback_keep_nobody_out_for_long() -> None:
+    """A job and its author's own terminal both come from there."""
+    guesser = Guesser()
+    for _ in range(60):
+        guesser.guess("ann", "127.0.0.1")
+    assert 0 < guesser.wait("ann", "127.0.0.1") <= 30 * SECOND
+    assert guesser.wait("ann", "::1") == guesser.wait("ann", "127.0.0.1")
+
+
 def test_an_ipv6_network_is_one_place_and_mapped_addresses_are_ipv4() -> None:
     assert throttle_keys("a", "2001:db8:1:2::1") == throttle_keys("a", "2001:db8:1:2:ffff::9")
     assert throttle_keys("a", "2001:db8:1:2::1") != throttle_keys("a", "2001:db8:1:3::1")

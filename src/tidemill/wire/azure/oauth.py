@@ -127,24 +127,41 @@ async def _authorization_code(ctx: Context, form: dict[str, str]) -> dict[str, A
         # RFC 6749 4.1.2: somebody else has the code, too. What it gave is taken back.
         await sign_in.end(services, held.session, "its authorization code was used twice")
         raise _OAuthError("invalid_grant", "The code was used before; what it gave is void. Sign in again.")
+    asked = {"scope": held.scope, **form}
+    services.tokens.check_audience(_resource(asked))
     grant = await sign_in.begin(
-        services, held.oid, client=held.client_id, how="browser", address=ctx.request.address
+        services,
+        held.oid,
+        client=held.client_id,
+        how="browser",
+        address=ctx.request.address,
+        allowed_by=held.allowed_by,
     )
     services.codes.note_session(code, grant.session.id)
-    return _answer(ctx, {"scope": held.scope, **form}, grant, held.nonce)
+    return _answer(ctx, asked, grant, held.nonce)
 
 
 async def _device_code(ctx: Context, form: dict[str, str]) -> dict[str, Any]:
     services = ctx.services
     code = form.get("device_code") or form.get("code", "")
     held = services.codes.poll(code, form.get("client_id", ""), services.clock.now())
+    asked = {"scope": held.scope, **form}
+    services.tokens.check_audience(_resource(asked))
     grant = await sign_in.begin(
-        services, held.oid, client=held.client_id, how="device code", address=ctx.request.address
+        services,
+        held.oid,
+        client=held.client_id,
+        how="device code",
+        address=ctx.request.address,
+        allowed_by=held.allowed_by,
     )
-    return _answer(ctx, {"scope": held.scope, **form}, grant)
+    return _answer(ctx, asked, grant)
 
 
 async def _refresh(ctx: Context, form: dict[str, str]) -> dict[str, Any]:
+    # Before the refresh token is turned: a client that gets no answer keeps the old one, and using that later
+    # would end its sign-in.
+    ctx.services.tokens.check_audience(_resource(form))
     grant = await sign_in.refresh(ctx.services, form.get("refresh_token", ""))
     return _answer(ctx, form, grant)
 
