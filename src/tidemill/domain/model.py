@@ -74,6 +74,7 @@ class Resource:
     ref: str = ""  # an indexed pointer: a job's compute name, a code's hash …
     digest: str = ""  # hash of the submitted body: the same PUT twice is one resource
     archived: bool = False
+    parent_uid: str = ""  # of a job that another one (a pipeline, a sweep) started: its uid
     created_at: int = 0
     modified_at: int = 0
     created_by: str = ""

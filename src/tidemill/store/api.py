@@ -54,6 +54,7 @@ class ResourceQuery:
     archived: bool | None = None  # None: both
     ref: str | None = None
     digest: str | None = None
+    parent_uid: str | None = None  # "": only rows that no other row started; with a `scope`
     ascending: bool = False
     limit: int = 0  # 0: no limit
     after: str | None = None  # uid of the last row of the page before

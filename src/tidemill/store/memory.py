@@ -110,6 +110,7 @@ class MemoryRead(MemoryAccessRead, MemorySignInRead):
                 and (query.archived is None or row.archived == query.archived)
                 and (ref is None or fold(row.ref) == ref)
                 and (query.digest is None or row.digest == query.digest)
+                and (query.parent_uid is None or row.parent_uid == query.parent_uid)
                 and (given is None or fold(f"{row.key.scope.arm_id}/{row.key.type}/{row.key.name}") in given)
             ):
                 yield row

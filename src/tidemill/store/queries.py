@@ -72,20 +72,29 @@ def _branches(run: Run, query: ResourceQuery) -> list[tuple[str, Params]]:
         _add(filters, "scope_key", scope)
         _add(filters, "parent_key", query.parent)
         _add(filters, "ref_key", query.ref)
+        _add(filters, "parent_uid", query.parent_uid)
     elif query.ref:
         fixed.append(("ref_key", fold(query.ref)))
         literal, by_state = " AND ref_key <> ''", True
         _add(filters, "scope_key", scope)
         _add(filters, "parent_key", query.parent)
+        _add(filters, "parent_uid", query.parent_uid)
     elif query.parent and scope is not None:
         fixed += [("scope_key", scope), ("parent_key", fold(query.parent))]
         literal, by_state = " AND parent_key <> ''", False
+        _add(filters, "parent_uid", query.parent_uid)
+    elif scope is not None and query.parent_uid is not None and (query.parent_uid or not by_state):
+        fixed += [("scope_key", scope), ("parent_uid", query.parent_uid)]
+        by_state = False
+        _add(filters, "parent_key", query.parent)
     elif scope is not None:
         fixed.append(("scope_key", scope))
         _add(filters, "parent_key", query.parent)
+        _add(filters, "parent_uid", query.parent_uid)
     else:
         by_state = True
         _add(filters, "parent_key", query.parent)
+        _add(filters, "parent_uid", query.parent_uid)
     if query.ref == "":
         filters.append(("ref_key", ""))
     if query.digest == "":
@@ -106,7 +115,12 @@ def _granted(query: ResourceQuery, granted: Granted) -> tuple[str, Params]:
     )
     values: list[Any] = [whole_key(scope_key(query.scope), type_key, "", ""), len(above) + 1]
     values += [*granted.principals, *granted.roles, above, above[:-1] + "0"]  # "0" follows "/"
-    for column, value in (("archived", query.archived), ("ref_key", query.ref), ("digest", query.digest)):
+    for column, value in (
+        ("archived", query.archived),
+        ("ref_key", query.ref),
+        ("digest", query.digest),
+        ("parent_uid", query.parent_uid),
+    ):
         if value is not None:
             where += f" AND ({column} || '') = ?" if column != "archived" else " AND archived = ?"
             values.append(int(value) if isinstance(value, bool) else fold(value))

@@ -27,10 +27,10 @@ Row = Sequence[Any]
 
 RESOURCE_COLUMNS = (
     "uid, subscription, resource_group, workspace, type, name, parent, state, spec, status, tags, location, "
-    "ref, digest, archived, created_at, modified_at, created_by, next_at, revision"
+    "ref, digest, archived, parent_uid, created_at, modified_at, created_by, next_at, revision"
 )
 RESOURCE_KEY_COLUMNS = "scope_key, type_key, parent_key, whole_key, ref_key"
-# A resource's key, creation time and creator never change.
+# A resource's key, parent, creation time and creator never change.
 RESOURCE_UPDATES = (
     "state, spec, status, tags, location, ref, digest, archived, modified_at, next_at, revision, ref_key"
 )
@@ -113,6 +113,7 @@ def resource_row(row: Resource) -> Row:
         row.ref,
         row.digest,
         1 if row.archived else 0,
+        row.parent_uid,
         row.created_at,
         row.modified_at,
         row.created_by,
@@ -143,7 +144,7 @@ def resource_update_row(row: Resource) -> Row:
 
 def to_resource(row: Row) -> Resource:
     uid, subscription, group, workspace, type, name, parent, state, spec, status, tags, location, *rest = row
-    ref, digest, archived, created_at, modified_at, created_by, next_at, revision = rest
+    ref, digest, archived, parent_uid, created_at, modified_at, created_by, next_at, revision = rest
     return Resource(
         uid,
         Key(_scope(subscription, group, workspace), type, name, parent),
@@ -155,6 +156,7 @@ def to_resource(row: Row) -> Resource:
         ref,
         digest,
         archived == 1,
+        parent_uid,
         created_at,
         modified_at,
         created_by,

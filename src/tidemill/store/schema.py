@@ -70,11 +70,13 @@ resources = Table(
     # All four parts in one column: a planner without statistics cannot take another index for it.
     _text("whole_key"),
     _text("ref_key"),
+    _text("parent_uid"),  # of a job that another one started
     PrimaryKeyConstraint("uid", name="resources_pk"),
     UniqueConstraint("whole_key", name="resources_key"),
     # Each ends in uid: a list in order is a range of an index, merged over the values of what is not fixed.
     Index("resources_scope", "type_key", "scope_key", "archived", "uid"),
     Index("resources_scope_state", "type_key", "scope_key", "state", "archived", "uid"),
+    Index("resources_family", "type_key", "scope_key", "parent_uid", "archived", "uid"),
     Index("resources_state", "type_key", "state", "archived", "uid"),
     _partial(
         "resources_parent", "type_key", "scope_key", "parent_key", "archived", "uid", where="parent_key <> ''"

@@ -227,6 +227,7 @@ CREATE TABLE resources (
 	parent_key TEXT DEFAULT '' NOT NULL,
 	whole_key TEXT DEFAULT '' NOT NULL,
 	ref_key TEXT DEFAULT '' NOT NULL,
+	parent_uid TEXT DEFAULT '' NOT NULL,
 	CONSTRAINT resources_pk PRIMARY KEY (uid),
 	CONSTRAINT resources_key UNIQUE (whole_key)
 );
@@ -234,6 +235,8 @@ CREATE TABLE resources (
 CREATE INDEX resources_digest ON resources (digest, uid) WHERE digest <> '';
 
 CREATE INDEX resources_due ON resources (type_key, next_at, uid) WHERE next_at IS NOT NULL;
+
+CREATE INDEX resources_family ON resources (type_key, scope_key, parent_uid, archived, uid);
 
 CREATE INDEX resources_parent ON resources (type_key, scope_key, parent_key, archived, uid) WHERE parent_key <> '';
 

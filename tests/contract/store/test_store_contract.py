@@ -153,6 +153,29 @@ async def test_lists_filter_order_and_page(store: Store) -> None:
     assert count == len([n for n in in_ws if n % 4 < 2 and n % 3])
 
 
+async def test_children_are_found_by_their_parent_and_kept_out_of_lists(store: Store) -> None:
+    def fill(tx: Tx) -> None:
+        for number in range(1, 4):
+            tx.insert(job(number))
+        for number in range(4, 9):
+            state = "Running" if number % 2 else "Completed"
+            tx.insert(job(number, parent_uid=uid(1), state=state, archived=number == 8))
+        tx.insert(job(9, OTHER, parent_uid=uid(1)))
+
+    await store.write(fill)
+    assert await find(store, scope=WS, parent_uid="") == [3, 2, 1]
+    assert await find(store, scope=WS, parent_uid="", states=("Queued",)) == [3, 2, 1]
+    assert await find(store, scope=WS, parent_uid=uid(1)) == [8, 7, 6, 5, 4]
+    assert await find(store, scope=WS, parent_uid=uid(1), states=("Running",)) == [7, 5]
+    assert await find(store, scope=WS, parent_uid=uid(1), archived=False, limit=2) == [7, 6]
+    by_ref: dict[str, object] = {"ref": "cpu-cluster", "parent_uid": "", "scope": WS}
+    assert await find(store, **by_ref) == [3, 2, 1]
+    assert await find(store, scope=WS) == [8, 7, 6, 5, 4, 3, 2, 1]
+    child = await store.read(lambda r: r.by_uid(uid(4)))
+    assert child is not None
+    assert child.parent_uid == uid(1)
+
+
 async def test_due_rows_oldest_first(store: Store) -> None:
     def fill(tx: Tx) -> None:
         for number, at in enumerate([30, 10, None, 20, 99]):

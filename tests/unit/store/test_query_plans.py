@@ -53,6 +53,12 @@ def test_what_was_granted_is_found_from_the_assignments(connection: sqlite3.Conn
         (ResourceQuery("jobs", WS, archived=False, limit=10), "resources_scope"),
         (ResourceQuery("jobs", WS, limit=10, after="0" * 32), "resources_scope"),
         (ResourceQuery("jobs", WS, parent="", limit=10), "resources_scope"),
+        (ResourceQuery("jobs", WS, parent_uid="", archived=False, limit=10), "resources_family"),
+        (ResourceQuery("jobs", WS, parent_uid="0" * 32, exclude_states=("Failed",)), "resources_family"),
+        (
+            ResourceQuery("jobs", WS, parent_uid="", states=("Queued",), archived=False),
+            "resources_scope_state",
+        ),
         (ResourceQuery("jobs", WS, parent="p", archived=False, limit=10), "resources_parent"),
         (ResourceQuery("jobs", WS, ref="cpu", states=("Queued",), archived=False, limit=1), "resources_ref"),
         (ResourceQuery("jobs", ref="cpu", exclude_states=("Completed", "Failed"), limit=9), "resources_ref"),
