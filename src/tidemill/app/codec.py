@@ -6,13 +6,19 @@ from typing import Any, TypeVar, cast
 
 import msgspec
 
-from tidemill.domain.plan import JobStatus
+from tidemill.domain.plan import COMMAND, JobStatus
 
 T = TypeVar("T")
+
+
+class _Kind(msgspec.Struct):
+    kind: str = COMMAND
+
 
 encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
 _job_status = msgspec.json.Decoder(JobStatus)
+_job_kind = msgspec.json.Decoder(_Kind)
 
 
 def decode_object(raw: bytes) -> dict[str, Any]:
@@ -22,3 +28,8 @@ def decode_object(raw: bytes) -> dict[str, Any]:
 
 def job_status(raw: bytes) -> JobStatus:
     return _job_status.decode(raw)
+
+
+def job_kind(raw: bytes) -> str:
+    """A job's kind, at a part of the cost of its status."""
+    return _job_kind.decode(raw).kind

@@ -7,9 +7,13 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
+from tidemill.app import families
+from tidemill.app.codec import job_kind
 from tidemill.app.services import Services
 from tidemill.domain.model import Interval, Resource
+from tidemill.domain.plan import COMMAND
 from tidemill.domain.prices import PricePeriod, cost, run_rate
+from tidemill.store.api import Read
 
 SHOWBACK = "showback until your hardware has a price sheet"
 UNPRICED = "this size has no price sheet"
@@ -44,12 +48,22 @@ async def job_cost(s: Services, row: Resource) -> JobCost:
 
 
 async def job_costs(s: Services, rows: Sequence[Resource]) -> dict[str, JobCost]:
-    """Of each job: its allocations, one per attempt and node."""
-    found = await s.store.read(
-        lambda r: {row.uid: r.intervals(job_uid=row.uid, kind="allocation") for row in rows}
-    )
+    """Of each job: its allocations, one per attempt and node, and those of all that it started."""
+    found = await s.store.read(lambda r: {row.uid: _allocations(r, row) for row in rows})
     now = s.clock.now()
     return {uid: _job_cost(s, intervals, now) for uid, intervals in found.items()}
+
+
+def _allocations(read: Read, row: Resource) -> list[Interval]:
+    own = list(read.intervals(job_uid=row.uid, kind="allocation"))
+    if job_kind(row.status) == COMMAND:
+        return own
+    below = [
+        one
+        for child in families.descendants(read, row)
+        for one in read.intervals(job_uid=child.uid, kind="allocation")
+    ]
+    return sorted([*own, *below], key=lambda interval: (interval.started_at, interval.id))
 
 
 def _job_cost(s: Services, intervals: Sequence[Interval], now: int) -> JobCost:

@@ -8,13 +8,15 @@ from dataclasses import dataclass
 
 from tidemill.app.codec import job_status
 from tidemill.app.services import Services
+from tidemill.app.times import iso
 from tidemill.domain.errors import NotFound
 from tidemill.domain.launch import log_names
 from tidemill.domain.model import Attempt, JobState, Resource
-from tidemill.domain.plan import JobStatus
+from tidemill.domain.plan import COMMAND, JobStatus
 from tidemill.engines.base import EngineError
 
 CHUNK = 1024 * 1024
+COMPOSITE_LOG = "logs/azureml/executionlogs.txt"  # Azure's name for the log of a job that starts others
 BUILD_LOG = "azureml-logs/20_image_build_log.txt"  # Azure's name for it: its SDK streams it, too
 
 
@@ -27,6 +29,8 @@ class LogFile:
 async def list_logs(s: Services, row: Resource) -> Sequence[LogFile]:
     """The log files that hold something, by name."""
     status = job_status(row.status)
+    if status.kind != COMMAND:
+        return [LogFile(COMPOSITE_LOG, len(await _told(s, row)))]
     found = _build_log(s, status)
     if JobState(row.state).final:
         return [*found, *(LogFile(path, size) for path, size in status.progress.logs)]
@@ -77,6 +81,10 @@ async def live_size(s: Services, attempt: Attempt, node_index: int, path: str) -
 async def read_log(s: Services, row: Resource, path: str, offset: int, limit: int = CHUNK) -> bytes:
     """Bytes from `offset`. Raises NotFound for a file that the job does not have."""
     status = job_status(row.status)
+    if status.kind != COMMAND:
+        if path != COMPOSITE_LOG:
+            raise NotFound(f"Job {row.key.name!r} has no log {path!r}. It has: {COMPOSITE_LOG}.", target=path)
+        return (await _told(s, row))[offset : offset + limit]
     if path == BUILD_LOG and status.progress.built_environment:
         return _read_build_log(s, status, offset, limit)
     if not JobState(row.state).final:
@@ -101,6 +109,12 @@ async def read_log(s: Services, row: Resource, path: str, offset: int, limit: in
             return b""
         raise NotFound(f"Job {row.key.name!r} has no log {path!r}. It has: {known}.", target=path)
     return await asyncio.to_thread(_read_stored, s, row, path, offset, limit)
+
+
+async def _told(s: Services, row: Resource) -> bytes:
+    """The log of a job that starts others: its time line. What is in it stays, so it can be read on."""
+    events = await s.store.read(lambda r: r.events(row.uid))
+    return "".join(f"[{iso(event.at)}] {event.message}\n" for event in events).encode()
 
 
 async def _row_now(s: Services, row: Resource) -> Resource:

@@ -43,7 +43,14 @@ async def search(
     states = GROUPS.get(group)
     most = SEARCHED if text else limit + 1
     query = ResourceQuery(
-        "jobs", scope, states=states, archived=False, limit=most, after=after or None, granted=granted
+        "jobs",
+        scope,
+        states=states,
+        archived=False,
+        limit=most,
+        after=after or None,
+        granted=granted,
+        parent_uid="",
     )
     rows = await s.store.read(lambda r: r.find(query))
     if text:
@@ -63,7 +70,9 @@ async def counts(s: Services, scope: Scope, granted: Granted | None = None) -> d
     groups: dict[str, tuple[str, ...] | None] = {"": None, **GROUPS}
     return await s.store.read(
         lambda r: {
-            name: r.count(ResourceQuery("jobs", scope, states=states, archived=False, granted=granted))
+            name: r.count(
+                ResourceQuery("jobs", scope, states=states, archived=False, granted=granted, parent_uid="")
+            )
             for name, states in groups.items()
         }
     )

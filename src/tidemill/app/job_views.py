@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from tidemill.app import costs, isolation, job_logs
+from tidemill.app import costs, families, isolation, job_logs
 from tidemill.app.codec import decode_object, job_status
 from tidemill.app.services import Services
 from tidemill.app.times import iso
 from tidemill.domain.errors import NotFound
 from tidemill.domain.model import Attempt, Event, JobState, Resource
-from tidemill.domain.plan import JobStatus
+from tidemill.domain.plan import COMMAND, JobStatus
 from tidemill.domain.states import cancel_timetable
 
 # Event code -> the phase a time line groups it under.
@@ -53,7 +53,9 @@ def _summary(s: Services, row: Resource, status: JobStatus, price: costs.JobCost
         "name": row.key.name,
         "display_name": spec.get("displayName") or row.key.name,
         "experiment": status.plan.job.experiment,
-        "type": "command",
+        "type": status.kind,
+        "parent": status.child.parent if status.child else "",
+        "step": status.child.step if status.child else "",
         "compute": status.plan.compute_name,
         "status": row.state,
         "created_at": iso(row.created_at),
@@ -121,10 +123,18 @@ async def detail(s: Services, row: Resource) -> dict[str, Any]:
         "isolation": await isolation.of_job(s, plan.isolation, attempts),
         "attempts_list": [_attempt(attempt) for attempt in attempts],
         "price": price.as_dict(),
+        "children": await _children(s, row, status),
         "metrics": await _metrics(s, row),
         "logs": [{"path": file.path, "size": file.size} for file in files],
         "studio": page_of(s, row),
     }
+
+
+async def _children(s: Services, row: Resource, status: JobStatus) -> list[dict[str, Any]]:
+    """What the job started, oldest first, as summaries."""
+    if status.kind == COMMAND:
+        return []
+    return await summaries(s, await s.store.read(lambda read: families.children(read, row)))
 
 
 async def _metrics(s: Services, row: Resource) -> dict[str, float]:

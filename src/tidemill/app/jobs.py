@@ -1,4 +1,4 @@
-"""Jobs: submit, find, cancel, archive, tag. The one door for ARM, the native API, the portal and the CLI."""
+"""Jobs: submit, find, archive, tag (`app.endings`: cancel, delete). The one door for all dialects."""
 
 from __future__ import annotations
 
@@ -8,21 +8,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
-from tidemill.app import computes, images, isolation, job_planning
+from tidemill.app import command_jobs, families
 from tidemill.app.codec import decode_object, encode, job_status
 from tidemill.app.compute_rules import object_at
+from tidemill.app.prepared import Child, Prepare, Prepared
 from tidemill.app.services import Services
-from tidemill.app.teams import tags_of
-from tidemill.app.transitions import stopping
 from tidemill.app.waiting import wait_set
 from tidemill.domain.errors import Conflict, Forbidden, InvalidRequest, NotFound
 from tidemill.domain.ids import check_name
-from tidemill.domain.jobservices import asked_for, read_services
-from tidemill.domain.jobspec import read_command_job
+from tidemill.domain.jobservices import asked_for
+from tidemill.domain.jobspec import job_kind
 from tidemill.domain.model import Caller, Event, JobState, Key, Resource, Scope
-from tidemill.domain.plan import JobError, JobProgress, JobStatus, PlannedEnvironment
-from tidemill.domain.states import cancel_target, cancel_timetable
+from tidemill.domain.plan import COMMAND, ChildOf
 from tidemill.store.api import AlreadyExists, Granted, Read, ResourceQuery, Tx
+
+# Every kind of job that is offered: how its body is read and resolved.
+KINDS: Mapping[str, Prepare] = {COMMAND: command_jobs.prepare}
 
 TYPE = "jobs"
 
@@ -35,12 +36,18 @@ def key_of(scope: Scope, name: str) -> Key:
 
 
 async def submit(
-    s: Services, caller: Caller, scope: Scope, name: str, body: Mapping[str, Any]
+    s: Services,
+    caller: Caller,
+    scope: Scope,
+    name: str,
+    body: Mapping[str, Any],
+    child: Child | None = None,
 ) -> tuple[Resource, bool]:
     """-> (row, created). The same name and body again is the same job; another body is a Conflict.
 
-    Nothing is written when anything is refused. Raises InvalidRequest, NotFound (a compute, environment or
-    input that does not exist, naming those that do), NotOffered, Conflict.
+    Nothing is written when anything is refused. `child`: a job that runs submits it, in its submitter's name.
+    Raises InvalidRequest, NotFound (a compute, environment or input that does not exist, naming those that
+    do), NotOffered, Conflict.
     """
     check_name(name, "Job")
     properties = _properties(body)
@@ -48,51 +55,21 @@ async def submit(
     existing = await s.store.read(lambda r: r.get(key_of(scope, name)))
     if existing is not None:
         return _same_or_conflict(existing, digest), False
-    job = read_command_job(name, properties)
-    tags = tags_of(properties)
-    plan = await job_planning.plan_job(s, caller, scope, name, job, tags)
-    services = read_services(properties.get("services"))
-    level = await isolation.required_of(s, plan.compute_uid, tags)
-    plan = replace(plan, services=services, isolation=level)
-    ready = images.is_ready(s, plan.environment)
-    now = s.clock.now()
-    stored = {
-        **properties,
-        "displayName": job.display_name,
-        "experimentName": job.experiment,
-        "isArchived": bool(properties.get("isArchived", False)),
-        "jobType": "Command",
-    }
-    for field in ("inputs", "outputs", "tags", "properties", "environmentVariables"):
-        stored[field] = object_at(stored, field, f"properties.{field}")
-    row = Resource(
-        uid=s.ids.uid(),
-        key=key_of(scope, name),
-        state=JobState.QUEUED if ready else JobState.PREPARING,
-        spec=encode(stored),
-        status=encode(JobStatus(plan, JobProgress(built_environment=not ready))),
-        tags=encode(stored["tags"]),
-        ref=plan.compute_uid,
-        digest=digest,
-        archived=bool(stored["isArchived"]),
-        created_at=now,
-        modified_at=now,
-        created_by=caller.name,
-    )
+    kind = job_kind(name, properties, KINDS)
+    prepared = await KINDS[kind](s, caller, scope, name, properties, child)
+    row = _row(s, caller, key_of(scope, name), properties, prepared, child)
+    submitted = f"Submitted by {caller.name} to {prepared.where}."
 
     def insert(tx: Tx) -> Resource:
-        computes.check_there(tx, plan.compute_uid, plan.compute_name or computes.LOCAL)
+        prepared.check(tx)
+        if child is not None:
+            parent = families.check_running(tx, child.parent)
+            if child.told is not None:
+                tx.add_event(Event(parent.uid, "job", row.created_at, *child.told))
         inserted = tx.insert(row)
-        where = f"compute {plan.compute_name}" if plan.compute_name else "this host"
-        if job.instance_type and not job.compute_id:
-            where += f", which stands in for serverless {job.instance_type}"
-        tx.add_event(
-            Event(row.uid, "job", now, "Submitted", f"Submitted by {caller.name} to {where}.", caller.name)
-        )
-        for note in plan.environment.notes:
-            tx.add_event(Event(row.uid, "job", now, "Note", note))
-        if not ready:
-            tx.add_event(Event(row.uid, "job", now, "Preparing", _preparing(plan.environment)))
+        tx.add_event(Event(row.uid, "job", row.created_at, "Submitted", submitted, caller.name))
+        for code, note in prepared.notes:
+            tx.add_event(Event(row.uid, "job", row.created_at, code, note))
         return inserted
 
     try:
@@ -104,12 +81,44 @@ async def submit(
         return _same_or_conflict(other, digest), False
 
 
-def _preparing(planned: PlannedEnvironment) -> str:
-    if not planned.in_image:
-        return f"Environment {planned.label} is being built."
-    also = ", and its packages are built in it" if planned.packages else ""
-    return (
-        f"Image {planned.image} of environment {planned.label} is looked up, and fetched if it is new{also}."
+def _row(
+    s: Services,
+    caller: Caller,
+    key: Key,
+    properties: Mapping[str, Any],
+    prepared: Prepared,
+    child: Child | None,
+) -> Resource:
+    now = s.clock.now()
+    job, status = prepared.status.plan.job, prepared.status
+    stored = {
+        **properties,
+        "displayName": job.display_name,
+        "experimentName": job.experiment,
+        "isArchived": bool(properties.get("isArchived", False)),
+        "jobType": prepared.job_type,
+    }
+    for field in ("inputs", "outputs", "tags", "properties", "environmentVariables"):
+        stored[field] = object_at(stored, field, f"properties.{field}")
+    if child is not None:
+        stored["parentJobName"] = child.parent.key.name
+        above = job_status(child.parent.status).child
+        root = above.root if above else child.parent.key.name
+        status = replace(status, child=ChildOf(child.parent.key.name, root, child.step))
+    return Resource(
+        uid=s.ids.uid(),
+        key=key,
+        state=prepared.state,
+        spec=encode(stored),
+        status=encode(status),
+        tags=encode(stored["tags"]),
+        ref=prepared.ref,
+        digest=_digest(properties),
+        archived=bool(stored["isArchived"]),
+        parent_uid=child.parent.uid if child is not None else "",
+        created_at=now,
+        modified_at=now,
+        created_by=caller.name,
     )
 
 
@@ -170,10 +179,11 @@ async def list_jobs(
     states: Sequence[str] | None = None,
     limit: int = 100,
     after: str | None = None,
-    compute_uid: str | None = None,
+    parent_uid: str | None = "",
     granted: Granted | None = None,
 ) -> Sequence[Resource]:
-    """Newest first. `granted`: only those with a role of their own (`access.Part`)."""
+    """Newest first. `parent_uid`: "" for jobs that no other job started, a job's uid for its children, None
+    for both. `granted`: only those with a role of their own (`access.Part`)."""
     query = ResourceQuery(
         TYPE,
         scope,
@@ -181,63 +191,10 @@ async def list_jobs(
         archived=archived,
         limit=limit,
         after=after,
-        ref=compute_uid,
+        parent_uid=parent_uid,
         granted=granted,
     )
     return await s.store.read(lambda r: r.find(query))
-
-
-async def cancel(s: Services, caller: Caller, scope: Scope, name: str) -> Resource:
-    """Asks for the end of a job: at once if nothing runs, else by the published timetable (TERM, then KILL
-    after the grace period, then its node is closed). Cancelling an ended job changes nothing."""
-    now = s.clock.now()
-    timetable = cancel_timetable(s.settings.cancel_grace_s, s.settings.close_grace_s)
-
-    def change(tx: Tx) -> Resource:
-        row = tx.get(key_of(scope, name))
-        if row is None:
-            raise NotFound(f"Job {name!r} was not found in workspace {scope.workspace!r}.", target=name)
-        if cancel_target(JobState(row.state)) is None:
-            return row
-        status = job_status(row.status)
-        progress = status.progress
-        live = [a for a in tx.attempts_of(row.uid) if a.ended_at is None]
-        if live:
-            for attempt in live:
-                stopping(tx, attempt.id, now, "cancel")
-            state = JobState.CANCEL_REQUESTED
-            tx.add_event(
-                Event(
-                    row.uid,
-                    "job",
-                    now,
-                    "CancelRequested",
-                    f"Cancel requested by {caller.name}. {timetable.sentence}",
-                    caller.name,
-                )
-            )
-        else:
-            state = JobState.CANCELED
-            progress = replace(
-                progress,
-                ended_at=now,
-                error=JobError("Canceled", f"Canceled by {caller.name} before it started."),
-            )
-            tx.add_event(
-                Event(
-                    row.uid,
-                    "job",
-                    now,
-                    "Canceled",
-                    f"Canceled by {caller.name} before it started.",
-                    caller.name,
-                )
-            )
-        return tx.update(
-            replace(row, state=state, status=encode(replace(status, progress=progress)), modified_at=now)
-        )
-
-    return await s.store.write(change)
 
 
 async def patch(s: Services, caller: Caller, scope: Scope, name: str, changes: Mapping[str, Any]) -> Resource:
@@ -274,7 +231,10 @@ async def patch(s: Services, caller: Caller, scope: Scope, name: str, changes: M
             return row
         if updated.archived != row.archived:
             word = "Archived" if updated.archived else "Restored"
-            tx.add_event(Event(row.uid, "job", now, word, f"{word} by {caller.name}.", caller.name))
+            for one in (row, *families.descendants(tx, row)):
+                tx.add_event(Event(one.uid, "job", now, word, f"{word} by {caller.name}.", caller.name))
+                if one is not row:
+                    tx.update(families.archived(one, updated.archived, now))
         return tx.update(updated)
 
     return await s.store.write(change)
@@ -282,29 +242,6 @@ async def patch(s: Services, caller: Caller, scope: Scope, name: str, changes: M
 
 def find(read: Read, scope: Scope, name: str) -> Resource | None:
     return read.get(key_of(scope, name))
-
-
-async def delete(s: Services, caller: Caller, scope: Scope, name: str) -> bool:
-    """Deletes an ended job's row and what it logged. -> False if there was none. A job that has not ended is
-    a Conflict. Its events and ledger stay: what was spent stays on the bill."""
-    now = s.clock.now()
-
-    def change(tx: Tx) -> bool:
-        row = tx.get(key_of(scope, name))
-        if row is None:
-            return False
-        if not JobState(row.state).final:
-            raise Conflict(f"Job {name!r} is {row.state}. Cancel it first.", "JobNotFinal", name)
-        tx.delete(row)
-        tx.add_event(Event(row.uid, "job", now, "Deleted", f"Deleted by {caller.name}.", caller.name))
-        return True
-
-    row = await s.store.read(lambda r: find(r, scope, name))
-    deleted = await s.store.write(change)
-    if deleted and row is not None:
-        # A later job of that name must not go on where this one ended.
-        await s.tracking.drop_run(scope.arm_id, row.key.name)
-    return deleted
 
 
 async def wait(s: Services, scope: Scope, name: str, timeout_s: float) -> Resource:

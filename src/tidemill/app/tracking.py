@@ -16,6 +16,7 @@ from tidemill.app.tracking_jobs import (
     DEFAULT_ID,
     DEFAULT_NAME,
     JOB_TAG,
+    PARENT_TAG,
     RUN_NAME_TAG,
     artifact_uri,
     ensure_experiment,
@@ -29,7 +30,6 @@ from tidemill.store.tracking import Metric, Run, RunRecord
 T = TypeVar("T")
 Pairs = Sequence[tuple[str, str]]
 
-PARENT_TAG = "mlflow.parentRunId"
 INPUTS_TAG = "tidemill.inputs"  # the datasets of log-inputs, JSON; shown as the run's inputs
 MODELS_TAG = "mlflow.log-model.history"
 STATUSES = ("RUNNING", "SCHEDULED", "FINISHED", "FAILED", "KILLED")

@@ -18,6 +18,7 @@ from tidemill.store.rows import fold
 from tidemill.store.tracking import ACTIVE, Experiment, Run, RunRecord
 
 JOB_TAG = "tidemill.job"  # on a job's run and on every run that the job started
+PARENT_TAG, ROOT_TAG = "mlflow.parentRunId", "mlflow.rootRunId"
 RUN_NAME_TAG = "mlflow.runName"
 DEFAULT_ID, DEFAULT_NAME = "0", "Default"  # MLflow's clients expect experiment "0" to exist
 ENDED = ("FINISHED", "FAILED", "KILLED")
@@ -94,7 +95,7 @@ async def _sync_one(s: Services, scope: Scope, row: Resource) -> None:
 
 
 async def _create(s: Services, scope: Scope, row: Resource, experiment_id: str) -> None:
-    name = row.key.name
+    name, status = row.key.name, job_status(row.status)
     run = Run(
         id=name,
         experiment_id=experiment_id,
@@ -106,9 +107,11 @@ async def _create(s: Services, scope: Scope, row: Resource, experiment_id: str) 
     tags = (
         ("mlflow.user", row.created_by),
         ("mlflow.source.type", "JOB"),
-        ("mlflow.source.name", job_status(row.status).plan.job.command),
+        ("mlflow.source.name", status.plan.job.command or status.kind),
         (JOB_TAG, name),
     )
+    if status.child is not None:
+        tags = (*tags, (PARENT_TAG, status.child.parent), (ROOT_TAG, status.child.root))
     with suppress(Conflict):  # it exists
         await s.tracking.create_run(scope.arm_id, run, tags)
 

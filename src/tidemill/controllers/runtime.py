@@ -11,6 +11,7 @@ from tidemill.app.services import Services
 from tidemill.app.transitions import Moment
 from tidemill.controllers.attempts import Attempts
 from tidemill.controllers.cleaning import Cleaner
+from tidemill.controllers.composites import Carrier, Composites
 from tidemill.controllers.deletions import Deletions
 from tidemill.controllers.environments import Environments
 from tidemill.controllers.nodes import Nodes
@@ -35,6 +36,7 @@ class Runtime:
     nodes: Nodes
     attempts: Attempts
     environments: Environments
+    composites: Composites
     deletions: Deletions
     cleaner: Cleaner
     watchdog: Watchdog
@@ -48,6 +50,7 @@ class Runtime:
         if self._events is not None:
             self._events.cancel()
             await asyncio.gather(self._events, return_exceptions=True)
+        await self.composites.stop()
         await self.environments.stop()
         await self.deletions.stop()
         await self.cleaner.stop()
@@ -63,6 +66,8 @@ class Runtime:
                 self.deletions.compute_changed()
             elif item.kind in ("node", "resource:jobs"):
                 self.deletions.node_changed()
+            if item.kind == "resource:jobs":
+                self.composites.job_changed(item.uid)
 
     async def _tell_nodes(self, event: EngineEvent) -> None:
         """What becomes of a node is told once: on a full disk it is written as soon as there is space."""
@@ -107,7 +112,10 @@ async def start(services: Services) -> Runtime:
         services, moment, host, attempts.take, nodes.open, nodes.close, environments.follow, attempts.stop_job
     )
     watchdog = Watchdog(services, pool, attempts, nodes, environments)
-    runtime = Runtime(services, pool, nodes, attempts, environments, Deletions(services), cleaner, watchdog)
+    composites = Composites(services, carriers(services))
+    runtime = Runtime(
+        services, pool, nodes, attempts, environments, composites, Deletions(services), cleaner, watchdog
+    )
     cleaner.start()
     await nodes.recover()
     live = await services.store.read(lambda r: r.live_attempts())
@@ -118,9 +126,15 @@ async def start(services: Services) -> Runtime:
     runtime._events = asyncio.create_task(runtime.follow_engine(), name="engine events")
     await pool.start()
     await runtime.environments.start()
+    await runtime.composites.start()
     await runtime.deletions.start()
     watchdog.start()
     return runtime
+
+
+def carriers(services: Services) -> dict[str, Carrier]:
+    """By the kind of job that each carries."""
+    return {}
 
 
 def read_boot_id() -> str:

@@ -8,8 +8,8 @@ who stores the body as it came.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 from tidemill.domain.errors import InvalidRequest, NotOffered
@@ -110,21 +110,27 @@ class CommandJob:
     identity: JobIdentity = field(default_factory=JobIdentity)
 
 
-def read_command_job(name: str, properties: Mapping[str, Any]) -> CommandJob:
-    """ARM properties -> CommandJob. Raises InvalidRequest (target: the property) or NotOffered."""
-    job_type = str(properties.get("jobType", "Command"))
-    if job_type.lower() != "command":
-        called = NOT_OFFERED.get(job_type.lower())
-        if called is None:
-            raise InvalidRequest(
-                f"jobType {job_type!r} of job {name!r} is not a job type. Use 'Command'.",
-                target="properties.jobType",
-            )
-        raise NotOffered(
-            f"Job {name!r} is of type {called} (jobType {job_type!r}); "
-            f"Tidemill does not offer {called} jobs yet. Use a command job.",
-            "properties.jobType",
+def job_kind(name: str, properties: Mapping[str, Any], offered: Collection[str]) -> str:
+    """The job's type, one of `offered`, in lower case. Raises InvalidRequest or NotOffered."""
+    job_type = str(properties.get("jobType") or "Command")
+    kind = job_type.lower()
+    if kind in offered:
+        return kind
+    called = NOT_OFFERED.get(kind)
+    if called is None:
+        raise InvalidRequest(
+            f"jobType {job_type!r} of job {name!r} is not a job type. Use 'Command'.",
+            target="properties.jobType",
         )
+    raise NotOffered(
+        f"Job {name!r} is of type {called} (jobType {job_type!r}); "
+        f"Tidemill does not offer {called} jobs yet. Use a command job.",
+        "properties.jobType",
+    )
+
+
+def read_command_job(name: str, properties: Mapping[str, Any]) -> CommandJob:
+    """ARM properties -> CommandJob. Raises InvalidRequest (target: the property)."""
     command = properties.get("command")
     if not isinstance(command, str) or not command.strip():
         raise InvalidRequest(
@@ -136,26 +142,34 @@ def read_command_job(name: str, properties: Mapping[str, Any]) -> CommandJob:
     distribution = _distribution(
         _mapping(properties.get("distribution"), "properties.distribution"), node_count
     )
-    limits = _mapping(properties.get("limits"), "properties.limits")
     given = _mapping(properties.get("inputs"), "properties.inputs")
     inputs = _inputs(given)
-    return CommandJob(
+    return replace(
+        read_header(name, properties),
         command=command,
         code_id=_text(properties.get("codeId")),
         environment_id=_text(properties.get("environmentId")),
         compute_id=_text(properties.get("computeId")),
-        experiment=_text(properties.get("experimentName")) or "Default",
-        display_name=_text(properties.get("displayName")) or name,
-        description=_text(properties.get("description")),
         inputs=inputs,
         unset_inputs=tuple(name for name in given if name not in {item.name for item in inputs}),
         outputs=_outputs(_mapping(properties.get("outputs"), "properties.outputs")),
         environment_variables=_variables(properties.get("environmentVariables")),
         distribution=distribution,
         node_count=node_count,
+        instance_type=_text(resources.get("instanceType")),
+    )
+
+
+def read_header(name: str, properties: Mapping[str, Any]) -> CommandJob:
+    """What all kinds of jobs have. Raises InvalidRequest (target: the property)."""
+    limits = _mapping(properties.get("limits"), "properties.limits")
+    return CommandJob(
+        command="",
+        experiment=_text(properties.get("experimentName")) or "Default",
+        display_name=_text(properties.get("displayName")) or name,
+        description=_text(properties.get("description")),
         timeout_s=_timeout(limits.get("timeout")),
         priority=_priority(_mapping(properties.get("queueSettings"), "properties.queueSettings")),
-        instance_type=_text(resources.get("instanceType")),
         identity=_identity(_mapping(properties.get("identity"), "properties.identity")),
     )
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from tidemill.domain.jobservices import JobService
 from tidemill.domain.jobspec import CommandJob
 
+COMMAND, PIPELINE, SWEEP = "command", "pipeline", "sweep"  # kinds of jobs
+
 
 @dataclass(frozen=True, slots=True)
 class Place:
@@ -70,7 +72,19 @@ class PlannedEnvironment:
 
 
 @dataclass(frozen=True, slots=True)
+class ChildOf:
+    """Which job started this one, and as what. `step`: "train", of one in a loop "train[2]"."""
+
+    parent: str
+    root: str  # the job that started them all
+    step: str
+
+
+@dataclass(frozen=True, slots=True)
 class JobPlan:
+    """Of a job that starts others (a pipeline, a sweep), `job` holds what all kinds have: experiment, names,
+    priority, timeout, identity. It has no compute, no code and no command of its own."""
+
     job: CommandJob
     compute_uid: str
     compute_name: str
@@ -113,3 +127,5 @@ class JobProgress:
 class JobStatus:
     plan: JobPlan
     progress: JobProgress = field(default_factory=JobProgress)
+    kind: str = COMMAND
+    child: ChildOf | None = None

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from tidemill.app import jobs, tracking, tracking_experiments, tracking_search
+from tidemill.app import endings, jobs, tracking, tracking_experiments, tracking_search
 from tidemill.app.codec import encode
 from tidemill.app.services import Services
 from tidemill.app.tracking_search import Search
@@ -119,7 +119,7 @@ async def test_a_deleted_job_takes_its_run_with_it(services, scope, owner):
     await tracking.log(services, owner, scope, "j", params=[("lr", "1")])
     with pytest.raises(Conflict, match="'1'"):
         await tracking.log(services, owner, scope, "j", params=[("lr", "2")])
-    await jobs.delete(services, owner, scope, "j")
+    await endings.delete(services, owner, scope, "j")
     with pytest.raises(NotFound):
         await tracking.get_run(services, scope, "j")
     again = await add_job(services, scope, "j")

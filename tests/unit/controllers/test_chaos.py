@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from world import FOREVER, OWNER, SCOPE, SECOND, World
 
-from tidemill.app import computes, jobs
+from tidemill.app import computes, endings
 from tidemill.domain.model import AttemptState, Interval, JobState, NodeState, Outcome
 from tidemill.engines.base import Unreachable
 from tidemill.engines.fake import Plan
@@ -81,7 +81,7 @@ async def happen(world: World, rng: random.Random, submitted: list[str]) -> None
         await asyncio.sleep(rng.random() * 0.03)
         world.store.full = False
     elif what == "cancel" and submitted:
-        await jobs.cancel(world.services, OWNER, SCOPE, rng.choice(submitted))
+        await endings.cancel(world.services, OWNER, SCOPE, rng.choice(submitted))
     elif what == "finish":
         finish_some(world, rng, 0.5)
     world.engine.advance()

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from world import FOREVER, OWNER, SCOPE, SECOND, World
 
-from tidemill.app import computes, job_logs, jobs, workspace_deletion, workspaces
+from tidemill.app import computes, endings, job_logs, workspace_deletion, workspaces
 from tidemill.app.codec import job_status
 from tidemill.controllers import environments, staging
 from tidemill.domain.model import JobState, NodeState, Outcome
@@ -145,7 +145,7 @@ async def test_a_stop_that_failed_is_sent_again(world: World):
         await original(*given)
 
     world.engine.stop = stop  # type: ignore[method-assign]
-    await jobs.cancel(world.services, OWNER, SCOPE, "a")
+    await endings.cancel(world.services, OWNER, SCOPE, "a")
     assert (await world.ended("a")).state == JobState.CANCELED
 
 
@@ -168,7 +168,7 @@ async def test_a_cancel_during_collection_is_a_cancel_with_its_own_words(world: 
     try:
         world.engine.finish(attempt.nodes[0], TaskKey(attempt.id, 0))
         await asyncio.wait_for(gate.wait(), 5)
-        await jobs.cancel(world.services, OWNER, SCOPE, "a")
+        await endings.cancel(world.services, OWNER, SCOPE, "a")
         row = await world.ended("a")
     finally:
         staging.collect = original
@@ -337,7 +337,7 @@ async def test_a_task_that_ignores_term_goes_with_its_node(world: World):
     await world.cluster()
     await world.submit("a", "cpu")
     await world.until(lambda: world.row("a").state == JobState.RUNNING)
-    await jobs.cancel(world.services, OWNER, SCOPE, "a")
+    await endings.cancel(world.services, OWNER, SCOPE, "a")
     assert (await world.ended("a")).state == JobState.CANCELED
 
 
@@ -435,7 +435,7 @@ async def test_a_cancel_beside_every_step_ends_canceled_or_completed_and_frees_t
         await world.submit(name, "cpu")
         for _ in range(turns):
             await asyncio.sleep(0)
-        await jobs.cancel(world.services, OWNER, SCOPE, name)
+        await endings.cancel(world.services, OWNER, SCOPE, name)
         assert (await world.ended(name)).state == JobState.CANCELED
         attempts = world.attempts(name)
         assert all(a.outcome is Outcome.CANCELED for a in attempts)
@@ -500,7 +500,7 @@ async def test_a_job_cancelled_instead_of_tried_again_shows_its_log(
     monkeypatch.setattr(staging, "collect", collect)
     world.engine.lose(world.nodes()[0].id)
     await asyncio.wait_for(collecting.wait(), 5)
-    await jobs.cancel(world.services, OWNER, SCOPE, "a")
+    await endings.cancel(world.services, OWNER, SCOPE, "a")
     row = await world.ended("a")
     assert row.state == JobState.CANCELED
     (log,) = await job_logs.list_logs(world.services, row)

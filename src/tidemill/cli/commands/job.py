@@ -81,6 +81,7 @@ def create(
 @click.option("--max-results", "-r", type=Whole(1), default=50, show_default=True, help="At most so many.")
 @click.option("--all-results", is_flag=True, help="Every job.")
 @click.option("--state", help="Only jobs in this state, for example Running or Failed.")
+@click.option("--parent-job-name", "--parent", "parent", help="Only what this job started: steps, trials.")
 @click.option("--include-archived", is_flag=True, help="Archived jobs too.")
 @click.option("--archived-only", is_flag=True, help="Only archived jobs.")
 def list_(
@@ -88,6 +89,7 @@ def list_(
     max_results: int,
     all_results: bool,
     state: str | None,
+    parent: str | None,
     include_archived: bool,
     archived_only: bool,
 ) -> None:
@@ -97,6 +99,8 @@ def list_(
     query: dict[str, str | int] = {"limit": min(max_results, 200) if not all_results else 200}
     if state:
         query["state"] = state
+    if parent:
+        query["parent"] = parent
     if include_archived or archived_only:
         query["archived"] = "true" if archived_only else "all"
     rows: list[dict[str, Any]] = []

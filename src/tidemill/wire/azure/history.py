@@ -21,8 +21,10 @@ from tidemill.app.services import Services
 from tidemill.app.times import iso
 from tidemill.domain.errors import InvalidRequest
 from tidemill.domain.model import Caller, JobState, Resource, Scope
-from tidemill.domain.plan import JobStatus
+from tidemill.domain.plan import PIPELINE, SWEEP, JobStatus
 from tidemill.domain.units import parse_whole
+from tidemill.store.api import ResourceQuery
+from tidemill.wire.azure.jobs import page_size
 from tidemill.wire.http import PUBLIC, Context, Route, json_response
 
 W = "/subscriptions/{sub}/resourceGroups/{rg}/providers/Microsoft.MachineLearningServices/workspaces/{ws}"
@@ -37,6 +39,7 @@ MAX_TOLD = 5  # a client that makes a new connection for each read is told the t
 TOLD_WINDOW_US = 30 * 1_000_000
 MAX_LINE = 4 * 1024 * 1024
 
+RUN_TYPES = {PIPELINE: "azureml.PipelineRun", SWEEP: "hyperdrive"}
 DEFAULT = "default"  # the SDK's own output: it finds the artifacts without being told
 
 
@@ -121,13 +124,14 @@ def run_body(services: Services, row: Resource, status: JobStatus) -> dict[str, 
     body: dict[str, Any] = {
         "runId": row.key.name,
         "runUuid": row.uid,
-        "rootRunId": row.key.name,
+        "rootRunId": status.child.root if status.child else row.key.name,
+        "parentRunId": status.child.parent if status.child else None,
         "experimentId": status.plan.job.experiment,
         "experimentName": status.plan.job.experiment,
         "displayName": spec.get("displayName"),
         "description": spec.get("description"),
         "status": row.state,
-        "runType": "azureml.scriptrun",
+        "runType": RUN_TYPES.get(status.kind, "azureml.scriptrun"),
         "target": status.plan.compute_name,
         "createdUtc": iso(row.created_at),
         "startTimeUtc": iso(progress.started_at),
@@ -232,8 +236,25 @@ async def run_data(ctx: Context) -> Response:
 
 
 async def children(ctx: Context) -> Response:
-    await jobs.get(ctx.services, ctx.scope, ctx.params["name"])
-    return json_response({"value": []})  # a command job has none
+    """Runs that the run started, oldest first, in pages."""
+    s, query = ctx.services, ctx.request.query
+    row = await jobs.get(s, ctx.scope, ctx.params["name"])
+    limit = min(page_size(query.get("$top") or "100"), 500)
+    after = query.get("$continuationToken") or None
+    asked = ResourceQuery(
+        jobs.TYPE, ctx.scope, parent_uid=row.uid, ascending=True, limit=limit + 1, after=after
+    )
+    found = await s.store.read(lambda read: read.find(asked))
+    body: dict[str, Any] = {
+        "value": [run_body(s, child, job_status(child.status)) for child in found[:limit]]
+    }
+    if len(found) > limit:
+        token = found[limit - 1].uid
+        body["continuationToken"] = token
+        body["nextLink"] = (
+            f"{s.addresses.https}{ctx.request.path}?api-version=v1.0&$top={limit}&$continuationToken={token}"
+        )
+    return json_response(body)
 
 
 async def service_instances(ctx: Context) -> Response:

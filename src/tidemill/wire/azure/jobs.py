@@ -6,7 +6,7 @@ from functools import partial
 
 from starlette.responses import Response
 
-from tidemill.app import jobs
+from tidemill.app import endings, jobs
 from tidemill.app.codec import decode_object, encode, job_status
 from tidemill.app.job_views import page_of
 from tidemill.app.services import Services
@@ -65,7 +65,13 @@ class _Reads:
         limit = page_size(asked.get("$top", ""))
         granted = ctx.part.granted if ctx.part is not None else None
         query = ResourceQuery(
-            jobs.TYPE, ctx.scope, archived=archived, limit=limit + 1, after=after, granted=granted
+            jobs.TYPE,
+            ctx.scope,
+            archived=archived,
+            limit=limit + 1,
+            after=after,
+            granted=granted,
+            parent_uid="",
         )
         found = await self._shown.page(s.store, query, partial(render_job, s))
         link = None
@@ -95,12 +101,12 @@ async def patch_job(ctx: Context) -> Response:
 
 
 async def delete_job(ctx: Context) -> Response:
-    deleted = await jobs.delete(ctx.services, ctx.caller, ctx.scope, ctx.params["name"])
+    deleted = await endings.delete(ctx.services, ctx.caller, ctx.scope, ctx.params["name"])
     return Response(status_code=200 if deleted else 204)
 
 
 async def cancel_job(ctx: Context) -> Response:
-    await jobs.cancel(ctx.services, ctx.caller, ctx.scope, ctx.params["name"])
+    await endings.cancel(ctx.services, ctx.caller, ctx.scope, ctx.params["name"])
     return Response(status_code=200)
 
 

@@ -66,11 +66,19 @@ async def list_jobs(ctx: Context) -> Response:
         states=wanted,
         limit=limit + 1,
         after=query.get("after") or None,
+        parent_uid=await _parent(ctx, query.get("parent", "")),
         granted=ctx.part.granted if ctx.part is not None else None,
     )
     following = rows[limit - 1].uid if len(rows) > limit else None
     value = await job_views.summaries(ctx.services, rows[:limit])
     return json_response({"value": value, "next": following})
+
+
+async def _parent(ctx: Context, name: str) -> str | None:
+    """`parent=NAME`: its children; `*`: children too; else jobs that no other one started."""
+    if name in ("", "*"):
+        return None if name else ""
+    return (await jobs.get(ctx.services, ctx.scope, name)).uid
 
 
 def whole(text: str, name: str, low: int, high: int) -> int:

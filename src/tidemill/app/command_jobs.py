@@ -1,0 +1,52 @@
+"""A command job on its way in: everything it names is resolved, and nothing is written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from tidemill.app import computes, images, isolation, job_planning
+from tidemill.app.prepared import Child, Prepared
+from tidemill.app.services import Services
+from tidemill.app.teams import tags_of
+from tidemill.domain.jobservices import read_services
+from tidemill.domain.jobspec import read_command_job
+from tidemill.domain.model import Caller, JobState, Scope
+from tidemill.domain.plan import JobProgress, JobStatus, PlannedEnvironment
+
+
+async def prepare(
+    s: Services, caller: Caller, scope: Scope, name: str, properties: Mapping[str, Any], child: Child | None
+) -> Prepared:
+    """Raises InvalidRequest, NotFound (a compute, environment or input that does not exist, naming those
+    that do), NotOffered, Conflict."""
+    job = read_command_job(name, properties)
+    tags = tags_of(properties)
+    plan = await job_planning.plan_job(s, caller, scope, name, job, tags)
+    services = read_services(properties.get("services"))
+    level = await isolation.required_of(s, plan.compute_uid, tags)
+    plan = replace(plan, services=services, isolation=level)
+    ready = images.is_ready(s, plan.environment)
+    where = f"compute {plan.compute_name}" if plan.compute_name else "this host"
+    if job.instance_type and not job.compute_id:
+        where += f", which stands in for serverless {job.instance_type}"
+    preparing = () if ready else (("Preparing", _preparing(plan.environment)),)
+    return Prepared(
+        state=JobState.QUEUED if ready else JobState.PREPARING,
+        status=JobStatus(plan, JobProgress(built_environment=not ready)),
+        job_type="Command",
+        where=where,
+        notes=tuple(("Note", note) for note in plan.environment.notes) + preparing,
+        ref=plan.compute_uid,
+        check=lambda tx: computes.check_there(tx, plan.compute_uid, plan.compute_name or computes.LOCAL),
+    )
+
+
+def _preparing(planned: PlannedEnvironment) -> str:
+    if not planned.in_image:
+        return f"Environment {planned.label} is being built."
+    also = ", and its packages are built in it" if planned.packages else ""
+    return (
+        f"Image {planned.image} of environment {planned.label} is looked up, and fetched if it is new{also}."
+    )

@@ -1,0 +1,52 @@
+"""What a kind of job makes of a body before it is stored, and who else but a user submits: another job."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from tidemill.app.services import Services
+from tidemill.domain.model import Caller, JobState, Resource, Scope
+from tidemill.domain.plan import JobStatus
+from tidemill.store.api import Tx
+
+
+@dataclass(frozen=True, slots=True)
+class Child:
+    """Submitted by a job that runs. `told`: event (code, message) of the parent, in the child's commit."""
+
+    parent: Resource
+    step: str
+    told: tuple[str, str] | None = None
+
+
+def nothing_more(_: Tx) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A job that may be stored. `where`: what it is submitted to, for the time line; `notes`: events that
+    follow (code, message); `check`: a last look inside the commit, which may raise."""
+
+    state: JobState
+    status: JobStatus
+    job_type: str  # ARM's: "Command", "Pipeline", …
+    where: str
+    notes: tuple[tuple[str, str], ...] = ()
+    ref: str = ""  # the compute's uid, of a job that the scheduler places
+    check: Callable[[Tx], None] = nothing_more
+
+
+class Prepare(Protocol):
+    """Reads a body and resolves all it names. Raises what the user is told; writes nothing."""
+
+    def __call__(
+        self,
+        s: Services,
+        caller: Caller,
+        scope: Scope,
+        name: str,
+        properties: Mapping[str, Any],
+        child: Child | None,
+    ) -> Awaitable[Prepared]: ...

@@ -1,0 +1,124 @@
+"""Jobs that start others (pipelines, sweeps): who is told when one of them, or one of its children, changed.
+
+A kind of job gives a `Carrier`, which decides and acts. For one job it is never called twice at once; it is
+called again after each commit on the job or on a child, and at the time it asked for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from typing import Protocol
+
+from tidemill.app.codec import job_kind
+from tidemill.app.services import Services
+from tidemill.domain.model import JobState, Resource
+from tidemill.domain.plan import COMMAND
+from tidemill.store.api import Read, ResourceQuery
+
+log = logging.getLogger("tidemill.composites")
+
+AGAIN_S = 1.0  # after a fault of ours
+LIVE = (JobState.RUNNING, JobState.CANCEL_REQUESTED)
+
+
+class Carrier(Protocol):
+    async def carry(self, row: Resource, changed: frozenset[str]) -> int | None:
+        """Looks at a job that has not ended and does what is next. `changed`: uids of the children that
+        changed since the last call; all is to be read anew with the first call for a job. Called again with
+        nothing new it changes nothing. -> when to be called at the latest (microseconds), None: not before
+        something changes."""
+        ...
+
+    def forget(self, uid: str) -> None:
+        """The job has ended, or this server does."""
+        ...
+
+
+class Composites:
+    def __init__(self, services: Services, carriers: Mapping[str, Carrier]) -> None:
+        self._s = services
+        self._carriers = carriers
+        self._news: set[str] = set()
+        self._wake = asyncio.Event()
+        self._changed: dict[str, set[str]] = {}  # by job: which children; present while its task runs
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        for row in await self._s.store.read(_live):
+            self._take(row.uid)
+        self._task = asyncio.create_task(self._run(), name="composites")
+
+    async def stop(self) -> None:
+        for timer in self._timers.values():
+            timer.cancel()
+        tasks = [*self._tasks.values(), *([self._task] if self._task is not None else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def job_changed(self, uid: str) -> None:
+        self._news.add(uid)
+        self._wake.set()
+
+    async def _run(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            uids, self._news = self._news, set()
+            try:
+                rows = await self._s.store.read(lambda r: [r.by_uid(uid) for uid in uids])  # noqa: B023
+            except Exception:
+                log.exception("the jobs that changed could not be read; again in %s s", AGAIN_S)
+                self._news |= uids
+                await asyncio.sleep(AGAIN_S)
+                self._wake.set()
+                continue
+            for row in rows:
+                if row is None:
+                    continue
+                if row.parent_uid:
+                    self._take(row.parent_uid, row.uid)
+                if job_kind(row.status) != COMMAND:
+                    self._take(row.uid)
+
+    def _take(self, uid: str, child: str = "") -> None:
+        known = self._changed.setdefault(uid, set())
+        known |= {child or uid}
+        if uid not in self._tasks:
+            task = asyncio.create_task(self._carry(uid), name=f"composite {uid}")
+            self._tasks[uid] = task
+            task.add_done_callback(lambda _: self._tasks.pop(uid, None))
+
+    async def _carry(self, uid: str) -> None:
+        while changed := self._changed.get(uid):
+            self._changed[uid] = set()
+            try:
+                await self._look(uid, frozenset(changed - {uid}))
+            except Exception:
+                log.exception("job %s could not be carried on; again in %s s", uid, AGAIN_S)
+                await asyncio.sleep(AGAIN_S)
+                self._changed[uid] |= changed
+        self._changed.pop(uid, None)
+
+    async def _look(self, uid: str, changed: frozenset[str]) -> None:
+        if (timer := self._timers.pop(uid, None)) is not None:
+            timer.cancel()
+        row = await self._s.store.read(lambda r: r.by_uid(uid))
+        if row is None or JobState(row.state).final:
+            for carrier in self._carriers.values():
+                carrier.forget(uid)
+            return
+        carrier = self._carriers.get(job_kind(row.status))
+        due = await carrier.carry(row, changed) if carrier is not None else None
+        if due is not None:
+            delay = max((due - self._s.clock.now()) / 1e6, 0.0) + 0.001
+            self._timers[uid] = asyncio.get_running_loop().call_later(delay, self._take, uid)
+
+
+def _live(read: Read) -> list[Resource]:
+    rows = read.find(ResourceQuery("jobs", states=LIVE, ascending=True))
+    return [row for row in rows if job_kind(row.status) != COMMAND]
