@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from tidemill.app import refusal_spool
 from tidemill.app.checkpoints import Checkpoints
 from tidemill.app.refusal_spool import Taken
-from tidemill.domain.activity import Head, Outcome, Record
+from tidemill.domain.activity import Head, Outcome, Pace, Record, more
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 DELAY_S = 0.05
 RETRY_S = 1.0
 MOST_WAITING = 10_000
-MOST_REFUSALS = 100  # different ones in one batch: more are one record that counts them
+MORE_S = 10.0  # refusals that are only counted are one record for so long
 _log = logging.getLogger("tidemill.activity")
 
 
@@ -38,6 +38,9 @@ class ActivityLog:
         self._store: Store | None = None
         self._waiting: list[Record] = []
         self._refusals: dict[tuple[object, ...], int] = {}  # -> place in _waiting
+        self._pace = Pace()
+        self._more: Record | None = None  # counts the refusals that are not kept
+        self._more_timer: asyncio.TimerHandle | None = None
         self._lost = 0
         self._writing: asyncio.Task[bool] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -49,6 +52,8 @@ class ActivityLog:
         self._store, self.checkpoints, self._spool = store, checkpoints, spool
         if self._waiting:
             self._plan(DELAY_S)
+        if self._more is not None:
+            self._plan_more()
 
     async def stop(self) -> None:
         """Puts what waits on disk, once."""
@@ -65,13 +70,18 @@ class ActivityLog:
 
     def record(self, record: Record) -> None:
         """Takes a record. The same refusal again, while the first waits, is counted on it."""
-        if record.outcome is Outcome.REFUSED and self._merged(record):
+        if record.outcome is not Outcome.REFUSED:
+            self._append(record)
             return
-        if len(self._waiting) >= MOST_WAITING:
-            self._lost += record.count
-            return
-        self._waiting.append(record)
-        self._plan(DELAY_S)
+        key = (record.actor, record.address, record.action, record.scope, record.resource, record.code)
+        place = self._refusals.get(key)
+        if place is not None:
+            known = self._waiting[place]
+            self._waiting[place] = replace(known, count=known.count + record.count)
+        elif not self._pace.keeps(record):
+            self._count(record)
+        elif self._append(record):
+            self._refusals[key] = len(self._waiting) - 1
 
     def system(self, at: int, action: str, scope: str, resource: str, reason: str) -> None:
         """What the server does by itself."""
@@ -90,6 +100,11 @@ class ActivityLog:
 
     async def flush(self) -> bool:
         """Returns once everything recorded so far is on disk; False: it could not be put there."""
+        self._take_more()
+        return await self.write_some()
+
+    async def write_some(self) -> bool:
+        """`flush`, without what is only counted and still grows."""
         while self._writing is not None:
             await asyncio.shield(self._writing)
         spooled = self._spool is not None and refusal_spool.waits(self._spool)
@@ -97,24 +112,31 @@ class ActivityLog:
             return not self._waiting
         return await asyncio.shield(self._begin())
 
-    def _merged(self, record: Record) -> bool:
-        key = (record.actor, record.address, record.action, record.scope, record.resource, record.code)
-        place = self._refusals.get(key)
-        if place is None and len(self._refusals) >= MOST_REFUSALS:
-            # From whom and on what is not told apart any more: a flood must not fill the disk.
-            record = replace(record, resource="", correlation="", agent="", action="*", scope="", address="")
-            key = ("more",)
-            place = self._refusals.get(key)
-            if place is None:
-                self._refusals[key] = len(self._waiting)
-                self._waiting.append(replace(record, reason="More refusals came at the same moment."))
-                return True
-        if place is None:
-            self._refusals[key] = len(self._waiting)
+    def _append(self, record: Record) -> bool:
+        if len(self._waiting) >= MOST_WAITING:
+            self._lost += record.count
             return False
-        known = self._waiting[place]
-        self._waiting[place] = replace(known, count=known.count + 1)
+        self._waiting.append(record)
+        self._plan(DELAY_S)
         return True
+
+    def _count(self, record: Record) -> None:
+        known = self._more
+        self._more = more(record) if known is None else replace(known, count=known.count + record.count)
+        if self._store is not None:
+            self._plan_more()
+
+    def _plan_more(self) -> None:
+        if self._more_timer is None:
+            self._more_timer = asyncio.get_running_loop().call_later(MORE_S, self._take_more)
+
+    def _take_more(self) -> None:
+        if self._more_timer is not None:
+            self._more_timer.cancel()
+            self._more_timer = None
+        counted, self._more = self._more, None
+        if counted is not None:
+            self._append(counted)
 
     def _plan(self, delay: float) -> None:
         if self._timer is None and self._writing is None and self._store is not None:
@@ -134,7 +156,7 @@ class ActivityLog:
         assert store is not None
         try:
             taken = None if self._spool is None else refusal_spool.take(self._spool)
-            head = await store.write(lambda tx: _append(tx, taken, [*batch, *_lost(batch, lost)]))
+            head = await store.write(lambda tx: _put(tx, taken, [*batch, *_lost(batch, lost)]))
             if taken is not None:
                 taken.done()
         except Exception as error:
@@ -152,7 +174,7 @@ class ActivityLog:
         return True
 
 
-def _append(tx: Tx, taken: Taken | None, batch: Sequence[Record]) -> Head:
+def _put(tx: Tx, taken: Taken | None, batch: Sequence[Record]) -> Head:
     if taken is None:
         return tx.append_activity(batch)
     # Of a file that is here again after a kill, the records are in the log.

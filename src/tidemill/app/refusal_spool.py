@@ -19,12 +19,11 @@ from pathlib import Path
 
 import msgspec
 
-from tidemill.domain.activity import Outcome, Record
+from tidemill.domain.activity import Outcome, Pace, Record, more
 
 NAME = "data.refusals"
 META = "activity.refusals"
 EVERY_S = 1.0
-MOST_DIFFERENT = 100  # in one second; more are counted on the last one
 MOST_BYTES = 1 << 20  # of a file that nobody takes: more are only counted
 _log = logging.getLogger("tidemill.activity")
 _decode = msgspec.json.Decoder(Record).decode
@@ -36,12 +35,13 @@ class RefusalSpool:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._waiting: dict[tuple[object, ...], Record] = {}
+        self._pace = Pace()
         self._timer: asyncio.TimerHandle | None = None
 
     def add(self, record: Record) -> None:
         key = (record.actor, record.address, record.action, record.scope, record.resource, record.code)
-        if key not in self._waiting and len(self._waiting) >= MOST_DIFFERENT:
-            key = next(reversed(self._waiting))
+        if key not in self._waiting and not self._pace.keeps(record):
+            key, record = ("more",), more(record)
         known = self._waiting.get(key)
         self._waiting[key] = record if known is None else replace(known, count=known.count + record.count)
         if self._timer is None:

@@ -119,6 +119,45 @@ class Break:
     why: str
 
 
+class Pace:
+    """Which refusals of one source (who, from where) are kept one by one: some at once, then one now and
+    then. The rest is only counted: a flood must not fill the disk, nor hide what others were refused."""
+
+    AT_ONCE = 50
+    EVERY_US = 10_000_000
+    MOST_SOURCES = 10_000
+
+    def __init__(self) -> None:
+        self._sources: dict[tuple[str, str], int] = {}  # -> when all of AT_ONCE may be kept again
+
+    def keeps(self, record: Record) -> bool:
+        source = (record.actor, record.address)
+        full_at = max(self._sources.get(source, 0), record.at) + self.EVERY_US
+        if full_at - record.at > self.AT_ONCE * self.EVERY_US:
+            return False
+        if len(self._sources) >= self.MOST_SOURCES:
+            self._sources = {one: at for one, at in self._sources.items() if at > record.at}
+        if len(self._sources) >= self.MOST_SOURCES and source not in self._sources:
+            return False
+        self._sources[source] = full_at
+        return True
+
+
+def more(record: Record) -> Record:
+    """The record of refusals that are only counted, begun with this one: of whom, where and what is not told
+    apart any more."""
+    return Record(
+        record.at,
+        "*",
+        Outcome.REFUSED,
+        actor_kind=record.actor_kind,
+        status=record.status,
+        code=record.code,
+        reason="More refusals came, too many to keep each.",
+        count=record.count,
+    )
+
+
 def plain(text: str, most: int) -> str:
     """No control characters, no half characters (PostgreSQL takes neither), and no more than `most`."""
     return "".join(c if c.isprintable() else "\ufffd" for c in text[:most])
@@ -167,8 +206,8 @@ def outcome_of(status: int) -> Outcome:
 class Chain:
     """Goes through the log from its first record and finds the first that does not hold.
 
-    `checkpoints` are those whose signatures hold. A log whose beginning was removed by retention
-    begins after a checkpoint; any other beginning is a break.
+    `checkpoints` are those whose signatures hold. A log may begin after a checkpoint; any other beginning
+    is a break.
     """
 
     def __init__(self, checkpoints: Mapping[int, bytes]) -> None:
