@@ -16,6 +16,7 @@ import traceback
 NAMES = (
     "jobs",
     "sandbox",
+    "neighbours",
     "nodes",
     "queue_length",
     "api",

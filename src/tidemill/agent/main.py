@@ -23,7 +23,7 @@ from tidemill.agent.journal import Journal
 from tidemill.agent.network import Network
 from tidemill.agent.server import AgentServer
 from tidemill.agent.tasks import Place
-from tidemill.sandbox import cgroups, disk, linux, processes, view
+from tidemill.sandbox import cgroups, cpuset, disk, linux, processes, view
 from tidemill.sandbox.network import NotAvailable
 
 TYPE_CHECKING = False
@@ -87,7 +87,8 @@ def _prepare(node_dir: str, directory: int) -> tuple[AgentServer, int]:
     journal.write("node", hello)
     marker = processes.marker(config["home_id"], config["node_id"], "")
     place = Place(config["node_id"], marker, work, work_path, groups, uid, config["memory"], box, network)
-    return AgentServer(listener, place, journal, hello, float(config.get("look_s", 30.0))), lock
+    cpus = cpuset.CpuSet(config["group_name"], groups.kill) if "cpu" in groups.paths else None
+    return AgentServer(listener, place, journal, hello, float(config.get("look_s", 30.0)), cpus), lock
 
 
 def _work_disk(config: dict[str, Any], image: str, work_path: str) -> dict[str, Any]:

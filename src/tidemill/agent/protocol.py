@@ -13,10 +13,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-VERSION = 4
+VERSION = 5
 IMAGES_SINCE = 2  # `start` has `rootfs` and `read_only`
 NETWORKS_SINCE = 3  # the verb `serve`; `start` has `network`
 SESSIONS_SINCE = 4  # the verbs `exec` and `dial`, each on a connection of its own: see sessions.py
+CPUS_SINCE = 5  # the verb `cpus`
 MAX_FRAME = 64 * 1024 * 1024
 
 _encode = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from tidemill.sandbox.cpuset import CpuSet
+
 MAX_UNREAD = 8 << 20  # of one client that does not read: it is dropped and may come back
 READ_LIMIT = 4 << 20
 
@@ -40,11 +42,19 @@ class Client:
 
 class AgentServer:
     """`hello` is what every client is told: node id, limits, uid. Returns from `serve` after `shutdown`, or
-    once its directory has been deleted (`homeless`): it looks every `look_s` seconds."""
+    once its directory has been deleted (`homeless`): it looks every `look_s` seconds. `cpus`: its set of
+    processors, None without control groups."""
 
     def __init__(
-        self, listener: socket.socket, place: Place, journal: Journal, hello: dict[str, Any], look_s: float
+        self,
+        listener: socket.socket,
+        place: Place,
+        journal: Journal,
+        hello: dict[str, Any],
+        look_s: float,
+        cpus: CpuSet | None,
     ) -> None:
+        self._cpus = cpus
         self._look_s = look_s
         self._looked = time.monotonic()
         self._ending = False
@@ -67,6 +77,7 @@ class AgentServer:
             "forget": self._forget,
             "read_log": self._read_log,
             "resize": self._resize,
+            "cpus": self._use_cpus,
             "serve": self._serve,
             "exec": self._exec,
             "dial": self._dial,
@@ -226,6 +237,13 @@ class AgentServer:
         self._tasks.memory = memory
         return {"limits": self._hello["limits"]}
 
+    def _use_cpus(self, client: Client, m: dict[str, Any]) -> dict[str, Any]:
+        cpus = sorted(int(cpu) for cpu in m["cpus"])
+        if self._cpus is not None:
+            self._hello["limits"]["cpus"] = self._cpus.use(cpus)
+        self._hello["cpus"] = cpus
+        return {"limits": self._hello["limits"], "cpus": cpus}
+
     def _serve(self, client: Client, m: dict[str, Any]) -> dict[str, Any]:
         if self._place.network is not None:
             self._place.network.serve({str(name): int(port) for name, port in m["services"].items()})
@@ -296,6 +314,8 @@ class AgentServer:
         kill = self._place.groups.kill
         if kill and cgroups.populated(kill):
             cgroups.kill(kill)
+            return False
+        if self._cpus is not None and not self._cpus.remove():
             return False
         return all(cgroups.remove(directory) for directory in self._place.groups.directories())
 

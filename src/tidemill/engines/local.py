@@ -39,9 +39,9 @@ from tidemill.engines.gpus import GpuInventory, NvmlGpus
 from tidemill.engines.link import AgentLink, connect
 from tidemill.engines.nodeconfig import NodeConfigs
 from tidemill.engines.nodedir import NodeDir
+from tidemill.engines.processors import Processors, Reached
 from tidemill.engines.trial import trial
 from tidemill.engines.visits import Visits
-from tidemill.sandbox import cgroups as groups
 from tidemill.sandbox import processes
 
 log = logging.getLogger("tidemill.engine")
@@ -128,6 +128,7 @@ class LocalEngine(Visits):
             look_s=look_s,
         )
         self._services = dict(services or {})
+        self._processors = Processors(self._reached)
         self._python = python
         self._nodes: dict[str, _Node] = {}
         self._events: asyncio.Queue[EngineEvent] = asyncio.Queue()
@@ -138,8 +139,7 @@ class LocalEngine(Visits):
     async def capacity(self) -> HostCapacity:
         if self._capacity is None:
             ids = self._gpus.ids()
-            cpus = len(os.sched_getaffinity(0))
-            total = Vector(cpus * 1000, words.host_memory(), len(ids))
+            total = Vector(len(os.sched_getaffinity(0)) * 1000, words.host_memory(), len(ids))
             self._capacity = HostCapacity(total, ids, os.uname().nodename)
         return self._capacity
 
@@ -197,6 +197,7 @@ class LocalEngine(Visits):
         if not words.size(granted).items() <= node.config.items():
             node.config.update(words.size(granted))
             node.dir.write_config(node.config)
+        await self._processors.share()
         for use, line in answer["limits"].items():
             if before.get(use) and not line["enforced"]:
                 raise EngineError(f"node {node_id} keeps its old {use} limit: {line['why_not']}")
@@ -362,6 +363,7 @@ class LocalEngine(Visits):
         node.hello, node.link, node.lost = hello, link, False
         self._emit_ready(node)
         await link.call("watch", since=0)
+        self._background(self._processors.share())  # a loss meanwhile is `on_closed`'s to tell
 
     async def _readopt(self, node: _Node) -> None:
         """Reconnects to an agent that lives; tells of the loss of one that does not."""
@@ -417,6 +419,7 @@ class LocalEngine(Visits):
             node.link.close()
         del self._nodes[node_id]
         self._emit("node_closed", node_id)
+        await self._processors.share()
 
     async def _agent_gone(self, node: _Node, patience_s: float) -> None:
         pause, waited = 0.001, 0.0
@@ -433,14 +436,18 @@ class LocalEngine(Visits):
         for path in self._root.iterdir():
             if path.is_dir() and path.name not in self._nodes and not (path / "agent" / "node.json").exists():
                 NodeDir(path.name, path).remove()
-        prefix = nodedir.group_name(self._home_id, "")
-        for directory in groups.stale(prefix):
-            if not (self._root / os.path.basename(directory)[len(prefix) :]).exists():
-                groups.kill(directory)
-                if not groups.remove(directory):
-                    log.warning("cgroup %s still holds processes", directory)
+        left = nodedir.sweep_groups(self._root, self._home_id, PATIENCE_S)
+        if left:
+            log.warning("cgroups that still hold processes: %s", ", ".join(left))
 
     # --- pieces
+
+    def _reached(self) -> list[Reached]:
+        return [
+            Reached(key, n.config["cpu_milli"], n.hello, n.link)
+            for key, n in self._nodes.items()
+            if n.link is not None and n.closing is None
+        ]
 
     def _visited(self, node_id: str) -> tuple[int, str, AgentLink]:
         node, link = self._need(node_id)

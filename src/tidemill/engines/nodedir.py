@@ -20,6 +20,7 @@ import os
 import shutil
 import signal
 import stat
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -156,6 +157,21 @@ def home_id(home: Path) -> str:
 
 def group_name(home: str, node_id: str) -> str:
     return f"tidemill-{home}-{node_id}"
+
+
+def sweep_groups(root: Path, home: str, patience_s: float) -> list[str]:
+    """Kills and removes the control groups of nodes that have no directory below `root` -> those that still
+    hold something after `patience_s`: what was killed is in its group until the kernel has done with it."""
+    prefix = group_name(home, "")
+    left = [d for d in cgroups.stale(prefix) if not (root / os.path.basename(d)[len(prefix) :]).exists()]
+    until = time.monotonic() + patience_s
+    while True:
+        for directory in left:
+            cgroups.kill(directory)
+        left = [directory for directory in left if not cgroups.remove(directory)]
+        if not left or time.monotonic() > until:
+            return left
+        time.sleep(0.005)
 
 
 def make_folders(directory: str, folders: Sequence[str], links: Sequence[tuple[str, str]], uid: int) -> None:

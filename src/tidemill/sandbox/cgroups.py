@@ -13,6 +13,7 @@ import os
 import signal
 
 CONTROLLERS = ("cpu", "memory", "pids")
+CPUSET = "cpuset"  # of a v2 group, where it can be had; v1's is joined by the agent alone (sandbox/cpuset.py)
 PERIOD_US = 100_000
 MAX_PROCESSES = 4096  # per node: stops a fork bomb, far above what a training job starts
 
@@ -100,7 +101,7 @@ def create(name: str, found: dict[str, Hierarchy] | None = None) -> tuple[Groups
             paths["kill"] = hierarchy
         missing.setdefault("kill", "no cgroup could be made")
     if paths.get("memory") == paths.get("kill") and unified:
-        _try_write(f"{unified}/cgroup.subtree_control", "+memory")  # each task's own peak and oom counter
+        write(f"{unified}/cgroup.subtree_control", "+memory")  # each task's own peak and oom counter
     return Groups(paths), {use: why for use, why in missing.items() if use not in paths}
 
 
@@ -118,7 +119,7 @@ def limit(
 def kill(directory: str) -> None:
     """SIGKILL to everything in a group and below it."""
     if os.path.exists(f"{directory}/cgroup.kill"):
-        _try_write(f"{directory}/cgroup.kill", "1")
+        write(f"{directory}/cgroup.kill", "1")
         return
     signal_all(directory, signal.SIGKILL)
 
@@ -176,6 +177,21 @@ def stale(prefix: str, found: dict[str, Hierarchy] | None = None) -> list[str]:
         except OSError:
             continue
     return hits
+
+
+def write(path: str, value: str) -> str:
+    """Into a file of a group. -> why not, or ""."""
+    try:
+        fd = os.open(path, os.O_WRONLY)
+    except OSError as error:
+        return error.strerror or str(error)
+    try:
+        os.write(fd, value.encode())
+    except OSError as error:
+        return error.strerror or str(error)
+    finally:
+        os.close(fd)
+    return ""
 
 
 class MemoryMeter:
@@ -245,8 +261,9 @@ def _make_unified(name: str, v2: Hierarchy | None, missing: dict[str, str]) -> s
         return ""
     offered = [c for c in CONTROLLERS if c in _read(f"{v2.own}/cgroup.controllers").split()]
     for parent in dict.fromkeys((v2.own, v2.top)) if offered else (v2.own,):
-        if any(_try_write(f"{parent}/cgroup.subtree_control", f"+{c}") for c in offered):
+        if any(write(f"{parent}/cgroup.subtree_control", f"+{c}") for c in offered):
             continue
+        write(f"{parent}/cgroup.subtree_control", f"+{CPUSET}")
         made = _make(os.path.join(parent, name), "kill", missing)
         if made:
             return made
@@ -293,7 +310,7 @@ def _limit(
     for file, value in files:
         if "sw" in file and not os.path.exists(f"{directory}/{file}"):
             continue  # a kernel without swap accounting
-        why = _try_write(f"{directory}/{file}", value)
+        why = write(f"{directory}/{file}", value)
         if why and "sw" not in file:
             return {"enforced": False, "by": f"cgroup {version}", "why_not": f"{file} = {value}: {why}"}
     name = next(f for f, _ in reversed(files) if "sw" not in f)
@@ -314,18 +331,3 @@ def _read(path: str) -> str:
         return ""
     finally:
         os.close(fd)
-
-
-def _try_write(path: str, value: str) -> str:
-    """The reason it failed, or ""."""
-    try:
-        fd = os.open(path, os.O_WRONLY)
-    except OSError as error:
-        return error.strerror or str(error)
-    try:
-        os.write(fd, value.encode())
-    except OSError as error:
-        return error.strerror or str(error)
-    finally:
-        os.close(fd)
-    return ""
