@@ -308,7 +308,12 @@ def test_explain(team):
     assert "jobs/write" in shown
     text = team.server.cli("access", "explain", "ann", "jobs/write").stdout
     assert text.startswith("ann may Microsoft.MachineLearningServices/workspaces/jobs/write")
-    assert f"> {SCIENTIST} at {team.server.workspace}" in text
+    assert f"> {SCIENTIST} at workspace main: allows it" in text
+    # Anybody may ask about oneself, by name, too; about others only with the right to read roles.
+    oid = team.ask("ann", "GET", "/api/v1/access/me")[1]["oid"]
+    for who, expected in (("ann", 200), ("ANN", 200), (oid, 200), ("", 200), ("bob", 403), ("nobody", 403)):
+        body = {"who": who, "action": "a/b", "scope": team.server.workspace}
+        assert team.status("ann", "POST", "/api/v1/access/explain", body) == expected
     wrong = team.server.cli("access", "explain", "ann", "jobs/write", "worksapce")
     assert (wrong.returncode, "Did you mean 'workspace'" in wrong.stderr) == (2, True)
     wrong = team.server.cli("access", "grant", "ann", "AzureML Data Scietist")

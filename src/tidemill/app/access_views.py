@@ -210,7 +210,7 @@ async def explain(
     if not action:
         raise InvalidRequest("'action' is missing: PROVIDER/TYPE/VERB.", target="action")
     asked = who or caller.acts_as or caller.oid
-    known = await s.store.read(lambda read: read.principal(asked))
+    known = await s.store.read(lambda read: read.principal(asked) or read.principal_named(asked))
     if known is None or known.oid != caller.oid:
         await access.authorise(s, caller, READ_ASSIGNMENTS, place.scope, place.below)
         known = await _named(s, caller, asked)

@@ -35,7 +35,8 @@ async def find(s: Services, query: ActivityQuery) -> ActivityPage:
 
 async def verify(s: Services, against: tuple[int, bytes] | None = None) -> dict[str, Any]:
     """-> {"records", "first", "last", "head", "checkpoints", "broken": {"seq", "why"} or None}: `records` are
-    those that hold. `against`: number and hash of a record as somebody noted them elsewhere."""
+    those that hold, `head` is "NUMBER:HASH" of the last. `against`: number and hash of a record as somebody
+    noted them elsewhere."""
     await s.activity.flush()
     checkpoints = [] if s.activity.checkpoints is None else s.activity.checkpoints.read()
     known = {found.seq: found.hash for found in checkpoints}
@@ -65,7 +66,7 @@ async def verify(s: Services, against: tuple[int, bytes] | None = None) -> dict[
         "records": count,
         "first": chain.first,
         "last": chain.last,
-        "head": chain.head.hex(),
+        "head": f"{chain.last}:{chain.head.hex()}",
         "checkpoints": len(checkpoints),
         "broken": None if broken is None else {"seq": broken.seq, "why": broken.why},
     }

@@ -28,6 +28,7 @@ from tidemill.domain.quota import (
     unit,
     waits_sentence,
 )
+from tidemill.domain.roles import AccessIndex
 from tidemill.domain.scheduling.allowance import admit_quotas
 from tidemill.domain.scheduling.pool import PoolState
 from tidemill.domain.scheduling.types import ClusterSpec, JobRequest
@@ -78,7 +79,8 @@ async def show(s: Services, caller: Caller) -> list[dict[str, Any]]:
         eyes = Eyes(s, caller, {})
         found = [rule for rule in found if rule.id in mine or await _sees(eyes, rule)]
     used = scheduler(s).used([(rule.kind, rule.id, measure) for rule in found for measure in rule.limits])
-    return [_shown(rule, used) for rule in found]
+    index = await s.access.current()
+    return [_shown(rule, used, index) for rule in found]
 
 
 async def held(s: Services, caller: Caller) -> list[dict[str, Any]]:
@@ -105,13 +107,19 @@ async def _sees(eyes: Eyes, rule: quotas.Rule) -> bool:
     return await eyes.may_see(Scope(parts[2], parts[4], parts[8]))
 
 
-def _shown(rule: quotas.Rule, used: dict[tuple[str, str, str], int]) -> dict[str, Any]:
+def name_of_team(index: AccessIndex, rule: quotas.Rule) -> str | None:
+    """Of a user's default team."""
+    team = index.principal(rule.default_team)
+    return team.name if team else None
+
+
+def _shown(rule: quotas.Rule, used: dict[tuple[str, str, str], int], index: AccessIndex) -> dict[str, Any]:
     return {
         "kind": rule.kind,
         "id": rule.id,
         "name": rule.name,
         "weight": rule.weight,
-        "default_team": rule.default_team or None,
+        "default_team": name_of_team(index, rule),
         "limits": [
             {
                 "measure": measure,

@@ -90,6 +90,19 @@ class Command(click.Command):
         super().__init__(*args, **kwargs)
         self.example = example
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        given = list(args)
+        try:
+            return super().parse_args(ctx, args)
+        except click.MissingParameter as error:
+            left = [] if error.param is None else self.make_parser(ctx).parse_args(given)[1]
+            if not isinstance(error.param, click.Option) or len(left) != 1:
+                raise
+            option = error.param.opts[0]
+            raise click.UsageError(
+                f"Missing option '{option}'. Did you mean {ctx.command_path} {option} {left[0]}?", ctx
+            ) from None
+
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         if self.example:
             with formatter.section("Examples"):

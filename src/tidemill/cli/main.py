@@ -21,6 +21,7 @@ from tidemill.cli.errors import (
 )
 from tidemill.cli.framework import CONTEXT, Group
 from tidemill.cli.session import Given, Session
+from tidemill.domain.scopes import in_words
 
 _ROOM = "tidemill.cli.commands."
 COMMANDS = {
@@ -129,7 +130,9 @@ def _report(error: CliError, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(error.arm(), ensure_ascii=False), err=True)
         return
-    click.echo(f"Error: {error.message}", err=True)
+    # The server's text of a refusal is Azure's, with ARM ids: programs get it as it is.
+    message = in_words(error.message) if error.code == "AuthorizationFailed" else error.message
+    click.echo(f"Error: {message}", err=True)
     for detail in error.details:
         if detail.get("message") and detail["message"] not in error.message:
             click.echo(f"  {detail['message']}", err=True)

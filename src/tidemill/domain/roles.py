@@ -257,6 +257,8 @@ class AccessIndex:
                     )
         if seen:
             reason = f"None of the {seen} roles that {who.name!r} has at {scope} allows {action}."
+            if seen == 1:
+                reason = f"The one role that {who.name!r} has at {scope} does not allow {action}."
         else:
             reason = f"{who.name!r} has no role at {scope}."
         return Decision(False, action, scope, reason)

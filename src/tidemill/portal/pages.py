@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.responses import Response
 
+from tidemill.domain.scopes import in_words, scope_words
 from tidemill.portal import words
 
 if TYPE_CHECKING:
@@ -45,10 +46,11 @@ def _environment() -> Environment:
     )
     names = (
         *("group", "duration", "usd", "rate", "size", "number", "clock", "full", "ago", "since"),
-        *("short", "headline", "lastline", "asset", "place", "scope", "action", "kind", "shell"),
-        *("patterns", "upper", "lastname", "places", "until", "amount"),
+        *("short", "headline", "lastline", "asset", "place", "action", "kind", "shell"),
+        *("patterns", "upper", "lastname", "until", "amount"),
     )
     environment.filters |= {name: getattr(words, name) for name in names}
+    environment.filters |= {"scope": scope_words, "places": in_words}
     environment.globals["asset"] = _asset
     return environment
 

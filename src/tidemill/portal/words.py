@@ -16,7 +16,6 @@ _DIGEST = re.compile(r"\b([0-9a-f]{8})[0-9a-f]{24,}\b")
 _PROVIDER = re.compile(
     r"^Microsoft\.MachineLearningServices/(?:workspaces/)?|^Tidemill\.Server/", re.IGNORECASE
 )
-_SCOPE = re.compile(r"/subscriptions/[^\s,;]*[^\s,;.]")
 _HUMP = re.compile(r"(?<=[a-z])([A-Z])")
 GROUPS = {
     "Queued": "waiting",
@@ -59,28 +58,9 @@ def place(uri: object) -> str:
     return _WORKSPACE.sub("azureml://", str(uri))
 
 
-def scope(arm_id: str) -> str:
-    """A scope of roles: `subscription`, `group tidemill`, `workspace main`, `computes/cpu of workspace main`;
-    any other ARM id as it is."""
-    parts = arm_id.strip("/").split("/")
-    if len(parts) < 3:
-        return "subscription" if parts[0] else "everything"
-    if len(parts) == 4:
-        return f"group {parts[3]}"
-    if len(parts) < 8 or parts[6].lower() != "workspaces":
-        return arm_id
-    below = "/".join(parts[8:])
-    return f"{below} of workspace {parts[7]}" if below else f"workspace {parts[7]}"
-
-
 def lastname(resource: str) -> str:
     """The end of an ARM id or path: `jobs/train-1`."""
     return "/".join(resource.rsplit("/", 2)[-2:])
-
-
-def places(text: str) -> str:
-    """A sentence, with scopes in words."""
-    return _SCOPE.sub(lambda found: scope(found[0]), text)
 
 
 def upper(text: str) -> str:

@@ -125,6 +125,8 @@ def test_words_that_are_wrong_are_exit_2_with_the_nearest(capsys: Any) -> None:
     assert run("job", "create", "--fiel", "x") == 2
     assert "--file" in capsys.readouterr().err
     assert run("job", "list", "--output", "xml") == 2
+    assert run("job", "show", "train-1") == 2
+    assert "Did you mean tidemill job show --name train-1?" in capsys.readouterr().err
     assert run("job", "create", "-o", "json") == 2
     assert json.loads(capsys.readouterr().err.splitlines()[-1])["error"]["code"] == "UsageError"
 
@@ -180,11 +182,76 @@ def test_every_command_has_help_with_an_example(capsys: Any) -> None:
     paths = list(walk(root, click.Context(root), []))
     assert len(paths) > 45
     for path in paths:
+        command = root
+        for name in path:
+            command = command.get_command(click.Context(root), name)  # type: ignore[union-attr]
+        named = [parameter.name for parameter in command.params]  # type: ignore[union-attr]
+        assert len(named) == len(set(named)), f"{path}: a value of one overwrites another's"
         assert run(*path, "--help") == 0
         text = capsys.readouterr().out
         assert "Examples:" in text
         assert "--home DIR" in text
         assert "tidemill " + " ".join(path) in text
+
+
+# --- access, quotas, activity ---
+
+
+def test_a_refusal_names_its_scope_in_words_and_to_programs_as_it_is(
+    home: Path, fake: Fake, capsys: Any
+) -> None:
+    message = f"'ann' may not over scope '{W}/computes/cpu' or the scope is invalid."
+    fake.on("GET", f"{NATIVE}/computes", error(403, "AuthorizationFailed", message))
+    assert run("compute", "list") == 4
+    said = (
+        "Error: The client 'ann' may not over scope 'computes/cpu of workspace ws' or the scope is invalid.\n"
+    )
+    assert capsys.readouterr().err == said
+    assert run("compute", "list", "-o", "json") == 4
+    assert json.loads(capsys.readouterr().err)["error"]["message"] == message
+
+
+def test_a_group_is_no_resource_group(home: Path, fake: Fake, capsys: Any) -> None:
+    fake.on("PUT", "/api/v1/access/principals/vision/members/ann", {"changed": True})
+    assert run("access", "add-member", "vision", "ann", "-g", "other") == 0
+    assert capsys.readouterr().err == "ann is now in vision.\n"
+
+
+def test_activity_names_what_it_was_about(home: Path, fake: Fake, capsys: Any) -> None:
+    record = {
+        **{"at": "2023-11-14T22:13:20Z", "who": "ann", "address": "127.0.0.1", "action": "x/read"},
+        **{"outcome": "Succeeded", "status": 200, "count": 1, "code": "", "reason": f"ann is Owner at {W}."},
+    }
+    about = {
+        f"{W}/jobs/train-1/cancel": "train-1",
+        f"{W}/jobs/train-1": "train-1",
+        f"{W}/datastores/blobs/listSecrets": "blobs",
+        f"{W}/secrets/hf/versions/01977d0be5c0740c8e9d5a6f0c1d2e3f": "hf:01977d0b",
+        f"{W}/computes/cpu/nodes/cpu-1/exec": "cpu-1",
+        f"{W}/jobs": "jobs",
+        "/api/v1/keys/rotate": "rotate",
+    }
+    rows = [{**record, "resource": resource} for resource in about]
+    fake.on("GET", "/api/v1/activity", {"value": rows, "next": None})
+    assert run("activity", "list", "-o", "tsv") == 0
+    cells = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    assert [row[4] for row in cells] == list(about.values())
+    assert {row[6] for row in cells} == {"ann is Owner at workspace ws."}
+
+
+def test_a_default_team_is_shown_and_noted_where_it_does_not_count(
+    home: Path, fake: Fake, capsys: Any
+) -> None:
+    answer = {"kind": "user", "name": "ann", "limits": {}, "weight": None, "default_team": "vision"}
+    fake.on("PUT", "/api/v1/quotas", answer)
+    fake.on("GET", "/api/v1/access/principals/ann", {"name": "ann", "groups": ["audio"]})
+    assert run("quota", "set", "--user", "ann", "--default-team", "vision") == 0
+    said = capsys.readouterr()
+    assert said.out.splitlines()[-1].split() == ["default", "team", "vision"]
+    assert "tidemill access add-member vision ann" in said.err
+    fake.on("GET", "/api/v1/quotas", {"value": [{**answer, "limits": []}]})
+    assert run("quota", "show") == 0
+    assert capsys.readouterr().out.splitlines()[-1].split()[-1] == "vision"
 
 
 # --- jobs ---

@@ -13,7 +13,7 @@ DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _INLINE = re.compile(r"(?<!`)`(tidemill [^`]+)`(?!`)")
-_SHELLS = ("sh", "text", "console")
+_SHELLS = ("", "sh", "bash", "text", "console")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ def _calls(line: str) -> Iterator[str]:
         return
     line = line.removeprefix("$ ")
     if re.match(r"(\.venv/bin/)?tidemill( |$)", line):
-        yield re.split(r" (?:\||&&|;|#) ", line)[0]
+        yield re.split(r" (?:\||&&|;|#|<) ", line)[0]
 
 
 def section(page: Path, title: str) -> str:

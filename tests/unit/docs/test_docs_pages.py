@@ -69,6 +69,16 @@ def test_a_shown_command_exists(shown: Shown) -> None:
     for word in words[: words.index("--")] if "--" in words else words:  # what follows is another program's
         if word.startswith("-"):
             assert word.partition("=")[0] in options, f"{shown.line}: no option {word}"
+    _check_arguments(shown, context, words)
+
+
+def _check_arguments(shown: Shown, context: click.Context, words: list[str]) -> None:
+    """No more of them than the command takes. (Sentences name options without their values.)"""
+    takes = _options(context.command)
+    if words and words[-1] in takes and not takes[words[-1]].is_flag:
+        words = words[:-1]
+    _, left, _ = context.command.make_parser(context).parse_args(list(words))
+    assert not left, f"{shown.line}: {context.command_path} takes no {left}"
 
 
 def _options(command: click.Command) -> dict[str, click.Option]:

@@ -230,7 +230,7 @@ def test_nobody_may_nothing_and_says_why() -> None:
     yes = index.decide("x", "a/read", "/subscriptions/S/resourceGroups/g")
     assert yes.reason == "'ann' is Reader at /subscriptions/s, through group team."
     no = index.decide("x", "a/write", "/subscriptions/s")
-    assert no.reason == "None of the 1 roles that 'ann' has at /subscriptions/s allows a/write."
+    assert no.reason == "The one role that 'ann' has at /subscriptions/s does not allow a/write."
     index.drop_principal("x")
     assert not index.decide("x", "a/read", "/subscriptions/s").allowed
     assert index.role(JOB_ROLE) is not None

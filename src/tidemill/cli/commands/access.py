@@ -13,6 +13,7 @@ from tidemill.cli.output import Column, key, print_item, print_list
 from tidemill.cli.session import Session
 from tidemill.cli.text import ago, plain
 from tidemill.cli.urls import segment
+from tidemill.domain.scopes import in_words, scope_words
 
 API = "2022-04-01"
 BASE = "/api/v1/access"
@@ -86,23 +87,23 @@ def enable(session: Session, who: str) -> None:
 
 
 @command(access, "add-member", "tidemill access add-member vision ann@example.org")
-@click.argument("group")
+@click.argument("into", metavar="GROUP")
 @click.argument("member")
-def add_member(session: Session, group: str, member: str) -> None:
+def add_member(session: Session, into: str, member: str) -> None:
     """Put a user, a program or a group into a group."""
-    path = f"{BASE}/principals/{segment(group)}/members/{segment(member)}"
+    path = f"{BASE}/principals/{segment(into)}/members/{segment(member)}"
     done = session.client.call("PUT", path)
-    session.note(f"{member} {'is now' if done['changed'] else 'was already'} in {group}.")
+    session.note(f"{member} {'is now' if done['changed'] else 'was already'} in {into}.")
 
 
 @command(access, "remove-member", "tidemill access remove-member vision ann@example.org")
-@click.argument("group")
+@click.argument("into", metavar="GROUP")
 @click.argument("member")
-def remove_member(session: Session, group: str, member: str) -> None:
+def remove_member(session: Session, into: str, member: str) -> None:
     """Take somebody out of a group."""
-    path = f"{BASE}/principals/{segment(group)}/members/{segment(member)}"
+    path = f"{BASE}/principals/{segment(into)}/members/{segment(member)}"
     done = session.client.call("DELETE", path)
-    session.note(f"{member} {'is no longer' if done['changed'] else 'was not'} in {group}.")
+    session.note(f"{member} {'is no longer' if done['changed'] else 'was not'} in {into}.")
 
 
 @command(
@@ -148,16 +149,18 @@ def revoke(session: Session, who: str, role: str, scope: str) -> None:
         same_role = properties["roleDefinitionId"].rsplit("/", 1)[-1] == found["name"]
         if same_role and properties["scope"].lower() == where.lower():
             session.client.call("DELETE", one["id"], None, {"api-version": API})
-            session.note(f"{principal['name']} is no longer {found['properties']['roleName']} at {where}.")
+            session.note(
+                f"{principal['name']} is no longer {found['properties']['roleName']} at {scope_words(where)}."
+            )
             return
     names = _role_names(list(_definitions(session, where)))
     has = "; ".join(
         f"{names.get(one['properties']['roleDefinitionId'].rsplit('/', 1)[-1], '?')} at "
-        f"{one['properties']['scope']}"
+        f"{scope_words(one['properties']['scope'])}"
         for one in held
     )
     raise CliError(
-        f"{principal['name']} is not {found['properties']['roleName']} exactly at {where}. "
+        f"{principal['name']} is not {found['properties']['roleName']} exactly at {scope_words(where)}. "
         f"It has there: {has or 'no role of its own'}. A role that comes through a group is the group's.",
         NOT_FOUND,
         "RoleAssignmentNotFound",
@@ -195,7 +198,7 @@ def list_(session: Session, scope: str, who: str | None, people: bool, definitio
         Column("who", key("principal"), wide=True),
         Column("kind", key("principal_type")),
         Column("role", key("role"), wide=True),
-        Column("scope", key("scope"), wide=True),
+        Column("scope", key("scope"), lambda v, now: scope_words(v), wide=True),
         Column("granted", key("created_at"), ago),
         Column("by", key("created_by"), wide=True),
     )
@@ -261,12 +264,12 @@ def explain(session: Session, who: str, action: str, scope: str, data: bool) -> 
 def _print_explanation(found: dict[str, Any]) -> None:
     who = found["principal"]["name"]
     word = "may" if found["allowed"] else "may not"
-    click.echo(f"{who} {word} {found['action']}\n  at {found['scope']}")
-    click.echo(f"  {found['reason']}")
+    click.echo(f"{who} {word} {found['action']}\n  at {scope_words(found['scope'])}")
+    click.echo(f"  {in_words(found['reason'])}")
     for step in found["steps"]:
         through = f" through {' > '.join(step['groups'])}" if step["groups"] else ""
         mark = ">" if step["assignment"] == found["assignment"] else "-"
-        click.echo(f"{mark} {step['role']}{through} at {step['scope'] or '/'}: {step['verdict']}")
+        click.echo(f"{mark} {step['role']}{through} at {scope_words(step['scope'])}: {step['verdict']}")
         click.echo(f"    assignment {step['assignment']}, granted by {plain(step['granted_by'])}")
     if found["would_allow"]:
         click.echo(f"  Roles that would allow it, narrowest first: {', '.join(found['would_allow'])}")
@@ -306,7 +309,8 @@ def _role(session: Session, where: str, text: str) -> dict[str, Any]:
             return one
     names = [one["properties"]["roleName"] for one in found]
     raise CliError(
-        f"There is no role {text!r} for {where}.{did_you_mean(text, names)} There are: {', '.join(names)}.",
+        f"There is no role {text!r} for {scope_words(where)}.{did_you_mean(text, names)} "
+        f"There are: {', '.join(names)}.",
         NOT_FOUND,
         "RoleDefinitionDoesNotExist",
     )

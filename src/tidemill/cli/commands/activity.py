@@ -13,6 +13,7 @@ from tidemill.cli.errors import FAILED, OK, USAGE, CliError
 from tidemill.cli.framework import Whole, command, group
 from tidemill.cli.output import Column, fact_lines, key, print_item, print_list
 from tidemill.cli.session import Session
+from tidemill.domain.scopes import in_words
 
 activity = group("activity", "Who did what, allowed or refused; and whether that log is whole.")
 
@@ -22,9 +23,9 @@ _COLUMNS = (
     Column("who", key("who")),
     Column("from", key("address")),
     Column("action", lambda r: _short(r["action"]), wide=True),
-    Column("on", lambda r: r["resource"].rsplit("/", 1)[-1], wide=True),
+    Column("on", lambda r: _on(r["resource"]), wide=True),
     Column("outcome", lambda r: _outcome(r), state=True),
-    Column("why", lambda r: r["reason"] or r["code"], wide=True),
+    Column("why", lambda r: in_words(r["reason"]) or r["code"], wide=True),
 )
 
 
@@ -88,7 +89,7 @@ def verify(session: Session, against: str | None) -> int:
     facts = [
         ("records", f"{found['records']} hold ({found['first']} to {found['last']})"),
         ("checkpoints", str(found["checkpoints"])),
-        ("head", f"{found['last']}:{found['head']}"),
+        ("head", found["head"]),
     ]
     for line in fact_lines(facts):
         click.echo(line)
@@ -128,6 +129,15 @@ def _moment(given: str) -> str:
 
 def _short(action: str) -> str:
     return action.removeprefix("Microsoft.MachineLearningServices/").removeprefix("Tidemill.Server/")
+
+
+def _on(resource: str) -> str:
+    """The name of what it was about, where the path's last segment is a verb (`jobs/train-1/cancel`), too."""
+    below = resource.partition("/workspaces/")[2].split("/")[1:]
+    named = below[:-1] if len(below) > 1 and len(below) % 2 else below
+    if len(named) >= 4 and named[-2] == "versions":
+        return f"{named[-3]}:{named[-1][:8]}"
+    return named[-1] if named else resource.rsplit("/", 1)[-1]
 
 
 def _outcome(record: dict[str, Any]) -> str:

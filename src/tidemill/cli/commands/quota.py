@@ -12,6 +12,7 @@ from tidemill.cli.errors import OK, USAGE, CliError
 from tidemill.cli.framework import command, group
 from tidemill.cli.output import Column, key, print_item, print_list, table
 from tidemill.cli.session import Session
+from tidemill.cli.urls import segment
 
 quota = group("quota", "What teams, users, workspaces and computes may hold at most, and their shares.")
 
@@ -23,6 +24,7 @@ _COLUMNS = (
     Column("used", key("used"), lambda v, now: text.number(v) if v is not None else "-", right=True),
     Column("limit", key("limit"), lambda v, now: text.number(v) if v is not None else "-", right=True),
     Column("weight", key("weight"), lambda v, now: f"{v:g}" if v else "-", right=True),
+    Column("default team", key("default_team"), wide=True),
 )
 
 
@@ -79,8 +81,21 @@ def set_(session: Session, team: str | None, user: str | None, compute: str | No
     answer = session.client.call("PUT", "/api/v1/quotas", body)
     limits = [(measure, text.number(limit)) for measure, limit in answer["limits"].items()]
     weight = [("weight", f"{answer['weight']:g}")] if answer["weight"] else []
-    facts = [(answer["kind"], answer["name"]), *limits, *weight]
+    team_fact = [("default team", answer["default_team"])] if answer["default_team"] else []
+    facts = [(answer["kind"], answer["name"]), *limits, *weight, *team_fact]
     print_item(session, answer, facts if len(facts) > 1 else [*facts, ("limits", "none")])
+    if given["default_team"] and answer["default_team"]:
+        _note_no_member(session, answer["name"], answer["default_team"])
+
+
+def _note_no_member(session: Session, user: str, team: str) -> None:
+    """A default team counts among those that somebody is in."""
+    groups = session.client.get(f"/api/v1/access/principals/{segment(user)}")["groups"]
+    if team not in groups:
+        session.note(
+            f"{user} is no direct member of {team}: a default team counts for those who are in it. "
+            f"Put them there: tidemill access add-member {team} {user}"
+        )
 
 
 def _subject(session: Session, team: str | None, user: str | None, compute: str | None) -> dict[str, Any]:

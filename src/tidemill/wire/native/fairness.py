@@ -57,7 +57,7 @@ async def put_quota(ctx: Context) -> Response:
             "name": rule.name,
             "limits": rule.limits,
             "weight": rule.weight,
-            "default_team": rule.default_team or None,
+            "default_team": fairness.name_of_team(await ctx.services.access.current(), rule),
         }
     )
 
