@@ -203,9 +203,7 @@ def test_a_refusal_names_its_scope_in_words_and_to_programs_as_it_is(
     message = f"'ann' may not over scope '{W}/computes/cpu' or the scope is invalid."
     fake.on("GET", f"{NATIVE}/computes", error(403, "AuthorizationFailed", message))
     assert run("compute", "list") == 4
-    said = (
-        "Error: The client 'ann' may not over scope 'computes/cpu of workspace ws' or the scope is invalid.\n"
-    )
+    said = "Error: 'ann' may not over scope 'computes/cpu of workspace ws' or the scope is invalid.\n"
     assert capsys.readouterr().err == said
     assert run("compute", "list", "-o", "json") == 4
     assert json.loads(capsys.readouterr().err)["error"]["message"] == message
