@@ -170,27 +170,37 @@ async def _existing(services: Services, place: Place) -> Place:
 def require_role(read: Read, id: str) -> RoleDefinition:
     role = _BUILTIN.get(id) or read.role_definition(id)
     if role is None:
-        raise NotFound(
-            f"The specified role definition with ID '{id}' does not exist.",
-            "RoleDefinitionDoesNotExist",
-            id,
-        )
+        raise _no_role(id)
     return role
 
 
-async def definition(services: Services, id: str) -> RoleDefinition:
-    return await services.store.read(lambda read: require_role(read, _role_id(id)))
+def _no_role(id: str) -> NotFound:
+    return NotFound(
+        f"The specified role definition with ID '{id}' does not exist.", "RoleDefinitionDoesNotExist", id
+    )
+
+
+async def definition(services: Services, place: Place, id: str) -> RoleDefinition:
+    """One that can be assigned at a place or below it. Raises NotFound."""
+
+    def look(read: Read) -> RoleDefinition:
+        role = require_role(read, _role_id(id))
+        if not _offered(role, fold_scope(place.arm_id)):
+            raise _no_role(id)
+        return role
+
+    return await services.store.read(look)
 
 
 async def definitions_at(services: Services, arm_scope: str) -> Sequence[RoleDefinition]:
     """Those that can be assigned at a scope or below it ("" and "/": anywhere): built-in ones first."""
     custom = await services.store.read(lambda read: read.role_definitions())
     at = fold_scope(arm_scope)
-    return [
-        role
-        for role in (*_BUILTIN.values(), *custom)
-        if any(covers(fold_scope(s), at) or covers(at, fold_scope(s)) for s in role.assignable_scopes)
-    ]
+    return [role for role in (*_BUILTIN.values(), *custom) if _offered(role, at)]
+
+
+def _offered(role: RoleDefinition, at: str) -> bool:
+    return any(covers(fold_scope(s), at) or covers(at, fold_scope(s)) for s in role.assignable_scopes)
 
 
 async def define(
@@ -216,6 +226,8 @@ async def define(
         if any(role.name.lower() == draft.name.lower() for role in _BUILTIN.values()):
             raise _taken(draft.name)
         before = tx.role_definition(id)
+        if before != held:
+            raise _changed(id)
         made = RoleDefinition(
             id,
             draft.name,
@@ -250,6 +262,8 @@ async def undefine(services: Services, caller: Caller, id: str) -> RoleDefinitio
 
     def write(tx: Tx) -> RoleDefinition | None:
         found = tx.role_definition(id)
+        if found != held:
+            raise _changed(id)
         if found is None:
             return None
         used = tx.role_assignments(role=id)
@@ -264,6 +278,11 @@ async def undefine(services: Services, caller: Caller, id: str) -> RoleDefinitio
         return found
 
     return await services.store.write(write)
+
+
+def _changed(id: str) -> Conflict:
+    """Else what was authorised is not what is written over."""
+    return Conflict(f"Role {id} was changed at the same moment. Read it again and repeat.", target=id)
 
 
 def _taken(name: str) -> Conflict:

@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
-from tidemill.app import access, principals
+from tidemill.app import access, principals, roles
+from tidemill.app.roles import Place
 from tidemill.app.services import Caller, Services
 from tidemill.domain.errors import Conflict, InvalidRequest, NotFound, Unauthenticated
 from tidemill.domain.model import Scope
 from tidemill.domain.principals import Principal, PrincipalKind
-from tidemill.domain.roles import OWNER_ROLE, RoleAssignment
+from tidemill.domain.roles import OWNER_ROLE, Permission, RoleAssignment
 
 ML = "Microsoft.MachineLearningServices/workspaces/"
 READER = "acdd72a7-3385-48ef-bd42-f606fba81ae7"
@@ -199,3 +200,41 @@ async def test_public_and_signed_in(services: Any, scope):
     nobody = Caller("", "anonymous", "anonymous")
     assert (await access.decide(services, nobody, access.PUBLIC, scope)).allowed
     assert (await access.decide(services, nobody, access.SIGNED_IN, scope)).assignment is None
+
+
+OTHER = Scope("11111111-1111-1111-1111-111111111111", "tidemill", "other")
+ROLE_ID = "0b5f7e6a-0000-4000-8000-000000000001"
+
+
+def draft(name: str, *scopes: str) -> roles.RoleDraft:
+    return roles.RoleDraft(name, (Permission(("*/read",)),), scopes)
+
+
+async def test_a_role_is_shown_where_it_can_be_given(services, owner, scope):
+    await roles.define(services, owner, ROLE_ID, draft("Secret Project", OTHER.arm_id))
+    for place in (Place(OTHER), Place(Scope(OTHER.subscription))):
+        assert (await roles.definition(services, place, ROLE_ID)).name == "Secret Project"
+    with pytest.raises(NotFound):
+        await roles.definition(services, Place(scope), ROLE_ID)
+    assert (await roles.definition(services, Place(scope), OWNER_ROLE)).name == "Owner"
+
+
+async def test_a_role_that_was_widened_meanwhile_is_not_written_over(services, owner, scope, monkeypatch):
+    """Whoever may change roles of one workspace must not change one of the whole subscription, however close
+    the two come."""
+    await roles.define(services, owner, ROLE_ID, draft("mine", scope.arm_id))
+    ann = await person(services, "ann")
+    await give(services, ann, OWNER_ROLE, scope.arm_id)
+    real = access.authorise
+    subscription = Scope(scope.subscription).arm_id
+
+    async def widened_after_the_check(s, caller, *rest, **more):
+        decision = await real(s, caller, *rest, **more)
+        monkeypatch.setattr(access, "authorise", real)
+        await roles.define(s, owner, ROLE_ID, draft("everybody's", subscription))
+        return decision
+
+    monkeypatch.setattr(access, "authorise", widened_after_the_check)
+    with pytest.raises(Conflict):
+        await roles.define(services, as_caller(ann), ROLE_ID, draft("mine again", scope.arm_id))
+    assert (await roles.definition(services, Place(scope), ROLE_ID)).name == "everybody's"

@@ -161,7 +161,8 @@ async def list_definitions(ctx: Context) -> Response:
 
 
 async def get_definition(ctx: Context) -> Response:
-    return json_response(_definition(ctx.services, await roles.definition(ctx.services, ctx.params["id"])))
+    role = await roles.definition(ctx.services, _place(ctx), ctx.params["id"])
+    return json_response(_definition(ctx.services, role))
 
 
 async def put_definition(ctx: Context) -> Response:
