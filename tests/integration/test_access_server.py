@@ -322,6 +322,35 @@ def test_explain(team):
     assert (wrong.returncode, "Did you mean 'ann'" in wrong.stderr) == (3, True)
 
 
+def test_the_owner_of_a_workspace_gives_and_shows_roles_there_without_seeing_everybody(team):
+    lea = team.make("lea")
+    ws = team.server.workspace
+    team.cli("grant", lea, "Owner")
+    native = f"/api/v1{ws}/access"
+    status, found = team.ask(lea, "GET", f"{native}/principals/bob")
+    assert (status, found["oid"]) == (200, team.people["bob"]["oid"])
+    status, rows = team.ask(lea, "GET", f"{native}/assignments?who=lea")
+    assert [(row["who"], row["role"]) for row in rows["value"]] == [("lea", "Owner")]
+    status, answer = team.ask(lea, "GET", f"{native}/principals/bo")
+    assert status == 404
+    assert "bob" not in answer["error"]["message"], "near names are for who may list people"
+    for path in (f"{native}/assignments", f"{native}/principals/lea"):
+        assert team.status("bob", "GET", path) == 403
+        assert team.status(lea, "GET", path.replace(ws, other(team.server))) == 403
+    assert team.status(lea, "GET", "/api/v1/access/principals") == 403
+    team.cli("revoke", lea, "Owner")
+    # About oneself one may ask by one's name, too.
+    status, answer = team.ask(lea, "POST", "/api/v1/access/explain", {"who": "Lea", "action": "x/read"})
+    assert (status, answer["allowed"]) == (200, False)
+
+
+def test_what_a_handler_refuses_is_recorded_with_the_action_that_it_asked_for(team):
+    asked = {"action": "x/read", "who": "lea"}
+    assert team.status("ann", "POST", "/api/v1/access/explain", asked) == 403
+    _, found = team.server.call("GET", "/api/v1/activity?refused=true&who=ann&limit=1")
+    assert [r["action"] for r in found["value"]] == ["Microsoft.Authorization/roleAssignments/read"]
+
+
 def test_the_last_owner_stays_and_can_hand_over(team):
     status, me = team.server.call("GET", "/api/v1/access/me")
     assert status == 200

@@ -81,10 +81,11 @@ async def people(s: Services) -> list[dict[str, Any]]:
     return await s.store.read(look)
 
 
-async def assignments(s: Services, place: Place) -> list[dict[str, Any]]:
-    """Those that count at a place and those below it, the widest scope first."""
+async def assignments(s: Services, place: Place, of: Principal | None = None) -> list[dict[str, Any]]:
+    """Those that count at a place and those below it, the widest scope first. `of`: only those that this
+    principal has, through groups too."""
     index = await s.access.current()
-    rows = await roles.assignments_at(s, place)
+    rows = await roles.assignments_at(s, place, assigned_to=of.oid if of else "")
     rows = sorted(rows, key=lambda row: (row.scope.count("/"), row.scope.lower(), row.created_at))
     return [_assignment(row, index.principal(row.principal), index.role(row.role)) for row in rows]
 
@@ -169,7 +170,7 @@ async def grant_asked(s: Services, caller: Caller, who: str, role: str, place: P
     """Raises AccessDenied where the caller may not give roles there; NotFound naming near principals or
     roles."""
     await access.authorise(s, caller, WRITE_ASSIGNMENTS, place.scope, place.below)
-    known = await _named(s, caller, who.strip())
+    known = await named(s, caller, who.strip())
     offered = await roles.definitions_at(s, place.arm_id)
     wanted = role.strip().lower()
     found = next((one for one in offered if wanted in (one.name.lower(), one.id)), None)
@@ -178,7 +179,7 @@ async def grant_asked(s: Services, caller: Caller, who: str, role: str, place: P
     return Grant(known, found, place)
 
 
-async def _named(s: Services, caller: Caller, who: str) -> Principal:
+async def named(s: Services, caller: Caller, who: str) -> Principal:
     """By oid, name or client id. Raises NotFound; near names are only told to who may list principals."""
     try:
         return await s.store.read(lambda read: principals.require(read, who))
@@ -199,8 +200,9 @@ async def _named(s: Services, caller: Caller, who: str) -> Principal:
 async def explain(
     s: Services, caller: Caller, *, who: str, action: str, scope: str, data: bool = False
 ) -> dict[str, Any]:
-    """Without `who` about the caller. -> the decision, every assignment with what it says, and what would
-    help. Raises AccessDenied about others for who may not read assignments at `scope`, an ARM id."""
+    """Without `who`, or by their own name, about the caller. -> the decision, every assignment with what it
+    says, and what would help. Raises AccessDenied about others for who may not read assignments at `scope`,
+    an ARM id."""
     place = roles.parse_scope(scope)
     if place is None:
         raise InvalidRequest(
@@ -213,7 +215,7 @@ async def explain(
     known = await s.store.read(lambda read: read.principal(asked) or read.principal_named(asked))
     if known is None or known.oid != caller.oid:
         await access.authorise(s, caller, READ_ASSIGNMENTS, place.scope, place.below)
-        known = await _named(s, caller, asked)
+        known = await named(s, caller, asked)
     return _explained(s, known, await roles.explained(s, known, action, place.arm_id, data))
 
 

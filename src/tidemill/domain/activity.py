@@ -123,7 +123,7 @@ class Pace:
     """Which refusals of one source (who, from where) are kept one by one: some at once, then one now and
     then. The rest is only counted: a flood must not fill the disk, nor hide what others were refused."""
 
-    AT_ONCE = 50
+    AT_ONCE = 200
     EVERY_US = 10_000_000
     MOST_SOURCES = 10_000
 

@@ -126,12 +126,10 @@ async def _explained(ctx: Context) -> dict[str, Any]:
         return found
     try:
         place = await access_views.place_named(ctx.services, ctx.scope, scope)
-        # A name is only looked up for who may read others' roles: one's own name stands for oneself.
-        own = who.lower() in ("", ctx.caller.name.lower())
         found["explained"] = await access_views.explain(
             ctx.services,
             ctx.caller,
-            who="" if own else who,
+            who=who,
             action=access_views.full_action(action),
             scope=place.arm_id,
             data=bool(query.get("data")),

@@ -80,12 +80,13 @@ class Audit:
             if path.startswith(f"{prefix}/subscriptions/"):
                 path = path[len(prefix) :]
         client, decision = request.scope.get("client"), seen.decision
+        action = "Tidemill.Server/signIn/action" if route.signs_in else route.action
         if isinstance(error, AccessDenied):
-            decision = error.decision
+            decision, action = error.decision, error.decision.action  # a handler may have asked for more
         asked = request.header("x-ms-correlation-request-id") or request.header("x-ms-client-request-id")
         return Record(
             at=self._services.clock.now(),
-            action="Tidemill.Server/signIn/action" if route.signs_in else route.action,
+            action=action,
             # OAuth refuses with 400, too.
             outcome=Outcome.REFUSED if route.signs_in and 400 <= status < 500 else outcome_of(status),
             actor=seen.caller.oid,

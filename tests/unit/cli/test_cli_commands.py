@@ -176,6 +176,8 @@ def test_every_command_has_help_with_an_example(capsys: Any) -> None:
             else:
                 assert isinstance(command, Command)
                 assert command.example, name
+                names = [parameter.name for parameter in command.get_params(context)]
+                assert len(names) == len(set(names)), f"{name}: one value would overwrite another"
                 yield [*path, name]
 
     root = main.root()

@@ -119,7 +119,7 @@ def remove_member(session: Session, into: str, member: str) -> None:
 def grant(session: Session, who: str, role: str, scope: str, description: str | None) -> None:
     """Give somebody a role at a scope; it counts there and everywhere below."""
     where = scope_id(session, scope)
-    principal = session.client.get(f"{BASE}/principals/{segment(who)}")
+    principal = session.client.get(f"/api/v1{where}/access/principals/{segment(who)}")
     found = _role(session, where, role)
     body = {
         "properties": {
@@ -130,7 +130,19 @@ def grant(session: Session, who: str, role: str, scope: str, description: str | 
     }
     path = f"{where}/{AUTHORIZATION}/roleAssignments/{uuid.uuid4()}"
     made = session.client.call("PUT", path, body, {"api-version": API})
-    print_item(session, _flat(made, {principal["oid"]: principal["name"]}, _role_names([found])))
+    given = made["properties"]
+    shown = {
+        "principal": principal["name"],
+        "kind": principal["kind"],
+        "role": found["properties"]["roleName"],
+        "scope": given["scope"],
+        "description": given.get("description"),
+        "created_at": given["createdOn"],
+        "created_by": given["createdBy"],
+        "principal_id": principal["oid"],
+        "id": made["id"],
+    }
+    print_item(session, shown)
 
 
 @command(access, "revoke", "tidemill access revoke ann@example.org 'AzureML Data Scientist'")
@@ -140,28 +152,19 @@ def grant(session: Session, who: str, role: str, scope: str, description: str | 
 def revoke(session: Session, who: str, role: str, scope: str) -> None:
     """Take a role away. The next request is refused."""
     where = scope_id(session, scope)
-    principal = session.client.get(f"{BASE}/principals/{segment(who)}")
+    principal = session.client.get(f"/api/v1{where}/access/principals/{segment(who)}")
     found = _role(session, where, role)
-    query: dict[str, str | int] = {"api-version": API, "$filter": f"principalId eq '{principal['oid']}'"}
-    held = list(session.client.pages(f"{where}/{AUTHORIZATION}/roleAssignments", query))
+    held = [row for row in _assignments(session, where, who) if row["principal_id"] == principal["oid"]]
+    name, role = principal["name"], found["properties"]["roleName"]
     for one in held:
-        properties = one["properties"]
-        same_role = properties["roleDefinitionId"].rsplit("/", 1)[-1] == found["name"]
-        if same_role and properties["scope"].lower() == where.lower():
+        if one["role"] == role and one["scope"].lower() == where.lower():
             session.client.call("DELETE", one["id"], None, {"api-version": API})
-            session.note(
-                f"{principal['name']} is no longer {found['properties']['roleName']} at {scope_words(where)}."
-            )
+            session.note(f"{name} is no longer {role} at {scope_words(where)}.")
             return
-    names = _role_names(list(_definitions(session, where)))
-    has = "; ".join(
-        f"{names.get(one['properties']['roleDefinitionId'].rsplit('/', 1)[-1], '?')} at "
-        f"{scope_words(one['properties']['scope'])}"
-        for one in held
-    )
+    has = "; ".join(f"{one['role']} at {scope_words(one['scope'])}" for one in held)
     raise CliError(
-        f"{principal['name']} is not {found['properties']['roleName']} exactly at {scope_words(where)}. "
-        f"It has there: {has or 'no role of its own'}. A role that comes through a group is the group's.",
+        f"{name} is not {role} exactly at {scope_words(where)}. It has there: {has or 'no role of its own'}. "
+        "A role that comes through a group is the group's.",
         NOT_FOUND,
         "RoleAssignmentNotFound",
     )
@@ -186,17 +189,10 @@ def list_(session: Session, scope: str, who: str | None, people: bool, definitio
     if definitions:
         _list_roles(session, where)
         return
-    known = {one["oid"]: one["name"] for one in session.client.pages(f"{BASE}/principals")}
-    query: dict[str, str | int] = {"api-version": API}
-    if who:
-        oid = session.client.get(f"{BASE}/principals/{segment(who)}")["oid"]
-        query["$filter"] = f"assignedTo('{oid}')"
-    names = _role_names(list(_definitions(session, where)))
-    found = session.client.pages(f"{where}/{AUTHORIZATION}/roleAssignments", query)
-    rows = [_flat(one, known, names) for one in found]
+    rows = _assignments(session, where, who or "")
     columns = (
         Column("who", key("principal"), wide=True),
-        Column("kind", key("principal_type")),
+        Column("kind", key("kind")),
         Column("role", key("role"), wide=True),
         Column("scope", key("scope"), lambda v, now: scope_words(v), wide=True),
         Column("granted", key("created_at"), ago),
@@ -316,21 +312,20 @@ def _role(session: Session, where: str, text: str) -> dict[str, Any]:
     )
 
 
-def _role_names(definitions: list[dict[str, Any]]) -> dict[str, str]:
-    return {one["name"]: one["properties"]["roleName"] for one in definitions}
-
-
-def _flat(one: dict[str, Any], who: dict[str, str], roles: dict[str, str]) -> dict[str, Any]:
-    properties = one["properties"]
-    role = properties["roleDefinitionId"].rsplit("/", 1)[-1]
-    return {
-        "principal": who.get(properties["principalId"], properties["principalId"]),
-        "principal_type": properties["principalType"],
-        "role": roles.get(role, role),
-        "scope": properties["scope"],
-        "description": properties.get("description"),
-        "created_at": properties["createdOn"],
-        "created_by": properties["createdBy"],
-        "principal_id": properties["principalId"],
-        "id": one["id"],
-    }
+def _assignments(session: Session, where: str, who: str) -> list[dict[str, Any]]:
+    """The role assignments that count at a scope and below it; `who`: only theirs, their groups' too."""
+    found = session.client.get(f"/api/v1{where}/access/assignments", {"who": who} if who else {})
+    return [
+        {
+            "principal": one["who"],
+            "kind": one["kind"],
+            "role": one["role"],
+            "scope": one["scope"],
+            "description": one["description"],
+            "created_at": one["created_at"],
+            "created_by": one["created_by"],
+            "principal_id": one["oid"],
+            "id": f"{one['scope']}/{AUTHORIZATION}/roleAssignments/{one['id']}",
+        }
+        for one in found["value"]
+    ]

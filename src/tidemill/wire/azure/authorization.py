@@ -62,7 +62,7 @@ def routes() -> list[Route]:
     return found
 
 
-def _place(ctx: Context) -> Place:
+def place_of(ctx: Context) -> Place:
     return Place(ctx.scope, resource_below(ctx.resource, ctx.params))
 
 
@@ -74,7 +74,7 @@ async def list_assignments(ctx: Context) -> Response:
     wanted = _filters(ctx, ("at", "principal", "assigned"))
     rows = await roles.assignments_at(
         ctx.services,
-        _place(ctx),
+        place_of(ctx),
         only_above="at" in wanted,
         holder=wanted.get("principal", ""),
         assigned_to=wanted.get("assigned", ""),
@@ -83,7 +83,7 @@ async def list_assignments(ctx: Context) -> Response:
 
 
 async def get_assignment(ctx: Context) -> Response:
-    return await _one(ctx, await roles.assignment(ctx.services, _place(ctx), ctx.params["id"]))
+    return await _one(ctx, await roles.assignment(ctx.services, place_of(ctx), ctx.params["id"]))
 
 
 async def put_assignment(ctx: Context) -> Response:
@@ -99,7 +99,7 @@ async def put_assignment(ctx: Context) -> Response:
         str(body.get("principalType") or ""),
         str(body.get("description") or ""),
     )
-    made, new = await roles.assign(ctx.services, ctx.caller, _place(ctx), ctx.params["id"], draft)
+    made, new = await roles.assign(ctx.services, ctx.caller, place_of(ctx), ctx.params["id"], draft)
     return await _one(ctx, made, 201 if new else 200)
 
 
@@ -107,7 +107,7 @@ async def delete_assignment(ctx: Context) -> Response:
     row = await ctx.services.store.read(lambda read: read.role_assignment(ctx.params["id"].lower()))
     if row is None:
         return Response(status_code=204)
-    row = await roles.assignment(ctx.services, _place(ctx), row.id)
+    row = await roles.assignment(ctx.services, place_of(ctx), row.id)
     return await _one(ctx, await principals.remove_assignment(ctx.services, row.id))
 
 
@@ -147,7 +147,7 @@ def definition_id(services: Services, role: str) -> str:
 async def list_definitions(ctx: Context) -> Response:
     """`$filter`: `roleName eq '…'`, `type eq 'CustomRole'`, `atScopeAndBelow()`, joined by `and`."""
     wanted = _filters(ctx, ("name", "type", "below", "at"))
-    rows = await roles.definitions_at(ctx.services, _place(ctx).arm_id)
+    rows = await roles.definitions_at(ctx.services, place_of(ctx).arm_id)
     return json_response(
         {
             "value": [
@@ -161,7 +161,7 @@ async def list_definitions(ctx: Context) -> Response:
 
 
 async def get_definition(ctx: Context) -> Response:
-    role = await roles.definition(ctx.services, _place(ctx), ctx.params["id"])
+    role = await roles.definition(ctx.services, place_of(ctx), ctx.params["id"])
     return json_response(_definition(ctx.services, role))
 
 
@@ -232,7 +232,7 @@ def _texts(body: Mapping[str, Any], name: str) -> tuple[str, ...]:
 
 
 async def list_permissions(ctx: Context) -> Response:
-    found = await roles.permissions_of(ctx.services, ctx.caller, _place(ctx))
+    found = await roles.permissions_of(ctx.services, ctx.caller, place_of(ctx))
     return json_response({"value": [permission_body(one) for one in found]})
 
 
@@ -281,7 +281,7 @@ def _asked_actions(body: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _asked_place(ctx: Context, body: Mapping[str, Any]) -> Place:
     text = str(object_at(body, "Resource").get("Id") or "")
     if not text:
-        return _place(ctx)
+        return place_of(ctx)
     found = roles.parse_scope(text)
     if found is None:
         raise InvalidRequest(f"Resource.Id {text!r} is no scope of this home.", target="Resource.Id")

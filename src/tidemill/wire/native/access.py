@@ -6,9 +6,10 @@ from starlette.responses import Response
 
 from tidemill.app import access_views, principals, roles
 from tidemill.app.access_views import PRINCIPALS as ACTION
-from tidemill.app.access_views import principal_body
+from tidemill.app.access_views import READ_ASSIGNMENTS, principal_body
 from tidemill.domain.errors import InvalidRequest
 from tidemill.domain.principals import PrincipalKind
+from tidemill.wire.azure.authorization import SCOPES, place_of
 from tidemill.wire.http import SIGNED_IN, Context, Route, json_response
 
 BASE = "/api/v1/access"
@@ -16,7 +17,7 @@ _ONE = f"{BASE}/principals/{{who}}"
 
 
 def routes() -> list[Route]:
-    return [
+    found = [
         Route("GET", f"{BASE}/me", SIGNED_IN, me),
         Route("GET", f"{BASE}/principals", f"{ACTION}/read", list_principals),
         Route("POST", f"{BASE}/principals", f"{ACTION}/write", create_principal),
@@ -28,6 +29,14 @@ def routes() -> list[Route]:
         # About oneself; about others: with the right to read assignments at the scope asked about.
         Route("POST", f"{BASE}/explain", SIGNED_IN, explain),
     ]
+    # By name, for who may see the roles of one scope and not everybody there is: a workspace's owner.
+    for scope in SCOPES:
+        base = f"/api/v1{scope}/access"
+        found += [
+            Route("GET", f"{base}/assignments", READ_ASSIGNMENTS, list_assignments),
+            Route("GET", f"{base}/principals/{{who}}", READ_ASSIGNMENTS, find_principal),
+        ]
+    return found
 
 
 async def me(ctx: Context) -> Response:
@@ -95,9 +104,23 @@ async def remove_member(ctx: Context) -> Response:
     return json_response({"changed": gone})
 
 
+async def list_assignments(ctx: Context) -> Response:
+    """With names. `?who=` only what that user, group or program has there, its groups' roles too."""
+    who = ctx.request.query.get("who", "")
+    of = await access_views.named(ctx.services, ctx.caller, who) if who else None
+    return json_response({"value": await access_views.assignments(ctx.services, place_of(ctx), of)})
+
+
+async def find_principal(ctx: Context) -> Response:
+    """By the exact name, the object id or the client id."""
+    found = await access_views.named(ctx.services, ctx.caller, ctx.params["who"])
+    return json_response(principal_body(found))
+
+
 async def explain(ctx: Context) -> Response:
-    """`{"who", "action", "scope", "data"}`; without `who` about the caller, without `scope` about the
-    subscription. -> the decision, every assignment with what it says, and what would help."""
+    """`{"who", "action", "scope", "data"}`; without `who`, or by one's own name, about the caller, without
+    `scope` about the subscription. -> the decision, every assignment with what it says, and what would
+    help."""
     body = await ctx.request.json()
     found = await access_views.explain(
         ctx.services,
