@@ -144,6 +144,10 @@ def test_nothing_is_wider_than_a_telephone(page: Any, server: Any, tmp_path: Pat
     for path in ("", "/wide", *(f"/../{page}" for page in pages)):
         page.goto(start + path)
         assert page.evaluate("document.documentElement.scrollWidth") <= 400, path
+        heights = page.locator("nav[aria-label=Workspace] a").evaluate_all(
+            "links => links.map(link => link.getBoundingClientRect().height)"
+        )
+        assert max(heights) < 40, "each section's name on one line"
 
 
 def test_what_mlflow_prints_leads_to_the_job(page: Any, server: Any, tmp_path: Path) -> None:

@@ -277,7 +277,7 @@ class Ends:
         self._lengths: dict[Scope, dict[str, list[int]]] = {}
 
     async def of(self, job: JobRequest, since: int) -> tuple[int | None, str]:
-        """-> (when, by what); (None, "") where nothing is known."""
+        """-> (when, by what); (None, why not or "") where nothing is known."""
         row = await self._s.store.read(lambda read: read.by_uid(job.uid))
         if row is None:
             return None, ""
@@ -286,7 +286,10 @@ class Ends:
         if not lengths:
             return None, ""
         runs = f"{len(lengths)} earlier run{'' if len(lengths) == 1 else 's'} of {experiment}"
-        return since + int(statistics.median(lengths)), f"the median of {runs}"
+        until = since + int(statistics.median(lengths))
+        if until <= self._s.clock.now():
+            return None, f"it runs longer than the median of {runs}"
+        return until, f"the median of {runs}"
 
     async def length(self, row: Resource) -> int | None:
         """How long a waiting job will run: its experiment's median, at most its timeout; None: not known."""
@@ -379,7 +382,7 @@ async def _waiting(s: Services, spec: ClusterSpec, waiting: Waiting, eyes: Eyes)
         "team_holds": round(waiting.held, 6) if seen else None,
         "code": wait.code if wait else None,
         "reason": wait.sentence if wait else None,
-        "expected_at": iso((wait.expected_at if wait else None) or waiting.expected_at),
+        "expected_at": iso(waiting.expected_at or (wait.expected_at if wait else None)),
     }
 
 

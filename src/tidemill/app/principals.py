@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TypeVar
 
+from tidemill.app import quota_rows
 from tidemill.app.errors import absent
 from tidemill.app.services import Caller, Services
 from tidemill.domain.errors import Conflict, InvalidRequest, NotFound
@@ -123,13 +124,14 @@ async def change(
 
 
 async def delete(services: Services, who: str) -> Principal:
-    """With its assignments, memberships, credentials and sessions. Its tokens are dead at once."""
+    """With its assignments, memberships, quotas, credentials and sessions. Its tokens are dead at once."""
 
     def apply(tx: Tx) -> Principal:
         held = require(tx, who)
         for assignment in tx.role_assignments(principal=held.oid):
             tx.delete_role_assignment(assignment.id)
         tx.forget_sign_ins(held.oid)
+        quota_rows.forget(tx, services.settings.subscription, held.oid)
         tx.delete_principal(held)
         return held
 

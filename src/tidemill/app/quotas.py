@@ -11,6 +11,7 @@ from typing import Any, cast
 from tidemill.app import principals
 from tidemill.app.codec import decode_object, encode
 from tidemill.app.errors import absent, instead
+from tidemill.app.quota_rows import TYPE, key_of
 from tidemill.app.services import Caller, Services
 from tidemill.domain.errors import InvalidRequest
 from tidemill.domain.model import Event, Key, Resource, Scope
@@ -28,7 +29,6 @@ from tidemill.domain.quota import (
 )
 from tidemill.store.api import Read, ResourceQuery, Tx
 
-TYPE = "quotas"
 NO_LIMIT = -1  # as in Azure's updateQuotas
 MOST = 10**9
 MOST_WEIGHT = 1000.0
@@ -68,7 +68,7 @@ def rules(read: Read) -> list[Rule]:
 
 
 def rule_of(read: Read, subscription: str, kind: str, id: str) -> Rule | None:
-    row = read.get(_key(subscription, kind, id))
+    row = read.get(key_of(subscription, kind, id))
     return _rule(row) if row else None
 
 
@@ -95,7 +95,7 @@ async def change(s: Services, caller: Caller, wanted: Change) -> Rule:
 
     def write(tx: Tx) -> Rule:
         id, name = _subject(tx, s.settings.subscription, wanted)
-        key = _key(s.settings.subscription, wanted.kind, id)
+        key = key_of(s.settings.subscription, wanted.kind, id)
         row = tx.get(key)
         old = _rule(row) if row else Rule(wanted.kind, id, name)
         merged = {**old.limits, **limits}
@@ -133,10 +133,6 @@ def describe(rule: Rule) -> str:
 
 def compute_id(scope: Scope, name: str) -> str:
     return f"{scope.arm_id.lower()}/computes/{name.lower()}"
-
-
-def _key(subscription: str, kind: str, id: str) -> Key:
-    return Key(Scope(subscription), TYPE, f"{kind}:{id}")
 
 
 def _rule(row: Resource) -> Rule:

@@ -162,12 +162,12 @@ def ago(text: str | None, now: int) -> str:
 
 
 def until(text: str | None, now: int) -> str:
-    """`in 4 min`; a time that has passed is `now`."""
+    """`in 4 min`; what has passed, or comes within a second, is `now`."""
     at = moment(text)
     if at is None:
         return "not known"
     left = at.timestamp() - now / SECOND
-    return f"in {duration(left)}" if left > 0 else "now"
+    return f"in {duration(left)}" if left >= 1 else "now"
 
 
 def since(text: str | None, now: int) -> str:

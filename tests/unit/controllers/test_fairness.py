@@ -190,11 +190,15 @@ async def test_a_job_that_submits_for_somebody_counts_as_them(world: World) -> N
 
 
 async def test_a_hypothetical_ask_and_what_earlier_runs_took(world: World) -> None:
-    world.plans.update(r=FOREVER)
+    minute = 60_000_000
+    world.plans.update(r=FOREVER, **{name: Plan(after=minute) for name in ("e1", "e2", "e3")})
     await world.start()
     await world.cluster(high=2)
     for name in ("e1", "e2", "e3"):
         await submit(world, OWNER, name, experimentName="exp")
+        await running(world, name)
+        world.clock.ahead += minute
+        world.engine.advance()
         await world.ended(name)
     await submit(world, OWNER, "r", experimentName="exp")
     await running(world, "r")
@@ -210,6 +214,11 @@ async def test_a_hypothetical_ask_and_what_earlier_runs_took(world: World) -> No
     (equation,) = said["equations"]
     assert equation["text"] == "1 used + 2 asked = 3, limit 1 vCPU of standardDSv2Family"
     assert equation["holders"][0]["released_by"] == "the median of 3 earlier runs of exp"
+    world.clock.ahead += 2 * minute
+    late = await fairness.explain(world.services, OWNER, SCOPE, fairness.Ask(size="Standard_DS1_v2", nodes=2))
+    (holder,) = late["equations"][0]["holders"]
+    assert holder["released_at"] is None
+    assert holder["released_by"] == "it runs longer than the median of 3 earlier runs of exp"
     none = await fairness.explain(world.services, OWNER, SCOPE, fairness.Ask(size="Standard_E4s_v3"))
     assert (none["fits"], none["verdict"]) == (True, "No quota holds for it.")
 
@@ -249,6 +258,21 @@ async def test_a_rule_is_merged_and_gone_when_empty(world: World) -> None:
     assert quotas.describe(rule) == "2 jobs, weight 0.5"
     await limit(world, "user", "ann", weight=0, jobs=-1)
     assert await world.store.read(quotas.rules) == []
+
+
+async def test_what_was_set_for_somebody_goes_with_them(world: World) -> None:
+    await person(world, "ann", "vision")
+    for kind, who in (("user", "ann"), ("team", "vision"), ("user", "*")):
+        await limit(world, kind, who, jobs=5)
+    await quotas.change(world.services, OWNER, Change("user", "ann", default_team="vision"))
+    await world.start()
+    shown = await fairness.show(world.services, OWNER)
+    assert [(rule["name"], rule["default_team"]) for rule in shown if rule["default_team"]] == [
+        ("ann", "vision")
+    ]
+    for who in ("ann", "vision"):
+        await principals.delete(world.services, who)
+    assert [rule.name for rule in await world.store.read(quotas.rules)] == ["*"]
 
 
 async def test_whoever_may_not_read_quotas_sees_their_own(world: World) -> None:

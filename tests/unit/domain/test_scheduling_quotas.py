@@ -290,6 +290,28 @@ def starts(pool: PoolState, now: int) -> list[t.Assign]:
 # ---------------------------------------------------------------- words and sums
 
 
+def test_the_queue_s_times_go_by_estimates_and_by_limits_once_those_have_passed() -> None:
+    world = World()
+    world.set_cluster(cluster(high=1))
+    world.queue(job("runs", estimated_us=100 * SECOND))
+    world.decide()
+    world.ready(world.open_one())
+    world.decide()
+    world.queue(job("b", submitted_at=1), job("c", submitted_at=2))
+    world.decide()
+    began = world.now
+
+    def starts() -> list[int | None]:
+        found = world.pool.queue("c1", world.now, 10, lambda job: 5 * SECOND)
+        return [None if one.expected_at is None else (one.expected_at - began) // SECOND for one in found]
+
+    assert starts() == [5, 10]
+    world.now += 6 * SECOND
+    assert starts() == [100, 105], "it has run longer than the others did: its limit holds"
+    world.now = began + 100 * SECOND
+    assert starts() == [None, None]
+
+
 def test_amounts_are_exact_and_empty_ones_left_out() -> None:
     assert amounts(Vector(2500, 1, 0), "famA", 3) == (("cores", 7500), ("nodes", 3), ("famA", 7500))
     assert amounts(Vector(1000, 1, 2), "", 1) == (("cores", 1000), ("gpus", 2), ("nodes", 1))

@@ -158,7 +158,7 @@ def _until(iso: str | None, now: float) -> str:
     at = text.seconds_of(iso)
     if at is None:
         return "unknown"
-    return "now" if at <= now else f"in {text.duration(at - now)}"
+    return "now" if at < now + 1 else f"in {text.duration(at - now)}"
 
 
 def _names(value: Any, now: float) -> str:

@@ -86,13 +86,15 @@ def _waiting(track: Tracker, job: JobRequest, now: int, position: int, start: in
 def forecast(
     state: ClusterState, jobs: Sequence[JobRequest], now: int, estimate: Estimate
 ) -> list[int | None]:
-    """When each of the jobs starts, one after the other, if all run as long as estimated. A job that needs a
-    node whose end is not known has no time, nor have those behind it."""
+    """When each of the jobs starts, one after the other, if all run as long as estimated; what runs longer
+    ends with its own limit at the latest. A job that needs a node whose end is not known has no time, nor
+    have those behind it."""
     free = [now] * state.fleet().slots
     for run in state.running.values():
-        length = estimate(run.job)
-        if length is not None:
-            free += [max(now, run.at + length)] * len(run.nodes)
+        lengths = (estimate(run.job), run.job.estimated_us)
+        ends = [run.at + length for length in lengths if length is not None and run.at + length > now]
+        if ends:
+            free += [min(ends)] * len(run.nodes)
     heapq.heapify(free)
     found: list[int | None] = []
     for job in jobs:
