@@ -262,6 +262,15 @@ def test_a_new_password_ends_other_sign_ins(server: Any, somebody: str) -> None:
     assert sign_in(server, somebody, "another long one")
 
 
+def test_a_password_that_is_taken_away_ends_what_it_began(server: Any, somebody: str) -> None:
+    held = sign_in(server, somebody)
+    listed = json.loads(cli(server.home, "access", "list-credentials", somebody, "-o", "json").stdout)
+    cli(server.home, "access", "delete-credential", somebody, listed[0]["id"])
+    assert me(server, held["access_token"])[0] == 401
+    status, answer = refresh(server, held["refresh_token"])
+    assert (status, "the password was taken away" in answer["error_description"]) == (400, True)
+
+
 def test_a_plain_user_may_not_set_passwords_of_others(server: Any, somebody: str, user: str) -> None:
     held = sign_in(server, somebody)
     headers = {"Authorization": f"Bearer {held['access_token']}", "Content-Type": "application/json"}

@@ -122,7 +122,9 @@ async def credentials_of(services: Services, who: str) -> tuple[Principal, Seque
 
 
 async def delete_credential(services: Services, who: str, id: str) -> Credential:
-    """Raises NotFound naming those that there are."""
+    """A password that goes ends the sign-ins of its user: they would be renewed for weeks. Raises NotFound
+    naming those that there are."""
+    now = services.clock.now()
 
     def remove(tx: Tx) -> Credential:
         principal = require(tx, who)
@@ -133,6 +135,8 @@ async def delete_credential(services: Services, who: str, id: str) -> Credential
                 f"{principal.name!r} has no credential {id!r}. It has: {known}.", "CredentialNotFound", id
             )
         tx.delete_credential(id)
+        if held[id].kind is CredentialKind.PASSWORD:
+            tx.end_sessions(principal.oid, now, "the password was taken away")
         return held[id]
 
     return await services.store.write(remove)

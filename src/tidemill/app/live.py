@@ -19,6 +19,7 @@ class Live:
         self._watchers: dict[str, set[asyncio.Event]] = {}
         self.scheduler: Callable[[], PoolState] | None = None
         self.actions: frozenset[str] = frozenset()  # every action that a route of this server needs
+        self.sign_ins_swept_at = 0  # when old sign-ins were last removed
 
     def on_commit(self, touched: frozenset[Touched]) -> None:
         if not self._watchers:

@@ -1,5 +1,6 @@
-"""Quotas and weights as rows: `Key(Scope(subscription), "quotas", "KIND:ID")`, one for each team, user,
-workspace and compute that has any. The pool controller gives them to the scheduler with every commit.
+"""Quotas and weights as rows (`quota_rows`), one for each team, user, workspace and compute that has any. The
+pool controller gives them to the scheduler with every commit. Those of workspaces and computes outlive them:
+making one anew must not be a way around its quota.
 """
 
 from __future__ import annotations
@@ -161,17 +162,21 @@ def _subject(read: Read, subscription: str, wanted: Change) -> tuple[str, str]:
     if scope is None:
         raise InvalidRequest(f"Of a {kind}, 'workspace' must be given (its ARM id).", target="workspace")
     group = Scope(subscription, scope.group)
+    id = scope.arm_id.lower() if kind == WORKSPACE else compute_id(scope, who)
+    kept = rule_of(read, subscription, kind, id)
+    if kept is not None:
+        return id, kept.name
     found = read.get(Key(group, "workspaces", scope.workspace))
     if found is None:
         names = [row.key.name for row in read.find(ResourceQuery("workspaces", group))]
         raise absent("Workspace", scope.workspace, names, f"resource group {scope.group!r}")
     if kind == WORKSPACE:
-        return scope.arm_id.lower(), found.key.name
+        return id, found.key.name
     computes = [row.key.name for row in read.find(ResourceQuery("computes", scope))]
     named = {name.casefold(): name for name in (*computes, "local")}
     if who.casefold() not in named:
         raise absent("Compute", who, named.values(), f"workspace {scope.workspace!r}")
-    return compute_id(scope, who), named[who.casefold()]
+    return id, named[who.casefold()]
 
 
 def _default_team(read: Read, wanted: Change, old: Rule) -> str:

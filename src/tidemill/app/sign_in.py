@@ -28,6 +28,7 @@ from tidemill.store.api import Read, Tx
 
 TOKEN_TTL_S = 3600  # access tokens of a session, and of programs
 PROVIDERS = "sign-in.providers"  # the key of the OIDC providers among the store's facts
+SWEEP_US = 3600 * SECOND  # how often old sign-ins are removed
 PORTAL = "portal"  # the client of a browser's session, which is not refreshed
 _WRONG = "The user name or the password is wrong."
 
@@ -121,9 +122,13 @@ async def begin(
         principal = tx.principal(oid)
         if principal is not None and not principal.disabled:
             tx.insert_session(session)
-            tx.sweep_sign_ins(now - SESSION_US, now - FORGET_US)
+            if sweeps:
+                tx.sweep_sign_ins(now - SESSION_US, now - FORGET_US)
         return principal
 
+    sweeps = now >= services.live.sign_ins_swept_at + SWEEP_US
+    if sweeps:  # looks at every sign-in of a month
+        services.live.sign_ins_swept_at = now
     principal = await services.store.write(insert)
     if principal is None:
         raise Unauthenticated("This principal does not exist here any more.", "ExpiredAuthenticationToken")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from world import FOREVER, OWNER, SCOPE, World
 
-from tidemill.app import fairness, jobs, principals, quotas
+from tidemill.app import computes, fairness, jobs, principals, quotas
 from tidemill.app.access import AccessDenied
 from tidemill.app.codec import job_status
 from tidemill.app.quotas import Change
@@ -273,6 +273,20 @@ async def test_what_was_set_for_somebody_goes_with_them(world: World) -> None:
     for who in ("ann", "vision"):
         await principals.delete(world.services, who)
     assert [rule.name for rule in await world.store.read(quotas.rules)] == ["*"]
+
+
+async def test_the_quota_of_a_compute_outlives_it_and_can_be_taken_away(world: World) -> None:
+    """Else making it anew would be a way around the quota."""
+    await world.start()
+    await world.cluster(high=1)
+    await limit(world, "compute", "cpu", nodes=1)
+    await computes.delete(world.services, OWNER, SCOPE, "cpu")
+    assert [rule.kind for rule in await world.store.read(quotas.rules)] == ["compute"]
+    rule = await limit(world, "compute", "CPU", nodes=-1)
+    assert (rule.name, rule.empty) == ("cpu", True)
+    assert await world.store.read(quotas.rules) == []
+    with pytest.raises(NotFound, match="Compute 'cpu' was not found"):
+        await limit(world, "compute", "cpu", nodes=1)
 
 
 async def test_whoever_may_not_read_quotas_sees_their_own(world: World) -> None:
