@@ -126,7 +126,7 @@ def list_credentials(session: Session, who: str) -> None:
 @click.argument("who")
 @click.argument("id")
 def delete_credential(session: Session, who: str, id: str) -> None:
-    """Take a password, secret or certificate away. Sign-ins end at once, tokens of programs within an hour."""
+    """Take a password, secret or certificate away. Sign-ins end at once, programs' tokens within an hour."""
     path = f"{BASE}/principals/{segment(who)}/credentials/{segment(id)}"
     gone = session.client.call("DELETE", path)
     session.note(f"The {gone['kind']} {gone['id']} of {who} is gone.")
