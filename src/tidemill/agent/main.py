@@ -21,8 +21,8 @@ sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(
 from tidemill.agent import boxed, protocol
 from tidemill.agent.journal import Journal
 from tidemill.agent.network import Network
+from tidemill.agent.place import Place
 from tidemill.agent.server import AgentServer
-from tidemill.agent.tasks import Place
 from tidemill.sandbox import cgroups, cpuset, disk, linux, processes, view
 from tidemill.sandbox.network import NotAvailable
 

@@ -15,7 +15,7 @@ from tidemill.agent import protocol
 from tidemill.agent.files import read_beneath
 from tidemill.agent.journal import Journal
 from tidemill.agent.refused import Refused
-from tidemill.agent.tasks import Place, Tasks
+from tidemill.agent.tasks import Tasks
 from tidemill.sandbox import cgroups
 
 TYPE_CHECKING = False
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from tidemill.agent.place import Place
     from tidemill.sandbox.cpuset import CpuSet
 
 MAX_UNREAD = 8 << 20  # of one client that does not read: it is dropped and may come back

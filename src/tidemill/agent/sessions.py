@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, NoReturn
 
-    from tidemill.agent.tasks import Place, Task
+    from tidemill.agent.place import Place
+    from tidemill.agent.task import Task
 
 MOST = 32  # sessions on a node at once
 _TIOCSPTLCK, _TIOCGPTPEER = 0x40045431, 0x5441

@@ -8,101 +8,27 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pwd
 import select
 import signal
-import time
 from collections import OrderedDict
 
 from tidemill.agent import boxed, spawn
+from tidemill.agent.clock import boot, micro, wall
 from tidemill.agent.files import open_beneath, tail_beneath
 from tidemill.agent.journal import Journal, TaskId
-from tidemill.agent.network import Network
 from tidemill.agent.refused import Refused
 from tidemill.agent.sessions import Sessions
-from tidemill.sandbox import cgroups, disk, etc, processes
+from tidemill.agent.task import Task
+from tidemill.sandbox import cgroups, disk, processes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from tidemill.agent.place import Place
+
 REMEMBERED = 1024  # forgotten tasks whose epoch is still refused
-
-
-class Place:
-    """What every task of this node is given. `work` is a descriptor of the work directory `work_path`;
-    `marker` the prefix of its processes' marker ("<home id>/<node id>/"); `uid` 0 keeps the agent's own
-    user; `box` its sandbox; `network` its own (None: the host's)."""
-
-    __slots__ = (
-        "box", "groups", "marker", "memory", "network", "node_id", "uid", "user", "work", "work_path",
-    )  # fmt: skip
-
-    def __init__(
-        self,
-        node_id: str,
-        marker: str,
-        work: int,
-        work_path: str,
-        groups: cgroups.Groups,
-        uid: int,
-        memory: int,
-        box: boxed.Box,
-        network: Network | None,
-    ) -> None:
-        self.box = box
-        self.network = network
-        self.node_id = node_id
-        self.marker = marker
-        self.work = work
-        self.work_path = work_path
-        self.groups = groups
-        self.uid = uid
-        self.user = etc.USER if uid or (box.made and os.getuid()) else _own_name()
-        self.memory = memory
-
-
-def _own_name() -> str:
-    """Of the user that this agent runs as."""
-    try:
-        return pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:
-        return etc.USER
-
-
-class Task:
-    """One task as the agent sees it."""
-
-    def __init__(self, attempt: str, rank: int, epoch: int, grace: float = 10.0) -> None:
-        self.attempt = attempt
-        self.rank = rank
-        self.epoch = epoch
-        self.log = ""  # its path
-        self.cwd = ""
-        self.beside: dict[str, dict[str, Any]] = {}  # services started beside it
-        self.grace = grace  # seconds from TERM to KILL
-        self.state = "running"  # "running" | "ending" (main process gone, others not yet) | "exited"
-        self.marker = ""
-        self.pid = 0  # the child we wait for
-        self.main = 0  # the task's own process: the same, or below a shepherd
-        self.pipe = -1
-        self.told = ""  # what came through the pipe
-        self.group = ""
-        self.status: int | None = None
-        self.reason = ""
-        self.message = ""
-        self.timeout: float | None = None
-        self.timeout_at: float | None = None
-        self.kill_at: float | None = None
-        self.look_at: float | None = None
-        self.pause = 0.001
-        self.meter: cgroups.MemoryMeter | None = None
-        self.oom_before = 0
-        self.refused_before = 0  # processes, when it started
-        self.alone = True  # no other task ran beside it: the node's peak is its peak
-        self.events: list[dict[str, Any]] = []
-        self.exit: dict[str, Any] | None = None
 
 
 class Tasks:
@@ -163,7 +89,7 @@ class Tasks:
         )
         task.log, task.cwd = str(spec["log_path"]), str(spec["cwd"])
         task.marker = f"{self._place.marker}{task.attempt}/{task.rank}"
-        record = {"attempt": task.attempt, "rank": task.rank, "epoch": task.epoch, "at": _wall()}
+        record = {"attempt": task.attempt, "rank": task.rank, "epoch": task.epoch, "at": wall()}
         try:
             self._journal.write("intent", record)
         except OSError as error:
@@ -210,7 +136,7 @@ class Tasks:
         task.main = task.pid if task.group else self._shepherd_says(task)
         if spec["timeout_s"] is not None:
             task.timeout = float(spec["timeout_s"])
-            task.timeout_at = _boot() + task.timeout
+            task.timeout_at = boot() + task.timeout
         self._tell(task, "task_started", {"pid": task.main})
 
     def stop(self, attempt: str, rank: int, epoch: int, why: str) -> None:
@@ -289,7 +215,7 @@ class Tasks:
 
     def tick(self) -> float | None:
         """Does what is due; returns the seconds until the next thing is, None if nothing is planned."""
-        now = _boot()
+        now = boot()
         due: list[float] = []
         for task in [t for t in self._tasks.values() if t.state != "exited"]:
             if task.state == "ending":
@@ -305,10 +231,10 @@ class Tasks:
             planned = task.look_at if task.state == "ending" else task.kill_at or task.timeout_at
             if planned is not None and task.state != "exited":
                 due.append(planned)
-        return max(0.0, min(due) - _boot()) if due else None
+        return max(0.0, min(due) - boot()) if due else None
 
     def _terminate(self, task: Task) -> None:
-        task.kill_at = _boot() + task.grace
+        task.kill_at = boot() + task.grace
         if self._place.box.made:
             inside = cgroups.processes(task.group) if task.group else processes.descendants(task.main)
             boxed.terminate(inside, task.main)
@@ -320,7 +246,7 @@ class Tasks:
             self._signal_newborn(task, signal.SIGTERM)
 
     def _kill(self, task: Task) -> None:
-        task.kill_at = _boot() + 0.5  # again, until its end is seen
+        task.kill_at = boot() + 0.5  # again, until its end is seen
         if task.group:
             cgroups.kill(task.group)
         else:
@@ -344,7 +270,7 @@ class Tasks:
             cgroups.kill(task.group)
         else:
             processes.kill(self._strays(task))
-        task.look_at = _boot() + task.pause
+        task.look_at = boot() + task.pause
         task.pause = min(0.1, task.pause * 2)
 
     def _remains(self, task: Task) -> bool:
@@ -375,7 +301,7 @@ class Tasks:
             task.message = f"ended by {signal.Signals(number).name}" if number else ""
             if exit_code != 0:
                 task.reason, task.message = self._limit_reached(task) or ("", task.message)
-        record: dict[str, Any] = {"at": _wall(), "mono": _micro(_boot()), "pid": task.main}
+        record: dict[str, Any] = {"at": wall(), "mono": micro(boot()), "pid": task.main}
         record |= {"attempt": task.attempt, "rank": task.rank, "epoch": task.epoch}
         record |= {"exit_code": exit_code, "signal": number, "reason": task.reason, "message": task.message}
         record["peak_memory"] = task.meter.peak() if task.meter is not None and task.alone else None
@@ -391,14 +317,14 @@ class Tasks:
         try:
             self._journal.write("exit", record)
         except OSError:
-            task.look_at = _boot() + 0.5
+            task.look_at = boot() + 0.5
             return
         task.state = "exited"
         self._tell(task, "task_exited", record)
 
     def _tell(self, task: Task, kind: str, what: dict[str, Any]) -> None:
         self._seq += 1
-        event = {"seq": self._seq, "kind": kind, "at": _wall(), "mono": _micro(_boot())}
+        event = {"seq": self._seq, "kind": kind, "at": wall(), "mono": micro(boot())}
         event |= {"attempt": task.attempt, "rank": task.rank, "epoch": task.epoch, **what}
         task.events.append(event)
         self._push(event)
@@ -484,15 +410,3 @@ def _decode(status: int | None) -> tuple[int | None, int | None]:
     if os.WIFSIGNALED(status):
         return None, os.WTERMSIG(status)
     return os.WEXITSTATUS(status), None
-
-
-def _boot() -> float:
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
-
-
-def _wall() -> int:
-    return time.time_ns() // 1000
-
-
-def _micro(seconds: float) -> int:
-    return int(seconds * 1_000_000)

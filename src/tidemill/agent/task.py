@@ -1,0 +1,43 @@
+"""One task of a node: what its agent knows of it from its start until it is forgotten."""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from tidemill.sandbox.cgroups import MemoryMeter
+
+
+class Task:
+    """One task as the agent sees it."""
+
+    def __init__(self, attempt: str, rank: int, epoch: int, grace: float = 10.0) -> None:
+        self.attempt = attempt
+        self.rank = rank
+        self.epoch = epoch
+        self.log = ""  # its path
+        self.cwd = ""
+        self.beside: dict[str, dict[str, Any]] = {}  # services started beside it
+        self.grace = grace  # seconds from TERM to KILL
+        self.state = "running"  # "running" | "ending" (main process gone, others not yet) | "exited"
+        self.marker = ""
+        self.pid = 0  # the child we wait for
+        self.main = 0  # the task's own process: the same, or below a shepherd
+        self.pipe = -1
+        self.told = ""  # what came through the pipe
+        self.group = ""
+        self.status: int | None = None
+        self.reason = ""
+        self.message = ""
+        self.timeout: float | None = None
+        self.timeout_at: float | None = None
+        self.kill_at: float | None = None
+        self.look_at: float | None = None
+        self.pause = 0.001
+        self.meter: MemoryMeter | None = None
+        self.oom_before = 0
+        self.refused_before = 0  # processes, when it started
+        self.alone = True  # no other task ran beside it: the node's peak is its peak
+        self.events: list[dict[str, Any]] = []
+        self.exit: dict[str, Any] | None = None
