@@ -156,3 +156,24 @@ def groups_of(event: EngineEvent) -> list[str]:
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: uids of their own and cgroups")
 needs_bash = pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+
+
+KEY = TaskKey("a.1", 0)
+ESCAPES = (
+    "trap '' TERM; (setsid bash -c 'trap \"\" TERM; echo $$ >> pids; (setsid sleep 600 & echo $! >> pids); "
+)
+ESCAPES += "sleep 600' &) ; (env -i setsid sleep 601 & echo $! >> pids); echo $$ >> pids"
+
+
+async def pids_in(path: str, count: int) -> list[int]:
+    """Waits until `count` pids were written there."""
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                with open(path) as file:  # noqa: ASYNC230 - a small file of the test's own
+                    pids = [int(p) for p in file.read().split()]
+            except FileNotFoundError:
+                pids = []
+            if len(pids) >= count:
+                return pids
+            await asyncio.sleep(0.005)

@@ -1,6 +1,6 @@
 """What the local engine promises about real processes, limits, files and loss."""
 
-# ruff: noqa: ASYNC110, ASYNC221, ASYNC230, ASYNC240 - small files of the test's own, and a deadline around every loop
+# ruff: noqa: ASYNC110, ASYNC221, ASYNC240 - small files of the test's own, and a deadline around every loop
 
 from __future__ import annotations
 
@@ -10,40 +10,28 @@ import os
 import signal
 import statistics
 import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from engine_support import Harness, RealClock, alive, groups_of, local_engine, needs_bash, needs_root
+from engine_support import (
+    ESCAPES,
+    KEY,
+    Harness,
+    RealClock,
+    alive,
+    local_engine,
+    needs_bash,
+    pids_in,
+)
 
 from tidemill.domain.model import Vector
-from tidemill.engines.base import EngineError, InvalidTask, NodeSpec, TaskKey, Unreachable
+from tidemill.engines.base import EngineError, InvalidTask, NodeSpec, TaskKey
 from tidemill.engines.local import LocalEngine
 from tidemill.engines.nodedir import NodeDir
 
 pytestmark = [needs_bash, pytest.mark.kill]
-
-KEY = TaskKey("a.1", 0)
-ESCAPES = (
-    "trap '' TERM; (setsid bash -c 'trap \"\" TERM; echo $$ >> pids; (setsid sleep 600 & echo $! >> pids); "
-)
-ESCAPES += "sleep 600' &) ; (env -i setsid sleep 601 & echo $! >> pids); echo $$ >> pids"
-
-
-async def pids_in(path: str, count: int) -> list[int]:
-    """Waits until `count` pids were written there."""
-    async with asyncio.timeout(20):
-        while True:
-            try:
-                with open(path) as file:
-                    pids = [int(p) for p in file.read().split()]
-            except FileNotFoundError:
-                pids = []
-            if len(pids) >= count:
-                return pids
-            await asyncio.sleep(0.005)
 
 
 async def test_nothing_is_made_through_a_jobs_link(local, tmp_path) -> None:
@@ -121,107 +109,6 @@ async def test_every_byte_of_a_long_log_is_there(local: Harness) -> None:
     text = await local.log("a.1")
     assert text.split() == [str(i) for i in range(1, 100_001)]
     assert await local.engine.log_size("n-1", "a.1", "log.txt") == len(text)
-
-
-async def test_a_server_that_goes_leaves_the_work_and_the_next_adopts_it(local: Harness) -> None:
-    await local.open()
-    spec = await local.spec(
-        "a.1", "for i in $(seq 1 200); do echo line $i; done; until [ -e go ]; do :; done; exit 7"
-    )
-    await local.engine.start("n-1", spec)
-    await local.restart()
-    with pytest.raises(Unreachable):
-        await local.engine.stop("n-1", KEY, 1, "x")  # not adopted yet
-    assert [h.alive for h in await local.engine.held()] == [True]
-    assert (await local.events.kind("task_started")).task == KEY
-    Path(spec.cwd, "go").touch()
-    event = await local.events.exited("a.1")
-    assert event.exit_code == 7
-    assert (await local.log("a.1")).splitlines() == [f"line {i}" for i in range(1, 201)]
-
-
-async def test_an_exit_while_no_server_lives_is_told_to_the_next(local: Harness) -> None:
-    await local.open()
-    spec = await local.spec("a.1", "until [ -e go ]; do :; done; exit 7")
-    await local.engine.start("n-1", spec)
-    pid = (await local.events.kind("task_started")).pid
-    await local.engine.detach()
-    Path(spec.cwd, "go").touch()
-    async with asyncio.timeout(20):
-        while alive(pid):
-            await asyncio.sleep(0.005)
-    await local.restart()
-    await local.engine.held()
-    assert (await local.events.exited("a.1")).exit_code == 7
-
-
-async def test_a_dead_agent_is_a_lost_node_and_closing_proves_its_work_gone(local: Harness) -> None:
-    await local.open()
-    await local.run("done.1", "exit 3")
-    spec = await local.spec("a.1", ESCAPES + "; sleep 600")
-    await local.engine.start("n-1", spec)
-    pids = local.host_pids("a.1", await pids_in(f"{spec.cwd}/pids", 4))
-    local.events.seen.clear()
-    os.kill(local.agent_pid(), signal.SIGKILL)
-    lost = await local.events.kind("node_lost")
-    assert lost.reason == "lost"
-    assert [(e.kind, e.exit_code) for e in local.events.seen] == [("task_exited", 3), ("node_lost", None)]
-    with pytest.raises(Unreachable, match="lost its agent"):
-        await local.engine.start("n-1", spec)
-    assert [h.alive for h in await local.engine.held()] == [False]
-    await local.engine.close_node("n-1")
-    await local.events.kind("node_closed")
-    assert not [p for p in pids if alive(p)]
-    assert set(os.listdir(local.home / "nodes" / "n-1")) - {"disk.img"} == {
-        "work"
-    }  # its log is still to be collected
-    for attempt in ("done.1", "a.1"):
-        await local.engine.remove_dir("n-1", attempt)
-    assert not (local.home / "nodes" / "n-1").exists()
-
-
-async def test_an_agent_that_died_with_its_server_is_found_lost(local: Harness) -> None:
-    ready = await local.open()
-    spec = await local.spec("a.1", "echo $$ > pids; sleep 600")
-    await local.engine.start("n-1", spec)
-    pids = local.host_pids("a.1", await pids_in(f"{spec.cwd}/pids", 1))
-    await local.engine.detach()
-    os.kill(local.agent_pid(), signal.SIGKILL)
-    await local.restart()
-    async with asyncio.timeout(5):
-        while [h.alive for h in await local.engine.held()] != [False]:
-            await asyncio.sleep(0.01)
-    await local.events.kind("node_lost")
-    await local.engine.close_node("n-1")
-    await local.events.kind("node_closed")
-    assert not [p for p in pids if alive(p)]
-    assert not [g for g in groups_of(ready) if os.path.exists(g)]
-
-
-async def test_an_agent_that_hangs_is_closed_all_the_same(
-    local: Harness, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("tidemill.engines.local.SHUTDOWN_TIMEOUT_S", 0.3)
-    await local.open()
-    spec = await local.spec("a.1", "echo $$ > pids; sleep 600")
-    await local.engine.start("n-1", spec)
-    pids = local.host_pids("a.1", await pids_in(f"{spec.cwd}/pids", 1))
-    agent = local.agent_pid()
-    os.kill(agent, signal.SIGSTOP)
-    await local.engine.close_node("n-1")
-    await local.events.kind("node_closed")
-    assert not [p for p in [*pids, agent] if alive(p)]
-
-
-async def test_the_agent_is_nobodys_child_and_lean(local: Harness) -> None:
-    await local.open()
-    agent = local.agent_pid()
-    parent = int(Path(f"/proc/{agent}/stat").read_text().rpartition(")")[2].split()[1])
-    assert parent != os.getpid()
-    pss = next(
-        ln for ln in Path(f"/proc/{agent}/smaps_rollup").read_text().splitlines() if ln.startswith("Pss:")
-    )
-    assert int(pss.split()[1]) < 14_000  # kB
 
 
 async def test_two_hundred_tasks_leave_nothing_behind(local: Harness) -> None:
@@ -347,132 +234,6 @@ async def test_without_groups_and_uids_everything_is_still_proved_gone(
     await engine.close_node("n-1")
     await local.events.kind("node_closed")
     assert not [p for p in pids if alive(p)]
-
-
-# --- as root
-
-
-@needs_root
-@pytest.mark.root
-async def test_what_is_enforced_is_in_the_kernel(local: Harness) -> None:
-    ready = await local.open(memory=200 << 20, cpu_milli=1500)
-    groups = json.loads(ready.handle)["groups"]
-    assert ready.limits["uid"].enforced, ready.limits["uid"].why_not
-    assert ready.limits["files"].enforced
-    assert ready.limits["network"].enforced, ready.limits["network"].why_not
-    for use in ("cpu", "memory", "pids", "processes"):
-        assert ready.limits[use].enforced, ready.limits[use].why_not
-    assert _limits_in(groups) == (1500, 200 << 20)
-    await local.engine.resize("n-1", Vector(500, 100 << 20))
-    assert _limits_in(groups) == (500, 100 << 20)
-    assert (await local.engine.held())[0].granted == Vector(500, 100 << 20)
-    spec = await local.spec("a.1", "echo $$ > pids; grep NoNewPrivs /proc/self/status; sleep 600")
-    await local.engine.start("n-1", spec)
-    (job,) = local.host_pids("a.1", await pids_in(f"{spec.cwd}/pids", 1))
-    assert os.path.basename(groups["cpu"]) in Path(f"/proc/{job}/cgroup").read_text()
-    await local.engine.stop("n-1", KEY, 1, "seen")
-    await local.events.exited("a.1")
-    assert "NoNewPrivs:\t1" in await local.log("a.1")
-    await local.engine.close_node("n-1")
-    await local.events.kind("node_closed")
-    assert not [g for g in groups.values() if os.path.exists(g)]
-
-
-def _limits_in(groups: dict[str, str]) -> tuple[int, int]:
-    cpu, memory = Path(groups["cpu"]), Path(groups["memory"])
-    if (cpu / "cpu.max").exists():
-        quota = int((cpu / "cpu.max").read_text().split()[0])
-        return quota // 100, int((memory / "memory.max").read_text())
-    quota = int((cpu / "cpu.cfs_quota_us").read_text())
-    return quota // 100, int((memory / "memory.limit_in_bytes").read_text())
-
-
-@needs_root
-@pytest.mark.root
-async def test_more_memory_than_the_node_has_is_told_as_such(local: Harness) -> None:
-    await local.open(memory=64 << 20)
-    eat = "python3 -c 'x = bytearray(300 << 20); print(len(x))'"
-    event = await local.run("a.1", f"{eat}; exit $?")
-    assert (event.reason, event.signal) == ("oom", 9)  # the shell's 137
-    assert "67108864 bytes" in event.message
-    assert event.peak_memory is not None
-    assert 32 << 20 < event.peak_memory <= 64 << 20
-    after = await local.run("b.1", "exit 1")
-    assert after.reason == ""
-
-
-@needs_root
-@pytest.mark.root
-async def test_a_job_reaches_its_own_files_and_no_others(local: Harness) -> None:
-    secrets = local.home / "secrets"
-    secrets.mkdir()
-    (secrets / "storage.key").write_text("secret")
-    (local.home / "envs" / "tool").write_text("#!/bin/sh\necho tool ran\n")
-    (local.home / "envs" / "tool").chmod(0o755)
-    await local.open("n-1")
-    await local.open("n-2")
-    other = await local.engine.prepare_dir("n-2", "o.1")
-    Path(other, "theirs").write_text("theirs")
-    work = await local.engine.prepare_dir("n-1", "a.1")
-    Path(work, "input").write_text("given")
-    await local.engine.settle_dir("n-1", "a.1")
-    home = local.home
-    agent = local.agent_pid()
-    probes = {
-        "own": "cat input && echo more >> input && touch new",
-        "tool": f"{home}/envs/tool",
-        "secret": f"cat {secrets}/storage.key",
-        "home": f"ls {home}/nodes/n-1/agent",
-        "other": f"cat {other}/theirs",
-        "env": f"echo x >> {home}/envs/tool",
-        "env-new": f"touch {home}/envs/new",
-        "host": "touch /usr/bin/x-tidemill",
-        "root": "touch /root/x-tidemill",
-        "etc": "cat /etc/shadow",
-        "agent": f"kill -9 {agent}",
-        "through": f"cat /proc/{agent}/root{secrets}/storage.key",
-        "mount": "mount -t tmpfs none /mnt",
-        "cgroup": "echo 0 > /sys/fs/cgroup/cpu/cgroup.procs",
-    }
-    script = "".join(f"( {p} ) >/dev/null 2>&1 && echo {name}\n" for name, p in probes.items())
-    await local.run("a.1", script + "true")
-    assert (await local.log("a.1")).split() == ["own", "tool"]
-    assert Path(work, "input").read_text() == "givenmore\n"
-    assert Path(work, "new").stat().st_uid >= 200_000
-
-
-@needs_root
-@pytest.mark.root
-async def test_python_below_a_closed_folder_runs(local: Harness) -> None:
-    await local.open()
-    real = os.path.realpath(sys.executable)
-    event = await local.run("a.1", f"{real} -I -c 'import json, ssl, sqlite3; print(42)'")
-    assert await local.log("a.1") == "42\n"
-    assert event.exit_code == 0
-
-
-@needs_root
-@pytest.mark.root
-async def test_a_fork_bomb_stays_inside(local: Harness) -> None:
-    await local.open(memory=256 << 20)
-    bomb = "b() { b | b & }; b; sleep 1; exit 0"
-    await local.engine.start("n-1", await local.spec("a.1", bomb, term_grace_s=0.2, timeout_s=2.0))
-    event = await local.events.exited("a.1", timeout_s=60)
-    assert event.reason in ("", "timeout", "oom")
-    assert (await local.run("b.1", "exit 0")).exit_code == 0
-
-
-@needs_root
-@pytest.mark.root
-async def test_groups_of_nodes_that_are_gone_are_swept(local: Harness) -> None:
-    ready = await local.open()
-    directory = json.loads(ready.handle)["groups"]["kill"]
-    stale = directory.removesuffix("n-1") + "n-gone"
-    os.mkdir(stale)
-    await local.restart()
-    await local.engine.held()
-    assert not os.path.exists(stale)
-    assert os.path.exists(directory)
 
 
 async def test_a_node_that_cannot_start_says_why(tmp_path: Path) -> None:

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from tidemill.cli import main
+
 W = "/subscriptions/s/resourceGroups/rg/providers/Microsoft.MachineLearningServices/workspaces/ws"
 NATIVE = "/api/v1" + W
 
@@ -184,3 +186,71 @@ def make_home(folder: Path, address: str) -> Path:
     (home / "server.json").write_text(json.dumps({"pid": 1, "data_pid": 2, "addresses": addresses}))
     (home / "config.json").write_text(json.dumps({"subscription": "s", "group": "rg", "workspace": "ws"}))
     return home
+
+
+def run(*args: str) -> int:
+    return main.run(list(args))
+
+
+SUMMARY: dict[str, Any] = {
+    "name": "j1",
+    "display_name": "digits",
+    "experiment": "e",
+    "compute": "cpu",
+    "status": "Completed",
+    "created_at": "2023-11-14T22:13:20.000000Z",
+    "duration_s": 3.2,
+    "queue_s": 0.4,
+    "cost_usd": 0.00031,
+    "exit_code": 0,
+    "error": None,
+    "page": "https://localhost:1/jobs/j1",
+}
+DETAIL: dict[str, Any] = {
+    **SUMMARY,
+    "command": "python train.py",
+    "outputs": {
+        "model": {
+            "type": "custom_model",
+            "uri": "azureml://datastores/art/paths/out/model",
+            "asset": "digits:1",
+        }
+    },
+    "metrics": {"accuracy": 0.9722222222},
+    "price": {
+        "usd": 0.00031,
+        "usd_hour": 0.293,
+        "size": "Standard_DS3_v2",
+        "nodes": 1,
+        "seconds": 3.8,
+        "basis": "list",
+    },
+    "timeline": [{"seq": 1, "message": "Submitted.", "elapsed_s": 0.0}],
+}
+FAILED: dict[str, Any] = {
+    **DETAIL,
+    "status": "Failed",
+    "exit_code": 3,
+    "error": {"code": "UserError", "message": "ValueError: no"},
+}
+
+
+def error(status: int, code: str, message: str) -> Answer:
+    return Answer(status, {"error": {"code": code, "message": message}})
+
+
+COMPUTE = {
+    "name": "cpu",
+    "type": "AmlCompute",
+    "size": "Standard_DS3_v2",
+    "state": "Succeeded",
+    "min": 0,
+    "max": 2,
+    "idle_s": 120,
+    "nodes": {"idle": 1, "running": 0, "opening": 0, "closing": 0},
+    "running_jobs": 0,
+    "queued_jobs": 1,
+    "price_usd_hour": 0.293,
+    "run_rate_usd_hour": 0.293,
+    "next_action": "closes a node in 12 s",
+}

@@ -284,3 +284,16 @@ def of_job(decision: t.Assign) -> str:
 
 def of_node(decision: t.CloseNode) -> tuple[str, str]:
     return decision.node_id, decision.code
+
+
+def of(decisions: list[t.Decision], kind: type) -> list:
+    return [decision for decision in decisions if isinstance(decision, kind)]
+
+
+def with_nodes(world: World, count: int, uid: str = "c1") -> None:
+    """Opens idle nodes by asking for a minimum for a moment."""
+    spec = world.clusters[uid]
+    world.set_cluster(replace(spec, min_nodes=count))
+    world.settle()
+    world.set_cluster(spec)
+    assert sum(node.cluster_uid == uid for node in world.nodes.values()) == count

@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
-from scheduling_world import ELASTIC, GIB, GPU, LARGE, SECOND, SMALL, STRICT, World, cluster, job
+from scheduling_world import (
+    SECOND,
+    World,
+    cluster,
+    job,
+    of,
+    with_nodes,
+)
 
-from tidemill.domain.model import NodeState, Scope, Vector
+from tidemill.domain.model import NodeState
 from tidemill.domain.quota import Quotas
 from tidemill.domain.scheduling import queue as queue_module
 from tidemill.domain.scheduling import types as t
-from tidemill.domain.scheduling.capacity import elastic_grants
-
-
-def of(decisions: list[t.Decision], kind: type) -> list:
-    return [decision for decision in decisions if isinstance(decision, kind)]
-
-
-def with_nodes(world: World, count: int, uid: str = "c1") -> None:
-    """Opens idle nodes by asking for a minimum for a moment."""
-    spec = world.clusters[uid]
-    world.set_cluster(replace(spec, min_nodes=count))
-    world.settle()
-    world.set_cluster(spec)
-    assert sum(node.cluster_uid == uid for node in world.nodes.values()) == count
 
 
 def test_from_zero_to_running_and_back_to_zero() -> None:
@@ -158,112 +149,6 @@ def test_what_a_team_used_counts_less_with_time() -> None:
     assert other.pool.usages(other.now) == halved
 
 
-def test_a_gang_starts_all_or_none_and_holds_the_idle_ones() -> None:
-    world = World()
-    world.set_cluster(cluster(high=3))
-    with_nodes(world, 2)
-    world.queue(job("gang", nodes=3, submitted_at=0), job("one", submitted_at=1))
-    decisions = world.decide()
-    assert of(decisions, t.Assign) == []  # "one" has no estimate: it would delay the gang
-    assert len(of(decisions, t.OpenNode)) == 1
-    held = world.pool.explain("one", world.now)
-    assert held is not None
-    assert held.code == "Waiting.NodesHeld"
-    assert held.sentence == (
-        "Waits for 1 node of c1-cluster (2 idle, 0 busy, 1 opening, max 3): 1 job is ahead; "
-        "the idle ones are held for 'job-gang', which needs 3 at once."
-    )
-    world.ready(world.open_one())
-    (assign,) = of(world.decide(), t.Assign)
-    assert assign.job_uid == "gang"
-    assert assign.node_ids == tuple(sorted(assign.node_ids))
-    assert len(assign.node_ids) == 3
-
-
-def test_backfill_only_what_ends_before_the_reserved_start() -> None:
-    world = World()
-    world.set_cluster(cluster(high=4))
-    with_nodes(world, 4)
-    world.queue(job("long", nodes=2, estimated_us=100 * SECOND))
-    world.decide()
-    world.queue(job("gang", nodes=4, submitted_at=1, estimated_us=SECOND))
-    world.queue(job("unknown", submitted_at=2))
-    world.queue(job("too-long", submitted_at=3, estimated_us=101 * SECOND))
-    world.queue(job("short", submitted_at=4, estimated_us=99 * SECOND))
-    decisions = world.decide()
-    (assign,) = of(decisions, t.Assign)
-    assert (assign.job_uid, assign.code) == ("short", "Assigned.Backfill")
-    assert "'job-gang'" in assign.sentence
-    wait = world.pool.explain("gang", world.now)
-    assert wait is not None
-    assert wait.expected_at == world.now + 100 * SECOND
-    world.now += 100 * SECOND
-    world.release("long")
-    world.release("short")
-    (assign,) = of(world.decide(), t.Assign)
-    assert assign.job_uid == "gang"  # not a moment later than it was reserved
-
-
-def test_backfill_of_any_length_on_nodes_the_reservation_leaves_over() -> None:
-    world = World()
-    world.set_cluster(cluster(high=4))
-    with_nodes(world, 4)
-    world.queue(job("long", nodes=3, estimated_us=100 * SECOND))
-    world.decide()
-    world.queue(job("gang", nodes=3, submitted_at=1), job("endless", submitted_at=2))
-    (assign,) = of(world.decide(), t.Assign)
-    assert assign.job_uid == "endless"
-
-
-def test_nothing_slips_in_when_no_end_is_known() -> None:
-    world = World()
-    world.set_cluster(cluster(high=3))
-    with_nodes(world, 3)
-    world.queue(job("endless"))
-    world.decide()
-    world.queue(job("gang", nodes=3, submitted_at=1), job("short", submitted_at=2, estimated_us=1))
-    assert of(world.decide(), t.Assign) == []
-
-
-def test_a_stream_of_small_jobs_cannot_starve_a_gang() -> None:
-    world = World()
-    world.set_cluster(cluster(high=4))
-    with_nodes(world, 4)
-    world.queue(*(job(f"s{n:03d}", submitted_at=n, estimated_us=3 * SECOND) for n in range(4)))
-    world.decide()
-    world.queue(job("gang", nodes=4, submitted_at=10, estimated_us=SECOND))
-    reserved = None
-    for n in range(100):
-        world.now += SECOND
-        world.queue(job(f"t{n:03d}", submitted_at=20 + n, estimated_us=2 * SECOND))
-        for uid, (request, at, _) in list(world.running.items()):
-            if at + (request.estimated_us or 0) <= world.now:
-                world.release(uid)
-        world.decide()
-        wait = world.pool.explain("gang", world.now)
-        reserved = reserved or (wait.expected_at if wait else None)
-        if "gang" in world.started:
-            break
-    assert world.started["gang"] == reserved
-
-
-def test_a_gang_over_the_maximum_is_parked_and_comes_back() -> None:
-    world = World()
-    world.set_cluster(cluster(high=2))
-    world.queue(job("big", nodes=3, submitted_at=0), job("one", submitted_at=1))
-    decisions = world.decide()
-    assert len(of(decisions, t.OpenNode)) == 1  # "one" is not held up
-    waits = {wait.job_uid: wait for wait in of(decisions, t.Wait)}
-    assert waits["big"].code == "Waiting.GangTooLarge"
-    assert "needs 3 nodes at once but compute 'c1-cluster' has at most 2" in waits["big"].sentence
-    world.settle()
-    assert list(world.running) == ["one"]
-    world.set_cluster(cluster(high=3))
-    world.release("one")
-    world.settle()
-    assert list(world.running) == ["big"]
-
-
 def test_minimum_is_opened_and_kept() -> None:
     world = World()
     world.set_cluster(cluster(low=2, high=3))
@@ -289,145 +174,6 @@ def test_a_lower_maximum_closes_idle_nodes_at_once_and_busy_ones_when_they_end()
     world.release("a")
     (close,) = world.decide()
     assert close.code == "NodeClosing.Maximum"
-
-
-def test_elastic_nodes_share_the_host_and_say_so() -> None:
-    world = World()
-    world.set_cluster(cluster("c1", LARGE, high=2))
-    world.queue(job("a"), job("b"))
-    opens = of(world.decide(), t.OpenNode)
-    assert [o.granted for o in opens] == [Vector(2000, 8 * GIB)] * 2
-    assert opens[0].sentence.endswith("It gets 2 vCPU, 8 GiB: 2 nodes share this host.")
-    world.settle()
-    assert set(world.pool.grants().values()) == {Vector(2000, 8 * GIB)}
-
-
-def test_elastic_grants_serve_small_nodes_in_full() -> None:
-    host = t.Host(Vector(8000, 16 * GIB))
-    nodes = {"a": Vector(1000, GIB), "b": Vector(8000, 8 * GIB), "c": Vector(8000, 8 * GIB)}
-    grants = elastic_grants(host, nodes)
-    assert grants["a"] == Vector(1000, GIB)
-    assert grants["b"] == grants["c"] == Vector(3500, 15 * GIB // 2)
-    assert elastic_grants(host, {}) == {}
-
-
-def test_strict_opens_only_what_fits_and_names_who_holds_the_host() -> None:
-    world = World(replace(STRICT, total=Vector(4000, 8 * GIB)))
-    world.set_cluster(cluster("c1", SMALL, high=2))
-    world.set_cluster(cluster("c2", LARGE, high=1))
-    world.queue(job("a"))
-    world.settle()
-    world.queue(job("big", "c2", submitted_at=1))
-    (wait,) = world.decide()
-    assert wait.code == "Waiting.HostFull"
-    assert wait.sentence == (
-        "This host has no room for another node of c2-cluster (4 vCPU, 8 GiB); free are 2 vCPU and 4 GiB: "
-        "c1-cluster holds 1 node of 2 vCPU, 4 GiB."
-    )
-    world.queue(job("later", "c1", submitted_at=2))
-    assert of(world.decide(), t.OpenNode) == []  # the room is kept for the one that came first
-    world.release("a")
-    decisions = world.decide()  # and the idle node is given up for it
-    assert [d.code for d in of(decisions, t.CloseNode)] == ["NodeClosing.Reclaimed"]
-    world.settle()
-    assert list(world.running) == ["big"]
-
-
-def test_what_others_hold_is_named_within_one_workspace_only() -> None:
-    """Names of jobs and computes of one team do not reach another by a sentence."""
-    world = World(replace(STRICT, total=Vector(4000, 8 * GIB)))
-    elsewhere = Scope("sub", "rg", "secret")
-    world.set_cluster(cluster("c1", SMALL, high=2))
-    world.set_cluster(cluster("c2", LARGE, high=1, workspace=elsewhere))
-    world.queue(job("a"))
-    world.settle()
-    world.queue(job("big", "c2", submitted_at=1, workspace=elsewhere))
-    (wait,) = world.decide()
-    assert wait.sentence.endswith("free are 2 vCPU and 4 GiB: other workspaces hold 1 node of 2 vCPU, 4 GiB.")
-    world.release("a")
-    (closed,) = of(world.decide(), t.CloseNode)
-    assert closed.code == "NodeClosing.Reclaimed"
-    assert closed.sentence == (
-        "Idle for 0 s, and a job of another workspace, which goes first, needs its room on this host."
-    )
-
-
-def test_other_workspaces_are_summed_up_by_size() -> None:
-    world = World(STRICT)
-    for uid, node in (("c1", SMALL), ("c2", SMALL), ("c3", LARGE)):
-        elsewhere = Scope("sub", "rg", uid)
-        world.set_cluster(cluster(uid, node, high=1, workspace=elsewhere))
-        world.queue(job(f"of-{uid}", uid, workspace=elsewhere))
-    world.settle()
-    world.set_cluster(cluster("c4", LARGE, high=1))
-    world.queue(job("mine", "c4"))
-    (wait,) = world.decide()
-    assert wait.sentence.endswith(
-        ": other workspaces hold 2 nodes of 2 vCPU, 4 GiB; 1 node of 4 vCPU, 8 GiB."
-    )
-
-
-def test_two_half_opened_gangs_do_not_block_each_other_for_ever() -> None:
-    world = World(replace(STRICT, total=Vector(10_000, 20 * GIB)))  # five small nodes
-    world.set_cluster(cluster("c1", SMALL, high=4))
-    world.set_cluster(cluster("c2", SMALL, high=4))
-    with_nodes(world, 2, "c1")
-    with_nodes(world, 2, "c2")
-    world.queue(job("g1", "c1", nodes=4, submitted_at=0), job("g2", "c2", nodes=4, submitted_at=1))
-    world.settle()
-    assert list(world.running) == ["g1"]
-    world.release("g1")
-    world.settle()
-    assert list(world.running) == ["g2"]
-
-
-def test_nodes_held_for_a_reserved_gang_are_not_taken_by_another_cluster() -> None:
-    world = World(replace(STRICT, total=Vector(6_000, 12 * GIB)))  # three small nodes
-    world.set_cluster(cluster("c1", SMALL, high=3))
-    world.set_cluster(cluster("c2", SMALL, high=1))
-    with_nodes(world, 3, "c1")
-    world.queue(job("long", "c1"))
-    world.decide()
-    world.queue(job("gang", "c1", nodes=3, submitted_at=1))
-    world.queue(job("other", "c2", submitted_at=2))
-    decisions = world.decide()
-    assert of(decisions, t.CloseNode) == []
-    assert [w.code for w in of(decisions, t.Wait)] == ["Waiting.NodesBusy", "Waiting.HostFull"]
-    world.set_cluster(cluster("c1", SMALL, high=4))  # without the gang in front they are
-    world.cancel("gang")
-    assert [d.code for d in of(world.decide(), t.CloseNode)] == ["NodeClosing.Reclaimed"]
-
-
-def test_gpus_are_allotted_exactly_and_waited_for() -> None:
-    world = World()
-    world.set_cluster(cluster("c1", GPU, high=2))
-    world.set_cluster(cluster("c2", replace(GPU, gpus=2), high=1))
-    world.queue(job("a"))
-    world.settle()
-    assert [node.gpu_ids for node in world.nodes.values()] == [("gpu0",)]
-    world.queue(job("b", "c2", submitted_at=1))
-    (wait,) = world.decide()
-    assert wait.code == "Waiting.GpusInUse"
-    assert wait.sentence == (
-        "Each node of c2-cluster needs 2 GPUs of its own; 1 of this host's 2 are free: "
-        "c1-cluster holds 1 node of 2 vCPU, 4 GiB, 1 GPU."
-    )
-    world.release("a")
-    world.settle()
-    assert world.running["b"][2]
-    assert [node.gpu_ids for node in world.nodes.values()] == [("gpu0", "gpu1")]
-
-
-def test_a_gpu_job_on_a_host_without_waits_with_the_reason() -> None:
-    world = World(replace(ELASTIC, gpu_ids=()))
-    world.set_cluster(cluster("c1", GPU))
-    world.queue(job("a"))
-    (wait,) = world.decide()
-    assert wait.code == "Waiting.GpusMissing"
-    assert "this host has none" in wait.sentence
-    world.set_host(ELASTIC)
-    world.settle()
-    assert "a" in world.running
 
 
 def test_a_cluster_being_deleted_closes_and_tells_its_jobs() -> None:
