@@ -344,6 +344,19 @@ def test_the_owner_of_a_workspace_gives_and_shows_roles_there_without_seeing_eve
     assert (status, answer["allowed"]) == (200, False)
 
 
+def test_what_everybody_may_ask_tells_nobody_which_workspaces_there_are(team):
+    ws = team.server.workspace
+    permissions = "providers/Microsoft.Authorization/permissions"
+    team.make("nobody")
+    there, not_there = (
+        team.ask("nobody", "GET", f"{path}/{permissions}?api-version=2022-04-01")
+        for path in (ws, ws.rsplit("/", 1)[0] + "/guessed")
+    )
+    assert there == not_there == (200, {"value": []})
+    status, answer = team.server.call("GET", f"{ws}x/{permissions}?api-version=2022-04-01")
+    assert (status, "Did you mean" in answer["error"]["message"]) == (404, True)
+
+
 def test_what_a_handler_refuses_is_recorded_with_the_action_that_it_asked_for(team):
     asked = {"action": "x/read", "who": "lea"}
     assert team.status("ann", "POST", "/api/v1/access/explain", asked) == 403

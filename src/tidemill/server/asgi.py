@@ -20,9 +20,10 @@ from tidemill.app.access import (
     decide,
 )
 from tidemill.app.admission import HIGH_PRIORITY
-from tidemill.app.services import Services
+from tidemill.app.services import Caller, Services
 from tidemill.app.workspaces import WorkspaceIndex
 from tidemill.domain.errors import Conflict, Forbidden, NotFound, OutOfSpace, TidemillError, Unauthenticated
+from tidemill.domain.ids import PROVIDER
 from tidemill.domain.listening import misdirected
 from tidemill.domain.model import Scope
 from tidemill.identity.tokens import VAULT_AUDIENCE
@@ -34,6 +35,7 @@ from tidemill.store.api import StaleRevision
 from tidemill.wire.arm.errors import error_response
 from tidemill.wire.http import (
     PUBLIC,
+    SIGNED_IN,
     UPGRADE,
     ClientGone,
     Context,
@@ -48,6 +50,7 @@ from tidemill.wire.mlflow import errors as mlflow_errors
 DATA_PLANE = "/mferp/managementfrontend"  # the SDK's data-plane prefix of ARM's own paths
 VAULT = "/keyvault/"
 _SAFE = ("GET", "HEAD")
+_READ_WORKSPACE = f"{PROVIDER}/workspaces/read"
 _log = logging.getLogger("tidemill.http")
 
 Message = MutableMapping[str, Any]
@@ -122,7 +125,7 @@ class App:
             decision = await authorise(self._services, caller, route.action, scope, below)
         seen.decision = decision
         caller = as_decided(caller, decision)
-        if scope.workspace:
+        if scope.workspace and await self._may_know(caller, route, scope):
             scope = await self._existing(scope, route, request.method)
         context = Context(request, self._services, caller, params, scope, decision, route.resource, part)
         return await route.handler(context)
@@ -157,6 +160,13 @@ class App:
         for part in (group, workspace):
             check_segment(part)
         return Scope(self._subscription, group, workspace)
+
+    async def _may_know(self, caller: Caller, route: Route, scope: Scope) -> bool:
+        """Whether the caller may be told that there is no such workspace, and which there are. What everybody
+        may ask is answered alike for those that are there and those that are not."""
+        if route.action != SIGNED_IN:
+            return True
+        return (await decide(self._services, caller, _READ_WORKSPACE, scope)).allowed
 
     async def _existing(self, scope: Scope, route: Route, method: str) -> Scope:
         """The scope as its owner spelled it."""
