@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -138,6 +139,32 @@ def test_losing_a_role_counts_on_the_next_request(team):
     assert team.status("eve", "GET", f"{ws}/jobs") == 403
     team.cli("delete", "eve")
     assert team.status("eve", "GET", "/subscriptions") == 401
+
+
+def test_losing_a_role_ends_a_stream_that_is_open(team):
+    team.make("fay")
+    ws = team.server.workspace
+    team.cli("grant", "fay", "Reader")
+    code = "import time\nfor n in range(600): print('line', n, flush=True); time.sleep(0.1)"
+    team.server.submit("chatty", f'python3 -c "{code}"')
+    connection = team.server.connection()
+    try:
+        headers = {"Authorization": f"Bearer {team.tokens['fay']}"}
+        connection.request("GET", f"/api/v1{ws}/jobs/chatty/stream", headers=headers)
+        reply = connection.getresponse()
+        assert reply.status == 200
+        while b"line 3" not in reply.readline():
+            pass
+        team.cli("revoke", "fay", "Reader")
+        began = time.monotonic()
+        rest = reply.read()  # until it is cut off
+        assert time.monotonic() - began < 10
+        assert b"event: end" not in rest
+        assert team.server.job("chatty")["status"] == "Running"
+    finally:
+        connection.close()
+        team.server.cancel("chatty")
+    assert team.status("fay", "GET", f"/api/v1{ws}/jobs/chatty/stream") == 403
 
 
 def test_a_role_on_a_single_compute(team):

@@ -38,8 +38,6 @@ async def authenticate(services: Services, token: str) -> Caller:
     """The caller that a bearer token speaks for, its principal with it. Raises Unauthenticated with the check
     that failed: also for a principal that is gone or disabled, for a sign-in or a job that has ended."""
     caller = services.tokens.verify(token)
-    if caller.session:
-        await services.sessions.check(caller.session)
     principal = await check_lives(services, caller)
     if caller.kind == JOB or principal is None:
         return caller
@@ -47,8 +45,11 @@ async def authenticate(services: Services, token: str) -> Caller:
 
 
 async def check_lives(services: Services, caller: Caller) -> Principal | None:
-    """A principal's token is worth something while it is there and enabled; a job's, while its job has not
-    ended and whom it acts as is there. -> the principal whose roles count. Raises Unauthenticated."""
+    """A principal's token is worth something while it is there and enabled, and the sign-in that gave it goes
+    on; a job's, while its job has not ended and whom it acts as is there. -> the principal whose roles count.
+    Raises Unauthenticated."""
+    if caller.session:
+        await services.sessions.check(caller.session)
     if caller.kind == JOB:
         row = await services.store.read(lambda r: r.by_uid(caller.oid))
         if row is None or JobState(row.state).final:
@@ -105,6 +106,12 @@ async def authorise(
     if not decision.allowed:
         raise AccessDenied(caller, decision)
     return decision
+
+
+async def check_still(services: Services, caller: Caller, action: str, scope: Scope, below: str = "") -> None:
+    """Of an answer that goes on for long: raises what a new request would be refused with."""
+    await check_lives(services, caller)
+    await authorise(services, caller, action, scope, below)
 
 
 @dataclass(frozen=True, slots=True)

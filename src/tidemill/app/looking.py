@@ -51,8 +51,6 @@ async def target_of(s: Services, caller: Caller, scope: Scope, name: str, node: 
 async def check_still(s: Services, caller: Caller, target: Target) -> None:
     """While somebody is inside: the sign-in, the principal, the role and the job are still there. Raises
     what a new request would be refused with."""
-    if caller.session:
-        await s.sessions.check(caller.session)
     await check_lives(s, caller)
     name = target.row.key.name
     row = await s.store.read(lambda r: r.by_uid(target.row.uid))

@@ -13,8 +13,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from tidemill.app import computes, looking
-from tidemill.app.access import authorise, check_lives
+from tidemill.app import access, computes, looking
 from tidemill.app.isolation import limits_of
 from tidemill.app.services import Caller, Services
 from tidemill.app.visitors import Visit
@@ -100,10 +99,8 @@ async def keep(s: Services, target: Target, visit: Visit) -> None:
 async def check_still(s: Services, caller: Caller, scope: Scope, target: Target) -> None:
     """The sign-in, the principal, the role and the node are still there. Raises what a new request would be
     refused with."""
-    if caller.session:
-        await s.sessions.check(caller.session)
-    await check_lives(s, caller)
-    await authorise(s, caller, NODE_ACTION, scope, f"computes/{target.spec.name}/nodes/{target.node.id}")
+    below = f"computes/{target.spec.name}/nodes/{target.node.id}"
+    await access.check_still(s, caller, NODE_ACTION, scope, below)
     await _check_open(s, caller, target.node.id)
 
 

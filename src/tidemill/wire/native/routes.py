@@ -9,7 +9,7 @@ from tidemill.domain.errors import InvalidRequest
 from tidemill.domain.model import JobState
 from tidemill.domain.units import parse_whole
 from tidemill.wire.http import SIGNED_IN, Context, Route, json_response
-from tidemill.wire.native.stream import stream_job
+from tidemill.wire.native.stream import still_allowed, stream_job
 
 W = (
     "/api/v1/subscriptions/{sub}/resourceGroups/{rg}/providers/Microsoft.MachineLearningServices"
@@ -107,6 +107,7 @@ async def wait_job(ctx: Context) -> Response:
             f"timeout is {text!r}: it must be seconds, at most 60.", target="timeout"
         ) from None
     row = await jobs.wait(ctx.services, ctx.scope, ctx.params["name"], timeout)
+    await still_allowed(ctx)
     return json_response(await job_views.summary(ctx.services, row))
 
 

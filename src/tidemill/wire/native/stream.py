@@ -7,7 +7,9 @@ connection (or the whole server) can break off at any point and the client goes 
 from __future__ import annotations
 
 import codecs
-from collections.abc import AsyncIterator, Sequence
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote, unquote
@@ -15,13 +17,16 @@ from urllib.parse import quote, unquote
 from starlette.responses import StreamingResponse
 
 from tidemill.app import job_logs, job_views, jobs
+from tidemill.app.access import check_still
 from tidemill.app.codec import encode, job_status
 from tidemill.app.job_logs import LogFile
 from tidemill.app.services import Services
 from tidemill.app.waiting import wait_set
+from tidemill.domain.errors import TidemillError
+from tidemill.domain.looking import CHECK_S
 from tidemill.domain.model import Event, JobState, Resource
 from tidemill.domain.units import parse_whole
-from tidemill.wire.http import Context
+from tidemill.wire.http import Context, resource_below
 
 # The kernel appends to a log without telling anybody: its size is looked at this often while watched.
 LOG_LOOK_S = 0.05
@@ -57,11 +62,31 @@ class Cursor:
 async def stream_job(ctx: Context) -> StreamingResponse:
     row = await jobs.get(ctx.services, ctx.scope, ctx.params["name"])
     resume = ctx.request.query.get("after") or ctx.request.header("last-event-id")
-    body = _events(ctx.services, row, Cursor.parse(resume))
+    body = _while_allowed(ctx, row, Cursor.parse(resume))
     return StreamingResponse(body, media_type="text/event-stream", headers={"cache-control": "no-store"})
 
 
-async def _events(s: Services, row: Resource, cursor: Cursor) -> AsyncIterator[bytes]:
+async def _while_allowed(ctx: Context, row: Resource, cursor: Cursor) -> AsyncIterator[bytes]:
+    """The events, until the caller may not read them any more: a client that asks again is told why."""
+    checked = time.monotonic()
+    async with aclosing(_events(ctx.services, row, cursor)) as events:
+        async for event in events:
+            if time.monotonic() - checked >= CHECK_S:
+                try:
+                    await still_allowed(ctx)
+                except TidemillError:
+                    return
+                checked = time.monotonic()
+            yield event
+
+
+async def still_allowed(ctx: Context) -> None:
+    """Raises what the request would be refused with now."""
+    below = resource_below(ctx.resource, ctx.params)
+    await check_still(ctx.services, ctx.caller, ctx.decision.action, ctx.scope, below)
+
+
+async def _events(s: Services, row: Resource, cursor: Cursor) -> AsyncGenerator[bytes]:
     state = ""
     quiet = 0.0
     with s.live.watching(row.uid) as changed:
