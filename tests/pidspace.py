@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 SAYS = "echo pid $$ $(readlink /proc/self/ns/pid)"  # what a job writes first, for `said`
+WAITS = SAYS + "; trap go=1 USR1; until [ $go ]; do sleep 0.05; done; "  # until that process gets USR1
 
 
 def said(log: str) -> int:

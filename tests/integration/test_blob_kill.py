@@ -21,6 +21,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
+from jobserver import until
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "wire"))
 from blob_backends import ACCOUNT, make_home, now, start_data_process, stop
@@ -115,7 +116,8 @@ def test_what_was_acknowledged_survives_kills(tmp_path: Path) -> None:
             process, port = start_data_process(tmp_path, port)
             restarts.append(time.monotonic() - began)
             cpu.append(_cpu_seconds(process.pid))
-        time.sleep(0.2)
+        before = [dict(writer.known) for writer in writers]
+        until(lambda: [writer.known for writer in writers] != before, what="a write after the last kill")
     finally:
         ending.set()
         for writer in writers:

@@ -13,13 +13,12 @@ from pathlib import Path
 import pytest
 from jobserver import JobServer, until
 
-from pidspace import SAYS, said
+from pidspace import WAITS, said
 
 pytestmark = [
     pytest.mark.root,
     pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root"),
 ]
-WAITS = SAYS + "; trap go=1 USR1; until [ $go ]; do sleep 0.05; done; "
 
 
 @pytest.fixture

@@ -113,11 +113,12 @@ def test_a_terminal(server: JobServer, job: str) -> None:
     try:
         seen = ""
 
-        def read(pattern: str) -> None:
+        def read(pattern: str, again: bytes = b"") -> None:
             nonlocal seen
             end = time.monotonic() + 20
             while not re.search(pattern, seen):
                 assert time.monotonic() < end, seen
+                os.write(terminal, again)
                 if select.select([terminal], [], [], 0.1)[0]:
                     seen += os.read(terminal, 4096).decode(errors="replace")
 
@@ -126,12 +127,9 @@ def test_a_terminal(server: JobServer, job: str) -> None:
         read(r"mine\r\n/dev/pts/\d")
         fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 41, 97, 0, 0))
         os.kill(pid, signal.SIGWINCH)
-        for _ in range(20):
-            os.write(terminal, b"stty size\n")
-            time.sleep(0.1)
-        read("41 97")
-        os.write(terminal, b"sleep 100\n")
-        time.sleep(0.3)
+        read("41 97", again=b"stty size\n")
+        os.write(terminal, b"sh -c 'echo be\"\"gun; exec sleep 100'\n")
+        read("begun")
         os.write(terminal, b"\x03")
         os.write(terminal, b"exit 9\n")
         read("exit 9")

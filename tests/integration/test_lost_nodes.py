@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from jobserver import Follower, JobServer, alive, until
 
-from pidspace import SAYS, said
+from pidspace import SAYS, WAITS, said
 from tidemill.sandbox import disk
 
 pytestmark = pytest.mark.kill
@@ -143,15 +143,19 @@ def test_a_job_ends_while_the_server_is_down(server):
     """Stopped cleanly: the job goes on, and is collected by the next server."""
     outputs = {"o": {"jobOutputType": "uri_folder", "mode": "Upload"}}
     server.submit(
-        "goes-on", "echo a; sleep 1; echo b; echo kept > ${{outputs.o}}/f", outputs=outputs, **on(server)
+        "goes-on",
+        f"{WAITS}echo b; echo kept > ${{{{outputs.o}}}}/f",
+        outputs=outputs,
+        **on(server),
     )
-    server.until_log("goes-on", "a\n")
+    pid = said(server.until_log("goes-on", "pid:"))
     server.down()
-    time.sleep(1.5)
+    os.kill(pid, signal.SIGUSR1)
+    until(lambda: not alive(pid), what="its end")
     server.start()
     job = server.wait("goes-on")
     assert (job["status"], len(job["attempts_list"])) == ("Completed", 1)
-    assert server.log("goes-on") == "a\nb\n"
+    assert server.log("goes-on").endswith("\nb\n")
     assert server.stored("azureml/goes-on/o/") == {"f": b"kept\n"}
     server.check_ledger("goes-on")
 

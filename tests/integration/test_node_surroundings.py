@@ -6,14 +6,14 @@ import json
 import os
 import signal
 import socket
-import time
 from collections.abc import Iterator
 
 import pytest
 from jobserver import JobServer, until
 
+from connections import connected
 from hostcan import need, no_disk, no_network
-from pidspace import SAYS, said
+from pidspace import SAYS, WAITS, said
 
 pytestmark = pytest.mark.root
 
@@ -130,15 +130,14 @@ def test_a_compute_may_open_a_way_out(jobs):
 def test_a_job_goes_on_through_a_restart_on_other_ports(jobs):
     """Last: the ports of this server change."""
     code = jobs.code("asks-late", {"ask.py": ASK})
-    wait = f"{SAYS}; trap go=1 USR1; until [ $go ]; do sleep 0.05; done; exec python3 ask.py"
-    jobs.submit("asks-late", wait, codeId=code, **on(jobs))
+    jobs.submit("asks-late", WAITS + "exec python3 ask.py", codeId=code, **on(jobs))
     pid = said(jobs.until_log("asks-late", "pid:"))
     told = jobs.state["addresses"]["https"]
     jobs.down()
     config = json.loads((jobs.home / "config.json").read_bytes())
     (jobs.home / "config.json").write_text(json.dumps({**config, "ports": {}}))
     os.kill(pid, signal.SIGUSR1)  # it asks while nobody is there
-    time.sleep(0.5)
+    until(lambda: connected(pid), what="the job's call, which the relay holds")
     jobs.start()
     assert jobs.state["addresses"]["https"] != told
     assert jobs.wait("asks-late")["status"] == "Completed", jobs.log("asks-late")

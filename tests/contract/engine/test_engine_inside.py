@@ -119,12 +119,15 @@ async def test_a_terminal(local: Harness) -> None:
     try:
         await inside.started()
         await inside.write(b"stty size; tty; echo $TERM; stty size\n")
-        await inside.write(b"sleep 100\n")
-        await asyncio.sleep(0.3)
+        await inside.write(b"sh -c 'echo be\"\"gun; exec sleep 100'\n")
+        text = ""
+        async with asyncio.timeout(15):
+            while "begun" not in text:
+                text += (await inside.read(1)).decode()
         inside.resize(44, 90)
         await inside.write(b"\x03")
         await inside.write(b"stty size; exit 5\n")
-        text = await said(inside)
+        text += await said(inside)
         assert "33 101" in text
         assert "/dev/pts/0" in text
         assert "xterm-256color" in text

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 from engine_support import Harness, alive, local_engine, needs_bash
 
+from connections import connected
 from hostcan import need, no_network
 from tidemill.engines.base import TaskKey
 from tidemill.engines.local import LocalEngine
@@ -225,8 +226,10 @@ async def test_a_job_waits_while_the_server_restarts(net: Harness, service: Serv
     await net.open()
     await service.stop()
     job = asyncio.create_task(python(net, "a.1", GET, "localhost", service.port))
-    await net.events.kind("task_started")
-    await asyncio.sleep(0.3)
+    task = await net.events.kind("task_started")
+    async with asyncio.timeout(20):
+        while not connected(task.pid):  # to the relay, which holds it
+            await asyncio.sleep(0.005)
     service.word = "again"
     await service.start()
     assert await job == "again ping\n"

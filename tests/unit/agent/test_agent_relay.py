@@ -134,7 +134,10 @@ def test_a_connection_waits_while_the_service_restarts(service: socket.socket) -
     running = Running(port)
     client = running.connect()
     client.sendall(b"early")
-    time.sleep(0.2)
+    end = time.monotonic() + 20
+    while not running.relay._waiting:  # it found nobody, and tries again later
+        assert time.monotonic() < end
+        time.sleep(0.005)
     with socket.create_server(("127.0.0.1", port)) as again:
         again.settimeout(20)
         server, _ = again.accept()

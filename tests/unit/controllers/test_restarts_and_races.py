@@ -45,16 +45,17 @@ async def test_a_restart_in_which_a_directory_cannot_be_made_does_not_start_a_se
     await world.cluster()
     await world.submit("a", "cpu")
     await world.until(lambda: world.row("a").state == JobState.RUNNING)
-    original, failures = world.engine.prepare_dir, [EngineError("no inodes left")]
+    original, asked = world.engine.prepare_dir, []
 
     async def prepare_dir(*given):
-        if failures:
-            raise failures.pop()
+        asked.append(given)
+        if len(asked) == 1:
+            raise EngineError("no inodes left")
         return await original(*given)
 
     world.engine.prepare_dir = prepare_dir  # type: ignore[method-assign]
     await world.restart()
-    await asyncio.sleep(0.5)
+    await world.until(lambda: len(asked) > 1, "it is tried again")
     assert len(world.attempts("a")) == 1
     attempt = world.attempts("a")[0]
     world.engine.finish(attempt.nodes[0], TaskKey(attempt.id, 0))
@@ -92,18 +93,20 @@ async def test_a_new_attempt_waits_until_the_old_node_is_gone(world: World):
     await world.submit("a", "cpu")
     await world.until(lambda: world.row("a").state == JobState.RUNNING)
     (node,) = world.nodes()
-    original, gate = world.engine.close_node, asyncio.Event()
+    original, asked, gate = world.engine.close_node, asyncio.Event(), asyncio.Event()
 
     async def close_node(node_id):
+        asked.set()
         await gate.wait()
         await original(node_id)
 
     world.engine.close_node = close_node  # type: ignore[method-assign]
     world.engine.lose(node.id)
     await world.until(lambda: world.read().node(node.id).state is NodeState.LOST)
-    await asyncio.sleep(0.2)
+    await world.until(asked.is_set, "its node is being closed")
+    await world.submit("b")  # on another compute: decisions are made meanwhile
+    await world.ended("b")
     assert len(world.attempts("a")) == 1
-    assert len(world.calls("start")) == 1
     gate.set()
     assert (await world.ended("a")).state == JobState.COMPLETED
 
@@ -126,17 +129,18 @@ async def test_a_node_whose_agent_hangs_is_lost_after_two_looks(world: World):
     await world.submit("a", "cpu")
     await world.until(lambda: world.row("a").state == JobState.RUNNING)
     (node,) = world.nodes()
-    original = world.engine.resize
+    original, asked = world.engine.resize, []
 
     async def resize(node_id, granted):
         if node_id == node.id:
+            asked.append(node_id)
             raise Unreachable("no answer")
         await original(node_id, granted)
 
     world.engine.resize = resize  # type: ignore[method-assign]
     world.clock.ahead += 90 * SECOND
     await running.watchdog.sweep()
-    await asyncio.sleep(0.1)
+    await world.until(lambda: bool(asked), "the first look")
     assert world.read().node(node.id).state is NodeState.RUNNING
     await running.watchdog.sweep()
     assert (await world.ended("a")).state == JobState.COMPLETED
@@ -146,9 +150,11 @@ async def test_a_node_whose_agent_hangs_is_lost_after_two_looks(world: World):
 async def test_a_waiting_job_whose_submit_was_not_heard_is_found_by_the_sweep(world: World):
     running = await world.start()
     await world.cluster()
-    told, running.pool.touched = running.pool.touched, lambda kind, uid: None  # type: ignore[method-assign]
+    heard: list[str] = []
+    told = running.pool.touched
+    running.pool.touched = lambda kind, uid: heard.append(kind)  # type: ignore[method-assign]
     await world.submit("a", "cpu")
-    await asyncio.sleep(0.1)
+    await world.until(lambda: "resource:jobs" in heard, "the commit is told")
     running.pool.touched = told  # type: ignore[method-assign]
     assert not world.calls("open_node")
     world.clock.ahead += 90 * SECOND
@@ -184,9 +190,11 @@ async def test_exits_told_before_the_ranks_are_known_count_as_what_they_are(worl
     await world.until(lambda: world.row("a").state == JobState.RUNNING)
     (attempt,) = world.attempts("a")
     world.engine.finish(attempt.nodes[0], TaskKey(attempt.id, 1), exit_code=1)
-    await asyncio.sleep(0.1)
+    await world.until(world.engine._events.empty, "the exit is heard")
     await world.restart()
-    await asyncio.sleep(0.2)
+    await world.until(world.engine._events.empty, "and heard again")
+    await world.submit("b")
+    await world.ended("b")
     assert not JobState(world.row("a").state).final
     assert not world.calls("stop")
     world.engine.finish(attempt.nodes[0], TaskKey(attempt.id, 0))
