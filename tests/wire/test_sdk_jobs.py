@@ -238,11 +238,6 @@ for name, call in {
 }.items():
     out[name] = error_of(call)
 
-@dsl.pipeline(default_compute="cpu")
-def pipeline():
-    command(name="a", command="echo 1", environment="plain:1")()
-
-out["pipeline"] = error_of(lambda: ml.jobs.create_or_update(pipeline()))
 step = command(command="echo ${{inputs.lr}}", environment="plain:1", compute="cpu", inputs={"lr": 0.1})
 sweep = step(lr=Uniform(0.1, 0.9)).sweep(
     sampling_algorithm="random", primary_metric="acc", goal="maximize", compute="cpu")
@@ -435,7 +430,6 @@ def test_lists(life):
         ("job", 404, "ResourceNotFound", "'nope'"),
         ("stream", 404, "ResourceNotFound", "'nope'"),
         ("name", 400, "InvalidName", "'a b'"),
-        ("pipeline", 400, "NotOffered", "Pipeline jobs and components are not offered"),
         ("sweep", 400, "NotOffered", "sweep jobs"),
         ("automl", 400, "NotOffered", "AutoML jobs"),
         ("spark", 400, "NotOffered", "Spark jobs"),

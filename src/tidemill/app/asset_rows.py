@@ -30,8 +30,11 @@ CODES = AssetKind("codes", "Code", ("codeUri",), "codeUri")
 ENVIRONMENTS = AssetKind("environments", "Environment", ("condaFile", "image", "build"), "build.contextUri")
 DATA = AssetKind("data", "Data asset", ("dataUri", "dataType", "referencedUris"), "dataUri")
 MODELS = AssetKind("models", "Model", ("modelUri", "modelType"), "modelUri")
+COMPONENTS = AssetKind("components", "Component", ("componentSpec",))
+DEFAULT_VERSION = "azureml_default"  # how the SDK asks for a component's default version
 ANONYMOUS = "CliV2Anonymous"  # how clients name an environment written in a job: never asked for by name
-KINDS = {kind.type: kind for kind in (CODES, ENVIRONMENTS, DATA, MODELS)}
+ANONYMOUS_COMPONENT = "azureml_anonymous"
+KINDS = {kind.type: kind for kind in (CODES, ENVIRONMENTS, DATA, MODELS, COMPONENTS)}
 
 
 def container_key(scope: Scope, kind: AssetKind, name: str) -> Key:
@@ -59,6 +62,8 @@ def find_version(
     read: Read, scope: Scope, kind: AssetKind, name: str, version: str, label: str = ""
 ) -> Resource:
     """By version, or the newest when `label` is "latest". Raises NotFound with what exists."""
+    if kind is COMPONENTS and version == DEFAULT_VERSION:
+        version, label = "", "default"
     if not version and label:
         return _by_label(read, scope, kind, name, label)
     row = read.get(version_key(scope, kind, name, version))
@@ -80,8 +85,9 @@ def newest_version(read: Read, scope: Scope, kind: AssetKind, name: str) -> Reso
 
 
 def _by_label(read: Read, scope: Scope, kind: AssetKind, name: str, label: str) -> Resource:
-    if label.casefold() != "latest":
-        raise absent(f"{kind.label} {name!r} label", label, ["latest"], _place(scope))
+    known = ["latest", "default"] if kind is COMPONENTS else ["latest"]
+    if label.casefold() not in known:
+        raise absent(f"{kind.label} {name!r} label", label, known, _place(scope))
     newest = newest_version(read, scope, kind, name)
     if newest is None:
         raise no_such_name(read, scope, kind, name)
@@ -93,7 +99,7 @@ def no_such_name(
 ) -> NotFound:
     """Names what exists; `besides`: what else could have been meant."""
     rows = read.find(ResourceQuery(kind.type, scope, limit=1000))
-    names = [row.key.name for row in rows if not row.key.name.startswith(ANONYMOUS)]
+    names = [row.key.name for row in rows if row.key.name not in (ANONYMOUS, ANONYMOUS_COMPONENT)]
     return absent(kind.label, name, [*names, *besides], _place(scope))
 
 

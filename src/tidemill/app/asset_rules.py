@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tidemill.app.asset_rows import CODES, DATA, ENVIRONMENTS, MODELS, AssetKind
+from tidemill.app.asset_rows import CODES, COMPONENTS, DATA, ENVIRONMENTS, MODELS, AssetKind
 from tidemill.app.compute_rules import object_at
 from tidemill.app.locations import Storage, locate
 from tidemill.data.bloburls import blob_url
 from tidemill.data.staging import FOLDER_TYPES
 from tidemill.data.uris import BlobUrl, JobOutputUri, LocalPath, OtherUrl, WebUrl, parse_uri
+from tidemill.domain.components import maybe, read_component
 from tidemill.domain.errors import Conflict, InvalidRequest
 from tidemill.store.api import Read
 
@@ -38,6 +39,8 @@ def complete(
         _complete_data(read, storage, name, stored)
     elif kind is MODELS:
         _complete_model(read, storage, name, stored)
+    elif kind is COMPONENTS:
+        _complete_component(name, stored)
     return stored
 
 
@@ -50,6 +53,8 @@ def refuse_change(
     rest = [field for field in wanted if field not in free and not _nothing(wanted[field])]
     for field in (*kind.fixed, *rest):
         old, new = stored.get(field), wanted.get(field)
+        if kind is COMPONENTS and field == "componentSpec":
+            old, new = (_compared(spec, bool(stored.get("isAnonymous"))) for spec in (old, new))
         if old != new and not (_nothing(old) and _nothing(new)):
             was, now = _told_apart(repr(old), repr(new))
             raise Conflict(
@@ -111,6 +116,20 @@ def _complete_model(read: Read, storage: Storage, name: str, stored: dict[str, A
     address = _address(read, storage, MODELS, name, _need(MODELS, name, stored, "modelUri"), stored)
     # The SDK reads `flavors` without looking whether it is there.
     stored |= {"modelType": kind, "modelUri": address, "flavors": stored.get("flavors") or {}}
+
+
+def _complete_component(name: str, stored: dict[str, Any]) -> None:
+    """As it was given, once it can be read; without what the client adds for itself."""
+    read_component(stored.get("componentSpec"), name)
+    spec = {key: value for key, value in stored["componentSpec"].items() if value is not None}
+    stored["componentSpec"] = spec
+
+
+def _compared(spec: Any, anonymous: bool) -> dict[str, Any]:
+    """A component without what does not make it another: where the client had it from, and, of one that is
+    found by its hash, what it was called."""
+    left_out = ("_source", "$schema", *(("name", "version") if anonymous else ()))
+    return {key: value for key, value in maybe(spec).items() if key not in left_out and value is not None}
 
 
 def _address(

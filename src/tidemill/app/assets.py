@@ -15,6 +15,7 @@ from typing import Any
 from tidemill.app.asset_rows import (
     CODES,
     DATA,
+    DEFAULT_VERSION,
     AssetKind,
     container_key,
     find_container,
@@ -71,7 +72,7 @@ async def put_version(
     change (asset_rules.MUTABLE). Raises also InvalidRequest and NotFound."""
     check_name(name, kind.label)
     check_name(version, f"{kind.label} {name!r} version")
-    if version.casefold() in ("latest", "default"):
+    if version.casefold() in ("latest", "default", DEFAULT_VERSION):
         raise InvalidRequest(f"{version!r} is a label, not a version. Use another word or a number.")
     given = object_at(body, "properties")
     now, uids = s.clock.now(), (s.ids.uid(), s.ids.uid())

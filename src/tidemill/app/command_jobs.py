@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from tidemill.app import computes, images, isolation, job_planning
+from tidemill.app import computes, images, isolation, job_planning, step_reuse
 from tidemill.app.prepared import Child, Prepared
 from tidemill.app.services import Services
 from tidemill.app.teams import tags_of
@@ -23,10 +23,18 @@ async def prepare(
     that do), NotOffered, Conflict."""
     job = read_command_job(name, properties)
     tags = tags_of(properties)
-    plan = await job_planning.plan_job(s, caller, scope, name, job, tags)
+    plan = await job_planning.plan_job(
+        s, caller, scope, name, job, tags, child.made if child is not None else ()
+    )
     services = read_services(properties.get("services"))
     level = await isolation.required_of(s, plan.compute_uid, tags)
     plan = replace(plan, services=services, isolation=level)
+    reused = None
+    key = await step_reuse.key_of(s, plan) if child is not None and child.keeps else ""
+    if child is not None and child.reuse and key:
+        reused = await step_reuse.find(s, scope, key)
+    if reused is not None:
+        return step_reuse.standing_for(s, plan, reused, key)
     ready = images.is_ready(s, plan.environment)
     where = f"compute {plan.compute_name}" if plan.compute_name else "this host"
     if job.instance_type and not job.compute_id:
@@ -34,7 +42,7 @@ async def prepare(
     preparing = () if ready else (("Preparing", _preparing(plan.environment)),)
     return Prepared(
         state=JobState.QUEUED if ready else JobState.PREPARING,
-        status=JobStatus(plan, JobProgress(built_environment=not ready)),
+        status=JobStatus(plan, JobProgress(built_environment=not ready), result_key=key),
         job_type="Command",
         where=where,
         notes=tuple(("Note", note) for note in plan.environment.notes) + preparing,

@@ -84,6 +84,8 @@ def _check(s: Services, item: PlannedInput) -> None:
     if exact and item.type not in FOLDER_TYPES:
         return
     folder = f"{path}/" if path else ""
+    if item.may_be_empty and item.type in FOLDER_TYPES:
+        return
     below = bool(s.blobs.list(place.account, place.container, folder, limit=1).blobs)
     if below and item.type != "uri_file":
         return

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tidemill.app import admission, computes, secretstore
@@ -29,9 +29,16 @@ from tidemill.store.api import Read
 
 
 async def plan_job(
-    s: Services, caller: Caller, scope: Scope, name: str, job: CommandJob, tags: Mapping[str, Any]
+    s: Services,
+    caller: Caller,
+    scope: Scope,
+    name: str,
+    job: CommandJob,
+    tags: Mapping[str, Any],
+    made: Collection[str] = (),
 ) -> JobPlan:
-    """Raises NotFound, InvalidRequest or NotOffered with the name at fault and those that exist."""
+    """`made`: inputs that other steps made. Raises NotFound, InvalidRequest or NotOffered with the name at
+    fault and those that exist."""
     if job.instance_type and not job.compute_id:
         with at("properties.resources.instanceType"):
             s.sizes.require(job.instance_type)
@@ -42,15 +49,16 @@ async def plan_job(
     team = await team_of(s, caller, tags)
     await admission.check(s, caller, found.compute, job, team)
     _check_command(job)
-    if any(item.place is not None for item in found.inputs):
-        await check_inputs_exist(s, found.inputs)
+    inputs = tuple(replace(i, may_be_empty=True) if i.name in made else i for i in found.inputs)
+    if any(item.place is not None for item in inputs):
+        await check_inputs_exist(s, inputs)
     return JobPlan(
         job=job,
         compute_uid=found.compute.uid,
         compute_name=found.compute.name,
         environment=environment,
         code=found.code,
-        inputs=found.inputs,
+        inputs=inputs,
         outputs=found.outputs,
         team=team,
         user=caller.acts_as or caller.oid,

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
-from tidemill.app import command_jobs, families
+from tidemill.app import command_jobs, families, pipeline_jobs
 from tidemill.app.codec import decode_object, encode, job_status
 from tidemill.app.compute_rules import object_at
 from tidemill.app.prepared import Child, Prepare, Prepared
@@ -19,11 +19,11 @@ from tidemill.domain.ids import check_name
 from tidemill.domain.jobservices import asked_for
 from tidemill.domain.jobspec import job_kind
 from tidemill.domain.model import Caller, Event, JobState, Key, Resource, Scope
-from tidemill.domain.plan import COMMAND, ChildOf
+from tidemill.domain.plan import COMMAND, PIPELINE, ChildOf
 from tidemill.store.api import AlreadyExists, Granted, Read, ResourceQuery, Tx
 
 # Every kind of job that is offered: how its body is read and resolved.
-KINDS: Mapping[str, Prepare] = {COMMAND: command_jobs.prepare}
+KINDS: Mapping[str, Prepare] = {COMMAND: command_jobs.prepare, PIPELINE: pipeline_jobs.prepare}
 
 TYPE = "jobs"
 
@@ -64,8 +64,8 @@ async def submit(
         prepared.check(tx)
         if child is not None:
             parent = families.check_running(tx, child.parent)
-            if child.told is not None:
-                tx.add_event(Event(parent.uid, "job", row.created_at, *child.told))
+            for told in child.told:
+                tx.add_event(Event(parent.uid, "job", row.created_at, *told))
         inserted = tx.insert(row)
         tx.add_event(Event(row.uid, "job", row.created_at, "Submitted", submitted, caller.name))
         for code, note in prepared.notes:
@@ -79,6 +79,31 @@ async def submit(
         if other is None:
             raise
         return _same_or_conflict(other, digest), False
+
+
+async def refused_child(
+    s: Services, name: str, body: Mapping[str, Any], child: Child, prepared: Prepared
+) -> Resource:
+    """The row of a child that could not be submitted: it has failed before it began, with the reason. The
+    same name again is the same row."""
+    properties = _properties(body)
+    parent = child.parent
+    caller = Caller(job_status(parent.status).plan.user, parent.created_by, "")
+    row = _row(s, caller, key_of(parent.key.scope, name), properties, prepared, child)
+    error = prepared.status.progress.error
+    assert error is not None
+
+    def insert(tx: Tx) -> Resource:
+        existing = tx.get(row.key)
+        if existing is not None:
+            return existing
+        families.check_running(tx, parent)
+        for told in child.told:
+            tx.add_event(Event(parent.uid, "job", row.created_at, *told))
+        tx.add_event(Event(row.uid, "job", row.created_at, "Failed", error.message))
+        return tx.insert(row)
+
+    return await s.store.write(insert)
 
 
 def _row(
@@ -100,6 +125,7 @@ def _row(
     }
     for field in ("inputs", "outputs", "tags", "properties", "environmentVariables"):
         stored[field] = object_at(stored, field, f"properties.{field}")
+    stored["properties"] = {**object_at(stored, "properties"), **dict(prepared.properties)}
     if child is not None:
         stored["parentJobName"] = child.parent.key.name
         above = job_status(child.parent.status).child

@@ -14,11 +14,16 @@ from tidemill.store.api import Tx
 
 @dataclass(frozen=True, slots=True)
 class Child:
-    """Submitted by a job that runs. `told`: event (code, message) of the parent, in the child's commit."""
+    """Submitted by a job that runs. `told`: events (code, message) of the parent, in the child's commit.
+    `keeps`: its result may be used again; `reuse`: an earlier result may stand for it;
+    `made`: inputs that other children made."""
 
     parent: Resource
     step: str
-    told: tuple[str, str] | None = None
+    told: tuple[tuple[str, str], ...] = ()
+    keeps: bool = False
+    reuse: bool = False
+    made: tuple[str, ...] = ()
 
 
 def nothing_more(_: Tx) -> None: ...
@@ -34,6 +39,7 @@ class Prepared:
     job_type: str  # ARM's: "Command", "Pipeline", …
     where: str
     notes: tuple[tuple[str, str], ...] = ()
+    properties: tuple[tuple[str, str], ...] = ()  # added to the run's own
     ref: str = ""  # the compute's uid, of a job that the scheduler places
     check: Callable[[Tx], None] = nothing_more
 

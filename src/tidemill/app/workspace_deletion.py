@@ -27,6 +27,7 @@ CHILD_TYPES = (
     "models",
     "components/versions",
     "components",
+    "stepResults",
     "connections",
     "secrets/versions",
     "secrets",

@@ -15,10 +15,12 @@ from tidemill.controllers.composites import Carrier, Composites
 from tidemill.controllers.deletions import Deletions
 from tidemill.controllers.environments import Environments
 from tidemill.controllers.nodes import Nodes
+from tidemill.controllers.pipelines import Pipelines
 from tidemill.controllers.pool import Pool
 from tidemill.controllers.watchdog import Watchdog
 from tidemill.domain.errors import OutOfSpace
 from tidemill.domain.model import Touched, Vector
+from tidemill.domain.plan import PIPELINE
 from tidemill.domain.scheduling.types import Host
 from tidemill.engines.base import EngineEvent
 
@@ -134,7 +136,7 @@ async def start(services: Services) -> Runtime:
 
 def carriers(services: Services) -> dict[str, Carrier]:
     """By the kind of job that each carries."""
-    return {}
+    return {PIPELINE: Pipelines(services)}
 
 
 def read_boot_id() -> str:

@@ -99,15 +99,27 @@ def _stage(blobs: BlobStore, item: PlannedInput, directory: Path, going: Going) 
         return target, size
     if item.type == "uri_file":
         raise NotFound(f"Input {item.name!r}: there is no file at {item.given}.", "InputNotFound", item.name)
+    if item.may_be_empty and not stored_below(blobs, item.place):
+        directory.mkdir(parents=True)
+        return directory, 0
     return directory, _copy_folder(blobs, item.place, directory, f"Input {item.name!r} ({item.given})", going)
 
 
 def _copy_folder(blobs: BlobStore, place: Place, directory: Path, what: str, going: Going) -> int:
-    prefix = place.path if not place.path or place.path.endswith("/") else place.path + "/"
-    if not blobs.list(place.account, place.container, prefix, limit=1).blobs:
+    prefix = _folder(place)
+    if not stored_below(blobs, place):
         raise NotFound(f"{what}: nothing is stored below {place.container}/{prefix}.", "InputNotFound")
     directory.mkdir(parents=True, exist_ok=True)
     return blobs.copy_out(place.account, place.container, prefix, directory, going=going)
+
+
+def stored_below(blobs: BlobStore, place: Place) -> bool:
+    """Whether anything lies in that folder."""
+    return bool(blobs.list(place.account, place.container, _folder(place), limit=1).blobs)
+
+
+def _folder(place: Place) -> str:
+    return place.path if not place.path or place.path.endswith("/") else place.path + "/"
 
 
 def _is_file(blobs: BlobStore, place: Place) -> bool:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from tidemill.domain.jobservices import JobService
 from tidemill.domain.jobspec import CommandJob
+from tidemill.domain.pipelines.model import Pipeline
 
 COMMAND, PIPELINE, SWEEP = "command", "pipeline", "sweep"  # kinds of jobs
 
@@ -31,6 +32,7 @@ class PlannedInput:
     place: Place | None = None
     url: str = ""
     uri: str = ""  # the full azureml:// form, handed to the job with mode "direct"
+    may_be_empty: bool = False  # a folder that another step made: there may be nothing in it
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,3 +131,5 @@ class JobStatus:
     progress: JobProgress = field(default_factory=JobProgress)
     kind: str = COMMAND
     child: ChildOf | None = None
+    pipeline: Pipeline | None = None
+    result_key: str = ""  # of a step whose result may be used again: app.step_reuse

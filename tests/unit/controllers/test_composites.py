@@ -52,7 +52,7 @@ class Chain:
         step = f"s{len(found)}"
         caller = await composites.submitter(self.s, row)
         body = {"properties": {"command": f"run {step}", "tags": composites.inherited_tags(row)}}
-        child = Child(row, step, ("StepStarted", f"Step {step} is started."))
+        child = Child(row, step, (("StepStarted", f"Step {step} is started."),))
         await jobs.submit(self.s, caller, SCOPE, composites.child_name(row, step), body, child)
         return None
 

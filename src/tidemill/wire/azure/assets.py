@@ -1,4 +1,4 @@
-"""codes, environments, data and models: translation between ARM's shape and app.assets."""
+"""codes, environments, data, models and components: translation between ARM's shape and app.assets."""
 
 from __future__ import annotations
 
@@ -51,8 +51,10 @@ def routes() -> list[Route]:
             ("GET", version, f"{action}/versions/read", get_version),
             ("PUT", version, f"{action}/versions/write", put_version),
             ("DELETE", version, f"{action}/versions/delete", delete_version),
-            ("POST", version + "/startPendingUpload", f"{action}/versions/write", start_upload),
         ]
+        if kind.located:
+            upload = version + "/startPendingUpload"
+            table.append(("POST", upload, f"{action}/versions/write", start_upload))
         found += [Route(method, path, need, partial(handler, kind)) for method, path, need, handler in table]
     return found
 

@@ -1,8 +1,4 @@
-"""What a workspace of Azure ML has and this one does not: refused by name, never with a bare 404.
-
-The SDK creates a pipeline's components before the pipeline itself, so components are refused as what they
-are for.
-"""
+"""What a workspace of Azure ML has and this one does not: refused by name, never with a bare 404."""
 
 from __future__ import annotations
 
@@ -15,7 +11,6 @@ from tidemill.wire.http import Context, Route
 WORKSPACE = f"/subscriptions/{{sub}}/resourceGroups/{{rg}}/providers/{PROVIDER}/workspaces/{{ws}}"
 
 TYPES = {
-    "components": "Pipeline jobs and components",
     "onlineEndpoints": "Online endpoints",
     "batchEndpoints": "Batch endpoints",
     "serverlessEndpoints": "Serverless endpoints",
@@ -48,10 +43,4 @@ class _Refusal:
         self._called = called
 
     async def __call__(self, ctx: Context) -> Response:
-        raise NotOffered(
-            f"{self._called} are not offered by Tidemill yet. Command jobs are: submit each step as one, "
-            "with azureml://jobs/NAME/outputs/OUTPUT as an input of the next."
-            if self._called.startswith("Pipeline")
-            else f"{self._called} are not offered by Tidemill yet.",
-            ctx.request.path,
-        )
+        raise NotOffered(f"{self._called} are not offered by Tidemill yet.", ctx.request.path)
