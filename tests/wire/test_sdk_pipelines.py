@@ -328,7 +328,7 @@ def refused(server, sdk_python, tmp_path_factory) -> dict:
 
 
 def test_components_are_kept_by_version_and_found_by_label(life):
-    assert life["made"] == ["add", "1", "1", "command"]
+    assert life["made"] == ["add", "1", 1, "command"]
     assert life["again"] == "1"
     assert life["default"] == life["latest"] == "1"
     assert life["second"] == "2"

@@ -83,8 +83,8 @@ def read_pipeline(properties: Mapping[str, Any], find: Find, template: Component
     for name in ("on_init", "on_finalize"):
         if _setting(settings, name):
             raise NotOffered(
-                f"settings.{name} names a step that runs before or after all others: Tidemill does not offer it. "
-                "Bind the step's output to the others instead.",
+                f"settings.{name} names a step that runs before or after all others: "
+                "Tidemill does not offer it. Bind the step's output to the others instead.",
                 f"properties.settings.{name}",
             )
     defaults = Defaults(settings, text_of(properties.get("computeId")))
