@@ -19,6 +19,7 @@ DEVICE_US = 900 * SECOND
 INTERVAL_S = 2  # between two polls of a device
 _LETTERS = "BCDFGHJKLMNPQRSTVWXZ"  # no vowels, no words (RFC 8628 6.1)
 _MOST = 10_000  # pending at once; the oldest go first
+_MOST_DEVICES = 100  # of one address: nobody needs a sign-in to begin one
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +121,9 @@ class CodeBook:
 
     def device(self, client_id: str, address: str, scope: str, now: int) -> Device:
         _trim(self._devices, now)
+        mine = [code for code, held in self._devices.items() if held.address == address]
+        for old in mine[: max(0, len(mine) - _MOST_DEVICES + 1)]:
+            del self._devices[old]
         letters = "".join(secrets.choice(_LETTERS) for _ in range(8))
         made = Device(
             secrets.token_urlsafe(32),

@@ -105,10 +105,11 @@ _PACES = {
 
 
 def throttle_keys(account: str, address: str) -> tuple[str, ...]:
-    """Under which keys an attempt counts. Names are hashed: a password typed as a name is not kept. The
-    loopback address is not slowed as a whole, and there one who guesses at a name keeps nobody out of it."""
+    """Under which keys an attempt counts. Names are hashed: a password typed as a name is not kept. There are
+    65,536 hashes: made-up names fill no disk. The loopback address is not slowed as a whole, and whoever
+    guesses at a name there keeps nobody out of it."""
     place = _place(address)
-    name = hashlib.sha256(account.strip().lower().encode()).hexdigest()[:32]
+    name = hashlib.sha256(account.strip().lower().encode()).hexdigest()[:4]
     if _is_loopback(address):
         return f"local:{name}", f"account:{name}"
     return f"pair:{name}:{place}", f"account:{name}", f"address:{place}"

@@ -97,6 +97,12 @@ def test_guesses_on_loopback_keep_nobody_out_for_long() -> None:
     assert guesser.wait("ann", "::1") == guesser.wait("ann", "127.0.0.1")
 
 
+def test_made_up_names_take_bounded_room() -> None:
+    """On loopback, where nobody is slowed as a whole, a job may try any number of names."""
+    keys = {key for number in range(100_000) for key in throttle_keys(f"name-{number}", "127.0.0.1")}
+    assert len(keys) <= 2 * 65_536
+
+
 def test_an_ipv6_network_is_one_place_and_mapped_addresses_are_ipv4() -> None:
     assert throttle_keys("a", "2001:db8:1:2::1") == throttle_keys("a", "2001:db8:1:2:ffff::9")
     assert throttle_keys("a", "2001:db8:1:2::1") != throttle_keys("a", "2001:db8:1:3::1")
