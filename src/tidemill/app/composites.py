@@ -8,24 +8,20 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from tidemill.app import access
 from tidemill.app.codec import decode_object, encode, job_status
+from tidemill.app.on_behalf import in_name_of
 from tidemill.app.output_assets import register_outputs
 from tidemill.app.services import Services
 from tidemill.app.teams import TAG as TEAM_TAG
 from tidemill.app.teams import tags_of, team_of
 from tidemill.app.transitions import job_event, with_progress
 from tidemill.app.workspaces import require_workspace
-from tidemill.domain.errors import Forbidden
-from tidemill.domain.ids import PROVIDER
 from tidemill.domain.isolation import TAG as ISOLATION_TAG
 from tidemill.domain.jobspec import read_header
 from tidemill.domain.model import Caller, JobState, Resource, Scope
 from tidemill.domain.plan import JobError, JobPlan, Place
-from tidemill.domain.principals import PrincipalKind
 from tidemill.store.api import Tx
 
-SUBMIT = f"{PROVIDER}/workspaces/jobs/write"
 INHERITED_TAGS = (TEAM_TAG, ISOLATION_TAG)
 
 
@@ -51,17 +47,8 @@ async def header(
 async def submitter(s: Services, row: Resource) -> Caller:
     """Whoever submitted the job, with the roles that they have now. Raises Forbidden where they may not
     submit any more."""
-    oid = job_status(row.status).plan.user
-    principal = (await s.access.current()).principal(oid)
-    if principal is None or principal.disabled:
-        state = "is disabled" if principal else "does not exist here any more"
-        raise Forbidden(
-            f"Job {row.key.name!r} was submitted by {row.created_by}, who {state}: nothing more is started "
-            "in their name."
-        )
-    caller = Caller(oid, principal.name, PrincipalKind(principal.kind).value, principal=principal)
-    await access.authorise(s, caller, SUBMIT, row.key.scope)
-    return caller
+    whose = f"Job {row.key.name!r} was submitted by {row.created_by}"
+    return await in_name_of(s, job_status(row.status).plan.user, row.key.scope, whose)
 
 
 def child_name(parent: Resource, step: str) -> str:

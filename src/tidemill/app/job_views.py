@@ -17,6 +17,7 @@ from tidemill.domain.states import cancel_timetable
 # Event code -> the phase a time line groups it under.
 PHASES = {
     "Submitted": "submit",
+    "Scheduled": "submit",
     "Preparing": "environment",
     "EnvironmentReady": "environment",
     "EnvironmentFailed": "environment",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -42,10 +42,12 @@ async def submit(
     name: str,
     body: Mapping[str, Any],
     child: Child | None = None,
+    also: Callable[[Tx, Resource], None] | None = None,
 ) -> tuple[Resource, bool]:
     """-> (row, created). The same name and body again is the same job; another body is a Conflict.
 
     Nothing is written when anything is refused. `child`: a job that runs submits it, in its submitter's name.
+    `also` is done in the commit that makes the job, if one is made.
     Raises InvalidRequest, NotFound (a compute, environment or input that does not exist, naming those that
     do), NotOffered, Conflict.
     """
@@ -70,6 +72,8 @@ async def submit(
         tx.add_event(Event(row.uid, "job", row.created_at, "Submitted", submitted, caller.name))
         for code, note in prepared.notes:
             tx.add_event(Event(row.uid, "job", row.created_at, code, note))
+        if also is not None:
+            also(tx, inserted)
         return inserted
 
     try:
@@ -104,6 +108,14 @@ async def refused_child(
         return tx.insert(row)
 
     return await s.store.write(insert)
+
+
+async def check(s: Services, caller: Caller, scope: Scope, name: str, body: Mapping[str, Any]) -> None:
+    """Raises what `submit` would now; writes nothing."""
+    check_name(name, "Job")
+    properties = _properties(body)
+    prepared = await KINDS[job_kind(name, properties, KINDS)](s, caller, scope, name, properties, None)
+    _row(s, caller, key_of(scope, name), properties, prepared, None)
 
 
 def _row(

@@ -32,25 +32,25 @@ _SECOND = "apple arch basil bay beach bell bird boat brick bridge brook cake clo
 def submit(session: Session, spec: Spec, name: str | None) -> dict[str, Any]:
     """Uploads what is not there yet, then PUTs the job. -> the job as ARM returns it. What the server refuses
     is told with its place in the file."""
+    made: str = name or spec.data.get("name") or new_name()
     with blame.placed(spec):
-        return _submit(session, spec, name)
+        path = f"{session.workspace_id()}/jobs/{segment(made)}"
+        return session.client.call("PUT", path, job_body(session, spec, made), {"api-version": JOBS_API})
 
 
-def _submit(session: Session, spec: Spec, name: str | None) -> dict[str, Any]:
-    job = {**spec.data, "inputs": _with_types(spec, spec.data.get("inputs") or {})}
-    made: str = name or job.get("name") or new_name()
+def job_body(session: Session, spec: Spec, name: str) -> dict[str, Any]:
+    """ARM's body of the job; what it needs is uploaded."""
+    job = {**spec.data, "inputs": with_types(spec, spec.data.get("inputs") or {})}
     found = to_arm.JobReferences(
         environment_id=environment_id(session, spec, job["environment"]),
         code_id=code_id(session, spec, job["code"]) if job.get("code") else "",
         compute_id=compute_id(session, job.get("compute")),
         inputs=input_uris(session, spec, job["inputs"]),
     )
-    body = to_arm.command_job(job, made, found, default_experiment())
-    path = f"{session.workspace_id()}/jobs/{segment(made)}"
-    return session.client.call("PUT", path, body, {"api-version": JOBS_API})
+    return to_arm.command_job(job, name, found, default_experiment())
 
 
-def _with_types(spec: Spec, inputs: dict[str, Any]) -> dict[str, Any]:
+def with_types(spec: Spec, inputs: dict[str, Any]) -> dict[str, Any]:
     return {
         name: {**value, "type": references.default_type(spec.document, value)}
         if isinstance(value, dict) and value.get("path") and not to_arm.is_literal(value)

@@ -17,6 +17,7 @@ from tidemill.controllers.environments import Environments
 from tidemill.controllers.nodes import Nodes
 from tidemill.controllers.pipelines import Pipelines
 from tidemill.controllers.pool import Pool
+from tidemill.controllers.schedules import Schedules
 from tidemill.controllers.watchdog import Watchdog
 from tidemill.domain.errors import OutOfSpace
 from tidemill.domain.model import Touched, Vector
@@ -42,11 +43,13 @@ class Runtime:
     deletions: Deletions
     cleaner: Cleaner
     watchdog: Watchdog
+    schedules: Schedules
     _events: asyncio.Task[None] | None = None
 
     async def stop(self) -> None:
         """Lets go of everything that runs, in the order that starts nothing new; closes what runs nothing."""
         await self.watchdog.stop()
+        await self.schedules.stop()
         await self.pool.stop()
         await self.nodes.close_idle(CLOSE_IDLE_S)
         if self._events is not None:
@@ -70,6 +73,8 @@ class Runtime:
                 self.deletions.node_changed()
             if item.kind == "resource:jobs":
                 self.composites.job_changed(item.uid)
+            elif item.kind == "resource:schedules":
+                self.schedules.changed()
 
     async def _tell_nodes(self, event: EngineEvent) -> None:
         """What becomes of a node is told once: on a full disk it is written as soon as there is space."""
@@ -116,7 +121,16 @@ async def start(services: Services) -> Runtime:
     watchdog = Watchdog(services, pool, attempts, nodes, environments)
     composites = Composites(services, carriers(services))
     runtime = Runtime(
-        services, pool, nodes, attempts, environments, composites, Deletions(services), cleaner, watchdog
+        services,
+        pool,
+        nodes,
+        attempts,
+        environments,
+        composites,
+        Deletions(services),
+        cleaner,
+        watchdog,
+        Schedules(services),
     )
     cleaner.start()
     await nodes.recover()
@@ -130,6 +144,7 @@ async def start(services: Services) -> Runtime:
     await runtime.environments.start()
     await runtime.composites.start()
     await runtime.deletions.start()
+    await runtime.schedules.start()
     watchdog.start()
     return runtime
 

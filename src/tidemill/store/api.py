@@ -135,6 +135,10 @@ class Read(AccessRead, SignInRead, Protocol):
         """Oldest first."""
         ...
 
+    def last_events(self, subject: str, limit: int) -> Sequence[Event]:
+        """Newest first."""
+        ...
+
     def events_of_kind(self, kind: str, after_seq: int = 0, limit: int = 0) -> Sequence[Event]: ...
     def intervals(
         self,

@@ -161,6 +161,9 @@ class MemoryRead(MemoryAccessRead, MemorySignInRead):
     def events(self, subject: str, after_seq: int = 0, limit: int = 0) -> Sequence[Event]:
         return self._events(lambda event: event.subject == subject, after_seq, limit)
 
+    def last_events(self, subject: str, limit: int) -> Sequence[Event]:
+        return self.events(subject)[::-1][:limit]
+
     def events_of_kind(self, kind: str, after_seq: int = 0, limit: int = 0) -> Sequence[Event]:
         return self._events(lambda event: event.kind == kind, after_seq, limit)
 

@@ -129,6 +129,10 @@ class SqlRead(SqlAccessRead, SqlSignInRead):
     def events(self, subject: str, after_seq: int = 0, limit: int = 0) -> Sequence[Event]:
         return self._events("subject", subject, after_seq, limit)
 
+    def last_events(self, subject: str, limit: int) -> Sequence[Event]:
+        sql = f"{_SELECT_EVENT}subject = ? ORDER BY seq DESC LIMIT ?"
+        return tuple(map(rows.to_event, self._execute(sql, (subject, limit)).fetchall()))
+
     def events_of_kind(self, kind: str, after_seq: int = 0, limit: int = 0) -> Sequence[Event]:
         return self._events("kind", kind, after_seq, limit)
 

@@ -65,7 +65,7 @@ def create(
     if web:
         _open(session, page)
     if stream:
-        return _stream(session, made)
+        return follow(session, made)
     if session.output == "table":
         properties = created.get("properties", {})
         facts = [("job", made), ("status", properties.get("status", "")), ("page", page)]
@@ -166,7 +166,7 @@ def _moment(entry: dict[str, Any]) -> str:
 @_name
 def stream(session: Session, name: str) -> int:
     """Follow a job: phases, log, result. Ctrl-C leaves it running."""
-    return _stream(session, name)
+    return follow(session, name)
 
 
 @command(job, "cancel", "tidemill job cancel --name brave_apple_0k3d9x2hbw --wait")
@@ -299,7 +299,8 @@ def update(session: Session, name: str, settings: tuple[str, ...]) -> None:
         print_item(session, _native(session, name))
 
 
-def _stream(session: Session, name: str) -> int:
+def follow(session: Session, name: str) -> int:
+    """Prints a job's phases and log until it ends -> the exit code."""
     from tidemill.cli import stream as streaming
 
     human = session.output == "table"

@@ -34,7 +34,11 @@ class Spec:
 
 def load_job(path: Path, settings: tuple[str, ...] = (), shown: str | None = None) -> Spec:
     """A command job. Raises YamlError (all problems), CliError for an unreadable file."""
-    document = _read(path, settings, shown)
+    return job_in(_read(path, settings, shown))
+
+
+def job_in(document: Document) -> Spec:
+    """The command job that a document is. Raises YamlError."""
     if isinstance(document.data, dict) and "type" not in document.data:
         _refuse_untyped(document)
     problems: list[Problem] = []

@@ -230,6 +230,72 @@ COMMAND_JOB = Record(
     },
 )
 
+_TRIGGER = {
+    "type": Field(Text()),
+    "start_time": Field(Text(loose=True)),
+    "end_time": Field(Text(loose=True)),
+    "time_zone": Field(Text()),
+}
+_NUMBERS = Either(scalar=Integer(), items=Items(Integer()))
+_DAYS = Choice(("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"))
+TRIGGER = Tagged(
+    "a trigger",
+    "type",
+    {
+        "cron": Record("a cron trigger", {**_TRIGGER, "expression": Field(Text(), required=True)}),
+        "recurrence": Record(
+            "a recurrence trigger",
+            {
+                **_TRIGGER,
+                "frequency": Field(Choice(("minute", "hour", "day", "week", "month")), required=True),
+                "interval": Field(Integer(1), required=True),
+                "schedule": Field(
+                    Record(
+                        "a schedule pattern",
+                        {
+                            "hours": Field(_NUMBERS, required=True),
+                            "minutes": Field(_NUMBERS, required=True),
+                            "week_days": Field(Either(scalar=_DAYS, items=Items(_DAYS))),
+                            "month_days": Field(_NUMBERS),
+                        },
+                    )
+                ),
+            },
+        ),
+    },
+)
+SCHEDULE = Record(
+    "a schedule",
+    {
+        "name": Field(Text(), required=True),
+        "display_name": Field(Text()),
+        "description": Field(Text(empty=True)),
+        "tags": Field(_TAGS),
+        "properties": Field(_PROPERTIES),
+        "trigger": Field(TRIGGER, required=True),
+        "create_job": Field(Either(scalar=Text(), record=Free()), required=True),
+        "id": _READ_ONLY,
+        "creation_context": _READ_ONLY,
+        "is_enabled": _READ_ONLY,
+        "provisioning_state": _READ_ONLY,
+    },
+)
+# What may be changed of a job that is there, where it is scheduled.
+JOB_CHANGES = Record(
+    "a change of a scheduled job",
+    {
+        "type": Field(Text()),
+        "job": Field(Text(), required=True),
+        "experiment_name": Field(Text()),
+        "description": Field(Text(empty=True)),
+        "tags": Field(_TAGS),
+        "compute": Field(Text()),
+        "inputs": Field(
+            Mapping(Either(scalar=Literal(), record=INPUT, nothing=True), "input", identifiers=True)
+        ),
+    },
+)
+
 AML_COMPUTE = Record(
     "a compute cluster",
     {

@@ -14,7 +14,6 @@ TYPES = {
     "onlineEndpoints": "Online endpoints",
     "batchEndpoints": "Batch endpoints",
     "serverlessEndpoints": "Serverless endpoints",
-    "schedules": "Schedules",
     "featuresets": "Feature sets",
     "featurestoreEntities": "Feature store entities",
 }
