@@ -261,6 +261,8 @@ async def test_events_are_numbered_in_the_order_of_commits(store: Store) -> None
         stored[3::3]
     )
     assert await store.read(lambda r: r.events("nobody")) == ()
+    assert await store.read(lambda r: r.last_events(uid(0), 2)) == tuple(stored[::2][::-1][:2])
+    assert await store.read(lambda r: r.last_events("nobody", 2)) == ()
 
 
 async def test_intervals(store: Store) -> None:
