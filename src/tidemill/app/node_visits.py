@@ -11,13 +11,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from tidemill.app import access, computes, looking
 from tidemill.app.isolation import limits_of
 from tidemill.app.services import Caller, Services
 from tidemill.app.visitors import Visit
-from tidemill.domain.errors import Conflict, Forbidden, NotFound
+from tidemill.domain.errors import Conflict, Forbidden, NotFound, OutOfSpace
 from tidemill.domain.launch import DEFAULT_PATH
 from tidemill.domain.looking import MOST_S, MOST_VISITS, NODE_ACTION, use_interval
 from tidemill.domain.model import Event, Node, NodeState, Resource, Scope
@@ -42,7 +43,7 @@ class Target:
 
 
 async def target_of(s: Services, caller: Caller, scope: Scope, compute: str, node_id: str) -> Target:
-    """Raises NotFound naming the nodes there are, Conflict (not open, no sandbox, too many), Forbidden (it
+    """Raises NotFound naming the nodes there are, Conflict (not open, no sandbox), Forbidden (it
     runs a job that the caller may not look inside)."""
     spec = await computes.resolve(s, scope, compute)
     node, others = await s.store.read(lambda r: (r.node(node_id), r.nodes_of(spec.uid)))
@@ -61,18 +62,18 @@ async def target_of(s: Services, caller: Caller, scope: Scope, compute: str, nod
             "NodeNotIsolated",
             node_id,
         )
-    if len(s.visits.on((node_id,))) >= MOST_VISITS:
-        raise Conflict(
-            f"{MOST_VISITS} shells are open on node {node_id}: end one of them first.", "NodeBusy", node_id
-        )
     await _check_job(s, caller, node)
     return Target(node, spec)
 
 
 async def begin(s: Services, caller: Caller, target: Target) -> Visit:
-    """Starts what the shell is entered in. Raises EngineError, and what `target_of` does where that has
-    changed meanwhile."""
+    """Starts what the shell is entered in. Raises EngineError, Conflict where there are too many, and what
+    `target_of` does where that has changed meanwhile."""
     node, now = target.node, s.clock.now()
+    if len(s.visits.on((node.id,))) >= MOST_VISITS:
+        raise Conflict(
+            f"{MOST_VISITS} shells are open on node {node.id}: end one of them first.", "NodeBusy", node.id
+        )
     visit = Visit(f"visit-{s.ids.uid()}", node.id, caller, now)
     s.visits.add(visit)  # from here on a job that comes to this node sees it
     try:
@@ -93,7 +94,8 @@ async def keep(s: Services, target: Target, visit: Visit) -> None:
     """While it is open: the node is in use. Never returns."""
     while True:
         await asyncio.sleep(use_interval(target.spec.idle_us))
-        await s.store.write(lambda tx: _use(tx, visit, s.clock.now()))
+        with suppress(OutOfSpace):  # the shell goes on; its node may be closed as idle
+            await s.store.write(lambda tx: _use(tx, visit, s.clock.now()))
 
 
 async def check_still(s: Services, caller: Caller, scope: Scope, target: Target) -> None:

@@ -223,7 +223,7 @@ async def make(tmp_path: Path) -> World:
     def plan(spec: TaskSpec) -> Plan:
         """By the command's last word, or by it and the attempt's number."""
         name = spec.argv[-1].split()[-1]
-        number = spec.attempt_id.rsplit(".", 1)[1]
+        number = spec.attempt_id.rpartition(".")[2]
         return plans.get(f"{name}.{number}") or plans.get(name) or Plan()
 
     store = FlakyStore()
