@@ -384,6 +384,16 @@ def test_what_everybody_may_ask_tells_nobody_which_workspaces_there_are(team):
     assert (status, "Did you mean" in answer["error"]["message"]) == (404, True)
 
 
+def test_questions_about_rights_are_no_writes(team):
+    newest = "/api/v1/activity?limit=1"
+    before = team.server.call("GET", newest)[1]["value"][0]["seq"]
+    body = {"action": "x/read"}
+    assert team.status("ann", "POST", "/api/v1/access/explain", body) == 200
+    check = f"{team.server.workspace}/providers/Microsoft.Authorization/checkAccess?api-version=2022-04-01"
+    assert team.status("ann", "POST", check, {"Actions": [{"Id": "x/read"}]}) == 200
+    assert team.server.call("GET", newest)[1]["value"][0]["seq"] == before
+
+
 def test_what_a_handler_refuses_is_recorded_with_the_action_that_it_asked_for(team):
     asked = {"action": "x/read", "who": "lea"}
     assert team.status("ann", "POST", "/api/v1/access/explain", asked) == 403

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from tidemill.app.services import Caller, Services
 from tidemill.catalog.roles import JOB_ROLE
+from tidemill.domain.activity import JOBS_OWN
 from tidemill.domain.errors import Forbidden, Unauthenticated
 from tidemill.domain.model import JobState, Scope
 from tidemill.domain.principals import Principal
@@ -155,7 +156,7 @@ def _as_job(index: AccessIndex, caller: Caller, action: str, where: str, data: b
         return Decision(False, action, where, f"Job {caller.job!r} belongs to no workspace.")
     role = index.role(JOB_ROLE)
     assert role is not None
-    own = RoleAssignment(f"job/{caller.oid}", caller.scope.arm_id, caller.oid, JOB_ROLE)
+    own = RoleAssignment(f"{JOBS_OWN}{caller.oid}", caller.scope.arm_id, caller.oid, JOB_ROLE)
     if covers(fold_scope(own.scope), fold_scope(where)) and index.allows(role, action, data):
         reason = f"Job {caller.job!r} is {role.name} in its workspace."
         return Decision(True, action, where, reason, own, role)

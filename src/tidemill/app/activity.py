@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from tidemill.app import refusal_spool
 from tidemill.app.checkpoints import Checkpoints
 from tidemill.app.refusal_spool import Taken
-from tidemill.domain.activity import Head, Outcome, Pace, Record, more
+from tidemill.domain.activity import Head, Outcome, Pace, Record, more, paced
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 DELAY_S = 0.05
 RETRY_S = 1.0
 MOST_WAITING = 10_000
-MORE_S = 10.0  # refusals that are only counted are one record for so long
+MORE_S = 10.0  # records that are only counted are one for so long
 _log = logging.getLogger("tidemill.activity")
 
 
@@ -39,7 +39,7 @@ class ActivityLog:
         self._waiting: list[Record] = []
         self._refusals: dict[tuple[object, ...], int] = {}  # -> place in _waiting
         self._pace = Pace()
-        self._more: Record | None = None  # counts the refusals that are not kept
+        self._more: dict[Outcome, Record] = {}  # count those that are not kept
         self._more_timer: asyncio.TimerHandle | None = None
         self._lost = 0
         self._writing: asyncio.Task[bool] | None = None
@@ -52,7 +52,7 @@ class ActivityLog:
         self._store, self.checkpoints, self._spool = store, checkpoints, spool
         if self._waiting:
             self._plan(DELAY_S)
-        if self._more is not None:
+        if self._more:
             self._plan_more()
 
     async def stop(self) -> None:
@@ -70,8 +70,14 @@ class ActivityLog:
 
     def record(self, record: Record) -> None:
         """Takes a record. The same refusal again, while the first waits, is counted on it."""
-        if record.outcome is not Outcome.REFUSED:
+        if not paced(record):
             self._append(record)
+            return
+        if record.outcome is not Outcome.REFUSED:
+            if self._pace.keeps(record):
+                self._append(record)
+            else:
+                self._count(record)
             return
         key = (record.actor, record.address, record.action, record.scope, record.resource, record.code)
         place = self._refusals.get(key)
@@ -121,8 +127,9 @@ class ActivityLog:
         return True
 
     def _count(self, record: Record) -> None:
-        known = self._more
-        self._more = more(record) if known is None else replace(known, count=known.count + record.count)
+        known = self._more.get(record.outcome)
+        counted = more(record) if known is None else replace(known, count=known.count + record.count)
+        self._more[record.outcome] = counted
         if self._store is not None:
             self._plan_more()
 
@@ -134,9 +141,9 @@ class ActivityLog:
         if self._more_timer is not None:
             self._more_timer.cancel()
             self._more_timer = None
-        counted, self._more = self._more, None
-        if counted is not None:
-            self._append(counted)
+        counted, self._more = self._more, {}
+        for record in counted.values():
+            self._append(record)
 
     def _plan(self, delay: float) -> None:
         if self._timer is None and self._writing is None and self._store is not None:

@@ -29,6 +29,7 @@ _RESULTS = tuple(
     for kind in ("experiments/runs", "jobs/runs", "experiments", "runs", "metrics", "artifacts")
 )
 _REFUSED = (401, 403, 421)
+JOBS_OWN = "job/"  # how the ids of the assignments begin that running jobs have by themselves
 
 
 class Outcome(StrEnum):
@@ -119,9 +120,17 @@ class Break:
     why: str
 
 
+def paced(record: Record) -> bool:
+    """Whether many of its kind may come without end: what was refused, and what jobs do by their own role.
+    What they do by somebody else's, and a look at a secret, is always kept."""
+    if record.outcome is Outcome.REFUSED:
+        return True
+    return record.assignment.startswith(JOBS_OWN) and not shows_secret(record.action)
+
+
 class Pace:
-    """Which refusals of one source (who, from where) are kept one by one: some at once, then one now and
-    then. The rest is only counted: a flood must not fill the disk, nor hide what others were refused."""
+    """Which of the paced records of one source (who, from where) are kept one by one: some at once, then one
+    now and then. The rest is only counted: a flood must not fill the disk, nor hide what others did."""
 
     AT_ONCE = 200
     EVERY_US = 10_000_000
@@ -144,16 +153,16 @@ class Pace:
 
 
 def more(record: Record) -> Record:
-    """The record of refusals that are only counted, begun with this one: of whom, where and what is not told
+    """The record of those that are only counted, begun with this one: of whom, where and what is not told
     apart any more."""
     return Record(
         record.at,
         "*",
-        Outcome.REFUSED,
+        record.outcome,
         actor_kind=record.actor_kind,
         status=record.status,
         code=record.code,
-        reason="More refusals came, too many to keep each.",
+        reason="More came, too many to keep each.",
         count=record.count,
     )
 

@@ -54,7 +54,10 @@ class Audit:
         """Records it where it is one to be kept. Raises OutOfSpace for a secret whose record cannot be put on
         disk: it is not given out then."""
         route, status = seen.route, response.status_code
-        if route is None or not is_kept(request.method, route.action, status, route.signs_in):
+        if route is None:
+            return
+        method = "GET" if route.reads else request.method
+        if not is_kept(method, route.action, status, route.signs_in):
             return
         if status == 401 and route.path.startswith(VAULT) and not request.header("authorization"):
             return  # the client asks without a token to be told whom to get one from

@@ -158,6 +158,7 @@ class Route:
     name: str = ""
     resource: str = ""
     partial: bool = False
+    reads: bool = False  # it changes nothing, whatever its method: the activity log leaves it out
     signs_in: bool = False  # a way to get a token: its handler puts who it was into `ctx.caller`
 
     def __post_init__(self) -> None:

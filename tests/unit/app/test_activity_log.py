@@ -45,6 +45,25 @@ async def test_a_flood_costs_little_disk_is_counted_whole_and_hides_nobody_else(
     assert len(found) < Pace.AT_ONCE + 80
 
 
+async def test_what_a_job_writes_without_end_is_counted_and_a_look_at_a_secret_always_kept() -> None:
+    log, store = ActivityLog(), MemoryStore()
+    log.start(store)
+    job = {"actor": "j1", "actor_kind": "job", "assignment": "job/j1"}
+    secret = "Microsoft.MachineLearningServices/workspaces/secrets/getSecret/action"
+    for number in range(1000):
+        at = NOW + number
+        log.record(Record(at, "x/write", Outcome.SUCCEEDED, resource=f"/data/{number}", **job))
+        log.record(Record(at, secret, Outcome.SUCCEEDED, resource=f"/secrets/{number}", **job))
+        log.record(Record(at, "x/write", Outcome.SUCCEEDED, actor="ann", actor_kind="job", assignment="1"))
+    await log.stop()
+    found = await kept(store)
+    assert sum(record.count for record in found) == 3000
+    assert len([r for r in found if r.action == secret]) == 1000
+    assert len([r for r in found if r.actor == "ann"]) == 1000
+    assert len(found) <= 2000 + Pace.AT_ONCE + 1
+    assert {r.outcome for r in found} == {Outcome.SUCCEEDED}
+
+
 async def test_the_same_refusal_is_counted_also_where_the_log_takes_no_more(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

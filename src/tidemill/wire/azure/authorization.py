@@ -57,7 +57,7 @@ def routes() -> list[Route]:
             Route("DELETE", role, f"{DEFINITIONS}/delete", delete_definition),
             # One's own; about others: only with the right to read assignments.
             Route("GET", f"{base}/permissions", SIGNED_IN, list_permissions),
-            Route("POST", f"{base}/checkAccess", SIGNED_IN, check_access),
+            Route("POST", f"{base}/checkAccess", SIGNED_IN, check_access, reads=True),
         ]
     return found
 

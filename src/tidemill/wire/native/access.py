@@ -27,7 +27,7 @@ def routes() -> list[Route]:
         Route("PUT", f"{_ONE}/members/{{member}}", f"{ACTION}/write", add_member),
         Route("DELETE", f"{_ONE}/members/{{member}}", f"{ACTION}/write", remove_member),
         # About oneself; about others: with the right to read assignments at the scope asked about.
-        Route("POST", f"{BASE}/explain", SIGNED_IN, explain),
+        Route("POST", f"{BASE}/explain", SIGNED_IN, explain, reads=True),
     ]
     # By name, for who may see the roles of one scope and not everybody there is: a workspace's owner.
     for scope in SCOPES:
