@@ -19,13 +19,11 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from accessclient import token_for
 from jobserver import JobServer, until
-from websockets.exceptions import ConnectionClosed, InvalidStatus
-from websockets.sync.client import connect
+from lines import begin, line, person, refused
+from websockets.exceptions import ConnectionClosed
 
 SCIENTIST = "AzureML Data Scientist"
 SERVE = "python3 -m http.server 7070 --bind 127.0.0.1"
@@ -57,35 +55,6 @@ def running(server: JobServer, name: str) -> None:
 
 def compute(server: JobServer) -> str:
     return f"{server.workspace}/computes/cpu"
-
-
-def person(server: JobServer, name: str, role: str) -> str:
-    """-> a token."""
-
-    def access(*words: str) -> Any:
-        done = server.cli("access", *words, "--output", "json")
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)
-
-    made = access("create-user", name)
-    access("grant", name, role, "--scope", server.workspace)
-    return token_for(server.home, server.state, made)
-
-
-def line(server: JobServer, token: str, path: str, **headers: str) -> Any:
-    base = server.state["addresses"]["http"].replace("http://", "ws://")
-    given = {"Authorization": f"Bearer {token}", **headers}
-    return connect(f"{base}/api/v1{server.workspace}/jobs/{path}", additional_headers=given, proxy=None)
-
-
-def refused(server: JobServer, token: str, path: str, **headers: str) -> tuple[int, dict[str, Any]]:
-    with pytest.raises(InvalidStatus) as found:
-        line(server, token, path, **headers)
-    return found.value.response.status_code, json.loads(found.value.response.body)["error"]
-
-
-def begin(socket: Any, *command: str, terminal: Any = None) -> None:
-    socket.send(json.dumps({"command": list(command), "terminal": terminal}))
 
 
 def test_a_command(server: JobServer, job: str) -> None:
@@ -156,7 +125,7 @@ def test_what_cannot_be_looked_into(server: JobServer, job: str) -> None:
 def test_it_ends_with_the_job(server: JobServer) -> None:
     name = server.submit("short", "echo up; sleep 600", computeId=compute(server))
     running(server, name)
-    with line(server, server.token(), f"{name}/exec") as socket:
+    with line(server, server.token(), f"jobs/{name}/exec") as socket:
         begin(socket, "sh", "-c", "echo in; sleep 600")
         assert socket.recv(20) == b"\x01in\n"
         server.cancel(name)
@@ -167,13 +136,13 @@ def test_it_ends_with_the_job(server: JobServer) -> None:
 
 def test_roles(server: JobServer, job: str) -> None:
     reader = person(server, "rita", "Reader")
-    status, error = refused(server, reader, f"{job}/exec")
+    status, error = refused(server, reader, f"jobs/{job}/exec")
     assert (status, error["code"]) == (403, "AuthorizationFailed")
     assert "jobs/exec/action" in error["message"]
-    assert refused(server, reader, f"{job}/ports/7070")[0] == 403
-    assert refused(server, "nonsense", f"{job}/exec")[0] == 401
+    assert refused(server, reader, f"jobs/{job}/ports/7070")[0] == 403
+    assert refused(server, "nonsense", f"jobs/{job}/exec")[0] == 401
     scientist = person(server, "sam", SCIENTIST)
-    with line(server, scientist, f"{job}/exec") as socket:
+    with line(server, scientist, f"jobs/{job}/exec") as socket:
         begin(socket, "echo", "hello")
         assert socket.recv(20) == b"\x01hello\n"
         assert json.loads(socket.recv(20)) == {"exit": 0}
@@ -182,7 +151,7 @@ def test_roles(server: JobServer, job: str) -> None:
         "private", "echo up; sleep 600", computeId=compute(server), identity={"identityType": "UserIdentity"}
     )
     running(server, private)
-    status, error = refused(server, scientist, f"{private}/exec")
+    status, error = refused(server, scientist, f"jobs/{private}/exec")
     assert (status, error["code"]) == (403, "AuthorizationFailed")
     assert "acts for an identity" in error["message"]
     assert server.cli("ssh", private, "--", "echo", "own").stdout == "own\n"
@@ -191,7 +160,7 @@ def test_roles(server: JobServer, job: str) -> None:
 
 def test_a_role_that_is_taken_away_ends_it(server: JobServer, job: str) -> None:
     token = person(server, "tom", SCIENTIST)
-    with line(server, token, f"{job}/exec") as socket:
+    with line(server, token, f"jobs/{job}/exec") as socket:
         begin(socket, "sh", "-c", "echo $$; exec sleep 600")
         inner = socket.recv(20)[1:].decode().strip()
         done = server.cli("access", "revoke", "tom", SCIENTIST, "--scope", server.workspace)
@@ -203,7 +172,7 @@ def test_a_role_that_is_taken_away_ends_it(server: JobServer, job: str) -> None:
 
 
 def test_other_sites_open_no_line(server: JobServer, job: str) -> None:
-    assert refused(server, server.token(), f"{job}/exec", Origin="https://evil.example")[1]["code"] == (
+    assert refused(server, server.token(), f"jobs/{job}/exec", Origin="https://evil.example")[1]["code"] == (
         "ForeignOrigin"
     )
     base = server.state["addresses"]["http"].removeprefix("http://")
@@ -219,12 +188,12 @@ def test_other_sites_open_no_line(server: JobServer, job: str) -> None:
 
 def test_bad_messages(server: JobServer, job: str) -> None:
     for first in ("x", '{"command": "ls"}', b"bytes"):
-        with line(server, server.token(), f"{job}/exec") as socket:
+        with line(server, server.token(), f"jobs/{job}/exec") as socket:
             socket.send(first)
             assert json.loads(socket.recv(20))["error"]["code"] == "BadRequest"
     for port in ("0", "65536", "http"):
-        assert refused(server, server.token(), f"{job}/ports/{port}")[0] == 400
-    status, error = refused(server, server.token(), f"{job}/ports/7071")
+        assert refused(server, server.token(), f"jobs/{job}/ports/{port}")[0] == 400
+    status, error = refused(server, server.token(), f"jobs/{job}/ports/7071")
     assert (status, error["code"]) == (409, "PortNotReached")
 
 

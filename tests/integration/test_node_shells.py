@@ -10,10 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from accessclient import token_for
 from jobserver import JobServer, until
-from websockets.exceptions import InvalidStatus
-from websockets.sync.client import connect
+from lines import begin, line, person, refused
 
 IDLE_S = 2.0
 OPERATOR = "AzureML Compute Operator"
@@ -43,33 +41,8 @@ def idle_nodes(server: JobServer, compute: str) -> list[dict[str, Any]]:
     return [node for node in found if node["state"] == "Idle"]
 
 
-def person(server: JobServer, name: str, role: str) -> str:
-    """-> a token."""
-
-    def access(*words: str) -> Any:
-        done = server.cli("access", *words, "--output", "json")
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)
-
-    made = access("create-user", name)
-    access("grant", name, role, "--scope", server.workspace)
-    return token_for(server.home, server.state, made)
-
-
-def line(server: JobServer, token: str, node: str, compute: str = "kept") -> Any:
-    base = server.state["addresses"]["http"].replace("http://", "ws://")
-    path = f"/api/v1{server.workspace}/computes/{compute}/nodes/{node}/exec"
-    return connect(f"{base}{path}", additional_headers={"Authorization": f"Bearer {token}"}, proxy=None)
-
-
-def refused(server: JobServer, token: str, node: str, compute: str = "kept") -> tuple[int, dict[str, Any]]:
-    with pytest.raises(InvalidStatus) as found:
-        line(server, token, node, compute)
-    return found.value.response.status_code, json.loads(found.value.response.body)["error"]
-
-
-def begin(socket: Any, *command: str) -> None:
-    socket.send(json.dumps({"command": list(command), "terminal": None}))
+def exec_of(node: str, compute: str = "kept") -> str:
+    return f"computes/{compute}/nodes/{node}/exec"
 
 
 def visitors(server: JobServer, compute: str = "kept") -> list[Any]:
@@ -115,16 +88,16 @@ def test_what_is_no_node(server: JobServer, node: str) -> None:
     done = server.cli("ssh", node, "--node", "1", "--", "true")
     assert (done.returncode, "--node counts the nodes of a job" in done.stderr) == (2, True)
     server.cluster("other")
-    status, error = refused(server, server.token(), node, "other")
+    status, error = refused(server, server.token(), exec_of(node, "other"))
     assert (status, error["code"]) == (404, "NodeNotFound")
     assert "It has no node open now." in error["message"]
 
 
 def test_roles(server: JobServer, node: str) -> None:
-    status, error = refused(server, person(server, "rita", "Reader"), node)
+    status, error = refused(server, person(server, "rita", "Reader"), exec_of(node))
     assert (status, error["code"]) == (403, "AuthorizationFailed")
     assert "computes/applicationaccess/action" in error["message"]
-    with line(server, person(server, "otto", OPERATOR), node) as socket:
+    with line(server, person(server, "otto", OPERATOR), exec_of(node)) as socket:
         begin(socket, "echo", "hello")
         assert socket.recv(20) == b"\x01hello\n"
         assert json.loads(socket.recv(20)) == {"exit": 0}
@@ -134,7 +107,7 @@ def test_a_job_comes(server: JobServer, node: str) -> None:
     """Who may not look inside it has gone before it starts; who may stays, and sees none of its files."""
     stranger = person(server, "olga", OPERATOR)
     scientist = person(server, "sue", "AzureML Data Scientist")
-    with line(server, stranger, node) as foreign, line(server, scientist, node) as own:
+    with line(server, stranger, exec_of(node)) as foreign, line(server, scientist, exec_of(node)) as own:
         for socket in (foreign, own):
             begin(socket, "sh", "-c", "echo in; exec cat")
             assert socket.recv(20) == b"\x01in\n"
@@ -149,9 +122,9 @@ def test_a_job_comes(server: JobServer, node: str) -> None:
         own.send(b"still\n")
         assert own.recv(20) == b"\x01still\n"
     server.until_log(name, "up")
-    status, error = refused(server, stranger, node)
+    status, error = refused(server, stranger, exec_of(node))
     assert (status, "may not look inside" in error["message"]) == (403, True)
-    with line(server, scientist, node) as socket:
+    with line(server, scientist, exec_of(node)) as socket:
         begin(socket, "sh", "-c", "find / -name only-the-jobs 2>/dev/null; ls -A; pgrep -c sleep")
         assert output(socket) == ".log\n1\n"  # its own sleep
     server.cancel(name)
@@ -181,7 +154,7 @@ def test_it_counts_as_use(server: JobServer, node: str) -> None:
     server.submit("brief-1", "true", computeId=f"{server.workspace}/computes/brief")
     server.wait("brief-1")
     mine = until(lambda: idle_nodes(server, "brief"), what="an idle node")[0]["id"]
-    with line(server, server.token(), mine, "brief") as socket:
+    with line(server, server.token(), exec_of(mine, "brief")) as socket:
         begin(socket, "cat")
         until(lambda: visitors(server, "brief"))
         detail = server.native("computes/brief")
@@ -208,7 +181,7 @@ def test_it_counts_as_use(server: JobServer, node: str) -> None:
 def test_it_ends_with_the_node(server: JobServer, node: str) -> None:
     server.cluster("going", low=1, high=1)
     mine = until(lambda: idle_nodes(server, "going"), what="an idle node")[0]["id"]
-    with line(server, server.token(), mine, "going") as socket:
+    with line(server, server.token(), exec_of(mine, "going")) as socket:
         begin(socket, "sh", "-c", "echo in; exec sleep 600")
         assert socket.recv(20) == b"\x01in\n"
         server.cluster("going", low=0, high=0)
@@ -220,11 +193,11 @@ def test_it_ends_with_the_node(server: JobServer, node: str) -> None:
 
 def test_nothing_is_left_of_it(server: JobServer, node: str) -> None:
     """Neither after its end nor after that of the server: a job finds an empty node."""
-    with line(server, server.token(), node) as socket:
+    with line(server, server.token(), exec_of(node)) as socket:
         begin(socket, "sh", "-c", "setsid sleep 98765 & echo in; wait")
         assert socket.recv(20) == b"\x01in\n"
     until(lambda: not visitors(server) and not running("98765"), what="the end of what it left behind")
-    held = line(server, server.token(), node)
+    held = line(server, server.token(), exec_of(node))
     begin(held, "sh", "-c", "echo in; exec sleep 98764")
     assert held.recv(20) == b"\x01in\n"
     server.kill()

@@ -163,14 +163,6 @@ async def remove_member(services: Services, group: str, member: str) -> bool:
     return await _keeping_an_owner(services, apply)
 
 
-async def members_of(services: Services, group: str) -> list[Principal]:
-    def look(read: Read) -> list[Principal]:
-        found = (read.principal(oid) for oid in read.members(require_group(read, group).oid))
-        return sorted((p for p in found if p is not None), key=lambda p: p.name.lower())
-
-    return await services.store.read(look)
-
-
 async def remove_assignment(services: Services, id: str) -> RoleAssignment:
     """Raises NotFound; Conflict for the last owner's."""
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tidemill.app import keys, principals, providers
+from tidemill.app import access_views, keys, principals, providers
 from tidemill.domain.errors import Conflict, Forbidden, NotFound, Unauthenticated
 from tidemill.domain.oidc import Provider
 from tidemill.domain.principals import PrincipalKind
@@ -54,7 +54,7 @@ async def come(services, sub: str, email: str, groups: tuple[str, ...] = (), ver
 
 
 async def members(services) -> list[str]:
-    return [one.name for one in await principals.members_of(services, "vision")]
+    return (await access_views.person(services, "vision"))["members"]
 
 
 async def test_the_subject_is_the_person_whatever_they_are_called(corp):
