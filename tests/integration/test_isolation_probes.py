@@ -255,6 +255,21 @@ def test_nothing_of_a_job_outlives_it(tier) -> None:
     assert subprocess.run(["pgrep", "-xf", mark], capture_output=True).stdout == b""
 
 
+def test_an_end_is_told_as_it_was(tier) -> None:
+    """In each tier the same: a code is the command's own, a signal is named, and no core is left."""
+    _, server = tier
+    where = {"computeId": f"{server.workspace}/computes/team-b"}
+    for name, command, code, number in (
+        ("code-137", "exit 137", 137, None),
+        ("code-139", "ulimit -c unlimited 2>/dev/null; sh -c 'kill -SEGV $$'; exit $?", 139, None),
+        ("killed", "test $(ulimit -Hc) = 0 && kill -KILL $$", None, 9),
+    ):
+        server.submit(name, command, **where)
+        assert server.wait(name)["status"] == "Failed"
+        attempt = server.job(name)["attempts_list"][-1]
+        assert (attempt["exit_code"], attempt["signal"]) == (code, number), server.log(name)
+
+
 def test_somebody_who_looks_inside_is_the_job(tier) -> None:
     name, server = tier
     where = f"looked-at-{name}"

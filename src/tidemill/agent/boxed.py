@@ -7,11 +7,12 @@ the job. A TERM is for the job alone, and what `outer` ends with has to be read 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import signal
 
 from tidemill.agent import spawn
-from tidemill.sandbox import bwrap, dev, etc, processes, seccomp, view
+from tidemill.sandbox import bwrap, dev, etc, init, processes, seccomp, view
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,8 +37,11 @@ class Box:
         self._etc = etc_folder
         etc.make(etc_folder, config["node_id"], uid or os.getuid(), uid or os.getgid())
         self._sandbox = bwrap.Sandbox(given["program"], given["options"], etc_folder, config["node_id"])
-        self._filter = os.memfd_create("seccomp")
-        os.write(self._filter, seccomp.program(os.uname().machine))
+        machine = os.uname().machine
+        self._filter = _held("seccomp", seccomp.program(machine))
+        self._init = _held("init", init.program(machine)) if given.get("init") else -1
+        if self._init >= 0:
+            self._sandbox.init_is_ours()
 
     def lay(self, dev_folder: str) -> None:
         """In the agent's own view, as root: what every job is shown of the host's /etc, and its /dev, are
@@ -51,14 +55,50 @@ class Box:
             dev.make(dev_folder)
             self._sandbox.dev_is_made(dev_folder)
 
-    def put(self, order: spawn.Order, directory: str, spec: dict[str, Any]) -> None:
-        """Makes the order one of the same command inside the sandbox. Its `filter` is to be closed."""
+    def put(self, order: spawn.Order, directory: str, spec: dict[str, Any]) -> int:
+        """Makes the order one of the same command inside the sandbox. What is `handed` is to be closed, but
+        for what is returned: where its init will say how the job ended (-1: it will not)."""
         job = bwrap.Job(
             directory, order.cwd, spec.get("rootfs", ""), spec.get("read_only"), spec.get("devices")
         )
+        if self._init >= 0 and "/" not in order.argv[0]:
+            order.argv = [_on_path(order, job.rootfs), *order.argv[1:]]
         order.env, inside = bwrap.apart(order.env)
         order.argv = self._sandbox.command(order.argv, job, inside)
-        order.filter = os.open(f"/proc/self/fd/{self._filter}", os.O_RDONLY)  # an offset of its own
+        order.handed[bwrap.FILTER_FD] = _anew(self._filter)
+        if self._init < 0:
+            return -1
+        order.handed[init.INIT_FD] = _anew(self._init)
+        order.handed[init.SAID_FD] = said = _high(os.memfd_create("said"))
+        return said
+
+
+def _on_path(order: spawn.Order, rootfs: str) -> str:
+    """Where its program will be found inside. Raises Failed."""
+    name = order.argv[0]
+    for folder in order.env.get("PATH", os.defpath).split(os.pathsep):
+        if folder.startswith("/") and os.path.lexists(f"{rootfs}{folder}/{name}"):
+            return f"{folder}/{name}"
+    raise spawn.Failed(f"could not run {name!r}: no program of that name is on its PATH")
+
+
+def _held(name: str, content: bytes) -> int:
+    fd = os.memfd_create(name)
+    os.write(fd, content)
+    return fd
+
+
+def _anew(fd: int) -> int:
+    """Open once more, with an offset of its own."""
+    return _high(os.open(f"/proc/self/fd/{fd}", os.O_RDONLY))
+
+
+def _high(fd: int) -> int:
+    """The same, with a number that nothing is handed over as."""
+    try:
+        return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10)
+    finally:
+        os.close(fd)
 
 
 def terminate(pids: list[int], outer: int) -> None:
@@ -70,11 +110,15 @@ def terminate(pids: list[int], outer: int) -> None:
         processes.kill([outer], signal.SIGTERM)
 
 
-def decode(exit_code: int | None, number: int | None) -> tuple[int | None, int | None]:
-    """(exit code, signal) of the job: bubblewrap reports a death by signal N as 128 + N, as shells do."""
-    if exit_code is not None and exit_code - 128 in _SIGNALS:
-        return None, exit_code - 128
-    return exit_code, number
+def decode(exit_code: int | None, number: int | None, said: int) -> tuple[int | None, int | None, str]:
+    """(exit code, signal, why its program could not be run or "") of the job. Its init has said on `said`
+    what killed it; without one of ours (-1), bubblewrap's reports a death by signal N as 128 + N."""
+    if said < 0 and exit_code is not None and exit_code - 128 in _SIGNALS:
+        return None, exit_code - 128, ""
+    killed_by, problem = init.heard(said) if said >= 0 else (None, 0)
+    if problem:
+        return exit_code, number, os.strerror(problem)
+    return (None, killed_by, "") if killed_by else (exit_code, number, "")
 
 
 def failure(log_end: bytes) -> str:

@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import json
 import os
+import resource
 import signal
 import socket
 import sys
@@ -71,7 +72,7 @@ def _prepare(node_dir: str, directory: int) -> tuple[AgentServer, int]:
     journal = Journal(directory)
     linux.become_subreaper()
     groups, limits, uid, box = isolate(config, node_dir, tried)
-    limits["disk"] = on_disk
+    limits["disk"], limits["core"] = on_disk, _no_core_dumps()
     network, limits["network"] = _own_network(config, way_out)
     linux.no_new_privileges()  # of all it starts
     hello = {
@@ -100,6 +101,13 @@ def _work_disk(config: dict[str, Any], image: str, work_path: str) -> dict[str, 
     except disk.NotAvailable as error:
         return _line(False, "", f"the work directory lies on the host's disk: {error}")
     return _line(True, f"an ext4 file system of {config['disk'] / 2**30:.4g} GiB")
+
+
+def _no_core_dumps() -> dict[str, Any]:
+    """Of this process and all that it starts. 0 would forbid files only; at 1, which is too small for a file,
+    the kernel hands nothing to a crash handler either (fs/coredump.c)."""
+    resource.setrlimit(resource.RLIMIT_CORE, (1, 1))
+    return _line(True, "rlimit: no core dumps, neither in files nor with the host's crash handler")
 
 
 def _way_out(config: dict[str, Any]) -> Callable[[], Proxy] | None:

@@ -13,7 +13,6 @@ import select
 import signal
 
 from tidemill.sandbox import linux, processes
-from tidemill.sandbox.bwrap import FILTER_FD
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,11 +27,11 @@ STRAYED = 71  # the exit code of an agent that could not return from a start
 
 
 class Order:
-    """What to start. `log` is an open O_APPEND descriptor; `uid` 0 keeps the agent's own user; `filter` is a
-    descriptor that is handed over as number FILTER_FD (-1: none); `network` is where it is born (None: where
-    the agent is)."""
+    """What to start. `log` is an open O_APPEND descriptor; `uid` 0 keeps the agent's own user; `handed` are
+    descriptors by the numbers (3 and up) that they are handed over as; `network` is where it is born (None:
+    where the agent is)."""
 
-    __slots__ = ("argv", "cwd", "env", "filter", "log", "network", "uid")
+    __slots__ = ("argv", "cwd", "env", "handed", "log", "network", "uid")
 
     def __init__(self, argv: list[str], env: dict[str, str], cwd: str, log: int, uid: int) -> None:
         self.argv = argv
@@ -40,7 +39,7 @@ class Order:
         self.cwd = cwd
         self.log = log
         self.uid = uid
-        self.filter = -1
+        self.handed: dict[int, int] = {}
         self.network: Namespace | None = None
 
 
@@ -125,8 +124,7 @@ class Grouped:
 
     def _spawn(self, order: Order) -> int:
         streams = [(self._null, 0), (order.log, 1), (order.log, 2)]
-        if order.filter >= 0:
-            streams.append((order.filter, FILTER_FD))
+        streams += [(fd, number) for number, fd in order.handed.items()]
         return os.posix_spawn(
             _program(order),
             order.argv,
@@ -198,8 +196,8 @@ def enter(order: Order, report: int) -> NoReturn:
         os.dup2(null, 0)
         os.dup2(order.log, 1)
         os.dup2(order.log, 2)
-        if order.filter >= 0:
-            os.dup2(order.filter, FILTER_FD)
+        for number, fd in order.handed.items():
+            os.dup2(fd, number)
         os.umask(0o022)
         step = "enter the network of its node"
         if order.network is not None:
@@ -227,7 +225,7 @@ def _shepherd(order: Order, writer: int, agent: int) -> None:
     os.setsid()
     linux.become_subreaper()
     network = {order.network.net, order.network.user} if order.network is not None else set[int]()
-    wake_reader = _only_signals(keep=({writer, order.log, order.filter} | network) - {-1})
+    wake_reader = _only_signals(keep={writer, order.log, *order.handed.values()} | network)
     linux.signal_on_parent_death(signal.SIGTERM)
     main = os.fork()
     if main == 0:

@@ -18,6 +18,7 @@ class Task:
         self.epoch = epoch
         self.log = ""  # its path
         self.cwd = ""
+        self.program = ""
         self.beside: dict[str, dict[str, Any]] = {}  # services started beside it
         self.grace = grace  # seconds from TERM to KILL
         self.state = "running"  # "running" | "ending" (main process gone, others not yet) | "exited"
@@ -25,6 +26,7 @@ class Task:
         self.pid = 0  # the child we wait for
         self.main = 0  # the task's own process: the same, or below a shepherd
         self.pipe = -1
+        self.said = -1  # where the init of its sandbox says how it ended
         self.told = ""  # what came through the pipe
         self.group = ""
         self.status: int | None = None

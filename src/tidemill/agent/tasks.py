@@ -88,6 +88,7 @@ class Tasks:
             str(spec["attempt"]), int(spec["rank"]), int(spec["epoch"]), grace=float(spec["term_grace_s"])
         )
         task.log, task.cwd = str(spec["log_path"]), str(spec["cwd"])
+        task.program = str(spec["argv"][0])
         task.marker = f"{self._place.marker}{task.attempt}/{task.rank}"
         record = {"attempt": task.attempt, "rank": task.rank, "epoch": task.epoch, "at": wall()}
         try:
@@ -111,11 +112,12 @@ class Tasks:
         task.alone = not others
         for other in others:
             other.alone = False
-        order = spawn.Order(spec["argv"], environ, spec["cwd"], log, self._place.uid)
+        order, said = spawn.Order(spec["argv"], environ, spec["cwd"], log, self._place.uid), -1
         try:
             join = self._make_group(task)
             if self._place.box.made:
-                self._place.box.put(order, f"{self._place.work_path}/{task.attempt}", spec)
+                said = self._place.box.put(order, f"{self._place.work_path}/{task.attempt}", spec)
+                task.said = said  # closed when the task is finished
             if self._place.network is not None:
                 order.network = self._place.network.of(spec.get("network"))
             spawned = self._spawner.start(order, join) if self._spawner else spawn.shepherded(order)
@@ -127,9 +129,8 @@ class Tasks:
             self._finish(task)
             return
         finally:
-            for fd in (log, order.filter):
-                if fd >= 0:
-                    os.close(fd)
+            for fd in {log, *order.handed.values()} - {said}:
+                os.close(fd)
             if self._place.network is not None and order.network is not None:
                 self._place.network.done(order.network)
         task.pid, task.pipe = spawned.pid, spawned.pipe
@@ -294,7 +295,9 @@ class Tasks:
         failure = next((ln[7:] for ln in task.told.splitlines() if ln.startswith("failed ")), "")
         if self._place.box.made:
             failure = failure or (exit_code == 1 and self._sandbox_failure(task)) or ""
-            exit_code, number = boxed.decode(exit_code, number)
+            exit_code, number, unstarted = boxed.decode(exit_code, number, task.said)
+            if unstarted:
+                failure = f"could not run {task.program!r}: {unstarted}"
         if failure:
             task.reason, task.message = "spawn_failed", failure
         elif task.reason == "":
@@ -307,9 +310,10 @@ class Tasks:
         record["peak_memory"] = task.meter.peak() if task.meter is not None and task.alone else None
         if task.meter is not None and task.meter is not self._node_meter:
             task.meter.close()
-        if task.pipe >= 0:
-            os.close(task.pipe)
-        task.pipe, task.told, task.state, task.exit = -1, "", "ending", record
+        for fd in (task.pipe, task.said):
+            if fd >= 0:
+                os.close(fd)
+        task.pipe, task.said, task.told, task.state, task.exit = -1, -1, "", "ending", record
         self._record(task, record)
 
     def _record(self, task: Task, record: dict[str, Any]) -> None:

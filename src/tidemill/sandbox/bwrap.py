@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 
-from tidemill.sandbox import etc
+from tidemill.sandbox import etc, init
 
 FILTER_FD = 3  # where the seccomp program is handed over
 _NAMESPACES = (
@@ -59,7 +59,7 @@ class Sandbox:
     """One node's: `program` is bubblewrap, `options` those of its options that not every version has, `etc`
     the folder that `sandbox.etc` made, `hostname` what the job is told."""
 
-    __slots__ = ("_dev", "_etc", "_host", "_start")
+    __slots__ = ("_dev", "_etc", "_host", "_init", "_start")
 
     def __init__(self, program: str, options: list[str], etc_folder: str, hostname: str) -> None:
         self._start = [program, *_NAMESPACES, *options, "--hostname", hostname[:64]]
@@ -67,6 +67,7 @@ class Sandbox:
         self._etc = etc_folder
         self._host = _host_root() + self._etc_over()
         self._dev = ["--dev", "/dev"]
+        self._init: list[str] = []
 
     def etc_is_whole(self) -> None:
         """The host's folders lie in the node's /etc already: one mount for each job instead of one for each
@@ -77,6 +78,12 @@ class Sandbox:
         """`folder` is a /dev for every job of the node (`sandbox.dev`). Where GPUs are allotted, bubblewrap
         makes one: their device files are put into it."""
         self._dev = ["--dev-bind", folder, "/dev", "--tmpfs", "/dev/shm"]
+
+    def init_is_ours(self) -> None:
+        """The job's first process is `sandbox.init`, handed over as INIT_FD; it says on SAID_FD how the job
+        ended. It looks for no program on the PATH: `argv` begins with a path."""
+        self._start += ["--as-pid-1", "--perms", "0555", "--file", str(init.INIT_FD), init.PATH]
+        self._init = [init.PATH]
 
     def command(self, argv: list[str], job: Job, inside: dict[str, str] | None = None) -> list[str]:
         """`argv` inside the sandbox. Its environment is handed over as it is, so it shows in no argument, but
@@ -93,6 +100,7 @@ class Sandbox:
             job.cwd,
             *(word for name, value in (inside or {}).items() for word in ("--setenv", name, value)),
             "--",
+            *self._init,
             *argv,
         ]
 

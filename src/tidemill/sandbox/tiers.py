@@ -12,7 +12,7 @@ import subprocess
 import tempfile
 from typing import Any
 
-from tidemill.sandbox import bwrap, etc, seccomp
+from tidemill.sandbox import bwrap, etc, init, seccomp
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 INSTALL = "install bubblewrap (Debian, Ubuntu: apt install bubblewrap; Fedora: dnf install bubblewrap)"
@@ -24,11 +24,17 @@ _TIMEOUT_S = 10.0
 class Sandboxing:
     """How jobs are put into a sandbox here; `why_not` says why they are not, with what to do about it."""
 
-    __slots__ = ("options", "program", "version", "why_not")
+    __slots__ = ("init", "options", "program", "version", "why_not")
 
     def __init__(
-        self, program: str = "", options: list[str] | None = None, version: str = "", why_not: str = ""
+        self,
+        program: str = "",
+        options: list[str] | None = None,
+        version: str = "",
+        why_not: str = "",
+        init: bool = False,
     ) -> None:
+        self.init = init
         self.program = program
         self.options = options or []
         self.version = version
@@ -36,7 +42,7 @@ class Sandboxing:
 
     def config(self) -> dict[str, Any]:
         """For a node's agent."""
-        return {"program": self.program, "options": self.options, "why_not": self.why_not}
+        return {"program": self.program, "options": self.options, "init": self.init, "why_not": self.why_not}
 
 
 def sandboxing(uid: int, program: str | None = None) -> Sandboxing:
@@ -50,12 +56,15 @@ def sandboxing(uid: int, program: str | None = None) -> Sandboxing:
     version = _said(found, "--version").removeprefix("bubblewrap ").strip()
     usage = _said(found, "--help")
     options = [option for option in _OPTIONAL if option in usage]
-    problem = _try(found, options, machine, uid)
+    own_init = bool(init.program(machine))
+    problem = _try(found, options, own_init, machine, uid)
     if problem and options:  # known to it, refused by the kernel: the filter refuses the same
-        options, problem = [], _try(found, [], machine, uid)
+        options, problem = [], _try(found, [], own_init, machine, uid)
+    if problem and own_init:  # too old for it, perhaps
+        own_init, problem = False, _try(found, [], False, machine, uid)
     if problem:
         return Sandboxing(version=version, why_not=f"bubblewrap {version} could not run: {_advice(problem)}")
-    return Sandboxing(found, options, version)
+    return Sandboxing(found, options, version, init=own_init)
 
 
 def _said(program: str, option: str) -> str:
@@ -66,7 +75,7 @@ def _said(program: str, option: str) -> str:
     return done.stdout + done.stderr
 
 
-def _try(program: str, options: list[str], machine: str, uid: int) -> str:
+def _try(program: str, options: list[str], own_init: bool, machine: str, uid: int) -> str:
     """Runs /bin/true in a sandbox -> why that failed, or ""."""
     who: dict[str, Any] = {"user": uid, "group": uid, "extra_groups": []} if uid else {}
     # Not in TMPDIR, which may lie where only we may go.
@@ -81,11 +90,18 @@ def _try(program: str, options: list[str], machine: str, uid: int) -> str:
         etc.make(os.path.join(folder, "etc"), "localhost", uid or os.getuid(), uid or os.getgid())
         program_file.write(seccomp.program(machine))
         program_file.seek(0)
+        init_file = os.path.join(folder, "init")
+        with open(init_file, "wb") as file:
+            file.write(init.program(machine))
+        os.chmod(init_file, 0o444)
         box = bwrap.Sandbox(program, options, os.path.join(folder, "etc"), "localhost")
+        if own_init:
+            box.init_is_ours()
+        handed = f"{bwrap.FILTER_FD}<&0 {init.INIT_FD}<{init_file} {init.SAID_FD}>/dev/null"
         argv = box.command(["/bin/true"], bwrap.Job(work, work))
         try:
             done = subprocess.run(
-                ["/bin/sh", "-c", f'exec "$@" {bwrap.FILTER_FD}<&0 </dev/null', "sh", *argv],
+                ["/bin/sh", "-c", f'exec "$@" {handed} </dev/null', "sh", *argv],
                 stdin=program_file,
                 capture_output=True,
                 text=True,

@@ -128,7 +128,12 @@ class Harness:
         await self.events.close()
 
 
-PLANS = {"exit 0": Plan(), "exit 3": Plan(exit_code=3), "kill -9 $$": Plan(exit_code=None, signal=9)}
+PLANS = {
+    "exit 0": Plan(),
+    "exit 3": Plan(exit_code=3),
+    "exit 137": Plan(exit_code=137),
+    "kill -9 $$": Plan(exit_code=None, signal=9),
+}
 
 
 def fake_plan(spec: TaskSpec) -> Plan:

@@ -26,7 +26,8 @@ async def test_close_of_an_absent_node_is_closed(any_engine) -> None:
 
 
 @pytest.mark.parametrize(
-    ("script", "exit_code", "signal"), [("exit 0", 0, None), ("exit 3", 3, None), ("kill -9 $$", None, 9)]
+    ("script", "exit_code", "signal"),
+    [("exit 0", 0, None), ("exit 3", 3, None), ("exit 137", 137, None), ("kill -9 $$", None, 9)],
 )
 async def test_how_a_task_ended(any_engine, script: str, exit_code: int | None, signal: int | None) -> None:
     await any_engine.open()

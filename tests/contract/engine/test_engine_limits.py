@@ -64,7 +64,7 @@ async def test_more_memory_than_the_node_has_is_told_as_such(local: Harness) -> 
     await local.open(memory=64 << 20)
     eat = "python3 -c 'x = bytearray(300 << 20); print(len(x))'"
     event = await local.run("a.1", f"{eat}; exit $?")
-    assert (event.reason, event.signal) == ("oom", 9)  # the shell's 137
+    assert (event.reason, event.exit_code, event.signal) == ("oom", 137, None)  # the shell's
     assert "67108864 bytes" in event.message
     assert event.peak_memory is not None
     assert 32 << 20 < event.peak_memory <= 64 << 20
