@@ -9,7 +9,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 UV := .venv/bin/uv
 SDK := .venv-sdk
-MLFLOW := .venv-mlflow3
+MLFLOW := mlflow2 mlflow3 azureml-mlflow
 
 .PHONY: help demo demo-sdk test test-fast lint bench lock clean install sdk mlflow system
 
@@ -42,7 +42,7 @@ lock: .venv/.uv ## Resolve the locked requirements anew
 		-o requirements/tidemill.txt pyproject.toml
 	$(UV) pip compile -q --universal --no-emit-index-url --no-header --generate-hashes --python-version 3.11 \
 		--extra dev -c requirements/tidemill.txt -o requirements/dev.txt pyproject.toml
-	for name in sdk mlflow3; do \
+	for name in sdk $(MLFLOW); do \
 		$(UV) pip compile -q --no-emit-index-url --no-header --generate-hashes --python-version 3.11 \
 			-o requirements/$$name.txt requirements/$$name.in; done
 
@@ -51,7 +51,7 @@ clean: ## Remove what make installed (homes of Tidemill are left alone)
 
 install: .venv/.dev
 sdk: $(SDK)/.ready
-mlflow: $(MLFLOW)/.ready
+mlflow: $(MLFLOW:%=.venv-%/.ready)
 
 .venv/.uv:
 	@$(PYTHON) -c 'import sys; sys.exit("Tidemill needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Set PYTHON=python3.11." if sys.version_info < (3, 11) else 0)'
@@ -68,14 +68,10 @@ mlflow: $(MLFLOW)/.ready
 	$(UV) pip install -q --python $(BIN)/python --compile-bytecode --require-hashes -r requirements/dev.txt
 	@touch $@
 
-$(SDK)/.ready: .venv/.uv requirements/sdk.txt
-	$(UV) venv -q --clear --python $(PYTHON) $(SDK)
-	$(UV) pip install -q --python $(SDK)/bin/python --compile-bytecode --require-hashes -r requirements/sdk.txt
-	@touch $@
-
-$(MLFLOW)/.ready: .venv/.uv requirements/mlflow3.txt
-	$(UV) venv -q --clear --python $(PYTHON) $(MLFLOW)
-	$(UV) pip install -q --python $(MLFLOW)/bin/python --compile-bytecode --require-hashes -r requirements/mlflow3.txt
+# A client in a venv of its own.
+.venv-%/.ready: .venv/.uv requirements/%.txt
+	$(UV) venv -q --clear --python $(PYTHON) .venv-$*
+	$(UV) pip install -q --python .venv-$*/bin/python --compile-bytecode --require-hashes -r requirements/$*.txt
 	@touch $@
 
 # Debian packages that tests use. Without root nothing is installed: those tests say what they miss.

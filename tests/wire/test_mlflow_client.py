@@ -228,10 +228,11 @@ def test_refused_in_mlflows_shape(flows, flow, code, words):
 
 
 def test_what_is_not_offered_says_so(tracking, token):
-    status, body = call(f"{tracking}/api/2.0/mlflow/registered-models/create", token, {"name": "x"})
+    status, body = call(f"{tracking}/api/3.0/mlflow/traces", token, {"trace": {}})
     assert status == 404
     assert body["error_code"] == "ENDPOINT_NOT_FOUND"
-    assert "model registry" in body["message"]
+    assert "'mlflow/traces'" in body["message"]
+    assert "not traces" in body["message"]
 
 
 def test_an_artifact_is_no_page_of_ours(tracking, token):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from tidemill.app.codec import decode_object
 from tidemill.app.errors import absent
 from tidemill.domain.errors import NotFound
 from tidemill.domain.model import Key, Resource, Scope
@@ -85,13 +86,29 @@ def newest_version(read: Read, scope: Scope, kind: AssetKind, name: str) -> Reso
 
 
 def _by_label(read: Read, scope: Scope, kind: AssetKind, name: str, label: str) -> Resource:
+    """`latest` (of components, `default` too), or an alias that was given to a version."""
     known = ["latest", "default"] if kind is COMPONENTS else ["latest"]
     if label.casefold() not in known:
-        raise absent(f"{kind.label} {name!r} label", label, known, _place(scope))
+        return _by_alias(read, scope, kind, name, label, known)
     newest = newest_version(read, scope, kind, name)
     if newest is None:
         raise no_such_name(read, scope, kind, name)
     return newest
+
+
+def _by_alias(
+    read: Read, scope: Scope, kind: AssetKind, name: str, alias: str, labels: Sequence[str]
+) -> Resource:
+    aliases = aliases_of(find_container(read, scope, kind, name))
+    row = read.get(version_key(scope, kind, name, aliases[alias])) if alias in aliases else None
+    if row is None:
+        raise absent(f"{kind.label} {name!r} label", alias, [*labels, *aliases], _place(scope))
+    return row
+
+
+def aliases_of(container: Resource) -> dict[str, str]:
+    """Alias -> version."""
+    return {str(k): str(v) for k, v in decode_object(container.status).get("aliases", {}).items()}
 
 
 def no_such_name(

@@ -1,8 +1,8 @@
 """Assets: codes, environments, data and models. A version is what it was made as; its container follows it.
 
-Container row: Key(ws, kind, name); `status`: {"latestVersion", "nextVersion"}; `ref`: "listed", or "" where
-all its versions are anonymous. Version row: Key(ws, kind + "/versions", version, parent=name); `ref` of a
-code: its content hash.
+Container row: Key(ws, kind, name); `status`: {"latestVersion", "nextVersion", "aliases": {alias: version}};
+`ref`: "listed", or "" where all its versions are anonymous. Version row: Key(ws, kind + "/versions", version,
+parent=name); `ref` of a code: its content hash.
 """
 
 from __future__ import annotations
@@ -188,11 +188,18 @@ async def delete_version(
         if newest is None:
             tx.delete(container)
         else:
-            status = {**decode_object(container.status), "latestVersion": newest.key.name}
+            status = without_aliases(decode_object(container.status), version)
+            status["latestVersion"] = newest.key.name
             tx.update(replace(container, status=encode(status), modified_at=now))
         return True
 
     return await s.store.write(change)
+
+
+def without_aliases(status: Mapping[str, Any], version: str) -> dict[str, Any]:
+    """A container's status without the aliases of a version that goes."""
+    aliases = {alias: held for alias, held in status.get("aliases", {}).items() if held != version}
+    return {**status, **({"aliases": aliases} if "aliases" in status else {})}
 
 
 async def put_container(
@@ -207,16 +214,23 @@ async def put_container(
         existing = tx.get(container_key(scope, kind, name))
         if existing is not None:
             return save(tx, existing, updated(decode_object(existing.spec), given), now), False
-        properties: dict[str, Any] = {"tags": {}, "properties": {}, "isArchived": False, **given}
-        for computed in ("latestVersion", "nextVersion", "provisioningState"):
-            properties.pop(computed, None)
-        row = _container_row(kind, scope, name, properties, uid, now, caller.name)
-        return tx.insert(replace(row, ref=LISTED, status=encode({"nextVersion": "1"}))), True
+        return insert_container(tx, kind, scope, name, given, uid, now, caller.name), True
 
     try:
         return await s.store.write(change)
     except AlreadyExists:
         return await s.store.write(change)
+
+
+def insert_container(
+    tx: Tx, kind: AssetKind, scope: Scope, name: str, given: Mapping[str, Any], uid: str, now: int, by: str
+) -> Resource:
+    """A name without versions yet."""
+    properties: dict[str, Any] = {"tags": {}, "properties": {}, "isArchived": False, **given}
+    for computed in ("latestVersion", "nextVersion", "aliases", "provisioningState"):
+        properties.pop(computed, None)
+    row = _container_row(kind, scope, name, properties, uid, now, by)
+    return tx.insert(replace(row, ref=LISTED, status=encode({"nextVersion": "1"})))
 
 
 async def get_container(s: Services, scope: Scope, kind: AssetKind, name: str) -> Resource:
@@ -295,8 +309,9 @@ def _follow(
     problem = type_conflict(container, name, properties["dataType"]) if kind is DATA else ""
     if problem:
         raise Conflict(problem, "DataTypeMismatch", "properties.dataType")
-    before = str(decode_object(container.status).get("nextVersion", "1"))
-    status = {"latestVersion": version.key.name, "nextVersion": _after(version.key.name, before)}
+    held = decode_object(container.status)
+    following = _after(version.key.name, str(held.get("nextVersion", "1")))
+    status = {**held, "latestVersion": version.key.name, "nextVersion": following}
     tx.update(
         replace(container, status=encode(status), ref=container.ref or listed, modified_at=version.created_at)
     )

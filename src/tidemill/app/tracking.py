@@ -25,18 +25,20 @@ from tidemill.app.tracking_jobs import (
 )
 from tidemill.domain.errors import Forbidden, InvalidRequest, NotFound
 from tidemill.domain.model import Caller, JobState, Resource, Scope
-from tidemill.store.tracking import Metric, Run, RunRecord
+from tidemill.store.tracking import Metric, ModelMetric, Run, RunRecord
 
 T = TypeVar("T")
 Pairs = Sequence[tuple[str, str]]
 
 INPUTS_TAG = "tidemill.inputs"  # the datasets of log-inputs, JSON; shown as the run's inputs
+MODELS_IN_TAG, MODELS_OUT_TAG = "tidemill.models.in", "tidemill.models.out"  # logged models, likewise
 MODELS_TAG = "mlflow.log-model.history"
 STATUSES = ("RUNNING", "SCHEDULED", "FINISHED", "FAILED", "KILLED")
 
 MAX_METRICS, MAX_PARAMS, MAX_TAGS = 1000, 100, 100  # of one batch, as in MLflow
 _MAX_KEY, _MAX_PARAM, _MAX_TAG = 250, 6000, 8000  # characters, as in MLflow
-_OURS = (JOB_TAG, INPUTS_TAG)
+_SHOWN_APART = (INPUTS_TAG, MODELS_IN_TAG, MODELS_OUT_TAG)
+_OURS = (JOB_TAG, *_SHOWN_APART)
 
 
 async def get_run(s: Services, scope: Scope, run_id: str) -> RunRecord:
@@ -87,13 +89,19 @@ async def log(
     metrics: Sequence[Metric] = (),
     params: Pairs = (),
     tags: Pairs = (),
+    about: Mapping[str, Sequence[ModelMetric]] | None = None,
 ) -> None:
-    """All or nothing. Raises InvalidRequest naming the limit passed, NotFound, Forbidden, Conflict."""
+    """All or nothing. `about`: those of the metrics that are about logged models, by the models' ids. Raises
+    InvalidRequest naming the limit passed, NotFound, Forbidden, Conflict."""
     _check_sizes(metrics, params, tags)
     marks = _checked_tags(tags)
     await may_write(s, caller, scope, run_id)
+    now = s.clock.now()
     await _with_run(
-        s, scope, run_id, lambda id: s.tracking.log_batch(scope.arm_id, id, metrics, params, marks)
+        s,
+        scope,
+        run_id,
+        lambda id: s.tracking.log_batch(scope.arm_id, id, metrics, params, marks, about, now),
     )
     name = dict(marks).get(RUN_NAME_TAG)
     if name:
@@ -151,18 +159,45 @@ async def metric_history(
 
 
 async def log_inputs(
-    s: Services, caller: Caller, scope: Scope, run_id: str, datasets: Sequence[Mapping[str, Any]]
+    s: Services,
+    caller: Caller,
+    scope: Scope,
+    run_id: str,
+    datasets: Sequence[Mapping[str, Any]],
+    models: Sequence[Mapping[str, Any]] = (),
 ) -> None:
-    """Datasets that the run read. One of the same name and digest is replaced."""
+    """Datasets and logged models that the run read. One of the same name and digest (id) is replaced."""
     await may_write(s, caller, scope, run_id)
     record = await get_run(s, scope, run_id)
-    merged = {_identity(known): known for known in inputs_of(record)}
-    merged.update({_identity(given): given for given in datasets})
-    await _keep(s, scope, record, INPUTS_TAG, list(merged.values()))
+    if datasets:
+        await _merge(s, scope, record, INPUTS_TAG, datasets, _identity)
+    if models:
+        await _merge(s, scope, record, MODELS_IN_TAG, models, _model_id)
 
 
-def inputs_of(record: RunRecord) -> list[Mapping[str, Any]]:
-    return msgspec.json.decode(record.tags.get(INPUTS_TAG, "[]"), type=list[Mapping[str, Any]])
+async def log_outputs(
+    s: Services, caller: Caller, scope: Scope, run_id: str, models: Sequence[Mapping[str, Any]]
+) -> None:
+    """Logged models that the run made, each `{"model_id", "step"}`."""
+    await may_write(s, caller, scope, run_id)
+    await _merge(s, scope, await get_run(s, scope, run_id), MODELS_OUT_TAG, models, _model_id)
+
+
+async def _merge(
+    s: Services,
+    scope: Scope,
+    record: RunRecord,
+    tag: str,
+    given: Sequence[Mapping[str, Any]],
+    identity: Callable[[Mapping[str, Any]], object],
+) -> None:
+    merged = {identity(item): item for item in (*listed(record, tag), *given)}
+    await _keep(s, scope, record, tag, list(merged.values()))
+
+
+def listed(record: RunRecord, tag: str) -> list[Mapping[str, Any]]:
+    """What is kept in one of our tags: INPUTS_TAG, MODELS_IN_TAG, MODELS_OUT_TAG."""
+    return msgspec.json.decode(record.tags.get(tag, "[]"), type=list[Mapping[str, Any]])
 
 
 async def log_model(s: Services, caller: Caller, scope: Scope, run_id: str, model: str) -> None:
@@ -187,6 +222,13 @@ def _identity(item: Mapping[str, Any]) -> tuple[str, str]:
     if not name:
         raise InvalidRequest("Each of 'datasets' needs a 'dataset' with a 'name'.", target="datasets")
     return str(name), str(dataset.get("digest", ""))
+
+
+def _model_id(item: Mapping[str, Any]) -> str:
+    model_id = item.get("model_id")
+    if not isinstance(model_id, str) or not model_id:
+        raise InvalidRequest("Each of 'models' needs a 'model_id'.", target="models")
+    return model_id
 
 
 async def may_write(s: Services, caller: Caller, scope: Scope, run_id: str) -> None:
@@ -307,4 +349,4 @@ def _check_not_ours(key: str) -> None:
 
 def visible(record: RunRecord) -> RunRecord:
     """Without the tags that are shown as something else."""
-    return replace(record, tags={key: value for key, value in record.tags.items() if key != INPUTS_TAG})
+    return replace(record, tags={key: value for key, value in record.tags.items() if key not in _SHOWN_APART})

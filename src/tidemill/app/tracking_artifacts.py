@@ -1,5 +1,5 @@
-"""Files of runs: `ExperimentRun/dcid.{run}/…` in the workspace's artifact container,
-beside logs and outputs."""
+"""Files of runs: `ExperimentRun/dcid.{run}/…` in the workspace's artifact container, beside logs and outputs;
+and files of registered models, `models/{name}:{version}/model/…`, which are read only."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tidemill.app import storage, tracking
+from tidemill.app import model_sources, storage, tracking
 from tidemill.app.services import Services
 from tidemill.data.blobmodel import BlobInfo, BlobProperties
 from tidemill.domain.errors import Forbidden, InvalidRequest, NotFound
 from tidemill.domain.model import Caller, Scope
+from tidemill.domain.plan import Place
 
 CONTAINER = "azureml"
 _RUNS = "ExperimentRun/dcid."
@@ -28,13 +29,13 @@ class Entry:
 
 async def list_files(s: Services, scope: Scope, path: str) -> list[Entry]:
     """What lies directly below the folder `path`."""
-    prefix = f"{_checked(path)}/"
-    account = await account_of(s, scope)
+    place = await place_of(s, scope, path)
+    prefix = f"{place.path}/"
     found: list[Entry] = []
     marker = ""
     while True:
         page = await asyncio.to_thread(
-            s.blobs.list, account, CONTAINER, prefix=prefix, delimiter="/", marker=marker
+            s.blobs.list, place.account, place.container, prefix=prefix, delimiter="/", marker=marker
         )
         found += [Entry(folder.removeprefix(prefix).rstrip("/"), None) for folder in page.prefixes]
         found += [Entry(blob.name.removeprefix(prefix), blob.size) for blob in page.blobs]
@@ -43,12 +44,28 @@ async def list_files(s: Services, scope: Scope, path: str) -> list[Entry]:
             return sorted(found, key=lambda entry: entry.path)
 
 
+async def list_all(s: Services, scope: Scope, path: str, token: str = "") -> tuple[list[str], str]:
+    """Every file below the folder `path`, by its path from there -> (one page, token of the next or "")."""
+    place = await place_of(s, scope, path)
+    prefix = f"{place.path}/"
+    page = await asyncio.to_thread(s.blobs.list, place.account, place.container, prefix=prefix, marker=token)
+    return [blob.name.removeprefix(prefix) for blob in page.blobs], page.next_marker
+
+
 async def find(s: Services, scope: Scope, path: str) -> tuple[BlobInfo, Path]:
     """-> the file and where its bytes lie. Raises NotFound."""
-    info = await asyncio.to_thread(s.blobs.get, await account_of(s, scope), CONTAINER, _checked(path))
+    place = await place_of(s, scope, path)
+    info = await asyncio.to_thread(s.blobs.get, place.account, place.container, place.path)
     if info is None:
         raise NotFound(f"There is no artifact {path!r}.", target=path)
     return info, s.blobs.path_of(info)
+
+
+async def place_of(s: Services, scope: Scope, path: str) -> Place:
+    """Of a run's file or folder, or of a registered model's."""
+    name = _checked(path)
+    found = await model_sources.place_of(s, scope, name)
+    return found or Place(await account_of(s, scope), CONTAINER, name)
 
 
 async def put(
@@ -78,13 +95,22 @@ async def delete(s: Services, caller: Caller, scope: Scope, path: str) -> None:
         await asyncio.to_thread(s.blobs.delete_prefix, account, CONTAINER, f"{name}/")
 
 
-async def check_writable(s: Services, caller: Caller, scope: Scope, name: str) -> None:
-    """Raises Forbidden where `caller` may not write the file, InvalidRequest for a name that is none."""
-    _checked(name)
-    if name.startswith(_RUNS):
-        await tracking.may_write(s, caller, scope, name.removeprefix(_RUNS).split("/", 1)[0])
-    elif caller.only_own:
-        raise Forbidden(f"Job {caller.job!r} may write artifacts only of its own runs, not {name!r}.")
+async def check_writable(s: Services, caller: Caller, scope: Scope, *names: str) -> None:
+    """Raises Forbidden where `caller` may not write the files, InvalidRequest for a name that is none."""
+    runs: set[str] = set()
+    for name in names:
+        _checked(name)
+        if name.startswith(_RUNS):
+            runs.add(name.removeprefix(_RUNS).split("/", 1)[0])
+        elif model_sources.named_in(name):
+            raise Forbidden(
+                f"{name!r} is a registered model: its files do not change. Register another version.",
+                target=name,
+            )
+        elif caller.only_own:
+            raise Forbidden(f"Job {caller.job!r} may write artifacts only of its own runs, not {name!r}.")
+    for run in runs:
+        await tracking.may_write(s, caller, scope, run)
 
 
 async def account_of(s: Services, scope: Scope) -> str:

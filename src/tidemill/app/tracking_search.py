@@ -122,6 +122,11 @@ def _lifecycle(view: str) -> str | None:
     return _VIEWS[view]
 
 
+def page_of(items: list[T], search: Search) -> tuple[list[T], str]:
+    """One page of all that was found -> (page, token of the next one or "")."""
+    return _slice(items, *_read_token(search.token), search.limit)
+
+
 def _slice(items: list[T], kind: str, place: str, limit: int) -> tuple[list[T], str]:
     start = int(place) if kind == "offset" else 0
     end = start + limit

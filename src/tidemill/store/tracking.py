@@ -8,14 +8,16 @@ names that are taken Conflict, changes to deleted things InvalidRequest; `code` 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 from tidemill.domain.errors import TidemillError
+from tidemill.store import trackingmodels
 from tidemill.store.groupcommit import GroupWriter, Listener
 from tidemill.store.rows import fold
 from tidemill.store.sqlite import SqliteSession, connect, make_private, translate_sqlite
+from tidemill.store.trackingmodels import LoggedModel, ModelMetric
 from tidemill.store.trackingsql import (
     ACTIVE,
     DELETED,
@@ -27,11 +29,22 @@ from tidemill.store.trackingsql import (
     TrackingTx,
 )
 
-__all__ = ["ACTIVE", "DELETED", "Experiment", "Metric", "Run", "RunRecord", "TrackingStore"]
+__all__ = [
+    "ACTIVE",
+    "DELETED",
+    "Experiment",
+    "LoggedModel",
+    "Metric",
+    "ModelMetric",
+    "Run",
+    "RunRecord",
+    "TrackingStore",
+]
 
 T = TypeVar("T")
 
-VERSION = 1  # PRAGMA user_version
+_SCHEMA = ("schema_tracking.sql", "schema_tracking_2.sql")  # each made from the one before
+VERSION = len(_SCHEMA)  # PRAGMA user_version
 _DROPPED_AT_ONCE = 20  # runs per commit
 
 
@@ -124,11 +137,19 @@ class TrackingStore:
         metrics: Sequence[Metric] = (),
         params: Iterable[tuple[str, str]] = (),
         tags: Iterable[tuple[str, str]] = (),
+        about: Mapping[str, Sequence[ModelMetric]] | None = None,
+        at: int = 0,
     ) -> None:
         """All or nothing, in one commit. A point that is there already is not added again. Conflict when a
-        param has another value already."""
+        param has another value already. `about`: points of logged models, by their ids; `at`: now."""
         points, values, marks = tuple(metrics), tuple(params), tuple(tags)
-        await self._writer.submit(lambda tx: tx.log(fold(workspace), run_id, points, values, marks))
+
+        def change(tx: TrackingTx) -> None:
+            tx.log(fold(workspace), run_id, points, values, marks)
+            for model_id, of_model in (about or {}).items():
+                trackingmodels.add_metrics(tx.connection, fold(workspace), model_id, of_model, at)
+
+        await self._writer.submit(change)
 
     async def set_tag(self, workspace: str, run_id: str, key: str, value: str) -> None:
         await self.log_batch(workspace, run_id, tags=((key, value),))
@@ -161,6 +182,36 @@ class TrackingStore:
             lambda read: read.runs(fold(workspace), experiment_ids, lifecycle, ascending, limit, after)
         )
 
+    async def create_logged_model(self, workspace: str, model: LoggedModel, otherwise: str) -> LoggedModel:
+        """`otherwise`: where its files go if its run has a model there already."""
+        return await self._writer.submit(
+            lambda tx: trackingmodels.create(tx.connection, fold(workspace), model, otherwise)
+        )
+
+    async def get_logged_model(self, workspace: str, model_id: str) -> LoggedModel:
+        return self._reading(lambda read: trackingmodels.get(read.connection, fold(workspace), model_id))
+
+    async def change_logged_model(
+        self, workspace: str, model_id: str, alter: Callable[[LoggedModel], LoggedModel], at: int
+    ) -> LoggedModel:
+        """`alter` may change status, params, tags and metrics."""
+        return await self._writer.submit(
+            lambda tx: trackingmodels.change(tx.connection, fold(workspace), model_id, alter, at)
+        )
+
+    async def delete_logged_model(self, workspace: str, model_id: str, at: int) -> None:
+        await self._writer.submit(
+            lambda tx: trackingmodels.delete(tx.connection, fold(workspace), model_id, at)
+        )
+
+    async def search_logged_models(
+        self, workspace: str, experiment_ids: Sequence[str]
+    ) -> tuple[LoggedModel, ...]:
+        """Newest first."""
+        return self._reading(
+            lambda read: trackingmodels.search(read.connection, fold(workspace), experiment_ids)
+        )
+
     def on_commit(self, listener: Listener) -> None:
         """Called with Touched("run", run_id) once per commit, before its writers resume."""
         self._writer.on_commit(listener)
@@ -184,10 +235,11 @@ def _prepare(path: Path) -> None:
     try:
         connection.execute("BEGIN IMMEDIATE")
         version = connection.execute("PRAGMA user_version").fetchone()[0]
-        if version == 0:
-            for statement in Path(__file__).with_name("schema_tracking.sql").read_text().split(";\n"):
+        for step in _SCHEMA[version:]:
+            for statement in Path(__file__).with_name(step).read_text().split(";\n"):
                 if statement.strip():
                     connection.execute(statement)
+        if version < VERSION:
             connection.execute(f"PRAGMA user_version={VERSION}")
         connection.execute("COMMIT")
     finally:

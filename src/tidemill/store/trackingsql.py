@@ -11,6 +11,7 @@ from typing import Any
 
 from tidemill.domain.errors import Conflict, InvalidRequest, NotFound
 from tidemill.domain.model import Touched
+from tidemill.store import trackingmodels
 
 ACTIVE = "active"
 DELETED = "deleted"
@@ -78,7 +79,7 @@ _UPSERT_SERIES = (
 
 class TrackingRead:
     def __init__(self, connection: sqlite3.Connection) -> None:
-        self._connection = connection
+        self.connection = connection
         self._execute = connection.execute
 
     def experiment(self, workspace: str, experiment_id: str) -> Experiment:
@@ -357,17 +358,18 @@ class TrackingTx(TrackingRead):
         sql = "SELECT id, run_id FROM runs WHERE workspace = ? LIMIT ?"
         found = self._execute(sql, (workspace, limit)).fetchall()
         for number, run_id in found:
-            self._drop(number, run_id)
+            self._drop(workspace, number, run_id)
         return len(found)
 
     def drop_run(self, workspace: str, run_id: str) -> None:
         """Removes a run with all that was logged; an absent one is left alone."""
         sql = "SELECT id FROM runs WHERE workspace = ? AND run_id = ?"
         for (number,) in self._execute(sql, (workspace, run_id)).fetchall():
-            self._drop(number, run_id)
+            self._drop(workspace, number, run_id)
 
-    def _drop(self, number: int, run_id: str) -> None:
+    def _drop(self, workspace: str, number: int, run_id: str) -> None:
         run = (number,)
+        trackingmodels.drop(self.connection, workspace, run_id)
         self._execute("DELETE FROM points WHERE series IN (SELECT id FROM series WHERE run = ?)", run)
         for table in ("series", "params", "tags"):
             self._execute(f"DELETE FROM {table} WHERE run = ?", run)
@@ -376,6 +378,7 @@ class TrackingTx(TrackingRead):
 
     def drop_experiments(self, workspace: str) -> None:
         """Removes the experiments of a workspace that has no runs left."""
+        trackingmodels.drop(self.connection, workspace)
         mine = "SELECT id FROM experiments WHERE workspace = ?"
         self._execute(f"DELETE FROM experiment_tags WHERE experiment IN ({mine})", (workspace,))
         self._execute("DELETE FROM experiments WHERE workspace = ?", (workspace,))
@@ -397,7 +400,7 @@ class TrackingTx(TrackingRead):
             series = self._execute(
                 "SELECT id FROM series WHERE run = ? AND key = ?", (number, key)
             ).fetchone()[0]
-            self._connection.executemany(
+            self.connection.executemany(
                 "INSERT OR IGNORE INTO points VALUES (?, ?, ?, ?, ?)",
                 [(series, *point) for point in points],
             )

@@ -181,7 +181,7 @@ async def test_datasets_and_models_are_kept(services, scope, owner):
     for digest in ("1", "2", "2"):
         await tracking.log_inputs(services, owner, scope, "j", [{"dataset": {"name": "d", "digest": digest}}])
     record = await tracking.get_run(services, scope, "j")
-    assert [item["dataset"]["digest"] for item in tracking.inputs_of(record)] == ["1", "2"]
+    assert [item["dataset"]["digest"] for item in tracking.listed(record, tracking.INPUTS_TAG)] == ["1", "2"]
     assert "tidemill.inputs" not in tracking.visible(record).tags
     await tracking.log_model(services, owner, scope, "j", '{"artifact_path": "model"}')
     record = await tracking.get_run(services, scope, "j")

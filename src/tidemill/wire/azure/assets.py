@@ -11,6 +11,7 @@ from tidemill.app import assets
 from tidemill.app.asset_rows import ENVIRONMENTS, KINDS, AssetKind, container_key, version_key
 from tidemill.app.assets import AssetQuery
 from tidemill.app.codec import decode_object, encode
+from tidemill.app.model_flavors import with_flavors
 from tidemill.app.services import Services
 from tidemill.app.storage import rebase
 from tidemill.app.storage_access import signer_of
@@ -83,6 +84,7 @@ async def put_version(kind: AssetKind, ctx: Context) -> Response:
         ctx.params["version"],
         await ctx.request.json(),
     )
+    row = await with_flavors(ctx.services, row)
     return bytes_response(render_version(ctx.services, row), 201 if created else 200)
 
 
@@ -90,6 +92,7 @@ async def get_version(kind: AssetKind, ctx: Context) -> Response:
     name, version = _name(ctx), ctx.params["version"]
     try:
         row = await assets.get_version(ctx.services, ctx.scope, kind, name, version)
+        row = await with_flavors(ctx.services, row)
     except NotFound:
         curated = _curated(ctx, kind)
         if curated is None:
@@ -103,7 +106,7 @@ async def list_versions(kind: AssetKind, ctx: Context) -> Response:
     page = read_page(ctx.request)
     rows = await assets.list_versions(ctx.services, ctx.scope, kind, _name(ctx), query)
     shown, after = split_page(rows, page)
-    items = [render_version(ctx.services, row) for row in shown]
+    items = [render_version(ctx.services, await with_flavors(ctx.services, row)) for row in shown]
     curated = _curated(ctx, kind)
     if not items and curated is not None and query.archived is not True:
         row = _curated_version(ctx.scope, _name(ctx), curated.version, curated)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from starlette.responses import Response
 
 from tidemill.app import tracking_experiments, tracking_search
-from tidemill.domain.errors import InvalidRequest
 from tidemill.wire.http import Context, json_response
 from tidemill.wire.mlflow import fields, render
 
@@ -21,12 +20,14 @@ async def create(ctx: Context) -> Response:
 
 
 async def get(ctx: Context) -> Response:
-    held = await tracking_experiments.get(ctx.services, ctx.scope, _wanted(ctx, "experiment_id"))
+    held = await tracking_experiments.get(ctx.services, ctx.scope, fields.wanted(ctx, "experiment_id"))
     return json_response({"experiment": render.experiment(held)})
 
 
 async def get_by_name(ctx: Context) -> Response:
-    held = await tracking_experiments.get_by_name(ctx.services, ctx.scope, _wanted(ctx, "experiment_name"))
+    held = await tracking_experiments.get_by_name(
+        ctx.services, ctx.scope, fields.wanted(ctx, "experiment_name")
+    )
     return json_response({"experiment": render.experiment(held)})
 
 
@@ -73,10 +74,3 @@ async def set_tag(ctx: Context) -> Response:
         ctx.services, ctx.caller, ctx.scope, body.experiment_id, body.key, body.value
     )
     return json_response({})
-
-
-def _wanted(ctx: Context, name: str) -> str:
-    value = ctx.request.query.get(name, "")
-    if not value:
-        raise InvalidRequest(f"{name!r} is missing.", target=name)
-    return value

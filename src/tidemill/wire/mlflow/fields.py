@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
+from urllib.parse import parse_qsl
 
 import msgspec
 
 from tidemill.domain.errors import InvalidRequest
-from tidemill.store.tracking import Metric
+from tidemill.store.tracking import Metric, ModelMetric
 from tidemill.wire.http import Context
 
 T = TypeVar("T")
@@ -22,6 +23,9 @@ class MetricIn(msgspec.Struct):
     value: int | float | str = 0.0
     timestamp: int | str | None = None
     step: int | str = 0
+    model_id: str = ""
+    dataset_name: str = ""
+    dataset_digest: str = ""
 
 
 class PairIn(msgspec.Struct):
@@ -75,6 +79,46 @@ class RunId(msgspec.Struct):
 class LogInputs(msgspec.Struct):
     run_id: str = ""
     datasets: list[dict[str, Any]] = []
+    models: list[dict[str, Any]] = []
+
+
+class LogOutputs(msgspec.Struct):
+    run_id: str = ""
+    models: list[dict[str, Any]] = []
+
+
+class CreateLoggedModel(msgspec.Struct):
+    experiment_id: str = ""
+    name: str = ""
+    model_type: str = ""
+    source_run_id: str = ""
+    params: list[PairIn] = []
+    tags: list[PairIn] = []
+
+
+class LoggedModelChange(msgspec.Struct):
+    status: str = ""
+    params: list[PairIn] = []
+    tags: list[PairIn] = []
+
+
+class DatasetIn(msgspec.Struct):
+    dataset_name: str
+    dataset_digest: str = ""
+
+
+class OrderIn(msgspec.Struct):
+    field_name: str
+    ascending: bool = True
+
+
+class SearchModels(msgspec.Struct):
+    experiment_ids: list[str] = []
+    filter: str = ""
+    datasets: list[DatasetIn] = []
+    max_results: int | str = 50
+    order_by: list[OrderIn] = []
+    page_token: str = ""
 
 
 class LogModel(msgspec.Struct):
@@ -113,6 +157,48 @@ class ExperimentTag(msgspec.Struct):
     value: str = ""
 
 
+class RegisteredModelIn(msgspec.Struct):
+    name: str
+    description: str = ""
+    tags: list[PairIn] = []
+
+
+class ModelTag(msgspec.Struct):
+    name: str
+    key: str
+    version: str = ""
+    value: str = ""
+
+
+class ModelAlias(msgspec.Struct):
+    name: str
+    alias: str
+    version: str = ""
+
+
+class LatestVersions(msgspec.Struct):
+    name: str
+    stages: list[str] = []
+
+
+class ModelVersionIn(msgspec.Struct):
+    name: str
+    version: str = ""
+    source: str = ""
+    description: str = ""
+    run_id: str = ""
+    run_link: str = ""
+    model_id: str = ""
+    tags: list[PairIn] = []
+
+
+class Transition(msgspec.Struct):
+    name: str
+    version: str
+    stage: str
+    archive_existing_versions: bool = False
+
+
 _decoders: dict[type, msgspec.json.Decoder[Any]] = {}
 
 
@@ -133,6 +219,20 @@ def from_query(ctx: Context, kind: type[T]) -> T:
         return msgspec.convert(ctx.request.query, kind, strict=False)
     except msgspec.ValidationError as error:
         raise InvalidRequest(f"The query is not as MLflow defines it: {error}.") from error
+
+
+def wanted(ctx: Context, name: str) -> str:
+    """What the query must have."""
+    value = ctx.request.query.get(name, "")
+    if not value:
+        raise InvalidRequest(f"{name!r} is missing.", target=name)
+    return value
+
+
+def listed(ctx: Context, name: str) -> list[str]:
+    """What the query may have any number of times."""
+    raw = ctx.request.scope["query_string"].decode("latin-1")
+    return [value for key, value in parse_qsl(raw) if key == name]
 
 
 def run_id_of(run_id: str, older: str = "") -> str:
@@ -177,6 +277,11 @@ def micros(value: int | str | None, name: str) -> int | None:
 def metric(given: MetricIn, now_ms: int) -> Metric:
     at = now_ms if given.timestamp is None else int64(given.timestamp, "timestamp")
     return Metric(given.key, double(given.value, given.key), at, int64(given.step, "step"))
+
+
+def model_metric(given: MetricIn, point: Metric, run_id: str) -> ModelMetric:
+    where = (run_id, given.dataset_name, given.dataset_digest)
+    return ModelMetric(point.key, point.value, point.timestamp_ms, point.step, *where)
 
 
 def pairs(given: Sequence[PairIn]) -> tuple[tuple[str, str], ...]:

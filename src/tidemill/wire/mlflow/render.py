@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
-from tidemill.app.tracking import inputs_of, visible
-from tidemill.store.tracking import Experiment, Metric, Run, RunRecord
+from tidemill.app.tracking import INPUTS_TAG, MODELS_IN_TAG, MODELS_OUT_TAG, listed, visible
+from tidemill.store.tracking import Experiment, LoggedModel, Metric, Run, RunRecord
+from tidemill.wire.http import Context
+from tidemill.wire.mlflow.addresses import shown as address
 
 
-def run(record: RunRecord) -> dict[str, Any]:
+def run(ctx: Context, record: RunRecord) -> dict[str, Any]:
     shown = visible(record)
     return {
-        "info": run_info(shown.run),
+        "info": run_info(ctx, shown.run),
         "data": {
             "metrics": [metric(point) for point in shown.metrics],
-            "params": _pairs(shown.params),
-            "tags": _pairs(shown.tags),
+            "params": pairs(shown.params),
+            "tags": pairs(shown.tags),
         },
-        "inputs": {"dataset_inputs": inputs_of(record)},
+        "inputs": {
+            "dataset_inputs": listed(record, INPUTS_TAG),
+            "model_inputs": listed(record, MODELS_IN_TAG),
+        },
+        "outputs": {"model_outputs": listed(record, MODELS_OUT_TAG)},
     }
 
 
-def run_info(info: Run) -> dict[str, Any]:
+def run_info(ctx: Context, info: Run) -> dict[str, Any]:
     body = {
         "run_id": info.id,
         "run_uuid": info.id,
@@ -31,7 +38,7 @@ def run_info(info: Run) -> dict[str, Any]:
         "user_id": info.user,
         "status": info.status,
         "start_time": info.start_at // 1000,
-        "artifact_uri": info.artifact_uri,
+        "artifact_uri": address(ctx, info.artifact_uri, info.experiment_id),
         "lifecycle_stage": info.lifecycle,
     }
     if info.end_at is not None:
@@ -48,6 +55,39 @@ def metric(point: Metric) -> dict[str, Any]:
     }
 
 
+def logged_model(ctx: Context, model: LoggedModel) -> dict[str, Any]:
+    return {
+        "info": {
+            "model_id": model.id,
+            "experiment_id": model.experiment_id,
+            "name": model.name,
+            "creation_timestamp_ms": model.created_at // 1000,
+            "last_updated_timestamp_ms": model.updated_at // 1000,
+            "artifact_uri": address(ctx, model.artifact_uri, model.experiment_id),
+            "status": model.status,
+            "model_type": model.model_type,
+            "source_run_id": model.run_id,
+            "tags": pairs(model.tags),
+        },
+        "data": {
+            "params": pairs(model.params),
+            "metrics": [
+                {
+                    "key": point.key,
+                    "value": _double(point.value),
+                    "timestamp": point.timestamp_ms,
+                    "step": point.step,
+                    "model_id": model.id,
+                    "run_id": point.run_id,
+                    "dataset_name": point.dataset,
+                    "dataset_digest": point.digest,
+                }
+                for point in model.metrics
+            ],
+        },
+    }
+
+
 def experiment(held: Experiment) -> dict[str, Any]:
     return {
         "experiment_id": held.id,
@@ -56,11 +96,11 @@ def experiment(held: Experiment) -> dict[str, Any]:
         "lifecycle_stage": held.lifecycle,
         "creation_time": held.created_at // 1000,
         "last_update_time": held.updated_at // 1000,
-        "tags": _pairs(held.tags),
+        "tags": pairs(held.tags),
     }
 
 
-def _pairs(values: dict[str, str]) -> list[dict[str, str]]:
+def pairs(values: Mapping[str, str]) -> list[dict[str, str]]:
     return [{"key": key, "value": value} for key, value in values.items()]
 
 

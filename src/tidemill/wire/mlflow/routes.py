@@ -9,7 +9,7 @@ from starlette.responses import PlainTextResponse, RedirectResponse, Response
 
 from tidemill.domain.errors import NotFound
 from tidemill.wire.http import PUBLIC, SIGNED_IN, Context, Handler, Route, json_response
-from tidemill.wire.mlflow import artifacts, experiments, runs
+from tidemill.wire.mlflow import artifacts, experiments, logged_models, models, runs
 
 _W = "/subscriptions/{sub}/resourceGroups/{rg}/providers/Microsoft.MachineLearningServices/workspaces/{ws}"
 _ACTION = "Microsoft.MachineLearningServices/workspaces"
@@ -40,8 +40,40 @@ _TABLE: tuple[tuple[str, str, str, Handler], ...] = (
     ("POST", "runs/delete-tag", "experiments/runs/write", runs.delete_tag),
     ("POST", "runs/log-inputs", "experiments/runs/write", runs.log_inputs),
     ("POST", "runs/log-model", "experiments/runs/write", runs.log_model),
+    ("POST", "runs/outputs", "experiments/runs/write", runs.log_outputs),
+    ("POST", "logged-models", "experiments/runs/write", logged_models.create),
+    ("POST", "logged-models/search", "experiments/runs/read", logged_models.search),
+    ("GET", "logged-models/{model_id}", "experiments/runs/read", logged_models.get),
+    ("PATCH", "logged-models/{model_id}", "experiments/runs/write", logged_models.finalize),
+    ("DELETE", "logged-models/{model_id}", "experiments/runs/write", logged_models.delete),
+    ("PATCH", "logged-models/{model_id}/tags", "experiments/runs/write", logged_models.set_tags),
+    ("DELETE", "logged-models/{model_id}/tags/{key}", "experiments/runs/write", logged_models.delete_tag),
+    ("POST", "logged-models/{model_id}/params", "experiments/runs/write", logged_models.log_params),
+    ("GET", "logged-models/{model_id}/artifacts/directories", "artifacts/read", logged_models.list_files),
     ("GET", "metrics/get-history", "experiments/runs/read", runs.metric_history),
     ("GET", "artifacts/list", "artifacts/read", artifacts.list_of_run),
+    ("POST", "registered-models/create", "models/write", models.create),
+    ("POST", "registered-models/rename", "models/write", models.rename),
+    ("PATCH", "registered-models/update", "models/write", models.update),
+    ("DELETE", "registered-models/delete", "models/delete", models.delete),
+    ("GET", "registered-models/get", "models/read", models.get),
+    ("GET", "registered-models/search", "models/read", models.search),
+    ("GET", "registered-models/get-latest-versions", "models/versions/read", models.latest_versions),
+    ("POST", "registered-models/get-latest-versions", "models/versions/read", models.latest_versions),
+    ("POST", "registered-models/set-tag", "models/write", models.set_tag),
+    ("DELETE", "registered-models/delete-tag", "models/write", models.delete_tag),
+    ("POST", "registered-models/alias", "models/write", models.set_alias),
+    ("DELETE", "registered-models/alias", "models/write", models.delete_alias),
+    ("GET", "registered-models/alias", "models/versions/read", models.by_alias),
+    ("POST", "model-versions/create", "models/versions/write", models.create_version),
+    ("GET", "model-versions/get", "models/versions/read", models.get_version),
+    ("PATCH", "model-versions/update", "models/versions/write", models.update_version),
+    ("POST", "model-versions/transition-stage", "models/versions/write", models.transition),
+    ("DELETE", "model-versions/delete", "models/versions/delete", models.delete_version),
+    ("GET", "model-versions/search", "models/versions/read", models.search_versions),
+    ("GET", "model-versions/get-download-uri", "models/versions/read", models.download_uri),
+    ("POST", "model-versions/set-tag", "models/versions/write", models.set_version_tag),
+    ("DELETE", "model-versions/delete-tag", "models/versions/write", models.delete_version_tag),
 )
 _FILES = "mlflow-artifacts/artifacts"
 
@@ -61,8 +93,6 @@ def _routes(base: str) -> Iterator[Route]:
             ("DELETE", "artifacts/write", artifacts.delete_file),
         ):
             yield Route(method, f"{base}/{api}/{_FILES}/{{path:path}}", f"{_ACTION}/{action}", handler)
-        models = f"{base}/{api}/mlflow/logged-models/search"
-        yield Route("POST", models, f"{_ACTION}/models/read", _no_logged_models)
         yield Route("GET", f"{base}/{api}/mlflow/server-info", SIGNED_IN, _server_info)
         for method in ("GET", "POST", "PUT", "PATCH", "DELETE"):
             yield Route(method, f"{base}/{api}/{{rest:path}}", SIGNED_IN, _absent)
@@ -98,14 +128,10 @@ async def _server_info(ctx: Context) -> Response:
     )
 
 
-async def _no_logged_models(ctx: Context) -> Response:
-    """None can be made yet, so there are none; clients ask before they read a run's artifacts."""
-    return json_response({"models": []})
-
-
 async def _absent(ctx: Context) -> Response:
     raise NotFound(
-        f"Tidemill does not offer {ctx.params['rest']!r} of MLflow yet. It has experiments, runs (params, "
-        "metrics, tags, datasets) and their artifacts; not traces, logged models or the model registry.",
+        f"Tidemill does not offer {ctx.params['rest']!r} of MLflow. It has experiments, runs (params, "
+        "metrics, tags, datasets), their artifacts and models, and the model registry; not traces, scorers, "
+        "prompts, webhooks or the AI gateway.",
         "ENDPOINT_NOT_FOUND",
     )

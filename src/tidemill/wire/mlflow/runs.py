@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from tidemill.app import tracking, tracking_search
 from tidemill.domain.errors import InvalidRequest
-from tidemill.store.tracking import Metric
+from tidemill.store.tracking import Metric, ModelMetric
 from tidemill.wire.http import Context, json_response
 from tidemill.wire.mlflow import fields, render
 
@@ -31,12 +31,12 @@ async def create(ctx: Context) -> Response:
         start_at=fields.micros(body.start_time, "start_time"),
         tags=fields.pairs(body.tags),
     )
-    return json_response({"run": render.run(record)})
+    return json_response({"run": render.run(ctx, record)})
 
 
 async def get(ctx: Context) -> Response:
     run_id = fields.run_id_of(ctx.request.query.get("run_id", ""), ctx.request.query.get("run_uuid", ""))
-    return json_response({"run": render.run(await tracking.get_run(ctx.services, ctx.scope, run_id))})
+    return json_response({"run": render.run(ctx, await tracking.get_run(ctx.services, ctx.scope, run_id))})
 
 
 async def update(ctx: Context) -> Response:
@@ -50,7 +50,7 @@ async def update(ctx: Context) -> Response:
         end_at=fields.micros(body.end_time, "end_time"),
         name=body.run_name,
     )
-    return json_response({"run_info": render.run_info(record.run)})
+    return json_response({"run_info": render.run_info(ctx, record.run)})
 
 
 async def delete(ctx: Context) -> Response:
@@ -75,7 +75,7 @@ async def search(ctx: Context) -> Response:
         body.page_token,
     )
     records, token = await tracking_search.search_runs(ctx.services, ctx.scope, body.experiment_ids, wanted)
-    return json_response({"runs": [render.run(record) for record in records], **_next(token)})
+    return json_response({"runs": [render.run(ctx, record) for record in records], **_next(token)})
 
 
 async def log_metric(ctx: Context) -> Response:
@@ -108,8 +108,19 @@ async def _log(
 ) -> Response:
     now_ms = ctx.services.clock.now() // 1000
     points = [fields.metric(given, now_ms) for given in metrics]
+    about: dict[str, list[ModelMetric]] = {}
+    for given, point in zip(metrics, points, strict=True):
+        if given.model_id:
+            about.setdefault(given.model_id, []).append(fields.model_metric(given, point, run_id))
     await tracking.log(
-        ctx.services, ctx.caller, ctx.scope, run_id, points, fields.pairs(params), fields.pairs(tags)
+        ctx.services,
+        ctx.caller,
+        ctx.scope,
+        run_id,
+        points,
+        fields.pairs(params),
+        fields.pairs(tags),
+        about,
     )
     return json_response({})
 
@@ -124,7 +135,14 @@ async def delete_tag(ctx: Context) -> Response:
 async def log_inputs(ctx: Context) -> Response:
     body = await fields.read(ctx, fields.LogInputs)
     run_id = fields.run_id_of(body.run_id)
-    await tracking.log_inputs(ctx.services, ctx.caller, ctx.scope, run_id, body.datasets)
+    await tracking.log_inputs(ctx.services, ctx.caller, ctx.scope, run_id, body.datasets, body.models)
+    return json_response({})
+
+
+async def log_outputs(ctx: Context) -> Response:
+    body = await fields.read(ctx, fields.LogOutputs)
+    run_id = fields.run_id_of(body.run_id)
+    await tracking.log_outputs(ctx.services, ctx.caller, ctx.scope, run_id, body.models)
     return json_response({})
 
 

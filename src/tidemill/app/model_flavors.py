@@ -1,0 +1,75 @@
+"""The flavors of an `mlflow_model`: what its file `MLmodel` says, kept in the version's row once it was read.
+
+A model is registered in a commit (that of a job's end, too) that reads no files; so they are read when the
+version is first shown.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import msgspec
+import yaml
+
+from tidemill.app.asset_rows import MODELS
+from tidemill.app.assets import save
+from tidemill.app.codec import decode_object
+from tidemill.app.model_sources import read_mlmodel
+from tidemill.app.services import Services
+from tidemill.domain.model import Resource
+from tidemill.store.api import Tx
+
+MLFLOW_MODEL = "mlflow_model"
+_MAX_BYTES = 1024 * 1024  # of an MLmodel file: it is a few lines about a model
+
+
+class _MLmodel(msgspec.Struct):
+    flavors: dict[str, dict[str, Any]] = {}
+
+
+async def with_flavors(s: Services, row: Resource) -> Resource:
+    """The version of a model with its flavors. Left alone: one that has them, is none of MLflow's, or whose
+    MLmodel is missing or no YAML."""
+    spec = decode_object(row.spec)
+    if row.key.type != MODELS.versions or spec.get("modelType") != MLFLOW_MODEL or spec.get("flavors"):
+        return row
+    raw = await read_mlmodel(s, row.key.scope, str(spec["modelUri"]))
+    flavors = await asyncio.to_thread(read_flavors, raw) if raw and len(raw) <= _MAX_BYTES else {}
+    if not flavors:
+        return row
+    now = s.clock.now()
+
+    def keep(tx: Tx) -> Resource:
+        held = tx.by_uid(row.uid)
+        if held is None:
+            return row
+        return save(tx, held, {**decode_object(held.spec), "flavors": flavors}, now)
+
+    return await s.store.write(keep)
+
+
+def read_flavors(raw: bytes) -> dict[str, Any]:
+    """What an MLmodel file says, in ARM's shape: `{flavor: {"data": {name: text}}}`; else {}."""
+    try:
+        document = msgspec.convert(yaml.load(raw, _Loader), _MLmodel)
+    except (yaml.YAMLError, RecursionError, UnicodeDecodeError, msgspec.ValidationError):
+        return {}
+    return {
+        name: {"data": {key: _text(value) for key, value in data.items()}}
+        for name, data in document.flavors.items()
+    }
+
+
+class _Loader(yaml.SafeLoader):
+    """Without aliases: aliases of aliases make a small file very large, and MLflow writes none."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        loader: Any = self  # PyYAML has no types
+        if loader.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("an alias")
+        return super().compose_node(parent, index)
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else msgspec.json.encode(value, enc_hook=str).decode()
