@@ -18,8 +18,8 @@ import pytest
 from wheelmaker import wheel
 
 from tidemill.domain.errors import Conflict, InvalidRequest, NotFound, OutOfSpace, TidemillError
-from tidemill.environments import builder as builder_module
 from tidemill.environments import lock
+from tidemill.environments.box import Box
 from tidemill.environments.builder import BuiltEnvironment, EnvironmentBuilder
 from tidemill.environments.filelock import FileLock
 from tidemill.environments.spec import EnvironmentSpec, from_arm
@@ -92,17 +92,17 @@ def run(built: BuiltEnvironment, code: str, user: int | None = None) -> str:
 async def test_ten_askers_get_one_build(
     make: Callable[..., EnvironmentBuilder], monkeypatch: pytest.MonkeyPatch
 ):
-    builder, calls, real = make(), [], builder_module.run_uv
+    builder, calls, real = make(), [], Box.run
 
-    async def counted(arguments: list[str], **options: object) -> tuple[int, str]:
-        calls.append(arguments[:2])
-        return await real(arguments, **options)  # type: ignore[arg-type]
+    async def counted(box: Box, argv: list[str], *others: object) -> tuple[int, str]:
+        calls.append(argv[1:])
+        return await real(box, argv, *others)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(builder_module, "run_uv", counted)
+    monkeypatch.setattr(Box, "run", counted)
     logs: list[list[str]] = [[] for _ in range(10)]
     built = await asyncio.gather(*(builder.ensure(SPEC, log.append) for log in logs))
 
-    assert [call[0] for call in calls] == ["venv", "pip", "pip"]
+    assert [call[0] for call in calls] == ["venv", "pip", "pip", "-I"]
     assert {environment.digest for environment in built} == {builder.key(SPEC)}
     assert all(log == logs[0] for log in logs)
     assert any("Solving 2 requirements" in line for line in logs[0])
@@ -111,7 +111,7 @@ async def test_ten_askers_get_one_build(
     assert "--hash=sha256:" in built[0].lock_text
 
     again = await builder.ensure(EnvironmentSpec(pip=("tmmoon==1.0", "tmtide")), logs[0].append)
-    assert (again.cached, again.path, len(calls)) == (True, built[0].path, 3)
+    assert (again.cached, again.path, len(calls)) == (True, built[0].path, 4)
     assert run(again, "import tmtide, tmmoon; tmtide.say(); print(tmmoon.version)") == "high water\n1.0\n"
     assert run_program(again.bin_dir / "tmtide-say") == "high water\n"
 

@@ -1,7 +1,7 @@
 """Environments on disk: locked, built once, content-addressed, read-only, visible only when whole.
 
 envs/<digest>/                 a relocatable virtual environment; .tidemill/built.json is its marker
-envs/.tmp-<digest>-<pid>/      one being built; swept when nobody holds its lock
+envs/.tmp-<digest>-<pid>/      the box (box.py) of one being built; swept when nobody holds its lock
 envs/.locks/<digest>           flock: one build per digest across processes (uv holds it too)
 envs/.python/                  interpreters that uv downloaded
 envs/logs/<digest>.log         what uv said in the latest build
@@ -19,13 +19,15 @@ from functools import lru_cache
 from pathlib import Path
 
 from tidemill.domain.errors import Conflict, NotFound, TidemillError
-from tidemill.environments import lock, overlay, python, tree
+from tidemill.environments import box, index, lock, overlay, python, tree
+from tidemill.environments.box import Box, Confinement
 from tidemill.environments.built import META, BuiltEnvironment, EnvironmentRecord, read_record, write_record
 from tidemill.environments.conda import CondaFile, parse_conda
 from tidemill.environments.filelock import FileLock
 from tidemill.environments.images import inside
 from tidemill.environments.images.unpacked import UnpackedImage
-from tidemill.environments.process import run, run_uv, uv_environment
+from tidemill.environments.install import CONFIG, Installation, Installed
+from tidemill.environments.process import run_uv, uv_environment
 from tidemill.environments.requirement import Place, parse_pip
 from tidemill.environments.shared import LogLine, Shared
 from tidemill.environments.spec import EnvironmentSpec
@@ -51,7 +53,8 @@ class EnvironmentBuilder:
 
     `now` is the wall clock in microseconds. `strict_python` refuses another Python version than the one asked
     for; `allow_download` lets uv fetch it. `rank` says which interpreters jobs can run
-    (`python.installed`); by default a root server takes those that other users can reach.
+    (`python.installed`); by default a root server takes those that other users can reach. `confinement` says
+    where packages are built from source.
     """
 
     def __init__(
@@ -63,6 +66,7 @@ class EnvironmentBuilder:
         allow_download: bool = True,
         rank: Callable[[Path], int | None] | None = None,
         cache_dir: Path | None = None,
+        confinement: Confinement | None = None,
     ) -> None:
         self._root = root
         self._now = now
@@ -71,6 +75,7 @@ class EnvironmentBuilder:
         self._rank = rank or (python.rank_for_other_users if os.geteuid() == 0 else lambda _: 0)
         self._managed = root / ".python"
         self._uv_env = uv_environment(self._managed, cache_dir)
+        self._confinement = confinement or Confinement()
         self._pythons: tuple[python.Interpreter, ...] | None = None
         self._builds: Shared[EnvironmentRecord] = Shared()
         self._prepared = False
@@ -148,6 +153,7 @@ class EnvironmentBuilder:
             digest = path.name.removeprefix(_TMP).split("-")[0]
             with FileLock(self._lock_path(digest)) as held:
                 if held.try_acquire():
+                    box.sweep(digest)
                     tree.remove_tree(path)
                     swept += 1
         return swept
@@ -204,86 +210,49 @@ class EnvironmentBuilder:
 
     async def _build(self, plan: _Plan, held: FileLock, say: LogLine) -> EnvironmentRecord:
         started = self._now()
-        work = self._work(plan.digest)
         with self.log_path(plan.digest).open("w", encoding="utf-8", buffering=1) as file:
 
             def log(line: str) -> None:
                 say(line)
                 file.write(line + "\n")
 
+            place = self._root / f"{_TMP}{plan.digest}-{os.getpid()}"
+            made: Box | None = None
             try:
                 await asyncio.to_thread(self._discard, plan.digest)
                 interpreter, note = await self._interpreter(plan, held, log)
-                version, prefix, no_pip = await self._fill(plan, interpreter, work, held, log)
+                made = await asyncio.to_thread(self._box, plan, place, interpreter)
+                done = await Installation(
+                    made, plan.parsed.requirements, plan.parsed.options, held, log
+                ).make(interpreter)
                 record = EnvironmentRecord(
                     digest=plan.digest,
-                    python_version=version,
-                    base_prefix=prefix,
-                    lock_text=(work / META / "lock.txt").read_text("utf-8"),
-                    notes=tuple(said for said in (note, no_pip) if said),
+                    python_version=done.version,
+                    base_prefix=str(interpreter.prefix),
+                    lock_text=done.lock_text,
+                    notes=tuple(said for said in (note, done.no_pip) if said),
                     substituted=interpreter.minor != plan.wanted.minor,
                     built_at=self._now(),
                     seconds=(self._now() - started) / 1e6,
                     image=plan.image.digest if plan.image else "",
                 )
-                record = await asyncio.to_thread(self._publish, work, record)
+                record = await asyncio.to_thread(self._publish, made.tree, record, done)
                 log(f"Ready: {record.seconds:.1f} s, {record.size / 1e6:.0f} MB.")
                 return record
             except TidemillError as error:
                 file.write(error.message + "\n")
                 raise
             finally:
-                await asyncio.shield(asyncio.to_thread(tree.remove_tree, work))
+                await asyncio.shield(asyncio.to_thread(_leave, made, place))
 
-    async def _fill(
-        self, plan: _Plan, interpreter: python.Interpreter, work: Path, held: FileLock, log: LogLine
-    ) -> tuple[str, str, str]:
-        """A virtual environment in `work` with everything in it; returns (Python's version, its prefix, why
-        it has no pip or "")."""
-        await self._uv(["venv", "--relocatable", "--no-project", "--quiet", "--python", str(interpreter.path),
-                        str(work)], plan, held, log, "make a virtual environment for")  # fmt: skip
-        meta = work / META
-        meta.mkdir()
-        (meta / "lock.txt").touch()
-        overlay.write_link(meta)
-        target = str(work / "bin" / "python")
-        options = list(plan.parsed.options)
-        if {"--extra-index-url", "--index-url"} & set(options):
-            options += ["--index-strategy", "unsafe-best-match"]  # what pip does with several indexes
-        if plan.parsed.requirements:
-            log(f"Solving {len(plan.parsed.requirements)} requirements for Python {interpreter}.")
-        no_pip = await self._solve(plan, meta, ["--python", target, *options], held, log)
-        if (meta / "lock.txt").stat().st_size:
-            await self._uv(["pip", "sync", "--python", target, "--link-mode", "copy", "--compile-bytecode",
-                            *options, str(meta / "lock.txt")], plan, held, log, "install")  # fmt: skip
-        overlay.point_scripts(work / "bin")
-        settings = dict(
-            line.split(" = ", 1)
-            for line in (work / "pyvenv.cfg").read_text("utf-8").splitlines()
-            if " = " in line
-        )
-        return settings["version_info"], str(Path(settings["home"]).parent), no_pip
-
-    async def _solve(self, plan: _Plan, meta: Path, options: list[str], held: FileLock, log: LogLine) -> str:
-        """Writes the lock. Every environment has a pip, as Azure's have, unless its index offers none: -> why
-        it has none, or ""."""
-        wanted = plan.parsed.requirements
-        arguments = ["pip", "compile", "--quiet", "--no-header", "--no-annotate", "--generate-hashes",
-                     "--output-file", str(meta / "lock.txt"), *options,
-                     str(meta / "requirements.in")]  # fmt: skip
-        (meta / "requirements.in").write_text(lock.requirements_text(lock.with_pip(wanted)), "utf-8")
-        kept: list[str] = []  # said only if it is the user's concern
-        code, output = await self._run_uv(arguments, plan, held, kept.append)
-        if code == 0 or not lock.lacks_pip(output, wanted):
-            for line in kept:
-                log(line)
-            self._check(code, output, plan, "solve")
-            return ""
-        (meta / "requirements.in").write_text(lock.requirements_text(wanted), "utf-8")
-        if wanted:
-            await self._uv(arguments, plan, held, log, "solve")
-        log(lock.NO_PIP)
-        return lock.NO_PIP
+    def _box(self, plan: _Plan, place: Path, interpreter: python.Interpreter) -> Box:
+        self._managed.mkdir(exist_ok=True)
+        reads = [self._managed] if plan.image else [self._managed, interpreter.prefix]
+        settings = index.settings(self._uv_env)
+        shared = index.cache_folder(self._uv_env)
+        made = Box(place, self._confinement, settings, shared, reads, plan.image)
+        made.make()
+        return made
 
     async def _interpreter(self, plan: _Plan, held: FileLock, log: LogLine) -> tuple[python.Interpreter, str]:
         """The Python to build with and the note about it ("" when it is the one asked for)."""
@@ -319,45 +288,25 @@ class EnvironmentBuilder:
             else "uv could not download it"
         )
 
-    async def _uv(self, arguments: list[str], plan: _Plan, held: FileLock, log: LogLine, doing: str) -> None:
-        code, output = await self._run_uv(arguments, plan, held, log)
-        self._check(code, output, plan, doing)
-
-    async def _run_uv(
-        self, arguments: list[str], plan: _Plan, held: FileLock, log: LogLine
-    ) -> tuple[int, str]:
-        arguments = [*arguments, "--no-python-downloads"]
-        if plan.image is None:
-            return await run_uv(arguments, env=self._uv_env, cwd=self._root, log=log, held=held.descriptors)
-        argv, env = self._in_image(plan.image, plan.digest, arguments)
-        return await run(argv, env=env, cwd=self._root, log=log, held=held.descriptors)
-
-    def _check(self, code: int, output: str, plan: _Plan, doing: str) -> None:
-        if code != 0:
-            raise lock.failure(output, plan.parsed.requirements, doing)
-
-    def _in_image(
-        self, image: UnpackedImage, digest: str, arguments: list[str]
-    ) -> tuple[list[str], dict[str, str]]:
-        """uv has another cache there: code of packages that runs in an image must not reach the host's."""
-        work, cache = self._work(digest), self._root / ".cache-images"
-        for folder in (work, cache, self._managed):
-            folder.mkdir(exist_ok=True)
-        return inside.command(
-            image, arguments, work=work, cache=cache, managed=self._managed, env=self._uv_env
-        )
-
-    def _work(self, digest: str) -> Path:
-        return self._root / f"{_TMP}{digest}-{os.getpid()}"
-
-    def _publish(self, work: Path, record: EnvironmentRecord) -> EnvironmentRecord:
-        """Read-only, on disk, then visible: who sees the marker has files that survive a power cut."""
+    def _publish(self, work: Path, record: EnvironmentRecord, done: Installed) -> EnvironmentRecord:
+        """Read-only, on disk, then visible: who sees the marker has files that survive a power cut. What a
+        package may have put in the place of our own files is written over."""
+        meta = work / META
+        tree.replace_file(meta, "")
+        meta.unlink()
+        meta.mkdir()
+        (meta / "lock.txt").write_text(done.lock_text, "utf-8")
+        overlay.write_link(meta)
+        tree.replace_file(work / CONFIG, done.config)
+        overlay.point_scripts(work / "bin")
         size = tree.make_read_only(work)
         record = replace(record, size=size)
         os.chmod(work / META, 0o755)
         write_record(work, record)
         os.chmod(work / META, 0o555)
         tree.sync_file_system(work)
+        if os.lstat(work).st_uid != os.geteuid():
+            os.lchown(work, os.geteuid(), os.getegid())
         target = self._root / record.digest
         os.rename(work, target)
         os.chmod(target, 0o555)
@@ -408,6 +357,12 @@ class EnvironmentBuilder:
 
     def _lock_path(self, digest: str) -> Path:
         return self._root / ".locks" / digest
+
+
+def _leave(made: Box | None, place: Path) -> None:
+    if made is not None:
+        made.close()
+    tree.remove_tree(place)
 
 
 @lru_cache(maxsize=256)

@@ -22,6 +22,10 @@ _UNREACHABLE = (
     "Could not connect", "operation timed out",
 )  # fmt: skip
 _BUILD = re.compile(r"Failed to (?:download and )?build `?(?P<what>[^`\n]+)`?")
+_DISABLED = ("no usable wheels", "building from source is disabled", "source distributions is disabled")
+_NO_WHEEL = re.compile(r"([A-Za-z0-9][\w.\-]*(?:==[\w.+!]+)?) has no usable wheels")
+_ADDRESS = re.compile(r"@\s*\S+://")
+_WHEEL = re.compile(r"\.whl(?:$|[\s#?;])")
 _FRAME = re.compile(r"^[\s│╰─▶×]*(?:cause:|error:)?\s*")
 TAIL_LINES = 15
 NO_PIP = (
@@ -47,6 +51,23 @@ def lacks_pip(output: str, requirements: Sequence[Requirement]) -> bool:
     if "pip" in {normal_name(name) for name in _MISSING.findall(output)}:
         return True
     return any(sign in output for sign in _UNREACHABLE) and ("/pip/" in output or not requirements)
+
+
+def must_build(requirements: Sequence[Requirement], options: Sequence[str]) -> bool:
+    """Whether something is to be built whatever the index offers."""
+    sources = [r.text for r in requirements if (_ADDRESS.search(r.text) or not r.name)]
+    return "--no-binary" in options or any(not _WHEEL.search(text) for text in sources)
+
+
+def lacks_wheel(output: str) -> bool:
+    """Whether a solve without builds failed for want of one."""
+    return any(sign in output for sign in _DISABLED)
+
+
+def without_wheel(output: str) -> str:
+    """The beginning of a sentence that names what has no wheel."""
+    found = _NO_WHEEL.search(output)
+    return f"{found[1] if found else 'A package'} has no wheel for this Python,"
 
 
 def failure(output: str, requirements: Sequence[Requirement], doing: str = "solve") -> TidemillError:

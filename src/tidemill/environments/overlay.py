@@ -7,6 +7,7 @@ pip goes into it and is found first; pip sees the shared packages as installed a
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from tidemill.environments.built import META, BuiltEnvironment
 VENV = ".venv"  # below the attempt's directory
 PYTHON = "TIDEMILL_PYTHON"  # which Python the console scripts of the built one run
 _PTH = "environment.pth"
+_LONGEST_SCRIPT = 1 << 20
 # The folder of the built one is where its pyvenv.cfg lies: it may have been moved with its home.
 _ADD_PACKAGES = (
     "import os, site, sys; site.addsitedir(os.path.join(os.path.dirname(os.path.realpath(os.path.join("
@@ -33,10 +35,12 @@ def write_link(meta: Path) -> None:
 def point_scripts(folder: Path) -> None:
     """Console scripts run the Python that `PYTHON` names, if any, so that they, too, see what the job
     installed."""
-    if folder.is_symlink():
+    if folder.is_symlink() or not folder.is_dir():
         return
     for script in folder.iterdir():
-        if script.is_symlink() or not script.is_file():
+        if script.is_symlink() or not script.is_file() or not os.access(script, os.R_OK | os.W_OK):
+            continue
+        if script.stat().st_size > _LONGEST_SCRIPT:
             continue
         text = script.read_bytes()
         if _OWN_PYTHON in text:

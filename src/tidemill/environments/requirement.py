@@ -8,7 +8,11 @@ from dataclasses import dataclass
 from tidemill.domain.errors import InvalidRequest
 
 _NAME = re.compile(r"^([A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)\s*(?:\[[^\]]*\])?\s*(?=$|[<>=!~;@(])")
-_REMOTE = re.compile(r"^(?:git\+https?|git\+ssh|https?)://")
+_REMOTE = re.compile(r"^(?:git\+https?|https?)://")
+_AT = re.compile(r"^[A-Za-z0-9][\w.-]*\s*(?:\[[^\]]*\])?\s*@\s*(?P<address>\S+)")  # PEP 508: name @ address
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\x85\u2028\u2029]")
+_VARIABLE = re.compile(r"\$\{[^}]*\}")  # uv puts the server's own environment there
+_ADDRESSES = ("--index-url", "--extra-index-url", "--find-links")
 # pip's options that mean the same to uv; all but --pre take a value.
 _OPTIONS = {
     "-i": "--index-url",
@@ -72,6 +76,7 @@ def parse_pip(lines: list[tuple[str, Place]]) -> PipLines:
         line = re.sub(r"(^|\s)#.*$", "", raw).strip()
         if not line:
             continue
+        check_line(line, place)
         if line.startswith("-"):
             options += _option(line, place)
         else:
@@ -79,11 +84,27 @@ def parse_pip(lines: list[tuple[str, Place]]) -> PipLines:
     return PipLines(tuple(requirements), tuple(options))
 
 
+def check_line(line: str, place: Place) -> None:
+    """Raises InvalidRequest for what would be more than one line to uv, or one that it fills in."""
+    if _CONTROL.search(line) or line.endswith("\\"):
+        raise invalid(place, f"{line!r} is more than one line: write each requirement on a line of its own.")
+    if variable := _VARIABLE.search(line):
+        problem = f"{variable[0]!r} is a variable, and the server's variables are not yours to name: "
+        raise invalid(place, problem + "write the value; credentials of a feed belong in a connection.")
+
+
 def _requirement(line: str, place: Place) -> Requirement:
+    if (at := _AT.match(line)) and not _REMOTE.match(line) and not _REMOTE.match(at["address"]):
+        problem = f"{at['address']!r} is no address that an environment can be built from: "
+        fix = "write name @ https://… or git+https://…, or name a package of the index."
+        raise invalid(place, problem + fix)
     if _REMOTE.match(line):
         return Requirement("", line, line, place)
     match = _NAME.match(line)
     if match is None:
+        if line.startswith("git+"):
+            problem = f"{line!r}: repositories are read by https only (the server's keys are not the job's): "
+            raise invalid(place, problem + "write git+https://….")
         if line.startswith((".", "/", "file:")):
             problem = f"{line!r} is a path, and environments are built without the job's files: "
             fix = "name a package of the index, or import the code from the job's code folder."
@@ -109,4 +130,7 @@ def _option(line: str, place: Place) -> list[str]:
         raise invalid(place, problem + "import the code from the job's code folder.")
     if name not in _OPTIONS or not value:
         raise invalid(place, f"option {line!r} is not offered: these are: {', '.join([*_OPTIONS, '--pre'])}.")
+    if _OPTIONS[name] in _ADDRESSES and not re.match(r"https?://[^/\s]", value):
+        problem = f"{line!r} does not name an address: environments are built without files of the server or "
+        raise invalid(place, problem + "the job. Write https://….")
     return [_OPTIONS[name], value]

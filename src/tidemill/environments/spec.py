@@ -50,7 +50,7 @@ def from_arm(
         where = build.get("contextUri") if isinstance(build, Mapping) else build
         raise NotOffered(
             f"Environment {name}:{version} is a Docker build context ({where}), and nothing here builds a "
-            "Dockerfile: its steps would run as the server's own user. Build the image elsewhere "
+            "Dockerfile: its steps need more rights than a build has here. Build the image elsewhere "
             "(docker build, buildah bud) and name it (image: registry/name:tag, or oci:/path), or write its "
             "Python packages as a conda file (conda_file:).",
             "properties.build",

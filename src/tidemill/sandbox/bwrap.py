@@ -36,9 +36,9 @@ _GPU_CONTROL = ("/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools", "/
 class Job:
     """What one task is shown. `directory` is its own, writable; `read_only` paths are bound at the same
     place, those below `directory` over it; `rootfs` "" is the host's minimal view; `devices` are files in
-    /dev."""
+    /dev; `writable` are folders besides its own."""
 
-    __slots__ = ("cwd", "devices", "directory", "read_only", "rootfs")
+    __slots__ = ("cwd", "devices", "directory", "read_only", "rootfs", "writable")
 
     def __init__(
         self,
@@ -47,12 +47,14 @@ class Job:
         rootfs: str = "",
         read_only: list[str] | None = None,
         devices: list[str] | None = None,
+        writable: list[str] | None = None,
     ) -> None:
         self.directory = directory
         self.cwd = cwd
         self.rootfs = rootfs
         self.read_only = read_only or []
         self.devices = devices or []
+        self.writable = writable or []
 
 
 class Sandbox:
@@ -146,7 +148,7 @@ def _shown(source: str, target: str) -> list[str]:
 
 
 def _image_root(job: Job, etc_folder: str) -> list[str]:
-    root = image_root(job.rootfs, [job.directory, *job.read_only])
+    root = image_root(job.rootfs, [job.directory, *job.writable, *job.read_only])
     return root + names_of_host(job.rootfs, etc_folder)
 
 
@@ -207,7 +209,8 @@ def _files(job: Job) -> list[str]:
     made: list[str] = []
     for path in sorted(outside, key=lambda p: (p.count("/"), p)):
         made += ["--ro-bind-try", path, path]
-    made += ["--bind", job.directory, job.directory]
+    for path in [*job.writable, job.directory]:
+        made += ["--bind", path, path]
     for path in sorted(path for path in reads if path.startswith(below)):
         made += ["--ro-bind-try", path, path]
     return made

@@ -91,6 +91,7 @@ async def compose(home: Home, config: Config, keys: Keys, addresses: Addresses, 
     from tidemill.catalog.sizes import SizeCatalog
     from tidemill.data.blobstore import BlobStore
     from tidemill.engines.local import LocalEngine
+    from tidemill.environments.box import Confinement
     from tidemill.environments.builder import EnvironmentBuilder
     from tidemill.environments.images.store import ImagePolicy, ImageStore
     from tidemill.store.sql import open_store
@@ -132,7 +133,12 @@ async def compose(home: Home, config: Config, keys: Keys, addresses: Addresses, 
         blobs=BlobStore(home.blobs, clock.now),
         sizes=SizeCatalog.load(await engine.capacity()),
         curated=CuratedCatalog(),
-        environments=EnvironmentBuilder(home.envs, clock.now, strict_python=config.strict_python),
+        environments=EnvironmentBuilder(
+            home.envs,
+            clock.now,
+            strict_python=config.strict_python,
+            confinement=Confinement(unconfined=config.unconfined_builds, egress=config.build_egress),
+        ),
         images=ImageStore(
             home.images,
             clock.now,

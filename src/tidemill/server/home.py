@@ -36,7 +36,10 @@ class Config:
 
     `images` is one of environments.images.rules.MODES; `image_folders` where `oci:` and archives may lie;
     `image_registries` the only ones that are asked (none: any); `insecure_registries` those without TLS;
-    `image_max_gib` the most that one image may hold, unpacked."""
+    `image_max_gib` the most that one image may hold, unpacked.
+
+    `build_egress`: what packages that are built from source reach besides the server's own indexes;
+    `unconfined_builds`: whether they are built without a sandbox where there is none."""
 
     subscription: str
     tenant: str
@@ -50,6 +53,8 @@ class Config:
     require_isolation: str = ""
     egress: str = ""
     strict_python: bool = False
+    build_egress: str = "internet"
+    unconfined_builds: bool = False
     images: str = "use"
     image_folders: list[str] = field(default_factory=list[str])
     image_registries: list[str] = field(default_factory=list[str])

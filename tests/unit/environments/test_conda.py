@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from tidemill.domain.errors import InvalidRequest
 from tidemill.environments import matchspec
 from tidemill.environments.conda import parse_conda
+from tidemill.environments.requirement import Place, parse_pip
 
 
 def refused(text: str) -> InvalidRequest:
@@ -213,3 +214,38 @@ def test_any_text_is_read_or_refused_with_a_place(text: str):
 def test_plain_ranges_stay_as_they_are(version: str, operator: str):
     assert matchspec.parse(f"x{operator}{version}").specifier == operator + version
     assert matchspec.parse(f"x {operator} {version}").specifier == operator + version
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("x @ file:///root/x.whl", "'file:///root/x.whl' is no address"),
+        ("x@/root/x.whl", "'/root/x.whl' is no address"),
+        ("x @ git+file:///root/x", "is no address"),
+        ("x @ git+ssh://git@host/x", "is no address"),
+        ("git+ssh://git@host/x", "by https only"),
+        ("file:///etc/passwd", "is a path"),
+        ("/etc/passwd", "is a path"),
+        ("-e .", "editable installs need the job's files"),
+        ("-r /etc/passwd", "points to another file"),
+        ("--find-links /root/wheels", "does not name an address"),
+        ("--index-url file:///root", "does not name an address"),
+        ("six\n-r /etc/passwd", "more than one line"),
+        ("six\r--find-links=/root", "more than one line"),
+        ("six \\", "more than one line"),
+        ("x @ https://host/${AZURE_SECRET}/x.whl", r"'\$\{AZURE_SECRET\}' is a variable"),
+        ("--index-url https://${TOKEN}@host/simple", r"'\$\{TOKEN\}' is a variable"),
+    ],
+)
+def test_nothing_of_the_server_can_be_named(line: str, says: str):
+    with pytest.raises(InvalidRequest, match=says):
+        parse_pip([(line, Place("requirements", 1))])
+
+
+def test_addresses_that_may_be_named():
+    lines = [
+        "x @ https://host/x-1.0-py3-none-any.whl",
+        "git+https://host/x@v1",
+        "y[extra]>=1 ; python_version<'4'",
+    ]
+    assert len(parse_pip([(line, Place("requirements", 1)) for line in lines]).requirements) == 3
