@@ -135,6 +135,7 @@ def test_nothing_is_wider_than_a_telephone(page: Any, server: Any, tmp_path: Pat
     pages = (
         "computes",
         "computes/cpu-cluster",
+        "schedules",
         "queue",
         "quotas",
         "access?action=jobs/write",

@@ -247,6 +247,31 @@ def test_computes(portal: Portal) -> None:
     assert "NodeOpening" in page.text
 
 
+def test_schedules(portal: Portal) -> None:
+    listed = portal.get(portal.base + "/schedules")
+    assert "No schedules yet" in listed.text
+    where = portal.session.workspace_id() + "/schedules/nightly"
+    job = {"jobType": "Command", "command": "echo <b>night</b>"}
+    properties = {
+        "trigger": {"triggerType": "Cron", "expression": "0 2 * * *", "timeZone": "Asia/Tokyo"},
+        "action": {"actionType": "CreateJob", "jobDefinition": job},
+    }
+    query = {"api-version": "2023-06-01-preview"}
+    portal.session.client.begin("PUT", where, {"properties": properties}, dict(query))
+    page = portal.get(portal.base + "/schedules")
+    assert f'href="{portal.base}/schedules/nightly"' in page.text
+    assert "0 2 * * *, Asia/Tokyo" in page.text
+    page = portal.get(portal.base + "/schedules/nightly")
+    assert "echo &lt;b&gt;night&lt;/b&gt;" in page.text
+    assert page.text.count("02:00:00 <span") == 5
+    assert "<strong>Created</strong>" in page.text
+    properties["isEnabled"] = False
+    portal.session.client.begin("PUT", where, {"properties": properties}, dict(query))
+    page = portal.get(portal.base + "/schedules/nightly")
+    assert "tidemill schedule enable --name nightly" in page.text
+    assert portal.get(portal.base + "/schedules/none").status == 404
+
+
 def test_pages_hold_nothing_inline(portal: Portal) -> None:
     for path in ("/jobs", "/jobs/broken", "/jobs/steady", "/computes", "/computes/cpu-cluster"):
         page = portal.get(portal.base + path)

@@ -91,6 +91,48 @@ print("\\n" + json.dumps(out, default=str))
 """
 
 
+PIPELINE = """
+import json, os
+from azure.ai.ml import MLClient, command, dsl
+from azure.ai.ml.entities import CronTrigger, Environment, JobSchedule
+from azure.identity import DefaultAzureCredential
+
+ml = MLClient(DefaultAzureCredential(), os.environ["AZURE_SUBSCRIPTION_ID"],
+              os.environ["AZURE_RESOURCE_GROUP"], os.environ["AZUREML_WORKSPACE_NAME"])
+ml.environments.create_or_update(Environment(name="plain", version="1", image="python:3.11"))
+step = command(name="step", command="echo step of ${{inputs.x}}", inputs={"x": 1},
+               environment="plain:1", compute="local")
+
+@dsl.pipeline(default_compute="local")
+def pipe(x: int = 7):
+    step(x=x)
+
+job = pipe()
+job.display_name = "pipe"
+schedule = JobSchedule(name="piped", trigger=CronTrigger(expression="0 0 * * *"), create_job=job)
+ml.schedules.begin_create_or_update(schedule).result()
+ml.schedules.begin_disable("piped").result()
+got = ml.schedules.begin_enable("piped").result()
+name = ml.schedules.trigger("piped").job_name
+ml.jobs.stream(name)
+children = [child.display_name for child in ml.jobs.list(parent_job_name=name)]
+print("\\n" + json.dumps({"enabled": got.is_enabled, "jobs": sorted(got.create_job.jobs),
+                          "status": ml.jobs.get(name).status, "children": children}))
+"""
+
+
+@pytest.mark.timeout(200)
+def test_a_pipeline_by_the_client_as_it_comes(server: Any, sdk_python: str):
+    env = {**os.environ, **server.env}
+    env.pop("AZURE_ML_CLI_PRIVATE_FEATURES_ENABLED", None)
+    done = subprocess.run(
+        [sdk_python, "-c", PIPELINE], env=env, capture_output=True, text=True, timeout=180, check=False
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-4000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found == {"enabled": True, "jobs": ["step"], "status": "Completed", "children": ["step"]}
+
+
 @pytest.fixture(scope="module")
 def flows(server: Any, sdk_python: str) -> dict[str, Any]:
     # Schedules of command jobs are behind this switch in the client; those of pipelines are not.

@@ -20,6 +20,7 @@ READ_COMPUTES = "Microsoft.MachineLearningServices/workspaces/computes/read"
 SECTIONS = (
     ("jobs", "Jobs"),
     ("computes", "Computes"),
+    ("schedules", "Schedules"),
     ("queue", "Queue"),
     ("quotas", "Quotas"),
     ("access", "People"),

@@ -16,6 +16,7 @@ from tidemill.portal import (
     job_pages,
     mlflow_pages,
     pages,
+    schedule_pages,
     session,
     sign_in_pages,
 )
@@ -42,6 +43,7 @@ def routes() -> list[Route]:
         Route("GET", W + "/experiments/{experiment}", JOBS, mlflow_pages.experiment_page),
         Route("GET", W + "/computes", READ_COMPUTES, compute_pages.list_page, partial=True),
         Route("GET", W + "/computes/{name}", READ_COMPUTES, compute_pages.compute_page),
+        *schedule_pages.routes(),
         *fairness_pages.routes(),
         *access_pages.routes(),
         *activity_pages.routes(),
