@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from tidemill.app import costs, families, isolation, job_logs
+from tidemill.app import costs, families, isolation, job_logs, pipeline_views
 from tidemill.app.codec import decode_object, job_status
 from tidemill.app.services import Services
 from tidemill.app.times import iso
@@ -63,7 +63,7 @@ def _summary(s: Services, row: Resource, status: JobStatus, price: costs.JobCost
         "started_at": iso(progress.started_at),
         "ended_at": iso(ended),
         "duration_s": duration,
-        "queue_s": (queued_until - row.created_at) / 1e6,
+        "queue_s": max(queued_until - row.created_at, 0) / 1e6,
         "attempts": progress.attempt,
         "cost_usd": price.usd,
         "cost_open": price.open,
@@ -100,12 +100,15 @@ async def detail(s: Services, row: Resource) -> dict[str, Any]:
     plan = status.plan
     price = await costs.job_cost(s, row)
     events, attempts = await s.store.read(lambda r: (r.events(row.uid), r.attempts_of(row.uid)))
+    children: Sequence[Resource] = ()
+    if status.kind != COMMAND:
+        children = await s.store.read(lambda read: families.children(read, row))
     registered = dict(status.progress.registered)
     files = await job_logs.list_logs(s, row)
     return {
         **_summary(s, row, status, price),
         "command": plan.job.command,
-        "environment": plan.environment.label,
+        "environment": plan.environment.label if status.kind == COMMAND else "",
         "environment_digest": plan.environment.digest,
         "environment_note": " ".join(plan.environment.notes),
         "inputs": {
@@ -124,18 +127,12 @@ async def detail(s: Services, row: Resource) -> dict[str, Any]:
         "isolation": await isolation.of_job(s, plan.isolation, attempts),
         "attempts_list": [_attempt(attempt) for attempt in attempts],
         "price": price.as_dict(),
-        "children": await _children(s, row, status),
+        "children": await summaries(s, children),
+        "steps": pipeline_views.steps_of(row, status, children),
         "metrics": await _metrics(s, row),
         "logs": [{"path": file.path, "size": file.size} for file in files],
         "studio": page_of(s, row),
     }
-
-
-async def _children(s: Services, row: Resource, status: JobStatus) -> list[dict[str, Any]]:
-    """What the job started, oldest first, as summaries."""
-    if status.kind == COMMAND:
-        return []
-    return await summaries(s, await s.store.read(lambda read: families.children(read, row)))
 
 
 async def _metrics(s: Services, row: Resource) -> dict[str, float]:

@@ -42,6 +42,7 @@ COMMANDS = {
     "environment": (_ROOM + "assets:environment", "Environments and their versions."),
     "data": (_ROOM + "assets:data", "Data assets and their versions."),
     "model": (_ROOM + "assets:model", "Models and their versions."),
+    "component": (_ROOM + "assets:component", "Components: steps that pipelines are made of."),
     "datastore": (_ROOM + "datastore:datastore", "Where data lies."),
     "secret": (_ROOM + "secret:secret", "Values for jobs that nobody sees."),
     "keys": (_ROOM + "keys:keys", "The home's own keys, and their rotation."),

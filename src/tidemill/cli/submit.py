@@ -23,6 +23,7 @@ VERSIONS_API = {
     "environments": "2023-04-01-preview",
     "data": "2023-04-01-preview",
     "models": "2023-08-01-preview",
+    "components": "2024-01-01-preview",
 }
 
 _FIRST = "brave bright calm clever cool dreamy eager epic gentle goofy happy hungry icy jolly keen kind lively lucky mighty modest neat nice olden patient plucky polite quiet quirky sharp silly sleepy strong sunny swift tender upbeat witty zen"  # noqa: E501
@@ -40,6 +41,10 @@ def submit(session: Session, spec: Spec, name: str | None) -> dict[str, Any]:
 
 def job_body(session: Session, spec: Spec, name: str) -> dict[str, Any]:
     """ARM's body of the job; what it needs is uploaded."""
+    if spec.data.get("type") == "pipeline":
+        from tidemill.cli.pipelines import pipeline_job
+
+        return pipeline_job(session, spec, name, default_experiment())
     job = {**spec.data, "inputs": with_types(spec, spec.data.get("inputs") or {})}
     found = to_arm.JobReferences(
         environment_id=environment_id(session, spec, job["environment"]),

@@ -155,13 +155,13 @@ def test_the_place_inside_a_folded_text_is_the_line_of_the_expression(folder: Pa
     ]
 
 
-@pytest.mark.parametrize("kind", ["pipeline", "sweep", "spark", "automl", "parallel", "finetuning"])
+@pytest.mark.parametrize("kind", ["sweep", "spark", "automl", "parallel", "finetuning"])
 def test_job_types_that_are_not_offered_are_refused_by_name(folder: Path, kind: str) -> None:
     assert problems(folder, f"type: {kind}\nfoo: 1\n") == [
-        f"job.yml:1:7: type: {kind} is not offered yet in a job. Offered: command."
+        f"job.yml:1:7: type: {kind} is not offered yet in a job. Offered: command, pipeline."
     ]
     assert problems(folder, "type: comand\n") == [
-        "job.yml:1:7: type 'comand' of a job is not one of command. Did you mean 'command'?"
+        "job.yml:1:7: type 'comand' of a job is not one of command, pipeline. Did you mean 'command'?"
     ]
 
 

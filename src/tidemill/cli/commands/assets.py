@@ -20,6 +20,7 @@ from tidemill.cli.text import ago, uri
 from tidemill.cli.urls import segment
 from tidemill.cli.yaml import load, references, to_arm
 from tidemill.cli.yaml.load import Spec
+from tidemill.cli.yaml.pipeline_load import load_component
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,12 @@ def _uri(session: Session, spec: Spec, kind: str) -> str:
         return path
     store = (spec.data.get("datastore") or upload.DEFAULT_STORE).removeprefix("azureml:")
     return upload.upload_path(session, upload.open_store(session, store), spec.path(path), kind)
+
+
+def _component_body(session: Session, spec: Spec) -> dict[str, Any]:
+    from tidemill.cli.pipelines import component_version
+
+    return component_version(session, spec)
 
 
 _WHEN = Column("created", key("created_at"), ago)
@@ -94,6 +101,16 @@ KINDS = (
         ),
         "tidemill model create --name digits --path azureml://jobs/JOB/outputs/model --type mlflow_model",
     ),
+    Kind(
+        "component",
+        "components",
+        "2024-01-01-preview",
+        load_component,
+        _component_body,
+        (Column("type", lambda item: (item.get("component_spec") or {}).get("type")), _WHEN, _ABOUT),
+        (),
+        "tidemill component create --file train.yml",
+    ),
 )
 
 
@@ -118,8 +135,12 @@ def _make_create(made: Group, kind: Kind) -> None:
             extra = tuple(f"{k}={v}" for k, v in flags.items() if v is not None)
             spec = kind.load(Path(file), settings + extra, file)
         else:
-            if not flags["name"]:
-                raise CliError("Give --name NAME or --file YAML.", USAGE, "UsageError")
+            if not flags["name"] or not kind.flags:
+                raise CliError(
+                    "Give --name NAME or --file YAML." if kind.flags else "Give --file YAML.",
+                    USAGE,
+                    "UsageError",
+                )
             spec = load.from_flags(kind.name, {**flags, "tags": tags})
         name = spec.data["name"]
         body = kind.body(session, spec)
@@ -236,4 +257,4 @@ def _next_version(session: Session, kind: Kind, name: str) -> str:
     return str(((container or {}).get("properties") or {}).get("nextVersion") or "1")
 
 
-environment, data, model = (_make(kind) for kind in KINDS)
+environment, data, model, component = (_make(kind) for kind in KINDS)

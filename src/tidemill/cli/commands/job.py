@@ -150,6 +150,12 @@ def show_facts(detail: dict[str, Any]) -> list[tuple[str, str]]:
         if value:
             facts.append((label, str(value)))
     facts.extend(closing_facts(detail))
+    if detail.get("steps"):
+        from tidemill.cli import graphs
+
+        facts.append(("steps", graphs.text(graphs.of_job(detail))))
+    if detail.get("parent"):
+        facts.append(("part of", f"{detail['parent']}, as step {detail['step']}"))
     timeline = detail.get("timeline") or []
     if timeline:
         facts.append(("time line", "\n".join(_moment(entry) for entry in timeline)))
@@ -160,6 +166,32 @@ def _moment(entry: dict[str, Any]) -> str:
     at = entry.get("elapsed_s")
     shown = f"{at:7.2f}s" if at is not None else " " * 8
     return f"{shown}  {entry.get('message', '')}"
+
+
+@command(
+    job,
+    "graph",
+    """tidemill job graph brave_apple_0k3d9x2hbw
+    tidemill job graph --file pipeline.yml --svg pipeline.svg""",
+)
+@click.argument("name", required=False)
+@click.option("--file", "-f", "file", metavar="YAML", help="Of a file that is not submitted.")
+@click.option("--svg", metavar="FILE", help="Write a picture; - for standard output.")
+def graph(session: Session, name: str | None, file: str | None, svg: str | None) -> None:
+    """Draw the steps of a pipeline and what they wait for."""
+    from tidemill.cli import graphs
+
+    if bool(name) == bool(file):
+        raise CliError("Give the NAME of a pipeline job, or --file YAML.", USAGE, "UsageError")
+    steps = graphs.of_file(file) if file else graphs.of_job(_native(session, name or ""))
+    if svg:
+        graphs.write_svg(steps, svg, name or file or "")
+        if svg != "-":
+            session.note(f"{svg} is written.")
+    elif session.output == "table":
+        click.echo(graphs.text(steps))
+    else:
+        print_item(session, graphs.as_dicts(steps))
 
 
 @command(job, "stream", "tidemill job stream --name brave_apple_0k3d9x2hbw")

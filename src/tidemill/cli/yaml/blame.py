@@ -20,12 +20,19 @@ _KEYS = {
     "compute_id": "compute",
     "environment_id": "environment",
     "code_id": "code",
+    "component_id": "component",
     "uri": "path",
     "asset_name": "name",
     "asset_version": "version",
     "distribution_type": "type",
 }
-_NAMED = ("inputs", "outputs", "environment_variables", "tags")  # what follows is a name of the user's
+_NAMED = (
+    "inputs",
+    "outputs",
+    "environment_variables",
+    "tags",
+    "jobs",
+)  # what follows is a name of the user's
 _LINE = re.compile(r"(?P<start>^C|c)onda file, line (?P<line>\d+):(?P<column>\d+)")
 
 
@@ -43,10 +50,15 @@ def trail_of(target: str) -> Trail:
     head, *rest = target.split(".")
     if head != "properties" or not rest:
         return ()
-    first = snake(rest[0])
-    if first in _NAMED and len(rest) > 1:
-        return (first, rest[1], *(_key(part) for part in rest[2:]))
-    return tuple(_key(part) for part in rest)
+    return _trail(rest)
+
+
+def _trail(parts: list[str]) -> Trail:
+    found: list[str] = []
+    for part in parts:
+        named = bool(found) and found[-1] in _NAMED and (len(found) < 2 or found[-2] not in _NAMED)
+        found.append(part if named else _key(part))
+    return tuple(found)
 
 
 def _key(part: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,18 +33,23 @@ class Spec:
 
 
 def load_job(path: Path, settings: tuple[str, ...] = (), shown: str | None = None) -> Spec:
-    """A command job. Raises YamlError (all problems), CliError for an unreadable file."""
+    """A command or pipeline job. Raises YamlError (all problems), CliError for an unreadable file."""
     return job_in(_read(path, settings, shown))
 
 
 def job_in(document: Document) -> Spec:
-    """The command job that a document is. Raises YamlError."""
+    """The command or pipeline job that a document is. Raises YamlError."""
+    from tidemill.cli.yaml.pipeline_load import check_pipeline
+    from tidemill.cli.yaml.pipeline_schemas import PIPELINE_JOB
+
     if isinstance(document.data, dict) and "type" not in document.data:
-        _refuse_untyped(document)
+        _name_type(document)
     problems: list[Problem] = []
-    data = _check(JOB, document, problems)
+    job = replace(JOB, variants={**JOB.variants, "pipeline": PIPELINE_JOB})
+    data = _check(job, document, problems)
     if isinstance(document.data, dict) and data is not None:
-        _check_job(document, data, problems)
+        is_pipeline = str(document.data.get("type")) == "pipeline"
+        (check_pipeline if is_pipeline else _check_job)(document, data, problems)
     return _done(data, document, problems)
 
 
@@ -80,7 +85,7 @@ def load_environment(path: Path, settings: tuple[str, ...] = (), shown: str | No
         )
     data = _check(ENVIRONMENT, document, problems)
     if data is not None:
-        _check_environment(document, data, (), problems)
+        check_environment_mapping(document, data, (), problems)
     return _done(data, document, problems)
 
 
@@ -126,7 +131,7 @@ def from_flags(kind: str, data: dict[str, Any]) -> Spec:
     problems: list[Problem] = []
     checked = check(table[kind], document, given, (), problems)
     if checked is not None and kind == "environment":
-        _check_environment(document, checked, (), problems)
+        check_environment_mapping(document, checked, (), problems)
     if checked is not None and kind in ("data", "model") and checked.get("path"):
         references.check_data(document, checked["path"], ("path",), problems, checked.get("type", ""))
     return _done(checked, document, problems)
@@ -147,6 +152,15 @@ def _read(path: Path, settings: tuple[str, ...], shown: str | None) -> Document:
     return document
 
 
+def read_checked(
+    kind: Kind, path: Path, settings: tuple[str, ...], shown: str | None
+) -> tuple[Document, Any, list[Problem]]:
+    """-> the document, its checked data and what is wrong with it so far."""
+    document = _read(path, settings, shown)
+    problems: list[Problem] = []
+    return document, _check(kind, document, problems), problems
+
+
 def _check(kind: Kind, document: Document, problems: list[Problem]) -> Any:
     if document.data is None:
         problems.append(Problem(document.place(()), "the file is empty."))
@@ -160,8 +174,9 @@ def _done(data: Any, document: Document, problems: list[Problem]) -> Spec:
     return Spec(data, document)
 
 
-def _refuse_untyped(document: Document) -> None:
-    """A job without `type` is a command job unless its schema or its keys say otherwise."""
+def _name_type(document: Document) -> None:
+    """A job without `type` is a command job unless its schema or its keys say otherwise. Raises YamlError for
+    what is not offered."""
     schema = str(document.data.get("$schema", "")).rsplit("/", 1)[-1].lower()
     kinds = {
         "jobs": "pipeline",
@@ -174,8 +189,10 @@ def _refuse_untyped(document: Document) -> None:
     for kind in ("pipeline", "sweep", "spark", "automl", "parallel", "import"):
         if schema.startswith(kind):
             found = kind
-    if found:
-        message = f"type: {found} is not offered yet in a job. Offered: command."
+    if found == "pipeline":
+        document.data["type"] = found
+    elif found:
+        message = f"type: {found} is not offered yet in a job. Offered: command, pipeline."
         raise YamlError([Problem(document.place(()), message)])
 
 
@@ -187,12 +204,12 @@ def _check_job(document: Document, data: dict[str, Any], problems: list[Problem]
     if isinstance(environment, str):
         references.check_environment(document, environment, ("environment",), problems)
     elif isinstance(environment, dict):
-        _check_environment(document, environment, ("environment",), problems)
+        check_environment_mapping(document, environment, ("environment",), problems)
     if isinstance(data.get("compute"), str):
         references.check_compute(document, data["compute"], ("compute",), problems)
     for name, value in inputs.items():
         if isinstance(value, dict):
-            _check_input(document, value, ("inputs", name), problems)
+            check_input(document, value, ("inputs", name), problems)
     for trail, text in [
         (("command",), data.get("command")),
         *(
@@ -204,7 +221,7 @@ def _check_job(document: Document, data: dict[str, Any], problems: list[Problem]
     references.check_unset(document, data.get("command"), ("command",), inputs, problems)
 
 
-def _check_input(document: Document, value: dict[str, Any], trail: Trail, problems: list[Problem]) -> None:
+def check_input(document: Document, value: dict[str, Any], trail: Trail, problems: list[Problem]) -> None:
     kind = value.get("type")
     literal = kind in LITERAL_TYPES or "value" in value or ("default" in value and "path" not in value)
     if literal:
@@ -246,7 +263,7 @@ def _check_literal(
         )
 
 
-def _check_environment(
+def check_environment_mapping(
     document: Document, data: dict[str, Any], trail: Trail, problems: list[Problem]
 ) -> None:
     image, build, conda = data.get("image"), data.get("build"), data.get("conda_file")

@@ -15,7 +15,7 @@ Body = dict[str, Any]
 ANONYMOUS_ENVIRONMENT = "CliV2AnonymousEnvironment"
 DEFAULT_SIZE = "STANDARD_DS3_V2"
 
-_INPUT_MODES = {
+INPUT_MODES = {
     "mount": "ReadOnlyMount",
     "ro_mount": "ReadOnlyMount",
     "rw_mount": "ReadWriteMount",
@@ -83,7 +83,7 @@ def command_job(spec: Mapping[str, Any], name: str, references: JobReferences, e
         ("resources", _resources(spec)),
         ("limits", _limits(spec.get("limits"))),
         ("queueSettings", _queue(spec.get("queue_settings"))),
-        ("identity", _identity(spec.get("identity"))),
+        ("identity", identity(spec.get("identity"))),
         ("services", _services(spec.get("services"))),
         ("parentJobName", spec.get("parent_job_name")),
     ):
@@ -109,7 +109,7 @@ def job_inputs(inputs: Mapping[str, Any], uris: Mapping[str, str]) -> Body:
             continue
         entry = {"uri": uris[name], "jobInputType": value.get("type") or "uri_folder"}
         if value.get("mode"):
-            entry["mode"] = _INPUT_MODES[value["mode"]]
+            entry["mode"] = INPUT_MODES[value["mode"]]
         if value.get("description"):
             entry["description"] = value["description"]
         result[name] = entry
@@ -366,6 +366,19 @@ def _resources(job: Mapping[str, Any]) -> Body | None:
     return body if spec or body["properties"] else None
 
 
+def step_settings(step: Mapping[str, Any]) -> Body:
+    """What a step of a pipeline says about how it runs, by the names that Azure's SDK sends for steps."""
+    made = {
+        "resources": _resources(step),
+        "limits": _limits(step.get("limits")),
+        "distribution": _distribution(step.get("distribution")),
+        "queue_settings": _queue(step.get("queue_settings")),
+        "identity": identity(step.get("identity")),
+        "services": _services(step.get("services")),
+    }
+    return {key: value for key, value in made.items() if value}
+
+
 def _limits(spec: Mapping[str, Any] | None) -> Body | None:
     if not spec or spec.get("timeout") is None:
         return None
@@ -381,7 +394,7 @@ def _queue(spec: Mapping[str, Any] | None) -> Body | None:
     return body or None
 
 
-def _identity(spec: Mapping[str, Any] | None) -> Body | None:
+def identity(spec: Mapping[str, Any] | None) -> Body | None:
     if not spec:
         return None
     body: Body = {"identityType": _IDENTITIES[spec["type"]]}

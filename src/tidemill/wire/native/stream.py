@@ -18,13 +18,14 @@ from starlette.responses import StreamingResponse
 
 from tidemill.app import job_logs, job_views, jobs
 from tidemill.app.access import check_still
-from tidemill.app.codec import encode, job_status
+from tidemill.app.codec import encode, job_kind, job_status
 from tidemill.app.job_logs import LogFile
 from tidemill.app.services import Services
 from tidemill.app.waiting import wait_set
 from tidemill.domain.errors import TidemillError
 from tidemill.domain.looking import CHECK_S
 from tidemill.domain.model import Event, JobState, Resource
+from tidemill.domain.plan import COMMAND
 from tidemill.domain.units import parse_whole
 from tidemill.wire.http import Context, resource_below
 
@@ -120,8 +121,8 @@ async def _news(s: Services, row: Resource, events: Sequence[Event], cursor: Cur
     """Events and log text since the cursor, which moves on: the environment's log comes before what follows
     its build, the job's between its start and what follows its end."""
     built, written = _split(await job_logs.list_logs(s, row))
-    if row.state == JobState.STARTING:
-        written = []  # its start is not recorded yet, and comes first
+    if row.state == JobState.STARTING or job_kind(row.status) != COMMAND:
+        written = []  # its start is not recorded yet, and comes first; what a pipeline logs is its time line
     building = 1 + max((i for i, e in enumerate(events) if e.code in ("Submitted", "Preparing")), default=-1)
     ended = _first_after_the_end(events)
     batches = ((events[:building], built), (events[building:ended], written), (events[ended:], []))

@@ -1,0 +1,213 @@
+"""Azure's v2 YAML schemas of pipelines and components, as tables. Keys are those of
+https://learn.microsoft.com/azure/machine-learning/reference-yaml-job-pipeline and its neighbours."""
+
+from __future__ import annotations
+
+from tidemill.cli.yaml.kinds import (
+    Choice,
+    Either,
+    Field,
+    Flag,
+    Free,
+    Integer,
+    Items,
+    Literal,
+    Mapping,
+    Record,
+    Tagged,
+    Text,
+)
+from tidemill.cli.yaml.schemas import (
+    COMMAND_JOB,
+    DATA_TYPES,
+    DISTRIBUTION,
+    IDENTITY,
+    INLINE_ENVIRONMENT,
+    INPUT,
+    INPUT_MODES,
+    LITERAL_TYPES,
+    MODEL_TYPES,
+    OUTPUT,
+    OUTPUT_MODES,
+    RESOURCES,
+)
+
+_TYPES = (*DATA_TYPES, *MODEL_TYPES, *LITERAL_TYPES)
+STEPS_NOT_OFFERED = ("sweep", "parallel", "spark", "automl", "data_transfer", "import", "finetuning")
+COMPONENTS_NOT_OFFERED = ("parallel", "sweep", "spark", "automl", "data_transfer", "import")
+
+_INPUTS = Field(Mapping(Either(scalar=Literal(), record=INPUT, nothing=True), "input"))
+_OUTPUTS = Field(Mapping(Either(scalar=Text(), record=OUTPUT, nothing=True), "output"))
+_COMPONENT = Field(Either(scalar=Text(), record=Free()), required=True)
+_STEP = {
+    "type": Field(Text()),
+    "name": Field(Text()),
+    "display_name": Field(Text()),
+    "description": Field(Text(empty=True)),
+    "comment": Field(Text(empty=True)),
+    "tags": COMMAND_JOB.fields["tags"],
+    "properties": COMMAND_JOB.fields["properties"],
+    "compute": Field(Text()),
+    "inputs": _INPUTS,
+    "outputs": _OUTPUTS,
+}
+_RUN = {
+    "environment_variables": COMMAND_JOB.fields["environment_variables"],
+    "resources": Field(RESOURCES),
+    "distribution": Field(DISTRIBUTION),
+    "limits": COMMAND_JOB.fields["limits"],
+    "queue_settings": COMMAND_JOB.fields["queue_settings"],
+    "identity": Field(IDENTITY),
+    "services": COMMAND_JOB.fields["services"],
+}
+COMMAND_STEP = Record(
+    "a step",
+    {
+        **_STEP,
+        **_RUN,
+        "component": Field(Either(scalar=Text(), record=Free())),
+        "command": Field(Text()),
+        "code": Field(Text()),
+        "environment": Field(Either(scalar=Text(), record=INLINE_ENVIRONMENT)),
+        "is_deterministic": Field(Flag()),
+    },
+)
+PIPELINE_STEP = Record("a pipeline step", {**_STEP, "component": _COMPONENT, "settings": Field(Free())})
+_BLOCK = Field(Either(scalar=Text(), items=Items(Text())))
+IF_ELSE = Record(
+    "an if_else",
+    {
+        "type": Field(Text()),
+        "condition": Field(Literal(), required=True),
+        "true_block": _BLOCK,
+        "false_block": _BLOCK,
+    },
+)
+DO_WHILE = Record(
+    "a do_while",
+    {
+        "type": Field(Text()),
+        "body": Field(Text(), required=True),
+        "condition": Field(Text()),
+        "mapping": Field(Mapping(Either(scalar=Text(), items=Items(Text())), "output")),
+        "limits": Field(
+            Record("limits", {"max_iteration_count": Field(Integer(1), required=True)}), required=True
+        ),
+    },
+)
+PARALLEL_FOR = Record(
+    "a parallel_for",
+    {
+        "type": Field(Text()),
+        "body": Field(Text(), required=True),
+        "items": Field(Either(scalar=Text(), record=Free(), items=Items(Free())), required=True),
+        "max_concurrency": Field(Integer(1)),
+        "outputs": _OUTPUTS,
+    },
+)
+STEP = Tagged(
+    "a step",
+    "type",
+    {
+        "command": COMMAND_STEP,
+        "pipeline": PIPELINE_STEP,
+        "if_else": IF_ELSE,
+        "do_while": DO_WHILE,
+        "parallel_for": PARALLEL_FOR,
+    },
+    default="command",
+    refused=STEPS_NOT_OFFERED,
+)
+SETTINGS = Record(
+    "settings",
+    {
+        "default_compute": Field(Text()),
+        "default_datastore": Field(Text()),
+        "default_environment": Field(Text()),
+        "continue_on_step_failure": Field(Flag()),
+        "continue_on_failed_optional_input": Field(Flag()),
+        "force_rerun": Field(Flag()),
+    },
+)
+PIPELINE_JOB = Record(
+    "a pipeline job",
+    {
+        "type": Field(Text()),
+        "name": Field(Text()),
+        "display_name": Field(Text()),
+        "experiment_name": Field(Text()),
+        "description": Field(Text(empty=True)),
+        "tags": COMMAND_JOB.fields["tags"],
+        "properties": COMMAND_JOB.fields["properties"],
+        "compute": Field(Text()),
+        "component": Field(Text()),
+        "inputs": _INPUTS,
+        "outputs": _OUTPUTS,
+        "settings": Field(SETTINGS),
+        "jobs": Field(Mapping(STEP, "step", identifiers=True)),
+        "identity": Field(IDENTITY),
+        "id": COMMAND_JOB.fields["id"],
+        "status": COMMAND_JOB.fields["status"],
+        "creation_context": COMMAND_JOB.fields["creation_context"],
+    },
+)
+
+_PORT = Record(
+    "an input",
+    {
+        "type": Field(Choice(_TYPES), required=True),
+        "description": Field(Text(empty=True)),
+        "default": Field(Literal()),
+        "optional": Field(Flag()),
+        "mode": Field(Choice(INPUT_MODES)),
+        "min": Field(Literal()),
+        "max": Field(Literal()),
+        "enum": Field(Items(Literal())),
+    },
+)
+_OUTLET = Record(
+    "an output",
+    {
+        "type": Field(Choice(_TYPES), required=True),
+        "description": Field(Text(empty=True)),
+        "mode": Field(Choice(OUTPUT_MODES)),
+    },
+)
+_KEPT = {
+    "name": Field(Text(), required=True),
+    "version": Field(Text(loose=True)),
+    "type": Field(Text()),
+    "display_name": Field(Text()),
+    "description": Field(Text(empty=True)),
+    "tags": COMMAND_JOB.fields["tags"],
+    "is_deterministic": Field(Flag()),
+    "inputs": Field(Mapping(_PORT, "input")),
+    "outputs": Field(Mapping(_OUTLET, "output")),
+    "id": COMMAND_JOB.fields["id"],
+    "creation_context": COMMAND_JOB.fields["creation_context"],
+}
+COMPONENT = Tagged(
+    "a component",
+    "type",
+    {
+        "command": Record(
+            "a command component",
+            {
+                **_KEPT,
+                "command": Field(Text(), required=True),
+                "code": Field(Text()),
+                "environment": Field(Either(scalar=Text(), record=INLINE_ENVIRONMENT), required=True),
+                "resources": Field(RESOURCES),
+                "distribution": Field(DISTRIBUTION),
+                "limits": COMMAND_JOB.fields["limits"],
+                "environment_variables": COMMAND_JOB.fields["environment_variables"],
+            },
+        ),
+        "pipeline": Record(
+            "a pipeline component",
+            {**_KEPT, "jobs": Field(Mapping(STEP, "step", identifiers=True), required=True)},
+        ),
+    },
+    default="command",
+    refused=COMPONENTS_NOT_OFFERED,
+)
