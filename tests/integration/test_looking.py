@@ -120,6 +120,7 @@ def test_what_cannot_be_looked_into(server: JobServer, job: str) -> None:
     done = server.cli("ssh", job, "--node", "3", "--", "true")
     assert "there is no node 3" in done.stderr
     assert server.cli("ssh", job, "--", "no-such-program").returncode == 127
+    assert " ERROR " not in (server.home / "logs" / "control.log").read_text(), "a refusal is no fault"
 
 
 def test_it_ends_with_the_job(server: JobServer) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import socket
 import ssl
 from collections.abc import Generator
@@ -15,12 +16,19 @@ from tidemill.server.guard import GuardedProtocol
 from tidemill.server.ports import BACKLOG
 
 MAX_MESSAGE = 1 << 20  # bytes of one of a WebSocket's
+# What uvicorn logs as an error of every upgrade that is refused with an answer of its own.
+_REFUSED_UPGRADE = "ASGI callable returned without completing handshake."
+
+
+def _worth_logging(record: logging.LogRecord) -> bool:
+    return record.msg != _REFUSED_UPGRADE
 
 
 def configure(
     app: Any, *, grace_s: int, tls: ssl.SSLContext | None = None, websockets: bool = False
 ) -> uvicorn.Config:
     """`grace_s`: how long open requests get at a stop."""
+    logging.getLogger("uvicorn.error").addFilter(_worth_logging)
     return uvicorn.Config(
         app,
         loop="none",
