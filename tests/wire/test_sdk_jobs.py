@@ -221,7 +221,6 @@ print("RESULT" + json.dumps(out, default=str))
 
 REFUSED = """
 from azure.ai.ml import automl, dsl, spark
-from azure.ai.ml.sweep import Uniform
 
 write("src/t.py", "print(1)")
 run("true", name="same-2")
@@ -238,11 +237,6 @@ for name, call in {
 }.items():
     out[name] = error_of(call)
 
-step = command(command="echo ${{inputs.lr}}", environment="plain:1", compute="cpu", inputs={"lr": 0.1})
-sweep = step(lr=Uniform(0.1, 0.9)).sweep(
-    sampling_algorithm="random", primary_metric="acc", goal="maximize", compute="cpu")
-sweep.set_limits(max_total_trials=2)
-out["sweep"] = error_of(lambda: ml.jobs.create_or_update(sweep))
 out["automl"] = error_of(lambda: ml.jobs.create_or_update(automl.classification(
     compute="cpu", experiment_name="a", target_column_name="y", primary_metric="accuracy",
     training_data=Input(type="mltable", path="azureml://datastores/workspaceblobstore/paths/x/"))))
@@ -430,7 +424,6 @@ def test_lists(life):
         ("job", 404, "ResourceNotFound", "'nope'"),
         ("stream", 404, "ResourceNotFound", "'nope'"),
         ("name", 400, "InvalidName", "'a b'"),
-        ("sweep", 400, "NotOffered", "sweep jobs"),
         ("automl", 400, "NotOffered", "AutoML jobs"),
         ("spark", 400, "NotOffered", "Spark jobs"),
         ("two_compute", 404, "ResourceNotFound", "workspace 'two'"),

@@ -12,11 +12,12 @@ from tidemill.app.times import iso
 from tidemill.domain.errors import NotFound
 from tidemill.domain.launch import log_names
 from tidemill.domain.model import Attempt, JobState, Resource
-from tidemill.domain.plan import COMMAND, JobStatus
+from tidemill.domain.plan import COMMAND, PIPELINE, SWEEP, JobStatus
 from tidemill.engines.base import EngineError
 
 CHUNK = 1024 * 1024
-COMPOSITE_LOG = "logs/azureml/executionlogs.txt"  # Azure's name for the log of a job that starts others
+# Azure's names for the logs of jobs that start others: its SDK streams no other file of theirs.
+COMPOSITE_LOGS = {PIPELINE: "logs/azureml/executionlogs.txt", SWEEP: "azureml-logs/hyperdrive.txt"}
 BUILD_LOG = "azureml-logs/20_image_build_log.txt"  # Azure's name for it: its SDK streams it, too
 
 
@@ -30,7 +31,7 @@ async def list_logs(s: Services, row: Resource) -> Sequence[LogFile]:
     """The log files that hold something, by name."""
     status = job_status(row.status)
     if status.kind != COMMAND:
-        return [LogFile(COMPOSITE_LOG, len(await _told(s, row)))]
+        return [LogFile(COMPOSITE_LOGS[status.kind], len(await _told(s, row)))]
     found = _build_log(s, status)
     if JobState(row.state).final:
         return [*found, *(LogFile(path, size) for path, size in status.progress.logs)]
@@ -82,8 +83,9 @@ async def read_log(s: Services, row: Resource, path: str, offset: int, limit: in
     """Bytes from `offset`. Raises NotFound for a file that the job does not have."""
     status = job_status(row.status)
     if status.kind != COMMAND:
-        if path != COMPOSITE_LOG:
-            raise NotFound(f"Job {row.key.name!r} has no log {path!r}. It has: {COMPOSITE_LOG}.", target=path)
+        own = COMPOSITE_LOGS[status.kind]
+        if path != own:
+            raise NotFound(f"Job {row.key.name!r} has no log {path!r}. It has: {own}.", target=path)
         return (await _told(s, row))[offset : offset + limit]
     if path == BUILD_LOG and status.progress.built_environment:
         return _read_build_log(s, status, offset, limit)

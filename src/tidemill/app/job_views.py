@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from tidemill.app import costs, families, isolation, job_logs, pipeline_views
+from tidemill.app import costs, families, isolation, job_logs, pipeline_views, sweep_views
 from tidemill.app.codec import decode_object, job_status
 from tidemill.app.services import Services
 from tidemill.app.times import iso
 from tidemill.domain.errors import NotFound
 from tidemill.domain.model import Attempt, Event, JobState, Resource
-from tidemill.domain.plan import COMMAND, JobStatus
+from tidemill.domain.plan import COMMAND, SWEEP, JobStatus
 from tidemill.domain.states import cancel_timetable
 
 # Event code -> the phase a time line groups it under.
@@ -129,6 +129,7 @@ async def detail(s: Services, row: Resource) -> dict[str, Any]:
         "price": price.as_dict(),
         "children": await summaries(s, children),
         "steps": pipeline_views.steps_of(row, status, children),
+        "sweep": await sweep_views.of(s, row) if status.kind == SWEEP else None,
         "metrics": await _metrics(s, row),
         "logs": [{"path": file.path, "size": file.size} for file in files],
         "studio": page_of(s, row),

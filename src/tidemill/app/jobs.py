@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
-from tidemill.app import command_jobs, families, pipeline_jobs
+from tidemill.app import command_jobs, families, pipeline_jobs, sweep_jobs
 from tidemill.app.codec import decode_object, encode, job_status
 from tidemill.app.compute_rules import object_at
 from tidemill.app.prepared import Child, Prepare, Prepared
@@ -19,11 +19,15 @@ from tidemill.domain.ids import check_name
 from tidemill.domain.jobservices import asked_for
 from tidemill.domain.jobspec import job_kind
 from tidemill.domain.model import Caller, Event, JobState, Key, Resource, Scope
-from tidemill.domain.plan import COMMAND, PIPELINE, ChildOf
+from tidemill.domain.plan import COMMAND, PIPELINE, SWEEP, ChildOf
 from tidemill.store.api import AlreadyExists, Granted, Read, ResourceQuery, Tx
 
 # Every kind of job that is offered: how its body is read and resolved.
-KINDS: Mapping[str, Prepare] = {COMMAND: command_jobs.prepare, PIPELINE: pipeline_jobs.prepare}
+KINDS: Mapping[str, Prepare] = {
+    COMMAND: command_jobs.prepare,
+    PIPELINE: pipeline_jobs.prepare,
+    SWEEP: sweep_jobs.prepare,
+}
 
 TYPE = "jobs"
 

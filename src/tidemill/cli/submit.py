@@ -12,7 +12,7 @@ from tidemill.cli.errors import USAGE, CliError
 from tidemill.cli.hashing import object_hash
 from tidemill.cli.session import Session
 from tidemill.cli.urls import segment
-from tidemill.cli.yaml import blame, references, to_arm
+from tidemill.cli.yaml import blame, references, sweep_to_arm, to_arm
 from tidemill.cli.yaml.document import Problem, YamlError, read_file
 from tidemill.cli.yaml.load import Spec
 from tidemill.cli.yaml.schemas import MODEL_TYPES
@@ -46,13 +46,15 @@ def job_body(session: Session, spec: Spec, name: str) -> dict[str, Any]:
 
         return pipeline_job(session, spec, name, default_experiment())
     job = {**spec.data, "inputs": with_types(spec, spec.data.get("inputs") or {})}
+    run = job["trial"] if job.get("type") == "sweep" else job
     found = to_arm.JobReferences(
-        environment_id=environment_id(session, spec, job["environment"]),
-        code_id=code_id(session, spec, job["code"]) if job.get("code") else "",
+        environment_id=environment_id(session, spec, run["environment"]),
+        code_id=code_id(session, spec, run["code"]) if run.get("code") else "",
         compute_id=compute_id(session, job.get("compute")),
         inputs=input_uris(session, spec, job["inputs"]),
     )
-    return to_arm.command_job(job, name, found, default_experiment())
+    write = sweep_to_arm.sweep_job if run is not job else to_arm.command_job
+    return write(job, name, found, default_experiment())
 
 
 def with_types(spec: Spec, inputs: dict[str, Any]) -> dict[str, Any]:

@@ -45,6 +45,7 @@ class Composites:
         self._changed: dict[str, set[str]] = {}  # by job: which children; present while its task runs
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._carried: set[str] = set()
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -59,6 +60,8 @@ class Composites:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        for uid in self._carried:
+            self._forget(uid)
 
     def job_changed(self, uid: str) -> None:
         self._news.add(uid)
@@ -109,14 +112,18 @@ class Composites:
             timer.cancel()
         row = await self._s.store.read(lambda r: r.by_uid(uid))
         if row is None or JobState(row.state).final:
-            for carrier in self._carriers.values():
-                carrier.forget(uid)
-            return
+            self._carried.discard(uid)
+            return self._forget(uid)
+        self._carried.add(uid)
         carrier = self._carriers.get(job_kind(row.status))
         due = await carrier.carry(row, changed) if carrier is not None else None
         if due is not None:
             delay = max((due - self._s.clock.now()) / 1e6, 0.0) + 0.001
             self._timers[uid] = asyncio.get_running_loop().call_later(delay, self._take, uid)
+
+    def _forget(self, uid: str) -> None:
+        for carrier in self._carriers.values():
+            carrier.forget(uid)
 
 
 def _live(read: Read) -> list[Resource]:

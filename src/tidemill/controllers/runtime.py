@@ -10,6 +10,7 @@ from pathlib import Path
 from tidemill.app.services import Services
 from tidemill.app.transitions import Moment
 from tidemill.controllers.attempts import Attempts
+from tidemill.controllers.bayesian import Bayesian
 from tidemill.controllers.cleaning import Cleaner
 from tidemill.controllers.composites import Carrier, Composites
 from tidemill.controllers.deletions import Deletions
@@ -18,10 +19,11 @@ from tidemill.controllers.nodes import Nodes
 from tidemill.controllers.pipelines import Pipelines
 from tidemill.controllers.pool import Pool
 from tidemill.controllers.schedules import Schedules
+from tidemill.controllers.sweeps import Sweeps
 from tidemill.controllers.watchdog import Watchdog
 from tidemill.domain.errors import OutOfSpace
 from tidemill.domain.model import Touched, Vector
-from tidemill.domain.plan import PIPELINE
+from tidemill.domain.plan import PIPELINE, SWEEP
 from tidemill.domain.scheduling.types import Host
 from tidemill.engines.base import EngineEvent
 
@@ -151,7 +153,7 @@ async def start(services: Services) -> Runtime:
 
 def carriers(services: Services) -> dict[str, Carrier]:
     """By the kind of job that each carries."""
-    return {PIPELINE: Pipelines(services)}
+    return {PIPELINE: Pipelines(services), SWEEP: Sweeps(services, Bayesian())}
 
 
 def read_boot_id() -> str:

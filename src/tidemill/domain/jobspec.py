@@ -24,7 +24,6 @@ NOT_OFFERED = {
     "finetuning": "fine-tuning",
     "labeling": "data labeling",
     "spark": "Spark",
-    "sweep": "sweep",
     "parallel": "parallel",
     "base": "imported",
 }

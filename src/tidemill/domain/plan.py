@@ -126,6 +126,14 @@ class JobProgress:
 
 
 @dataclass(frozen=True, slots=True)
+class SweepProgress:
+    """The best trial so far, and its score."""
+
+    best: str = ""
+    score: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class JobStatus:
     plan: JobPlan
     progress: JobProgress = field(default_factory=JobProgress)
@@ -133,3 +141,4 @@ class JobStatus:
     child: ChildOf | None = None
     pipeline: Pipeline | None = None
     result_key: str = ""  # of a step whose result may be used again: app.step_reuse
+    sweep: SweepProgress | None = None

@@ -9,11 +9,12 @@ from starlette.responses import Response
 
 from tidemill.app import job_logs, job_search, job_views, jobs
 from tidemill.domain.model import JobState, Resource
-from tidemill.portal import pages, phases, words
+from tidemill.portal import pages, phases, sweep_picture, words
 from tidemill.portal.frame import around, base_of, is_fragment
 from tidemill.wire.http import Context
 
 TAIL = 128 * 1024  # bytes of an ended job's log that its page shows
+MOST_TRIALS = 200  # in the table of a sweep, the best first
 FILES = 16  # log files shown; a job of many processes has one for each
 GROUP_LABELS = {
     "": "All",
@@ -95,6 +96,7 @@ async def _job_values(ctx: Context, row: Resource) -> dict[str, Any]:
         "job": job,
         "final": final,
         "why": why,
+        **_sweep_values(job["sweep"]),
         "picture": phases.draw(job["timeline"], until - row.created_at / 1e6, final),
         "width": phases.WIDTH,
         "run_rate": hourly * held if held and hourly is not None else None,
@@ -103,6 +105,20 @@ async def _job_values(ctx: Context, row: Resource) -> dict[str, Any]:
         "raw": f"/api/v1{ctx.scope.arm_id}/jobs/{quote(row.key.name, safe='')}/logs",
         "compute_page": f"{base_of(ctx.scope)}/computes/{quote(job['compute'], safe='')}",
     }
+
+
+def _sweep_values(sweep: dict[str, Any] | None) -> dict[str, Any]:
+    """The best first, those without a score last."""
+    if sweep is None:
+        return {"sweep": None}
+    sign = -1 if sweep["goal"] == "maximize" else 1
+
+    def place(trial: dict[str, Any]) -> tuple[bool, float, int]:
+        score = trial["score"]
+        return score is None, sign * (score or 0.0), trial["number"]
+
+    order = sorted(sweep["trials"], key=place)
+    return {"sweep": sweep, "sweep_picture": sweep_picture.draw(sweep), "sweep_order": order[:MOST_TRIALS]}
 
 
 async def _logs(ctx: Context, row: Resource) -> list[dict[str, Any]]:

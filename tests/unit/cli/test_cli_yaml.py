@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from tidemill.cli.errors import USAGE, CliError
-from tidemill.cli.yaml import load
+from tidemill.cli.yaml import load, sweep_to_arm, to_arm
 from tidemill.cli.yaml.document import YamlError, read_text
+from tidemill.domain.sweeps.spec import read_sweep
 
 ROOT = Path(__file__).resolve().parents[3]
 EXAMPLES = (
@@ -155,13 +156,13 @@ def test_the_place_inside_a_folded_text_is_the_line_of_the_expression(folder: Pa
     ]
 
 
-@pytest.mark.parametrize("kind", ["sweep", "spark", "automl", "parallel", "finetuning"])
+@pytest.mark.parametrize("kind", ["spark", "automl", "parallel", "finetuning"])
 def test_job_types_that_are_not_offered_are_refused_by_name(folder: Path, kind: str) -> None:
     assert problems(folder, f"type: {kind}\nfoo: 1\n") == [
-        f"job.yml:1:7: type: {kind} is not offered yet in a job. Offered: command, pipeline."
+        f"job.yml:1:7: type: {kind} is not offered yet in a job. Offered: command, sweep, pipeline."
     ]
     assert problems(folder, "type: comand\n") == [
-        "job.yml:1:7: type 'comand' of a job is not one of command, pipeline. Did you mean 'command'?"
+        "job.yml:1:7: type 'comand' of a job is not one of command, sweep, pipeline. Did you mean 'command'?"
     ]
 
 
@@ -264,12 +265,15 @@ def test_microsofts_examples(tmp_path: Path) -> None:
     mnist.write_text((EXAMPLES / "jobs/single-step/tensorflow/mnist/job.yml").read_text())
     (tmp_path / "src").mkdir()
     assert load.load_job(mnist).data["compute"] == "azureml:gpu-cluster"
-    for name, kind in (
-        ("jobs/basics/hello-pipeline.yml", "pipeline"),
-        ("jobs/single-step/lightgbm/iris/job-sweep.yml", "sweep"),
-    ):
-        with pytest.raises(YamlError, match=f"type: {kind} is not offered yet"):
-            load.load_job(EXAMPLES / name)
+    mnist.write_text((EXAMPLES / "jobs/single-step/lightgbm/iris/job-sweep.yml").read_text())
+    sweep = load.load_job(mnist).data
+    assert sweep["search_space"]["learning_rate"] == {
+        "type": "uniform",
+        "min_value": 0.01,
+        "max_value": 0.9,
+    }
+    with pytest.raises(YamlError, match="type: pipeline is not offered yet"):
+        load.load_job(EXAMPLES / "jobs/basics/hello-pipeline.yml")
     with pytest.raises(YamlError, match="computeinstance is not offered yet"):
         load.load_compute(EXAMPLES / "resources/compute/instance-basic.yml")
 
@@ -291,3 +295,74 @@ def test_an_environment_is_read_from_no_file(folder: Path) -> None:
     assert found.startswith(
         "job.yml:4:14: environment 'file:fe.yml': a file is not read here. Write a mapping"
     )
+
+
+SWEEP = """\
+type: sweep
+trial:
+  command: echo --lr ${{search_space.lr}} --n ${{inputs.n}}
+  environment: azureml:e:1
+inputs: {n: 3}
+search_space:
+  lr: {type: uniform, min_value: 0.1, max_value: 0.9}
+  depth: {type: choice, values: [2, 4]}
+  model: {type: choice, values: [{kind: a, c: {type: randint, upper: 3}}]}
+sampling_algorithm: {type: random, rule: sobol, seed: 7}
+objective: {goal: maximize, primary_metric: acc}
+limits: {max_total_trials: 8, max_concurrent_trials: 2, timeout: 3600, trial_timeout: 60}
+early_termination: {type: bandit, slack_factor: 0.1, evaluation_interval: 2}
+compute: azureml:c
+outputs: {m: {type: uri_folder}}
+"""
+
+
+def test_a_sweep_becomes_the_body_that_the_sdk_sends(folder: Path) -> None:
+    spec = load.load_job(write(folder, SWEEP))
+    found = to_arm.JobReferences("ENV", "", "COMPUTE")
+    body = sweep_to_arm.sweep_job(spec.data, "s", found, "x")["properties"]
+    assert body["jobType"] == "Sweep"
+    assert body["trial"] == {
+        "command": "echo --lr ${{search_space.lr}} --n ${{inputs.n}}",
+        "environmentId": "ENV",
+    }
+    assert body["searchSpace"] == {
+        "lr": ["uniform", [0.1, 0.9]],
+        "depth": ["choice", [[2, 4]]],
+        "model": ["choice", [[{"kind": "a", "c": ["randint", [3]]}]]],
+    }
+    assert body["samplingAlgorithm"] == {"samplingAlgorithmType": "Random", "rule": "Sobol", "seed": 7}
+    assert body["objective"] == {"goal": "Maximize", "primaryMetric": "acc"}
+    assert body["limits"] == {
+        "jobLimitsType": "Sweep",
+        "maxTotalTrials": 8,
+        "maxConcurrentTrials": 2,
+        "timeout": "PT1H",
+        "trialTimeout": "PT1M",
+    }
+    assert body["earlyTermination"] == {"policyType": "Bandit", "slackFactor": 0.1, "evaluationInterval": 2}
+    assert (body["computeId"], body["inputs"]["n"]["value"]) == ("COMPUTE", "3")
+    assert read_sweep("s", body).total == 8
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        (
+            "search_space.lr}}",
+            "search_space.dept}}",
+            "there is no search space 'dept'. Did you mean 'depth'?",
+        ),
+        ("goal: maximize", "goal: max", "is not one of maximize, minimize"),
+        ("type: bandit", "type: bandid", "Did you mean 'bandit'?"),
+        ("type: random, rule", "type: randm, rule", "Did you mean 'random'?"),
+        ("slack_factor", "slack_fator", "Did you mean 'slack_factor'?"),
+    ],
+)
+def test_a_wrong_sweep_is_told_with_its_place(folder: Path, before: str, after: str, message: str) -> None:
+    (found,) = problems(folder, SWEEP.replace(before, after))
+    assert found.startswith("job.yml:")
+    assert message in found
+
+
+def test_a_job_without_a_type_is_what_its_keys_say(folder: Path) -> None:
+    assert load.load_job(write(folder, SWEEP.replace("type: sweep\n", ""))).data["search_space"]

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tidemill.app.jobs import KINDS
 from tidemill.domain.errors import InvalidRequest, NotOffered, TidemillError
-from tidemill.domain.jobspec import read_command_job
+from tidemill.domain.jobspec import job_kind, read_command_job
 
 # As the SDK sends it (azure-ai-ml 1.35.2, recorded).
 RECORDED = {
@@ -47,10 +48,18 @@ def test_the_recorded_body():
     assert (job.experiment, job.display_name) == ("e", "shown")
 
 
-@pytest.mark.parametrize("kind", ["Pipeline", "Sweep", "AutoML", "Spark", "FineTuning"])
+@pytest.mark.parametrize("kind", ["AutoML", "Spark", "FineTuning"])
 def test_other_job_types_are_refused_by_name(kind):
     with pytest.raises(NotOffered, match="Tidemill does not offer"):
-        read_command_job("j", {"jobType": kind})
+        job_kind("j", {"jobType": kind}, KINDS)
+
+
+def test_a_kind_is_known_by_its_type_and_is_a_command_without_one():
+    assert {job_kind("j", {"jobType": kind.title()}, KINDS) for kind in KINDS} == set(KINDS)
+    assert job_kind("j", {}, KINDS) == "command"
+    with pytest.raises(InvalidRequest, match="'Comand' of job 'j' is not a job type") as caught:
+        job_kind("j", {"jobType": "Comand"}, KINDS)
+    assert caught.value.target == "properties.jobType"
 
 
 @pytest.mark.parametrize(
@@ -67,7 +76,6 @@ def test_other_job_types_are_refused_by_name(kind):
         ({"distribution": {"distributionType": "Horovod"}}, "properties.distribution.distributionType"),
         ({"limits": {"timeout": "an hour"}}, "properties.limits.timeout"),
         ({"environmentVariables": {"A=B": "c"}}, "properties.environmentVariables"),
-        ({"jobType": "Comand"}, "properties.jobType"),
         ({"inputs": []}, "properties.inputs"),
     ],
 )

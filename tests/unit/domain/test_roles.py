@@ -64,8 +64,10 @@ def _by_hand(pattern: str, action: str) -> bool:
 @given(st.text("aB/*", max_size=8), st.text("ab/", max_size=8))
 def test_patterns_mean_what_the_expression_means(pattern: str, action: str) -> None:
     # "/*/*/" shares no slash in the expression's left-to-right rewriting, so it is left to the cases above.
-    if "/*/*/" not in pattern:
-        assert matches(pattern, action) == _by_hand(pattern, action)
+    # Two stars in a row are one.
+    plain = re.sub(r"\*+", "*", pattern)
+    if "/*/*/" not in plain:
+        assert matches(pattern, action) == _by_hand(plain, action)
 
 
 @pytest.mark.parametrize(

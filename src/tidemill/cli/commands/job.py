@@ -16,6 +16,7 @@ from tidemill.cli.session import Session
 from tidemill.cli.urls import segment
 
 JOBS_API = "2024-01-01-preview"
+SHOWN_TRIALS = 10  # of a sweep, the best
 CANCEL_API = "2023-04-01-preview"
 HISTORY_API = "v1.0"
 
@@ -156,10 +157,28 @@ def show_facts(detail: dict[str, Any]) -> list[tuple[str, str]]:
         facts.append(("steps", graphs.text(graphs.of_job(detail))))
     if detail.get("parent"):
         facts.append(("part of", f"{detail['parent']}, as step {detail['step']}"))
+    if detail.get("sweep"):
+        facts.append(("trials", "\n".join(_trials(detail["sweep"]))))
     timeline = detail.get("timeline") or []
     if timeline:
         facts.append(("time line", "\n".join(_moment(entry) for entry in timeline)))
     return facts
+
+
+def _trials(sweep: dict[str, Any]) -> list[str]:
+    """How many there are, then the best."""
+    sign = -1 if sweep["goal"] == "maximize" else 1
+    scored = [trial for trial in sweep["trials"] if trial["score"] is not None]
+    scored.sort(key=lambda trial: (sign * trial["score"], trial["number"]))
+    lines = [f"{len(sweep['trials'])} of {sweep['total']} started, {sweep['algorithm']} sampling"]
+    for trial in scored[:SHOWN_TRIALS]:
+        values = " ".join(f"{key}={value}" for key, value in trial["values"].items())
+        lines.append(
+            f"{trial['number']:>4}  {sweep['metric']} {trial['score']:.6g}  {values}  {trial['name']}"
+        )
+    if len(scored) > SHOWN_TRIALS:
+        lines.append(f"      and {len(scored) - SHOWN_TRIALS} more: tidemill job list --parent NAME")
+    return lines
 
 
 def _moment(entry: dict[str, Any]) -> str:

@@ -26,13 +26,8 @@ _KEYS = {
     "asset_version": "version",
     "distribution_type": "type",
 }
-_NAMED = (
-    "inputs",
-    "outputs",
-    "environment_variables",
-    "tags",
-    "jobs",
-)  # what follows is a name of the user's
+# what follows is a name of the user's
+_NAMED = ("search_space", "inputs", "outputs", "environment_variables", "tags", "jobs")
 _LINE = re.compile(r"(?P<start>^C|c)onda file, line (?P<line>\d+):(?P<column>\d+)")
 
 

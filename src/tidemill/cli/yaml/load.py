@@ -33,19 +33,20 @@ class Spec:
 
 
 def load_job(path: Path, settings: tuple[str, ...] = (), shown: str | None = None) -> Spec:
-    """A command or pipeline job. Raises YamlError (all problems), CliError for an unreadable file."""
+    """A job of any kind that is offered. Raises YamlError (all problems), CliError for an unreadable file."""
     return job_in(_read(path, settings, shown))
 
 
 def job_in(document: Document) -> Spec:
-    """The command or pipeline job that a document is. Raises YamlError."""
+    """The job that a document is. Raises YamlError."""
     from tidemill.cli.yaml.pipeline_load import check_pipeline
     from tidemill.cli.yaml.pipeline_schemas import PIPELINE_JOB
+    from tidemill.cli.yaml.sweep_schemas import SWEEP_JOB
 
     if isinstance(document.data, dict) and "type" not in document.data:
         _name_type(document)
     problems: list[Problem] = []
-    job = replace(JOB, variants={**JOB.variants, "pipeline": PIPELINE_JOB})
+    job = replace(JOB, variants={**JOB.variants, "sweep": SWEEP_JOB, "pipeline": PIPELINE_JOB})
     data = _check(job, document, problems)
     if isinstance(document.data, dict) and data is not None:
         is_pipeline = str(document.data.get("type")) == "pipeline"
@@ -189,36 +190,40 @@ def _name_type(document: Document) -> None:
     for kind in ("pipeline", "sweep", "spark", "automl", "parallel", "import"):
         if schema.startswith(kind):
             found = kind
-    if found == "pipeline":
+    if found in ("pipeline", "sweep"):
         document.data["type"] = found
     elif found:
-        message = f"type: {found} is not offered yet in a job. Offered: command, pipeline."
+        message = f"type: {found} is not offered yet in a job. Offered: command, sweep, pipeline."
         raise YamlError([Problem(document.place(()), message)])
 
 
 def _check_job(document: Document, data: dict[str, Any], problems: list[Problem]) -> None:
     inputs, outputs = data.get("inputs") or {}, data.get("outputs") or {}
-    if isinstance(data.get("code"), str):
-        references.check_code(document, data["code"], ("code",), problems)
-    environment = data.get("environment")
+    # Of a sweep, what runs is its trial.
+    at: Trail = ("trial",) if "trial" in data else ()
+    run: dict[str, Any] = (data.get("trial") or {}) if at else data
+    space = list(data.get("search_space") or {}) if at else None
+    if isinstance(run.get("code"), str):
+        references.check_code(document, run["code"], (*at, "code"), problems)
+    environment = run.get("environment")
     if isinstance(environment, str):
-        references.check_environment(document, environment, ("environment",), problems)
+        references.check_environment(document, environment, (*at, "environment"), problems)
     elif isinstance(environment, dict):
-        check_environment_mapping(document, environment, ("environment",), problems)
+        check_environment_mapping(document, environment, (*at, "environment"), problems)
     if isinstance(data.get("compute"), str):
         references.check_compute(document, data["compute"], ("compute",), problems)
     for name, value in inputs.items():
         if isinstance(value, dict):
             check_input(document, value, ("inputs", name), problems)
     for trail, text in [
-        (("command",), data.get("command")),
+        ((*at, "command"), run.get("command")),
         *(
-            (("environment_variables", name), value)
-            for name, value in (data.get("environment_variables") or {}).items()
+            ((*at, "environment_variables", name), value)
+            for name, value in (run.get("environment_variables") or {}).items()
         ),
     ]:
-        references.check_expressions(document, text, trail, list(inputs), list(outputs), problems)
-    references.check_unset(document, data.get("command"), ("command",), inputs, problems)
+        references.check_expressions(document, text, trail, list(inputs), list(outputs), problems, space)
+    references.check_unset(document, run.get("command"), (*at, "command"), inputs, problems)
 
 
 def check_input(document: Document, value: dict[str, Any], trail: Trail, problems: list[Problem]) -> None:

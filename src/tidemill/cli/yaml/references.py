@@ -14,7 +14,9 @@ _EXPRESSION = re.compile(r"\$\{\{(.*?)\}\}", re.DOTALL)
 _OPTIONAL_PART = re.compile(r"\$\[\[.*?\]\]", re.DOTALL)
 _VALUES = {"value", "default", "path"}
 _SECRET = re.compile(r"^secrets\.[A-Za-z0-9][A-Za-z0-9_-]{0,126}(@[0-9a-f]{32})?$")
-_BINDING = re.compile(r"^(inputs|outputs)\.([A-Za-z_][A-Za-z0-9_]*)(\.[A-Za-z_][A-Za-z0-9_.]*)?$")
+_BINDING = re.compile(
+    r"^(inputs|outputs|search_space)\.([A-Za-z_][A-Za-z0-9_]*)(\.[A-Za-z_][A-Za-z0-9_.]*)?$"
+)
 _REMOTE = re.compile(r"^(azureml|https?|wasbs?|abfss?|adl|s3|gs)://", re.IGNORECASE)
 _ARM_ID = re.compile(r"^(azureml:)?/subscriptions/", re.IGNORECASE)
 _NAME = r"[A-Za-z0-9][A-Za-z0-9_.\-]*"
@@ -156,16 +158,17 @@ def check_expressions(
     inputs: list[str],
     outputs: list[str],
     problems: list[Problem],
+    space: list[str] | None = None,
 ) -> None:
-    """Every `${{…}}` of a command job names one of its inputs or outputs; in an environment variable, also a
-    secret."""
+    """Every `${{…}}` of a job names one of its inputs or outputs, of a sweep also one of its search `space`;
+    in an environment variable, also a secret."""
     if not isinstance(text, str):
         return
     for match in _EXPRESSION.finditer(text):
         inside = match[1].strip()
-        if trail[0] == "environment_variables" and _SECRET.match(inside):
+        if "environment_variables" in trail and _SECRET.match(inside):
             continue
-        message = _binding_problem(inside, inputs, outputs)
+        message = _binding_problem(inside, {"inputs": inputs, "outputs": outputs, "search_space": space})
         if message:
             problems.append(Problem(document.place_in(trail, match[0]), f"{match[0]}: {message}"))
     rest = _EXPRESSION.sub("", text)
@@ -193,9 +196,9 @@ def check_unset(
             problems.append(Problem(document.place_in(trail, match[0]), f"{match[0]}: {message}"))
 
 
-def _binding_problem(inside: str, inputs: list[str], outputs: list[str]) -> str:
+def _binding_problem(inside: str, known: dict[str, list[str] | None]) -> str:
     match = _BINDING.match(inside)
-    if match is None:
+    if match is None or known[match[1]] is None:
         scope = inside.split(".")[0]
         if scope == "secrets":
             return (
@@ -204,13 +207,14 @@ def _binding_problem(inside: str, inputs: list[str], outputs: list[str]) -> str:
             )
         if scope in ("search_space", "parent"):
             return f"'{scope}' exists only in {'sweep' if scope == 'search_space' else 'pipeline'} jobs."
-        hint = did_you_mean(scope, ("inputs", "outputs"))
-        return f"write inputs.NAME or outputs.NAME.{hint}"
+        offered = [kind for kind, names in known.items() if names is not None]
+        hint = did_you_mean(scope, offered)
+        return f"write {' or '.join(f'{kind}.NAME' for kind in offered)}.{hint}"
     kind, name = match[1], match[2]
-    names = inputs if kind == "inputs" else outputs
+    names = known[kind] or []
     if name in names:
         return ""
     if not names:
         return f"this job has no {kind}."
     hint = did_you_mean(name, names) or f" There are: {', '.join(names)}."
-    return f"there is no {kind[:-1]} '{name}'.{hint}"
+    return f"there is no {kind.removesuffix('s').replace('_', ' ')} '{name}'.{hint}"

@@ -27,7 +27,6 @@ INPUT_MODES = ("ro_mount", "download", "direct", "rw_mount", "eval_mount", "eval
 OUTPUT_MODES = ("rw_mount", "upload", "direct", "mount")
 
 JOB_TYPES_NOT_OFFERED = (
-    "sweep",
     "spark",
     "automl",
     "parallel",
