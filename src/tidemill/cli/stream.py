@@ -16,8 +16,6 @@ from tidemill.cli.session import Session
 from tidemill.cli.urls import segment
 
 RECONNECT_S = 60.0
-# Logs of jobs that start others say what their time line says.
-TIME_LINES = ("logs/azureml/executionlogs.txt", "azureml-logs/hyperdrive.txt")
 _RETRY_S = 0.1
 GOOD = "Completed"
 
@@ -117,7 +115,7 @@ def _handle(event: StreamEvent, printer: Printer) -> dict[str, Any] | None:
     data = event.data
     if event.name == "timeline":
         printer.phase(data.get("elapsed_s"), data.get("message", ""))
-    elif event.name == "log" and data.get("path") not in TIME_LINES:
+    elif event.name == "log":
         printer.log(data.get("path", ""), data.get("text", ""))
     elif event.name == "end":
         return data
