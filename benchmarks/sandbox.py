@@ -23,14 +23,19 @@ _BARE = (
     *("--symlink", "usr/lib", "/lib", "--symlink", "usr/lib64", "/lib64"),
     *("--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp", "/bin/true"),
 )
+# The namespaces of a job and one mount: a bubblewrap that does less is no sandbox.
+_LEAST = (
+    *("--unshare-user", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"),
+    *("--as-pid-1", "--die-with-parent", "--bind", "/", "/", "/bin/true"),
+)
 
 
-def bare_rate(program: str, count: int, at_once: int) -> float:
+def bare_rate(program: str, count: int, at_once: int, options: tuple[str, ...] = _BARE) -> float:
     """bubblewraps a second."""
     started, running, left = time.perf_counter(), 0, count
     while left or running:
         while left and running < at_once:
-            os.posix_spawn(program, [program, *_BARE], {})
+            os.posix_spawn(program, [program, *options], {})
             running, left = running + 1, left - 1
         _, status = os.wait()
         if status:
@@ -70,8 +75,10 @@ def main(argv: list[str] | None = None) -> Table:
         each = arguments.jobs // ROUNDS
         seconds = {"full": 0.0, "plain": 0.0}
         bare: list[float] = []
+        least: list[float] = []
         for turn in range(ROUNDS):
             bare.append(bare_rate(program, each, arguments.nodes))
+            least.append(bare_rate(program, each, arguments.nodes, _LEAST))
             for tier, client in clients.items():
                 seconds[tier] += many(client, each, f"many-{turn}", computes[tier])[1]
         rates = {tier: each * ROUNDS / spent for tier, spent in seconds.items()}
@@ -91,6 +98,16 @@ def main(argv: list[str] | None = None) -> Table:
             f"{rates['full']:.0f} jobs/s",
             f"{both:.0f}/s",
             rates["full"] / both,
+            None,
+            None,
+        )
+        # What bubblewrap leaves of the target where all cores are busy: a plain job and its least work.
+        in_a_row = 1 / (1 / statistics.mean(least) + 1 / rates["plain"])
+        table.add(
+            "  plain and the least bubblewrap in a row",
+            f"{in_a_row:.0f} jobs/s",
+            f"{floor:.0f}/s (least bubblewrap {statistics.mean(least):.0f})",
+            in_a_row / floor,
             None,
             None,
         )
