@@ -35,6 +35,10 @@ TYPE = "jobs"
 SERVER_SET = ("status", "services", "provisioningState", "parentJobName")
 
 
+# Properties that say which job this one was made from.
+ORIGINS = {"tidemill.rerun_of": "A rerun of job", "tidemill.clone_of": "A clone of job"}
+
+
 def key_of(scope: Scope, name: str) -> Key:
     return Key(scope, TYPE, name)
 
@@ -74,7 +78,7 @@ async def submit(
                 tx.add_event(Event(parent.uid, "job", row.created_at, *told))
         inserted = tx.insert(row)
         tx.add_event(Event(row.uid, "job", row.created_at, "Submitted", submitted, caller.name))
-        for code, note in prepared.notes:
+        for code, note in (*_origin(properties), *prepared.notes):
             tx.add_event(Event(row.uid, "job", row.created_at, code, note))
         if also is not None:
             also(tx, inserted)
@@ -172,6 +176,11 @@ def _properties(body: Mapping[str, Any]) -> dict[str, Any]:
     services = asked_for(values.get("services"))
     found = {k: v for k, v in values.items() if k not in SERVER_SET}
     return {**found, "services": services} if services else found
+
+
+def _origin(properties: Mapping[str, Any]) -> list[tuple[str, str]]:
+    given = object_at(properties, "properties", "properties.properties")
+    return [("Note", f"{word} {given[mark]}.") for mark, word in ORIGINS.items() if given.get(mark)]
 
 
 def _digest(properties: Mapping[str, Any]) -> str:

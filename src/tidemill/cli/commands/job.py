@@ -60,7 +60,10 @@ def create(
     from tidemill.cli.yaml.load import load_job
 
     spec = load_job(Path(file), settings, file)
-    created = submit(session, spec, name)
+    return _created(session, submit(session, spec, name), stream, web)
+
+
+def _created(session: Session, created: dict[str, Any], stream: bool, web: bool) -> int:
     made = created["name"]
     page = _page(created)
     if web:
@@ -218,6 +221,63 @@ def graph(session: Session, name: str | None, file: str | None, svg: str | None)
 def stream(session: Session, name: str) -> int:
     """Follow a job: phases, log, result. Ctrl-C leaves it running."""
     return follow(session, name)
+
+
+@command(job, "rerun", "tidemill job rerun --name brave_apple_0k3d9x2hbw --stream")
+@_name
+@click.option("--new-name", help="Name of the new job; else one is made.")
+@click.option("--stream", is_flag=True, help="Follow it until it ends; exit code 1 when it fails.")
+@click.option("--web", is_flag=True, help="Open its page.")
+def rerun(session: Session, name: str, new_name: str | None, stream: bool, web: bool) -> int:
+    """Submit a job again as it was, under a new name."""
+    from tidemill.cli.again import RERUN_OF
+
+    return _again(session, name, new_name, RERUN_OF, (), stream, web)
+
+
+@command(
+    job,
+    "clone",
+    """tidemill job clone --name brave_apple_0k3d9x2hbw --set inputs.lr=0.1 --stream
+    tidemill job clone -n brave_apple_0k3d9x2hbw --set compute=azureml:gpu --set limits.timeout=3600""",
+)
+@_name
+@click.option(
+    "--set", "settings", multiple=True, required=True, metavar="PATH=VALUE", help="What differs; repeatable."
+)
+@click.option("--new-name", help="Name of the new job; else one is made.")
+@click.option("--stream", is_flag=True, help="Follow it until it ends; exit code 1 when it fails.")
+@click.option("--web", is_flag=True, help="Open its page.")
+def clone(
+    session: Session, name: str, settings: tuple[str, ...], new_name: str | None, stream: bool, web: bool
+) -> int:
+    """Submit a job again with changes, and say which."""
+    from tidemill.cli.again import CLONE_OF
+
+    return _again(session, name, new_name, CLONE_OF, settings, stream, web)
+
+
+def _again(
+    session: Session,
+    name: str,
+    new_name: str | None,
+    mark: str,
+    settings: tuple[str, ...],
+    stream: bool,
+    web: bool,
+) -> int:
+    from tidemill.cli import again
+    from tidemill.cli.submit import JOBS_API as SUBMIT_API
+    from tidemill.cli.submit import new_name as made_up
+
+    made = new_name or made_up()
+    body = again.body_of(_arm(session, name), made, mark)
+    changes = again.change(session, body["properties"], settings, name)
+    path = f"{session.workspace_id()}/jobs/{segment(made)}"
+    created = session.client.call("PUT", path, body, {"api-version": SUBMIT_API})
+    if settings:
+        session.note("\n".join(map(str, changes)) or f"Nothing differs from {name}.")
+    return _created(session, created, stream, web)
 
 
 @command(job, "cancel", "tidemill job cancel --name brave_apple_0k3d9x2hbw --wait")
