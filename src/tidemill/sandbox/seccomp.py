@@ -86,7 +86,7 @@ _DENIED: dict[str, tuple[int | None, int | None]] = {
 
 NEW_NAMESPACES = 0x7E020000 | 0x80  # CLONE_NEW{NS,CGROUP,UTS,IPC,USER,PID,NET}; of unshare: NEWTIME, too
 _CLONE_NAMESPACES = 0x7E020000  # in clone, 0x80 belongs to the exit signal
-INIT = 1  # of the job's PID namespace: bubblewrap's, which reaps and reports
+INIT = 1  # of the job's PID namespace: it reaps, and says how the job ended
 _AF_UNIX, _AF_INET, _AF_INET6, _AF_NETLINK = 1, 2, 10, 16
 _SOCK_RAW, _SOCK_TYPE_MASK = 3, 0xF
 _NETLINK_ROUTE = 0
