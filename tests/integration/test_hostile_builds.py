@@ -6,7 +6,10 @@ import asyncio
 import io
 import json
 import os
+import shutil
 import socket
+import subprocess
+import sys
 import tarfile
 import tempfile
 import threading
@@ -148,7 +151,7 @@ def attack():
         envs=tried(lambda: [n for n in os.listdir(home + "/envs") if not n.startswith(".tmp-")]),
         outside=tried(lambda: open({str(outside)!r} + "/written", "w").write("x")),
         cache=tried(lambda: open({str(place / "cache")!r} + "/poison", "w").write("x")),
-        root=tried(lambda: os.listdir("/root")),
+        root=tried(lambda: open(sorted(set(os.listdir("/root")) - set({Path(sys.base_prefix).parts!r}))[0])),
         passwd=tried(lambda: [l for l in open("/etc/passwd") if l.split(":")[0] not in ("root", "nobody")]),
         shadow=tried(lambda: open("/etc/shadow").read()),
         environment=sorted(os.environ),
@@ -194,7 +197,7 @@ def attack():
     assert (saw["uid"], saw["capabilities"]) == (65534, ["0000000000000000"])
     assert not [path for path in saw["locks"] if ".locks" in path]  # type: ignore[union-attr]
     assert not list(outside.iterdir())
-    assert {path.stat().st_uid for path in built.path.rglob("*")} == {os.geteuid()}
+    assert {path.lstat().st_uid for path in built.path.rglob("*")} == {os.geteuid()}
 
 
 async def test_nothing_that_another_build_reads_is_written(
@@ -499,3 +502,46 @@ def processes_with(mark: str) -> list[str]:
 
 def groups_left() -> list[str]:
     return [path for path in cgroups.stale(GROUPS) if path.rpartition("-")[2] == str(os.getpid())]
+
+
+AS_A_USER = """
+import json, os, sys
+from tidemill.sandbox import view
+uid, binds, argv = int(sys.argv[1]), json.loads(sys.argv[2]), sys.argv[3:]
+view.enter([view.Bind(path, writable) for path, writable in binds])
+os.setgroups([]); os.setresgid(uid, uid, uid); os.setresuid(uid, uid, uid)
+os.execv(sys.executable, [sys.executable, "-m", "pytest", *argv])
+"""
+UID = 64_004
+
+
+@pytest.mark.root
+def test_the_same_on_a_server_of_an_ordinary_user():
+    """Attacks of this module, once more, by a user whom nothing but user namespaces helps."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root: the tests above ran as an ordinary user")
+    if why := tiers.sandboxing(UID).why_not:
+        if os.environ.get("CI") == "true":
+            pytest.fail(why)
+        pytest.skip(why)
+    folder = tempfile.mkdtemp(prefix="tidemill-user-")
+    os.chown(folder, UID, UID)
+    root = str(Path(__file__).resolve().parents[2])
+    binds = [(root, False), (sys.base_prefix, False), (sys.prefix, False), (folder, True)]
+    argv = [__file__, "-q", "-p", "no:cacheprovider", "--basetemp", f"{folder}/pytest", "--timeout", "90"]
+    argv += ["-k", "finds_nothing or another_build_reads or leaves_behind or processes_are"]
+    environ = {**os.environ, "HOME": folder, "PYTHONPATH": f"{root}/src", "PYTHONDONTWRITEBYTECODE": "1"}
+    environ.pop("TMPDIR", None)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", AS_A_USER, str(UID), json.dumps(binds), *argv],
+            capture_output=True,
+            text=True,
+            timeout=110,
+            env=environ,
+            cwd=root,
+            check=False,
+        )
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    assert "4 passed" in done.stdout, done.stdout + done.stderr
