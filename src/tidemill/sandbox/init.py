@@ -3,7 +3,7 @@
 bubblewrap's own init folds a death by signal N and an exit with 128 + N into one number. This one starts the
 job, reaps what is orphaned, and ends when the job does, with its exit code. What a code cannot say goes to
 SAID_FD: one byte is the signal that killed the job; two, 0 and an errno, say that it could not be started.
-bubblewrap writes the program into each sandbox, from INIT_FD. A job costs two copies of bubblewrap less.
+bubblewrap writes the program into each sandbox, from INIT_FD. A job costs one copy of bubblewrap less.
 
 Numbers: Linux `arch/x86/entry/syscalls/syscall_64.tbl`. A program finds argc, argv, NULL and envp on its
 stack when it starts (System V ABI).
