@@ -15,6 +15,7 @@ import traceback
 
 NAMES = (
     "jobs",
+    "pipelines",
     "sandbox",
     "neighbours",
     "nodes",

@@ -54,6 +54,7 @@ class _Run:
     planned: dict[str, PlannedOutput] = field(default_factory=dict[str, PlannedOutput])  # by address
     gathered: dict[tuple[str, str], str] = field(default_factory=dict[tuple[str, str], str])
     told: set[str] = field(default_factory=set[str])  # children whose end is in the time line
+    telling: list[asyncio.Task[None]] = field(default_factory=list[asyncio.Task[None]])
 
 
 class Pipelines:
@@ -75,10 +76,13 @@ class Pipelines:
             found = await self._s.store.read(lambda r: [r.by_uid(uid) for uid in changed])
             await self._take_in(row, run, [child for child in found if child is not None])
         canceled = row.state == JobState.CANCEL_REQUESTED
-        while True:
-            decision = decide(run.pipeline, run.views, run.gathered, canceled=canceled)
-            if not decision.actions or not await self._carry_out(row, run, decision):
-                return None
+        try:
+            while True:
+                decision = decide(run.pipeline, run.views, run.gathered, canceled=canceled)
+                if not decision.actions or not await self._carry_out(row, run, decision):
+                    return None
+        finally:
+            await _told(run)
 
     async def _load(self, row: Resource) -> _Run | None:
         pipeline = job_status(row.status).pipeline
@@ -106,7 +110,8 @@ class Pipelines:
             run.views[instance] = view_of(child)
             run.planned |= {out.uri: out for out in job_status(child.status).plan.outputs}
         if ended:
-            await self._tell(row, run, ended)
+            # In one commit with what is started next, instead of before it.
+            run.telling.append(asyncio.create_task(self._tell(row, run, ended)))
 
     async def _valued(self, run: _Run, instance: str, child: Resource) -> Resource:
         """The child with the values of its literal outputs: what it said of its run, else what is in the
@@ -174,6 +179,7 @@ class Pipelines:
             elif isinstance(action, Stop):
                 await self._stop(row, action)
             elif isinstance(action, Finish):
+                await _told(run)
                 await self._finish(row, run, action)
                 return False
         for at in range(0, len(starts), AT_ONCE):
@@ -276,6 +282,12 @@ class Pipelines:
             composites.end(tx, current, state, code, message, now)
 
         await self._s.store.write(change)
+
+
+async def _told(run: _Run) -> None:
+    """Once all that has ended is in the time line. Raises what kept it from that."""
+    telling, run.telling = run.telling, []
+    await asyncio.gather(*telling)
 
 
 def _ended(child: Resource, instance: str) -> str:

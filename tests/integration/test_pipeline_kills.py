@@ -1,0 +1,134 @@
+"""Kill -9 of the server, ten times during a pipeline of twelve steps: each step runs once, and once only, to
+success; what was reused before stays reused."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from jobserver import FINAL, JobServer, until
+
+pytestmark = [pytest.mark.kill, pytest.mark.timeout(180)]
+
+SEED = int(os.environ.get("TIDEMILL_KILL_SEED", "1"))
+STEPS = 12
+KILLS = 10
+# Each step writes down that it ran, where nothing but another run could write it again.
+RUN = """
+import pathlib, sys, time
+number, given, made = sys.argv[1], [a for a in sys.argv[2:-1] if a], pathlib.Path(sys.argv[-1])
+time.sleep(1)
+sums = [int((pathlib.Path(folder) / "sum").read_text()) for folder in given]
+(made / "sum").write_text(str(sum(sums) + int(number)))
+print("step", number, "ran once")
+"""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[JobServer]:
+    made = JobServer(tmp_path_factory.mktemp("pipes") / "home")
+    made.start()
+    made.cluster("cpu", high=2)
+    yield made
+    made.end()
+
+
+def body(server: JobServer) -> dict[str, Any]:
+    """Two chains that meet: a step needs the one two before it, the last both."""
+    code = server.code("steps", {"run.py": RUN})
+    spec = {
+        "type": "command",
+        "name": "add",
+        "version": "1",
+        "code": f"azureml:{code}",
+        "command": "python3 run.py ${{inputs.n}} $[[${{inputs.a}}]] $[[${{inputs.b}}]] ${{outputs.made}}",
+        "inputs": {
+            "n": {"type": "integer"},
+            "a": {"type": "uri_folder", "optional": True},
+            "b": {"type": "uri_folder", "optional": True},
+        },
+        "outputs": {"made": {"type": "uri_folder"}},
+    }
+    status, answer = server.arm("PUT", "components/add/versions/1", {"properties": {"componentSpec": spec}})
+    assert status in (200, 201), answer
+
+    def bound(step: int) -> dict[str, str]:
+        return {"job_input_type": "literal", "value": f"${{{{parent.jobs.s{step}.outputs.made}}}}"}
+
+    jobs: dict[str, Any] = {}
+    for number in range(STEPS):
+        inputs: dict[str, Any] = {"n": {"job_input_type": "literal", "value": str(number)}}
+        if number > 1:
+            inputs["a"] = bound(number - 2)
+        if number == STEPS - 1:
+            inputs["b"] = bound(number - 1)
+        jobs[f"s{number}"] = {"type": "command", "componentId": answer["id"], "inputs": inputs}
+    settings = {"default_compute": f"{server.workspace}/computes/cpu"}
+    return {"properties": {"jobType": "Pipeline", "jobs": jobs, "settings": settings}}
+
+
+def children(server: JobServer, name: str) -> dict[str, dict[str, Any]]:
+    return {job["step"]: job for job in server.native(f"jobs?parent={name}&limit=100")["value"]}
+
+
+def test_twelve_steps_and_ten_kills(server: JobServer) -> None:
+    chosen = random.Random(SEED)
+    asked = body(server)
+    status, answer = server.arm("PUT", "jobs/killed", asked)
+    assert status == 201, answer
+    kills = 0
+    while kills < KILLS:
+        time.sleep(chosen.random() * 0.3)
+        server.kill()
+        kills += 1
+        server.start()
+        if server.job("killed")["status"] in FINAL:
+            break
+    job = server.wait("killed", 90)
+    assert job["status"] == "Completed", job["timeline"]
+    assert kills == KILLS, "it was too fast to be killed so often"
+    found = children(server, "killed")
+    assert sorted(found) == sorted(f"s{n}" for n in range(STEPS))
+    codes = [entry["code"] for entry in job["timeline"]]
+    assert codes.count("StepStarted") == codes.count("StepEnded") == STEPS
+    for step, child in found.items():
+        detail = server.job(child["name"])
+        assert [attempt["outcome"] for attempt in detail["attempts_list"]] == ["Succeeded"], step
+        assert server.log(child["name"]).count("ran once") == 1
+        server.check_ledger(child["name"])
+    last = found[f"s{STEPS - 1}"]["name"]
+    assert server.stored(f"azureml/{last}/made/")["sum"] == b"66"
+
+
+def test_reuse_stays_what_it_was_whenever_the_server_is_killed(server: JobServer) -> None:
+    asked = body(server)
+    status, answer = server.arm("PUT", "jobs/again", asked)
+    assert status == 201, answer
+    server.kill()
+    server.start()
+    job = server.wait("again", 60)
+    assert job["status"] == "Completed"
+    steps = {step["name"]: step["jobs"][0] for step in job["steps"]}
+    before = {step: child["name"] for step, child in children(server, "killed").items()}
+    assert {name: step["reused_from"] for name, step in steps.items()} == before
+    assert job["price"]["seconds"] == 0
+    rows = server.sql(
+        "SELECT count(*) FROM attempts WHERE job_uid IN (SELECT uid FROM resources WHERE name = ?)", "again"
+    )
+    assert rows == [(0,)]
+
+
+def test_submitting_the_same_pipeline_again_is_the_same_job(server: JobServer) -> None:
+    status, _ = server.arm("PUT", "jobs/again", body(server))
+    assert status == 200
+    changed = json.loads(json.dumps(body(server)))
+    changed["properties"]["jobs"].pop(f"s{STEPS - 1}")
+    status, answer = server.arm("PUT", "jobs/again", changed)
+    assert status == 409
+    assert answer["error"]["code"] == "JobAlreadyExists"
+    until(lambda: server.job("again")["status"] == "Completed")
