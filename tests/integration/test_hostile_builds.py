@@ -284,6 +284,42 @@ def attack():
     assert groups_left() == []
 
 
+@pytest.mark.kill
+async def test_a_killed_server_takes_the_build_with_it(place: Path, make: Callable[..., EnvironmentBuilder]):
+    mark = f"orphan-{os.getpid()}"
+    source(
+        place / "wheels",
+        "tmorphan",
+        f"""
+def attack():
+    subprocess.Popen(["sh", "-c", "trap '' TERM; sleep 600; : {mark}"], start_new_session=True).wait()
+""",
+    )
+    code = (
+        "import asyncio, pathlib\n"
+        "from tidemill.environments.builder import EnvironmentBuilder\n"
+        "from tidemill.environments.spec import EnvironmentSpec\n"
+        f"b = EnvironmentBuilder(pathlib.Path({str(place / 'home' / 'envs')!r}), lambda: 0,\n"
+        f"    allow_download=False, cache_dir=pathlib.Path({str(place / 'cache')!r}))\n"
+        "asyncio.run(b.ensure(EnvironmentSpec(pip=('tmorphan',)), print))\n"
+    )
+    server = await asyncio.create_subprocess_exec(sys.executable, "-c", code)
+    deadline = time.monotonic() + 60
+    while not processes_with(mark):
+        assert time.monotonic() < deadline, "the build did not come so far"
+        assert server.returncode is None
+        await asyncio.sleep(0.05)
+    server.kill()
+    await server.wait()
+    deadline = time.monotonic() + 20
+    builder = make()
+    while processes_with(mark) or builder.sweep() == 0:
+        assert time.monotonic() < deadline, "processes of a killed server's build live on"
+        await asyncio.sleep(0.05)
+    assert not list((place / "home" / "envs").glob(".tmp-*"))
+    assert [path for path in cgroups.stale(GROUPS) if path.endswith(f"-{server.pid}")] == []
+
+
 @pytest.mark.root
 async def test_memory_is_bounded(
     place: Path, make: Callable[..., EnvironmentBuilder], monkeypatch: pytest.MonkeyPatch

@@ -38,8 +38,8 @@ _PROXY = "http://127.0.0.1:3128"
 
 @dataclass(frozen=True, slots=True)
 class Confinement:
-    """`sandbox`: False as on a host that has none; else what this host has is used. `unconfined`: packages may be built
-    from source without one. `egress`: what such builds reach besides the server's own indexes
+    """`sandbox`: False as on a host that has none; else what this host has is used. `unconfined`: packages
+    may be built from source without one. `egress`: what such builds reach besides the server's own indexes
     (sandbox/egress.py)."""
 
     sandbox: bool = True
