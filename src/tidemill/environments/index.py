@@ -15,6 +15,9 @@ from urllib.parse import urlsplit
 _CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
 _CONFIGS = (Path("~/.config/uv/uv.toml"), Path("/etc/uv/uv.toml"))
+# uv's own, where nothing else is the default: wherever the server's names lead there (a mirror, often).
+_DEFAULTS = (("pypi.org", 443), ("files.pythonhosted.org", 443))
+_OTHER_DEFAULT = re.compile(r"^\s*(index-url|no-index|default)\s*=", re.MULTILINE)
 _ADDRESS = re.compile(r"https?://[^\s\"',<>]+")
 
 
@@ -43,7 +46,11 @@ def settings(env: Mapping[str, str]) -> Settings:
     words = [text, *(value for name, value in given.items() if name.startswith("UV_"))]
     proxies = {name: value for name, value in env.items() if name.upper() in _PROXIES}
     files = (*named, *_local_links(given, text))
-    return Settings(env, given, proxies, files, _hosts(" ".join(words)))
+    hosts = _hosts(" ".join(words))
+    chosen = {"UV_INDEX_URL", "UV_DEFAULT_INDEX", "UV_NO_INDEX"} & given.keys()
+    if not chosen and not _OTHER_DEFAULT.search(text):
+        hosts = (*hosts, *_DEFAULTS)
+    return Settings(env, given, proxies, files, hosts)
 
 
 def encode(order: object) -> bytes:
