@@ -18,6 +18,7 @@ NAMES = (
     "pipelines",
     "sandbox",
     "neighbours",
+    "sweeps",
     "nodes",
     "queue_length",
     "api",
