@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tidemill.app.asset_rows import CODES, COMPONENTS, DATA, ENVIRONMENTS, MODELS, AssetKind
+from tidemill.app.asset_rows import CODES, COMPONENTS, DATA, ENVIRONMENTS, MODEL_TYPES, MODELS, AssetKind
 from tidemill.app.compute_rules import object_at
 from tidemill.app.locations import Storage, locate
 from tidemill.data.bloburls import blob_url
@@ -16,7 +16,6 @@ from tidemill.domain.errors import Conflict, InvalidRequest
 from tidemill.store.api import Read
 
 DATA_TYPES = ("uri_file", "uri_folder", "mltable")
-MODEL_TYPES = ("custom_model", "mlflow_model", "triton_model")
 MUTABLE = ("description", "tags", "isArchived", "stage")
 COMPUTED = ("provisioningState", "environmentType", "jobName")  # a body that carries them means the same
 

@@ -24,6 +24,7 @@ from tidemill.app.asset_rows import (
     version_key,
 )
 from tidemill.app.asset_rules import complete, refuse_change, updated
+from tidemill.app.asset_usage import archived_note, refuse_if_used
 from tidemill.app.codec import decode_object, encode
 from tidemill.app.compute_rules import object_at
 from tidemill.app.locations import Storage
@@ -84,7 +85,7 @@ async def put_version(
         if existing is not None:
             stored = decode_object(existing.spec)
             refuse_change(kind, name, version, stored, wanted)
-            return save(tx, existing, updated(stored, given), now), False
+            return _keep(tx, existing, kind, updated(stored, given), now, caller.name), False
         return insert_version(tx, kind, scope, name, version, wanted, uids, now, caller.name), True
 
     try:
@@ -135,6 +136,21 @@ def save(tx: Tx, row: Resource, properties: dict[str, Any], now: int) -> Resourc
     return row if changed == row else tx.update(replace(changed, modified_at=now))
 
 
+def _keep(tx: Tx, row: Resource, kind: AssetKind, properties: dict[str, Any], now: int, by: str) -> Resource:
+    """As `save`; being archived or restored is an event, with who still uses it."""
+    saved = save(tx, row, properties, now)
+    if saved.archived != row.archived:
+        word = "Archived" if saved.archived else "Restored"
+        note = archived_note(tx, saved, kind) if saved.archived else ""
+        tx.add_event(Event(row.uid, "asset", now, word, f"{word} by {by}.{' ' * bool(note)}{note}", by))
+    return saved
+
+
+async def note_of(s: Services, kind: AssetKind, row: Resource) -> str:
+    """Who uses a name or a version that is archived, in a sentence; "" where nobody does or it is not."""
+    return await s.store.read(lambda read: archived_note(read, row, kind)) if row.archived else ""
+
+
 def next_version(tx: Read, scope: Scope, kind: AssetKind, name: str) -> str:
     container = tx.get(container_key(scope, kind, name))
     return str(decode_object(container.status).get("nextVersion", "1")) if container else "1"
@@ -170,13 +186,15 @@ async def list_versions(
 async def delete_version(
     s: Services, caller: Caller, scope: Scope, kind: AssetKind, name: str, version: str
 ) -> bool:
-    """-> False where there is none. What it points at stays in storage; the container goes with its last."""
+    """-> False where there is none. What it points at stays in storage; the container goes with its last.
+    Raises Conflict naming who uses it."""
     now = s.clock.now()
 
     def change(tx: Tx) -> bool:
         row = tx.get(version_key(scope, kind, name, version))
         if row is None:
             return False
+        refuse_if_used(tx, scope, kind, name, version)
         tx.delete(row)
         tx.add_event(
             Event(row.uid, "asset", now, "Deleted", f"{kind.label} {name}:{version} deleted.", caller.name)
@@ -213,7 +231,8 @@ async def put_container(
     def change(tx: Tx) -> tuple[Resource, bool]:
         existing = tx.get(container_key(scope, kind, name))
         if existing is not None:
-            return save(tx, existing, updated(decode_object(existing.spec), given), now), False
+            properties = updated(decode_object(existing.spec), given)
+            return _keep(tx, existing, kind, properties, now, caller.name), False
         return insert_container(tx, kind, scope, name, given, uid, now, caller.name), True
 
     try:
@@ -254,13 +273,14 @@ async def list_containers(
 
 
 async def delete_container(s: Services, caller: Caller, scope: Scope, kind: AssetKind, name: str) -> bool:
-    """With all its versions. -> False where there is none."""
+    """With all its versions. -> False where there is none. Raises Conflict naming who uses one."""
     now = s.clock.now()
 
     def change(tx: Tx) -> bool:
         row = tx.get(container_key(scope, kind, name))
         if row is None:
             return False
+        refuse_if_used(tx, scope, kind, name)
         for version in tx.find(ResourceQuery(kind.versions, scope, parent=name)):
             tx.delete(version)
         tx.delete(row)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from tidemill.app.asset_rows import DATA, MODELS
+from tidemill.app.asset_rows import DATA, MODEL_TYPES, MODELS
 from tidemill.app.locations import Location, Storage, datastore_location, locate
 from tidemill.app.services import Services
 from tidemill.app.storage import BLOB_STORE
@@ -16,7 +16,6 @@ from tidemill.domain.model import Scope
 from tidemill.domain.plan import Place, PlannedInput, PlannedOutput
 from tidemill.store.api import Read
 
-MODEL_TYPES = ("custom_model", "mlflow_model", "triton_model")
 _NAMED = 8  # names listed when an input does not exist
 
 

@@ -231,8 +231,10 @@ def _make_archive(made: Group, kind: Kind, archived: bool) -> None:
         path = _container(session, kind, name) + (f"/versions/{segment(version)}" if version else "")
         current = session.client.get(path, {"api-version": kind.api})
         properties = {**(current.get("properties") or {}), "isArchived": archived}
-        session.client.call("PUT", path, {"properties": properties}, {"api-version": kind.api})
+        changed = session.client.call("PUT", path, {"properties": properties}, {"api-version": kind.api})
         session.note(f"{name}{':' + version if version else ''} is {word}d.")
+        for warning in changed.get("warnings") or ():
+            session.note(f"Note: {warning}")
 
     change.__doc__ = "Hide it from lists." if archived else "Show it in lists again."
     options = [

@@ -60,18 +60,20 @@ def routes() -> list[Route]:
     return found
 
 
-def render_version(services: Services, row: Resource) -> bytes:
+def render_version(services: Services, row: Resource, note: str = "") -> bytes:
     return render(
-        row,
-        properties=rebase(services.addresses, row.spec),
-        extra_properties=STATE,
-        extra=encode({"etag": etag(row)}),
+        row, properties=rebase(services.addresses, row.spec), extra_properties=STATE, extra=_extra(row, note)
     )
 
 
-def render_container(row: Resource) -> bytes:
+def render_container(row: Resource, note: str = "") -> bytes:
     computed = {**decode_object(row.status), "provisioningState": "Succeeded"}
-    return render(row, extra_properties=encode(computed), extra=encode({"etag": etag(row)}))
+    return render(row, extra_properties=encode(computed), extra=_extra(row, note))
+
+
+def _extra(row: Resource, note: str) -> bytes:
+    """Beside ARM's envelope: `warnings`, what the command line shows."""
+    return encode({"etag": etag(row), **({"warnings": [note]} if note else {})})
 
 
 async def put_version(kind: AssetKind, ctx: Context) -> Response:
@@ -85,7 +87,8 @@ async def put_version(kind: AssetKind, ctx: Context) -> Response:
         await ctx.request.json(),
     )
     row = await with_flavors(ctx.services, row)
-    return bytes_response(render_version(ctx.services, row), 201 if created else 200)
+    note = await assets.note_of(ctx.services, kind, row)
+    return bytes_response(render_version(ctx.services, row, note), 201 if created else 200)
 
 
 async def get_version(kind: AssetKind, ctx: Context) -> Response:
@@ -144,7 +147,8 @@ async def put_container(kind: AssetKind, ctx: Context) -> Response:
     row, created = await assets.put_container(
         ctx.services, ctx.caller, ctx.scope, kind, _name(ctx), await ctx.request.json()
     )
-    return bytes_response(render_container(row), 201 if created else 200)
+    note = await assets.note_of(ctx.services, kind, row)
+    return bytes_response(render_container(row, note), 201 if created else 200)
 
 
 async def delete_container(kind: AssetKind, ctx: Context) -> Response:
@@ -186,7 +190,7 @@ def _query(ctx: Context) -> AssetQuery:
             target="listViewType",
         )
     order = (query.get("$orderBy") or query.get("orderBy") or "createdtime desc").casefold().split()
-    if order[0] not in ("createdtime", "createdat", "modifiedtime") or order[1:] not in (
+    if order[0] not in ("createdtime", "createdat") or order[1:] not in (
         [],
         ["asc"],
         ["desc"],
