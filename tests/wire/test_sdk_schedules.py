@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -121,18 +122,6 @@ print("\\n" + json.dumps({"enabled": got.is_enabled, "jobs": sorted(got.create_j
 """
 
 
-@pytest.mark.timeout(200)
-def test_a_pipeline_by_the_client_as_it_comes(server: Any, sdk_python: str):
-    env = {**os.environ, **server.env}
-    env.pop("AZURE_ML_CLI_PRIVATE_FEATURES_ENABLED", None)
-    done = subprocess.run(
-        [sdk_python, "-c", PIPELINE], env=env, capture_output=True, text=True, timeout=180, check=False
-    )
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-4000:]
-    found = json.loads(done.stdout.splitlines()[-1])
-    assert found == {"enabled": True, "jobs": ["step"], "status": "Completed", "children": ["step"]}
-
-
 @pytest.fixture(scope="module")
 def flows(server: Any, sdk_python: str) -> dict[str, Any]:
     # Schedules of command jobs are behind this switch in the client; those of pipelines are not.
@@ -218,5 +207,30 @@ def test_the_owner_stays_and_the_time_line_tells_it(flows: dict[str, Any], serve
     assert done.returncode == 0, done.stderr
     shown = json.loads(done.stdout)
     assert [entry["code"] for entry in shown["timeline"]] == ["Created", "Disabled", "Triggered", "Enabled"]
+    # What was fetched and sent back is the same job: nobody else's.
+    assert not [entry for entry in shown["timeline"] if "in the name of" in entry["message"]]
     assert len(shown["coming"]) == 5
     assert all(one["local"].endswith(" 06:15:00") for one in shown["coming"])
+
+
+@pytest.mark.timeout(200)
+def test_a_pipeline_by_the_client_as_it_comes(server: Any, sdk_python: str):
+    env = {**os.environ, **server.env}
+    env.pop("AZURE_ML_CLI_PRIVATE_FEATURES_ENABLED", None)
+    done = subprocess.run(
+        [sdk_python, "-c", PIPELINE], env=env, capture_output=True, text=True, timeout=180, check=False
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-4000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found == {"enabled": True, "jobs": ["step"], "status": "Completed", "children": ["step"]}
+    shown = subprocess.run(
+        [sys.executable, "-m", "tidemill.cli.main", "schedule", "show", "--name", "piped", "-o", "json"],
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    said = [entry["message"] for entry in json.loads(shown.stdout)["timeline"]]
+    assert len(said) == 4
+    assert not [message for message in said if "in the name of" in message]

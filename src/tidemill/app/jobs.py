@@ -78,7 +78,7 @@ async def submit(
                 tx.add_event(Event(parent.uid, "job", row.created_at, *told))
         inserted = tx.insert(row)
         tx.add_event(Event(row.uid, "job", row.created_at, "Submitted", submitted, caller.name))
-        for code, note in (*_origin(properties), *prepared.notes):
+        for code, note in (*_told(properties), *prepared.notes):
             tx.add_event(Event(row.uid, "job", row.created_at, code, note))
         if also is not None:
             also(tx, inserted)
@@ -178,9 +178,14 @@ def _properties(body: Mapping[str, Any]) -> dict[str, Any]:
     return {**found, "services": services} if services else found
 
 
-def _origin(properties: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _told(properties: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Where it comes from, and what of it is kept without effect."""
     given = object_at(properties, "properties", "properties.properties")
-    return [("Note", f"{word} {given[mark]}.") for mark, word in ORIGINS.items() if given.get(mark)]
+    notes = [f"{word} {given[mark]}." for mark, word in ORIGINS.items() if given.get(mark)]
+    asked = object_at(properties, "notificationSetting", "properties.notificationSetting")
+    if asked.get("emails") or asked.get("webhooks"):
+        notes.append("No notification is sent at its end: Tidemill sends neither e-mail nor webhooks yet.")
+    return [("Note", note) for note in notes]
 
 
 def _digest(properties: Mapping[str, Any]) -> str:

@@ -103,7 +103,12 @@ async def put(
         "properties": object_at(given, "properties", "properties.properties"),
         "action": {"actionType": "CreateJob", "jobDefinition": definition},
     }
-    draft = _Draft(key_of(scope, name), caller, spec, digest, trigger, wanted, s.clock.now(), s.ids.uid())
+    oid = caller.acts_as or caller.oid
+    principal = (await s.access.current()).principal(oid)
+    owner = oid, principal.name if principal is not None else caller.name
+    draft = _Draft(
+        key_of(scope, name), caller.name, owner, spec, digest, trigger, wanted, s.clock.now(), s.ids.uid()
+    )
     try:
         return await s.store.write(draft.write)
     except AlreadyExists:
@@ -112,10 +117,11 @@ async def put(
 
 @dataclass(frozen=True, slots=True)
 class _Draft:
-    """A checked body, and who gave it."""
+    """A checked body, and who gave it. `owner`: oid and name of the principal that its jobs would be of."""
 
     key: Key
-    caller: Caller
+    by: str
+    owner: tuple[str, str]
     spec: Mapping[str, Any]
     digest: str
     trigger: Trigger
@@ -132,9 +138,7 @@ class _Draft:
         if not same_trigger:
             status = replace(status, anchor=self.now)
         if old.digest != self.digest:
-            status = replace(
-                status, owner=self.caller.acts_as or self.caller.oid, owner_name=self.caller.name
-            )
+            status = replace(status, owner=self.owner[0], owner_name=self.owner[1])
         if enabled and old.state != ENABLED:
             status = replace(status, failures=0)
         row = replace(
@@ -152,14 +156,12 @@ class _Draft:
         said = [name for name, changed in self._changes(old, row, same_trigger) if changed]
         if not said:
             return old, False
-        tx.add_event(
-            event(row, self.now, said[0], self._sentence(row, said, self.caller.name), self.caller.name)
-        )
+        tx.add_event(event(row, self.now, said[0], self._sentence(row, said, self.by), self.by))
         return tx.update(row), False
 
     def _insert(self, tx: Tx) -> Resource:
         enabled = self.enabled is not False
-        status = ScheduleStatus(self.caller.acts_as or self.caller.oid, self.caller.name, self.now)
+        status = ScheduleStatus(*self.owner, anchor=self.now)
         row = Resource(
             uid=self.uid,
             key=self.key,
@@ -170,11 +172,11 @@ class _Draft:
             digest=self.digest,
             created_at=self.now,
             modified_at=self.now,
-            created_by=self.caller.name,
+            created_by=self.by,
             next_at=self._next(self.now, enabled, False),
         )
-        said = self._sentence(row, ["Created"], self.caller.name)
-        tx.add_event(event(row, self.now, "Created", said, self.caller.name))
+        said = self._sentence(row, ["Created"], self.by)
+        tx.add_event(event(row, self.now, "Created", said, self.by))
         return tx.insert(row)
 
     def _next(self, anchor: int, enabled: bool, known: bool) -> int | None:
@@ -204,7 +206,7 @@ class _Draft:
             "Enabled": f"Enabled by {by}.",
             "Disabled": f"Disabled by {by}.",
             "TriggerChanged": f"{by} changed its trigger: {self.trigger.words}.",
-            "JobChanged": f"{by} changed its job; jobs are submitted in the name of {by} from now on.",
+            "JobChanged": f"{by} changed its job; its jobs are submitted in the name of {self.owner[1]}.",
         }
         told = " ".join(words[one] for one in said if one in words) or f"Changed by {by}."
         return f"{told} {next_words(row)}"

@@ -14,6 +14,7 @@ log = logging.getLogger("tidemill.schedules")
 AGAIN_S = 5.0  # after a fault of ours, or on a full disk
 # A timer stands still while the host sleeps, and wall clocks are set: it looks again after this much.
 LONGEST_SLEEP_S = 60.0
+AT_ONCE = 50  # schedules begun with one look; the end of each is the next look
 _FAR = 2**62
 
 
@@ -51,7 +52,9 @@ class Schedules:
     async def _look(self) -> float | None:
         """Begins what is due -> seconds until the next time; None: no schedule has one."""
         now = self._s.clock.now()
-        rows = await self._s.store.read(lambda read: read.due(schedules.TYPE, _FAR, len(self._runs) + 1000))
+        rows = await self._s.store.read(
+            lambda read: read.due(schedules.TYPE, _FAR, len(self._runs) + AT_ONCE)
+        )
         for row in rows:
             assert row.next_at is not None
             if row.uid in self._runs:
