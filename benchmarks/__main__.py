@@ -28,6 +28,7 @@ NAMES = (
     "blob",
     "scheduler",
     "access",
+    "tracking",
 )
 
 

@@ -217,6 +217,32 @@ SEEDS: tuple[tuple[str, str, Any], ...] = (
     ("POST", ML + "/runs/set-tag", {"run_id": "RUN", "key": "k", "value": "v"}),
     ("POST", ML + "/runs/log-inputs", {"run_id": "RUN", "datasets": [{"tags": TAGS, "dataset": DATASET}]}),
     ("POST", ML + "/runs/log-model", {"run_id": "RUN", "model_json": "{}"}),
+    ("POST", ML + "/runs/outputs", {"run_id": "RUN", "models": [{"model_id": "m-1", "step": 1}]}),
+    ("POST", ML + "/registered-models/create", {"name": "fz{n}", "description": "x", "tags": TAGS}),
+    (
+        "POST",
+        ML + "/logged-models",
+        {
+            "experiment_id": "EXP",
+            "name": "fz{n}",
+            "model_type": "x",
+            "source_run_id": "RUN",
+            "params": TAGS,
+            "tags": TAGS,
+        },
+    ),
+    (
+        "POST",
+        ML + "/logged-models/search",
+        {
+            "experiment_ids": ["EXP"],
+            "filter": "name = 'x'",
+            "datasets": [{"dataset_name": "d", "dataset_digest": "1"}],
+            "max_results": 5,
+            "order_by": [{"field_name": "metrics.k", "ascending": False}],
+            "page_token": "",
+        },
+    ),
     (
         "POST",
         ML + "/runs/search",

@@ -158,6 +158,23 @@ async def metric_history(
     )
 
 
+async def curve(
+    s: Services,
+    scope: Scope,
+    run_id: str,
+    key: str,
+    most: int,
+    steps: tuple[int, int] = (-(2**63), 2**63 - 1),
+) -> tuple[Metric, ...]:
+    """A metric thinned out to at most `most` points, lowest and highest kept. Raises NotFound for a run."""
+    id = await _with_run(s, scope, run_id, lambda id: _spelled(s, scope, id))
+    return await s.tracking.sampled(scope.arm_id, id, key, max(most, 4), steps)
+
+
+async def _spelled(s: Services, scope: Scope, run_id: str) -> str:
+    return (await s.tracking.get_run(scope.arm_id, run_id)).run.id
+
+
 async def log_inputs(
     s: Services,
     caller: Caller,

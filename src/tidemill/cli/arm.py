@@ -12,8 +12,9 @@ _RENAMED = {
     "model_uri": "path",
     "datastore_type": "type",
     "friendly_name": "display_name",
+    "ml_flow_tracking_uri": "mlflow_tracking_uri",
 }
-_USERS = ("tags", "properties", "flavors", "conda_file")  # what is inside belongs to the user
+_USERS = ("tags", "properties", "flavors", "conda_file", "aliases")  # what is inside belongs to the user
 _TYPES = {  # as the YAML spells them
     "AzureBlob": "azure_blob",
     "AzureFile": "azure_file",

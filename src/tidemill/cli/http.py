@@ -204,12 +204,14 @@ def parse_events(lines: Any) -> Iterator[StreamEvent]:
 
 
 def checked(reply: Reply) -> Reply:
-    """The reply, or its ARM error as CliError (404 -> exit code 3, other 4xx -> 4, 5xx -> 1)."""
+    """The reply, or its error as CliError (404 -> exit code 3, other 4xx -> 4, 5xx -> 1)."""
     if reply.status < 400:
         return reply
     code, message, target, details = f"Http{reply.status}", f"The server answered {reply.status}.", None, []
     try:
-        error = (reply.json() or {}).get("error") or {}
+        body = reply.json() or {}
+        # MLflow's routes have MLflow's shape.
+        error = body.get("error") or {"code": body.get("error_code"), "message": body.get("message")}
         code, message = error.get("code") or code, error.get("message") or message
         target, details = error.get("target"), error.get("details") or []
     except (ValueError, AttributeError):

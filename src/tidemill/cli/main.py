@@ -43,6 +43,7 @@ COMMANDS = {
     "data": (_ROOM + "assets:data", "Data assets and their versions."),
     "model": (_ROOM + "assets:model", "Models and their versions."),
     "component": (_ROOM + "assets:component", "Components: steps that pipelines are made of."),
+    "tracking": (_ROOM + "tracking:tracking", "MLflow's runs and metrics, and their export."),
     "datastore": (_ROOM + "datastore:datastore", "Where data lies."),
     "secret": (_ROOM + "secret:secret", "Values for jobs that nobody sees."),
     "keys": (_ROOM + "keys:keys", "The home's own keys, and their rotation."),

@@ -7,13 +7,14 @@ names that are taken Conflict, changes to deleted things InvalidRequest; `code` 
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 from tidemill.domain.errors import TidemillError
-from tidemill.store import trackingmodels
+from tidemill.store import sampling, trackingmodels
 from tidemill.store.groupcommit import GroupWriter, Listener
 from tidemill.store.rows import fold
 from tidemill.store.sqlite import SqliteSession, connect, make_private, translate_sqlite
@@ -162,6 +163,18 @@ class TrackingStore:
     ) -> tuple[Metric, ...]:
         """Ordered by (timestamp, step, value). `after`: the last point of the page before; `limit` 0: all."""
         return self._reading(lambda read: read.history(fold(workspace), run_id, key, after, limit))
+
+    async def sampled(
+        self, workspace: str, run_id: str, key: str, most: int, steps: tuple[int, int]
+    ) -> tuple[Metric, ...]:
+        """At most `most` points (4 or more) between two steps, both included, by step: of a longer curve the
+        lowest and highest of each stretch. NaN is left out; an absent run or metric has none."""
+        try:
+            return await asyncio.to_thread(
+                sampling.sampled, self._path, fold(workspace), run_id, key, most, steps
+            )
+        except sqlite3.Error as error:
+            raise translate_sqlite(error, self._path) from error
 
     async def latest(self, workspace: str, run_id: str) -> tuple[Metric, ...]:
         """The point of each metric with the highest (step, timestamp, value), ordered by key."""

@@ -4,14 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import math
+import sqlite3
 from collections.abc import AsyncIterator
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tidemill.domain.errors import Conflict, InvalidRequest, NotFound
 from tidemill.domain.model import Touched
-from tidemill.store.tracking import DELETED, Experiment, Metric, Run, TrackingStore
+from tidemill.store import tracking as tracking_module
+from tidemill.store.rows import fold
+from tidemill.store.tracking import (
+    DELETED,
+    VERSION,
+    Experiment,
+    LoggedModel,
+    Metric,
+    ModelMetric,
+    Run,
+    TrackingStore,
+)
 
 WS = "/subscriptions/S/main"
 
@@ -172,3 +186,77 @@ async def test_listeners_hear_of_runs_and_it_opens_again(tracking: TrackingStore
     again = TrackingStore(tmp_path / "tracking.db")
     assert [m.key for m in await again.latest(WS, "r1")] == ["m"]
     await again.close()
+
+
+@pytest.mark.parametrize("steps", ["each its own", "all one"])
+async def test_a_long_metric_is_thinned_out_with_its_extremes(tracking: TrackingStore, steps: str) -> None:
+    points = [
+        Metric("m", math.sin(i / 50), 1000 + i, i if steps == "each its own" else 0) for i in range(5000)
+    ]
+    points[2345] = Metric("m", 99.0, 1000 + 2345, points[2345].step)
+    points[3456] = Metric("m", -99.0, 1000 + 3456, points[3456].step)
+    points[100] = Metric("m", math.nan, 1100, points[100].step)
+    await tracking.log_batch(WS, "r1", metrics=points)
+    every = (-(2**63), 2**63 - 1)
+    curve = await tracking.sampled(WS, "r1", "m", 100, every)
+    assert 50 <= len(curve) <= 100
+    assert set(curve) <= set(points)
+    assert {points[0], points[2345], points[3456], points[-1]} <= set(curve)
+    assert list(curve) == sorted(curve, key=lambda point: (point.step, point.timestamp_ms))
+    if steps == "each its own":
+        part = await tracking.sampled(WS, "r1", "m", 4, (10, 12))
+        assert part == tuple(points[10:13])
+    assert await tracking.sampled(WS, "r1", "absent", 100, every) == ()
+    assert await tracking.sampled(WS, "absent", "m", 100, every) == ()
+
+
+async def test_steps_at_the_ends_of_64_bits_are_thinned_out(tracking: TrackingStore) -> None:
+    points = [Metric("m", float(i), i, (i - 50) * 2**56) for i in range(101)]
+    await tracking.log_batch(WS, "r1", metrics=points)
+    curve = await tracking.sampled(WS, "r1", "m", 10, (-(2**63), 2**63 - 1))
+    assert len(curve) <= 10
+    assert (curve[0], curve[-1]) == (points[0], points[-1])
+
+
+async def test_logged_models(tracking: TrackingStore) -> None:
+    model = LoggedModel("m-1", "e1", "net", "mlflow-artifacts:/x/net", "r1", created_at=1, params={"p": "1"})
+    assert await tracking.create_logged_model(WS, model, "elsewhere") == model
+    second = await tracking.create_logged_model(WS, replace(model, id="m-2"), "mlflow-artifacts:/x/m-2")
+    assert second.artifact_uri == "mlflow-artifacts:/x/m-2"
+    with pytest.raises(NotFound, match="'nope'"):
+        await tracking.create_logged_model(WS, replace(model, id="m-3", experiment_id="nope"), "x")
+    early, late = (ModelMetric("acc", value, 5, step, "r1") for step, value in ((1, 0.5), (2, math.inf)))
+    for point in (late, early):
+        await tracking.log_batch(WS, "r1", about={"m-1": [point]}, at=7)
+    held = await tracking.get_logged_model(WS, "m-1")
+    assert (held.metrics, held.updated_at) == ((late,), 7)
+    with pytest.raises(NotFound):
+        await tracking.log_batch(WS, "r1", params=[("x", "1")], about={"absent": [late]})
+    assert (await tracking.get_run(WS, "r1")).params == {}  # all or nothing
+    await tracking.change_logged_model(WS, "m-2", lambda m: replace(m, status="LOGGED_MODEL_READY"), 9)
+    assert [m.status for m in await tracking.search_logged_models(WS, ["e1"])] == [
+        "LOGGED_MODEL_READY",
+        "LOGGED_MODEL_PENDING",
+    ]
+    await tracking.delete_logged_model(WS, "m-1", 9)
+    with pytest.raises(NotFound):
+        await tracking.get_logged_model(WS, "m-1")
+    await tracking.drop_run(WS, "r1")
+    assert await tracking.search_logged_models(WS, ["e1"]) == ()
+
+
+async def test_a_file_of_the_first_version_is_brought_up_to_date(tmp_path: Path) -> None:
+    path = tmp_path / "tracking.db"
+    first = Path(tracking_module.__file__).with_name("schema_tracking.sql").read_text()
+    with closing(sqlite3.connect(path)) as old:
+        old.executescript(first + "PRAGMA user_version=1;")
+        old.execute(
+            "INSERT INTO experiments VALUES (1, ?, 'e1', 'Default', '', 'active', 1, 1, NULL)", (fold(WS),)
+        )
+        old.commit()
+    store = TrackingStore(path)
+    assert [e.id for e in await store.search_experiments(WS)] == ["e1"]
+    await store.create_logged_model(WS, LoggedModel("m-1", "e1", "net", "x"), "y")
+    await store.close()
+    with closing(sqlite3.connect(path)) as again:
+        assert again.execute("PRAGMA user_version").fetchone() == (VERSION,)

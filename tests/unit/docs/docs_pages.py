@@ -13,6 +13,7 @@ DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _INLINE = re.compile(r"(?<!`)`(tidemill [^`]+)`(?!`)")
+_END = re.compile(r""" (?:\||&&|;|#|<) (?=[^"]*(?:"[^"]*"[^"]*)*$)""")  # of a command; not inside of quotes
 _SHELLS = ("", "sh", "bash", "text", "console")
 
 
@@ -47,7 +48,7 @@ def _calls(line: str) -> Iterator[str]:
         return
     line = line.removeprefix("$ ")
     if re.match(r"(\.venv/bin/)?tidemill( |$)", line):
-        yield re.split(r" (?:\||&&|;|#|<) ", line)[0]
+        yield _END.split(line)[0]
 
 
 def section(page: Path, title: str) -> str:

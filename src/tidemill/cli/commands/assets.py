@@ -94,7 +94,14 @@ KINDS = (
         "2023-08-01-preview",
         load.load_model,
         _model_body,
-        (Column("type", key("type")), Column("path", key("path"), uri, wide=True), _WHEN, _ABOUT),
+        (
+            Column("type", key("type")),
+            Column("stage", key("stage")),
+            Column("aliases", key("aliases"), lambda held, _: " ".join(held or ())),
+            Column("path", key("path"), uri, wide=True),
+            _WHEN,
+            _ABOUT,
+        ),
         (
             ("path", "Local path or azureml:// URI, a job's output too."),
             ("type", "custom_model, mlflow_model, …"),
@@ -171,6 +178,8 @@ def _make_list(made: Group, kind: Kind) -> None:
         found = session.client.pages(path, {"api-version": kind.api, "listViewType": view})
         rows = [entity(item) for item in found]
         if name:
+            aliases = _aliases(session, kind, name)
+            rows = [_with_aliases(row, aliases) for row in rows]
             columns = (
                 Column("name", key("name"), wide=True),
                 Column("version", key("version")),
@@ -213,7 +222,8 @@ def _make_show(made: Group, kind: Kind) -> None:
                 "ResourceNotFound",
             )
         path = f"{_container(session, kind, name)}/versions/{segment(found)}"
-        print_item(session, entity(session.client.get(path, {"api-version": kind.api})))
+        shown = entity(session.client.get(path, {"api-version": kind.api}))
+        print_item(session, _with_aliases(shown, _aliases(session, kind, name)))
 
     show.__doc__ = "Show one version; without --version, the latest."
     options = [
@@ -252,6 +262,19 @@ def _with(function: Callable[..., Any], options: list[Any]) -> Callable[..., Any
 
 def _container(session: Session, kind: Kind, name: str) -> str:
     return f"{session.workspace_id()}/{kind.segment}/{segment(name)}"
+
+
+def _aliases(session: Session, kind: Kind, name: str) -> dict[str, str]:
+    """Alias -> version: models have them, by MLflow."""
+    if kind.segment != "models":
+        return {}
+    container = session.client.find(_container(session, kind, name), {"api-version": kind.api})
+    return ((container or {}).get("properties") or {}).get("aliases") or {}
+
+
+def _with_aliases(version: dict[str, Any], aliases: dict[str, str]) -> dict[str, Any]:
+    held = sorted(alias for alias, of in aliases.items() if of == version.get("version"))
+    return {**version, "aliases": held} if held else version
 
 
 def _next_version(session: Session, kind: Kind, name: str) -> str:

@@ -9,7 +9,7 @@ from starlette.responses import PlainTextResponse, RedirectResponse, Response
 
 from tidemill.domain.errors import NotFound
 from tidemill.wire.http import PUBLIC, SIGNED_IN, Context, Handler, Route, json_response
-from tidemill.wire.mlflow import artifacts, experiments, logged_models, models, runs
+from tidemill.wire.mlflow import artifacts, curves, experiments, logged_models, models, runs
 
 _W = "/subscriptions/{sub}/resourceGroups/{rg}/providers/Microsoft.MachineLearningServices/workspaces/{ws}"
 _ACTION = "Microsoft.MachineLearningServices/workspaces"
@@ -51,6 +51,8 @@ _TABLE: tuple[tuple[str, str, str, Handler], ...] = (
     ("POST", "logged-models/{model_id}/params", "experiments/runs/write", logged_models.log_params),
     ("GET", "logged-models/{model_id}/artifacts/directories", "artifacts/read", logged_models.list_files),
     ("GET", "metrics/get-history", "experiments/runs/read", runs.metric_history),
+    ("GET", "metrics/get-history-bulk", "experiments/runs/read", curves.bulk),
+    ("GET", "metrics/get-history-bulk-interval", "experiments/runs/read", curves.bulk_interval),
     ("GET", "artifacts/list", "artifacts/read", artifacts.list_of_run),
     ("POST", "registered-models/create", "models/write", models.create),
     ("POST", "registered-models/rename", "models/write", models.rename),
