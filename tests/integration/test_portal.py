@@ -335,3 +335,42 @@ def test_addresses_of_mlflows_pages_lead_to_the_job(portal: Portal) -> None:
     experiment = portal.get(portal.base + "/experiments/0")
     assert (experiment.status, experiment.headers["location"]) == (303, portal.base + "/jobs?q=Default")
     assert portal.get(portal.base + "/runs/broken", cookie="").status in (302, 303, 401)
+
+
+PIPELINE = """\
+type: pipeline
+display_name: "two steps {evil}"
+jobs:
+  first:
+    command: echo x > ${{{{outputs.o}}}}/x
+    environment: {{image: mcr.microsoft.com/azureml/minimal}}
+    outputs: {{o: {{type: uri_folder}}}}
+  second:
+    command: ls ${{{{inputs.d}}}}
+    environment: {{image: mcr.microsoft.com/azureml/minimal}}
+    inputs: {{d: "${{{{parent.jobs.first.outputs.o}}}}"}}
+settings: {{default_compute: local}}
+"""
+
+
+def test_a_pipelines_page_has_its_graph_and_says_what_was_reused(portal: Portal) -> None:
+    path = portal.scratch / "pipeline.yml"
+    path.write_text(PIPELINE.format(evil=EVIL))
+    for name in ("pipes-1", "pipes-2"):
+        portal.tidemill("job", "create", "--file", str(path), "--name", name)
+        portal.wait(name, ("Completed",))
+    first = portal.session.client.get(f"{portal.session.native}/jobs/pipes-1")
+    page = portal.get(f"{portal.base}/jobs/pipes-1").text
+    assert "<svg xmlns=" in page
+    assert EVIL not in page
+    assert re.search(r"first: command · Completed", page)
+    child = first["steps"][0]["jobs"][0]["name"]
+    assert f"{portal.base}/jobs/{child}" in page
+    assert f'of <a href="{portal.base}/jobs/pipes-1">' in portal.get(f"{portal.base}/jobs/{child}").text
+    again = portal.get(f"{portal.base}/jobs/pipes-2").text
+    assert "Reused" in again
+    assert f'results of <a href="{portal.base}/jobs/{child}">' in again
+    jobs = portal.get(f"{portal.base}/jobs").text
+    assert "pipes-1" in jobs
+    assert child not in jobs
+    assert "style=" not in page

@@ -13,6 +13,7 @@ from tidemill.cli.errors import USAGE, CliError
 from tidemill.domain.pipelines import drawing
 from tidemill.domain.pipelines.drawing import Drawn
 
+_BLOCKS = ("true_block", "false_block")
 _STEP = re.compile(r"\$\{\{\s*parent\.jobs\.([A-Za-z_]\w*)")
 
 
@@ -41,8 +42,14 @@ def of_file(file: str) -> list[Drawn]:
     steps: dict[str, Any] = load_job(Path(file), (), file).data.get("jobs") or {}
     if not steps:
         raise CliError(f"{file} is no pipeline; it has no jobs.", USAGE, "NoSteps")
+    needs = {
+        name: _needs({k: v for k, v in step.items() if k not in _BLOCKS}) for name, step in steps.items()
+    }
+    for name, step in steps.items():
+        for gated in _needs([step.get(block) for block in _BLOCKS]):
+            needs.get(gated, []).append(name)  # a step of a branch waits for its condition
     return [
-        Drawn(name, step.get("type") or "command", "", tuple(dict.fromkeys(_needs(step))))
+        Drawn(name, step.get("type") or "command", "", tuple(dict.fromkeys(needs[name])))
         for name, step in steps.items()
     ]
 

@@ -7,8 +7,9 @@ from urllib.parse import quote, urlencode
 
 from starlette.responses import Response
 
-from tidemill.app import job_logs, job_search, job_views, jobs
+from tidemill.app import job_logs, job_search, job_views, jobs, pipeline_views
 from tidemill.domain.model import JobState, Resource
+from tidemill.domain.pipelines import drawing
 from tidemill.portal import pages, phases, sweep_picture, words
 from tidemill.portal.frame import around, base_of, is_fragment
 from tidemill.wire.http import Context
@@ -97,6 +98,7 @@ async def _job_values(ctx: Context, row: Resource) -> dict[str, Any]:
         "final": final,
         "why": why,
         **_sweep_values(job["sweep"]),
+        "graph": _graph(job, f"{frame['base']}/jobs"),
         "picture": phases.draw(job["timeline"], until - row.created_at / 1e6, final),
         "width": phases.WIDTH,
         "run_rate": hourly * held if held and hourly is not None else None,
@@ -105,6 +107,13 @@ async def _job_values(ctx: Context, row: Resource) -> dict[str, Any]:
         "raw": f"/api/v1{ctx.scope.arm_id}/jobs/{quote(row.key.name, safe='')}/logs",
         "compute_page": f"{base_of(ctx.scope)}/computes/{quote(job['compute'], safe='')}",
     }
+
+
+def _graph(job: dict[str, Any], base: str) -> str:
+    """The picture of a pipeline's steps, "" for other jobs. Names are escaped in it."""
+    if not job["steps"]:
+        return ""
+    return drawing.svg(pipeline_views.drawn(job["steps"], base), f"Steps of {job['display_name']}")
 
 
 def _sweep_values(sweep: dict[str, Any] | None) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import urllib.request
 from collections.abc import Callable
 from typing import Any
@@ -183,18 +184,24 @@ def test_default_ports_are_those_shown() -> None:
 
 
 def test_yaml_of_the_tutorials_is_read(tmp_path: Any) -> None:
-    """Each job and cluster of the tutorials goes through the reader that the command line uses."""
+    """Each job, component and cluster of the tutorials goes through the reader that the command line uses."""
     from tidemill.cli.yaml import load
+    from tidemill.cli.yaml.pipeline_load import load_component
 
     assert Session(Given()).output == "table"
     (tmp_path / "src").mkdir()
     (tmp_path / "conda.yml").write_text("dependencies: [python=3.11]\n")
+    components = tmp_path / "components"
+    shutil.copytree(ROOT / "examples" / "pipeline-diabetes" / "components", components)
     seen = 0
     for page in (DOCS / "tutorials").glob("*.md"):
         for body in re.findall(r"^```yaml\n(.*?)^```$", page.read_text("utf-8"), re.MULTILINE | re.DOTALL):
             file = tmp_path / f"{seen}.yml"
             file.write_text(body)
-            if re.search(r"^command:", body, re.MULTILINE):
+            if "commandComponent" in body:
+                (components / file.name).write_text(body)
+                load_component(components / file.name)
+            elif re.search(r"^(command|jobs):", body, re.MULTILINE):
                 load.load_job(file, (), str(file))
             elif "amlcompute" in body:
                 load.load_compute(file, (), str(file))
