@@ -31,6 +31,7 @@ test-fast: .venv/.dev ## Unit and contract tests only
 lint: .venv/.dev ## ruff, pyright, import rules
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	@! find tests -name 'test_*.py' | sed 's|.*/||' | sort | uniq -d | grep . || { echo "Test modules of one name: pytest collects neither."; exit 1; }
 	$(BIN)/lint-imports
 	$(BIN)/pyright
 
