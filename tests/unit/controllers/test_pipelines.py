@@ -98,6 +98,19 @@ async def test_steps_run_after_what_they_need_and_get_its_outputs(world: World) 
     assert (await costs.job_cost(world.services, row)).seconds > 0
 
 
+async def test_the_timeout_of_a_step_is_its_jobs(world: World) -> None:
+    """Of the step, else of its component; the node's agent ends the job by it, as of any command job."""
+    timed = component("a", limits={"timeout": 7})
+    steps = {
+        "own": {"type": "command", "componentId": await register(world, timed), "limits": {"timeout": "PT90S"}},
+        "component": {"type": "command", "componentId": await register(world, {**timed, "name": "b"})},
+    }
+    await submit(world, steps)
+    await world.ended("p")
+    found = {step: job_status(row.status).plan.job.timeout_s for step, row in children(world).items()}
+    assert found == {"own": 90, "component": 7}
+
+
 async def test_a_failed_step_blocks_only_what_needs_it(world: World) -> None:
     a = await register(world, component("a"))
     bad = await register(world, component("bad"))
