@@ -132,3 +132,39 @@ def test_the_commands_on_a_real_server(server: JobServer, tmp_path: Path):
     done = server.cli("schedule", "show", "-n", "talk")
     assert done.returncode == 3
     assert "Schedule 'talk' was not found" in done.stderr
+
+
+def test_a_pipeline_of_a_file(server: JobServer, tmp_path: Path):
+    path = tmp_path / "pipe.yml"
+    path.write_text("""\
+name: piped
+trigger:
+  type: cron
+  expression: "0 2 * * *"
+create_job:
+  type: pipeline
+  settings:
+    default_compute: azureml:local
+  inputs:
+    word: one
+  jobs:
+    say:
+      type: command
+      command: echo step ${{inputs.word}}
+      environment:
+        image: python:3.11
+      inputs:
+        word: ${{parent.inputs.word}}
+""")
+    done = server.cli("schedule", "create", "-f", str(path))
+    assert done.returncode == 0, done.stderr
+    done = server.cli("schedule", "trigger", "-n", "piped", "-o", "json")
+    assert done.returncode == 0, done.stderr
+    job = json.loads(done.stdout)["job_name"]
+    assert server.wait(job)["status"] == "Completed"
+    done = server.cli("job", "clone", "-n", job, "--set", "inputs.word=two", "--new-name", "cloned")
+    assert done.returncode == 0, done.stderr
+    found = server.wait("cloned")
+    assert found["status"] == "Completed"
+    (step,) = found["children"]
+    assert "step two" in server.log(step["name"])

@@ -102,7 +102,11 @@ async def test_the_timeout_of_a_step_is_its_jobs(world: World) -> None:
     """Of the step, else of its component; the node's agent ends the job by it, as of any command job."""
     timed = component("a", limits={"timeout": 7})
     steps = {
-        "own": {"type": "command", "componentId": await register(world, timed), "limits": {"timeout": "PT90S"}},
+        "own": {
+            "type": "command",
+            "componentId": await register(world, timed),
+            "limits": {"timeout": "PT90S"},
+        },
         "component": {"type": "command", "componentId": await register(world, {**timed, "name": "b"})},
     }
     await submit(world, steps)
