@@ -318,6 +318,42 @@ def test_the_command_prints_a_link(portal: Portal, capsys: pytest.CaptureFixture
     assert (answer.status, answer.headers["location"]) == (303, portal.base + "/jobs/steady")
 
 
+def log_run(portal: Portal, arm: str, points: int) -> str:
+    """-> the id of a run of its own with a curve."""
+    api = f"/mlflow/v2.0{arm}/api/2.0/mlflow"
+
+    call = portal.session.client.call
+    made = call("POST", f"{api}/runs/create", {"experiment_id": "0", "run_name": "alone"})
+    run = made["run"]["info"]["run_id"]
+    metrics = [{"key": "loss", "value": 1 / (i + 1), "timestamp": i, "step": i} for i in range(points)]
+    metrics += [{"key": "odd", "value": "NaN", "timestamp": 1}]
+    params = [{"key": "rate", "value": "<b>0.1</b>"}]
+    call("POST", f"{api}/runs/log-batch", {"run_id": run, "metrics": metrics, "params": params})
+    return run
+
+
+def test_metrics_are_drawn_and_runs_compared(portal: Portal) -> None:
+    sub, group, name = portal.base.split("/")[2:]
+    provider = "providers/Microsoft.MachineLearningServices"
+    arm = f"/subscriptions/{sub}/resourceGroups/{group}/{provider}/workspaces/{name}"
+    first, second = log_run(portal, arm, 5), log_run(portal, arm, 900)
+    page = portal.get(f"{portal.base}/runs?run={first}&run={second}")
+    assert page.status == 200
+    curves = re.findall(r'<path class="hue-(\d)" d="M([^"]*)"', page.text)
+    assert [hue for hue, _ in curves] == ["0", "1"]
+    assert len(curves[0][1].split("L")) == 5
+    assert 100 < len(curves[1][1].split("L")) <= 300  # thinned out
+    assert "No value of it is a number" in page.text
+    assert "&lt;b&gt;0.1&lt;/b&gt;" in page.text
+    live = re.search(r'hx-get="([^"]*)"', page.text)
+    assert live is not None
+    again = live[1].replace("&amp;", "&")
+    assert portal.get(again, hx_request="true").status == 204  # nothing new
+    assert portal.get(f"{portal.base}/runs").status == 400
+    assert portal.get(f"{portal.base}/runs?run={first}&run=nothing").status == 404
+    assert portal.get(f"{portal.base}/runs?" + "&".join(f"run={i}" for i in range(9))).status == 400
+
+
 def test_addresses_of_mlflows_pages_lead_to_the_job(portal: Portal) -> None:
     sub, group, name = portal.base.split("/")[2:]
     provider = "providers/Microsoft.MachineLearningServices"
@@ -332,6 +368,9 @@ def test_addresses_of_mlflows_pages_lead_to_the_job(portal: Portal) -> None:
     run = portal.get(portal.base + "/runs/broken")
     assert (run.status, run.headers["location"]) == (303, portal.base + "/jobs/broken")
     assert portal.get(portal.base + "/runs/nothing").status == 404
+    alone = log_run(portal, arm, 20)
+    found = portal.get(f"{portal.base}/runs/{alone}")
+    assert (found.status, found.headers["location"]) == (303, f"{portal.base}/runs?run={alone}")
     experiment = portal.get(portal.base + "/experiments/0")
     assert (experiment.status, experiment.headers["location"]) == (303, portal.base + "/jobs?q=Default")
     assert portal.get(portal.base + "/runs/broken", cookie="").status in (302, 303, 401)
