@@ -10,6 +10,7 @@ from starlette.responses import Response
 from tidemill.app import job_logs, job_search, job_views, jobs, pipeline_views
 from tidemill.domain.model import JobState, Resource
 from tidemill.domain.pipelines import drawing
+from tidemill.domain.plan import COMMAND
 from tidemill.portal import pages, phases, sweep_picture, words
 from tidemill.portal.frame import around, base_of, is_fragment
 from tidemill.wire.http import Context
@@ -99,7 +100,12 @@ async def _job_values(ctx: Context, row: Resource) -> dict[str, Any]:
         "why": why,
         **_sweep_values(job["sweep"]),
         "graph": _graph(job, f"{frame['base']}/jobs"),
-        "picture": phases.draw(job["timeline"], until - row.created_at / 1e6, final),
+        "picture": phases.draw(
+            job["timeline"],
+            until - row.created_at / 1e6,
+            final,
+            first="queue" if job["type"] == COMMAND else "run",
+        ),
         "width": phases.WIDTH,
         "run_rate": hourly * held if held and hourly is not None else None,
         "here": f"{frame['base']}/jobs/{quote(row.key.name, safe='')}",

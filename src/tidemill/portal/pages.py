@@ -47,7 +47,7 @@ def _environment() -> Environment:
     names = (
         *("group", "duration", "usd", "rate", "size", "number", "clock", "full", "ago", "since"),
         *("short", "headline", "lastline", "asset", "place", "action", "kind", "shell"),
-        *("patterns", "upper", "lastname", "until", "amount"),
+        *("patterns", "upper", "lastname", "until", "amount", "parameter"),
     )
     environment.filters |= {name: getattr(words, name) for name in names}
     environment.filters |= {"scope": scope_words, "places": in_words}

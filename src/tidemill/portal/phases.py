@@ -11,7 +11,6 @@ NARROWEST = 4.0  # so that a phase of a millisecond is still seen
 
 # Event code -> the phase that begins with it. Codes that are not here (notes) leave the phase as it is.
 BEGINS = {
-    "Submitted": "queue",
     "Preparing": "environment",
     "EnvironmentReady": "queue",
     "Assigned": "start",
@@ -60,9 +59,10 @@ class Picture:
     seconds: float  # from the submit to the end, or to now
 
 
-def draw(timeline: Sequence[Mapping[str, Any]], elapsed: float, final: bool) -> Picture:
-    """`timeline` as in the native API, `elapsed` seconds since the submit. Phases in the order they came."""
-    spans = _spans(timeline, elapsed, final)
+def draw(timeline: Sequence[Mapping[str, Any]], elapsed: float, final: bool, first: str = "queue") -> Picture:
+    """`timeline` as in the native API, `elapsed` seconds since the submit; `first`: the phase that begins
+    with it. Phases in the order they came."""
+    spans = _spans(timeline, elapsed, final, first)
     total = max([elapsed, *(end for _, _, end, _ in spans)], default=0.0)
     rows: dict[str, list[Bar]] = {}
     for phase, start, end, is_open in spans:
@@ -77,13 +77,13 @@ def draw(timeline: Sequence[Mapping[str, Any]], elapsed: float, final: bool) -> 
 
 
 def _spans(
-    timeline: Sequence[Mapping[str, Any]], elapsed: float, final: bool
+    timeline: Sequence[Mapping[str, Any]], elapsed: float, final: bool, first: str
 ) -> list[tuple[str, float, float, bool]]:
     """(phase, start, end, whether it goes on now)"""
     spans: list[tuple[str, float, float, bool]] = []
     phase, start = "", 0.0
     for entry in timeline:
-        following = _begins(str(entry["code"]))
+        following = first if entry["code"] == "Submitted" else _begins(str(entry["code"]))
         if following is None or following == phase:
             continue
         at = float(entry["elapsed_s"])

@@ -129,6 +129,14 @@ def number(value: float) -> str:
     return f"{value:.6g}"
 
 
+def parameter(text: str) -> str:
+    """Of a trial: numbers to six digits, everything else as it is."""
+    try:
+        return f"{float(text):.6g}"
+    except ValueError:
+        return text
+
+
 def amount(value: float) -> str:
     """Of a quota: `2.5`, whole numbers as they are."""
     return f"{value:.15g}"
