@@ -24,7 +24,7 @@ def test_the_highest_is_at_the_top_and_the_line_is_the_best_so_far() -> None:
     found = draw(sweep(0.2, 0.9, None, 0.5))
     assert found is not None
     assert [(dot.name, dot.best) for dot in found.dots] == [("t1", False), ("t2", True), ("t4", False)]
-    assert [dot.y for dot in found.dots] == [HEIGHT - MARGIN, MARGIN, 110.9]
+    assert [dot.y for dot in found.dots] == [HEIGHT - MARGIN, MARGIN, 123.4]
     assert (found.low, found.high) == (0.2, 0.9)
     assert found.front == f"M8.0,204.0H{found.dots[1].x}V16.0H992.0"
 
