@@ -288,3 +288,14 @@ def _end_job(
     tx.add_event(job_event(row, now, state.value, message.split("\n", 1)[0]))
     tx.update(with_progress(row, status, state, now, progress))
     return state
+
+
+def close_intervals(tx: Tx, node_id: str, when: Moment, reason: str, observed: bool) -> None:
+    """The node's and those of what it runs, all at once: at its close where that was observed, else when it
+    was last known to be there: at its last heartbeat, or at the end of what ran on it."""
+    known = tx.intervals(node_id=node_id)
+    held = [interval for interval in known if interval.ended_at is None]
+    seen = max((interval.ended_at or interval.last_seen_at for interval in known), default=when.at)
+    at, mono = (when.at, when.mono) if observed else (seen, None)
+    for interval in held:
+        tx.close_interval(interval.id, at, mono, reason)

@@ -47,6 +47,7 @@ COMMANDS = {
     "datastore": (_ROOM + "datastore:datastore", "Where data lies."),
     "secret": (_ROOM + "secret:secret", "Values for jobs that nobody sees."),
     "keys": (_ROOM + "keys:keys", "The home's own keys, and their rotation."),
+    "backup": (_ROOM + "backup:backup", "Everything of a home in one file, and a home of such a file."),
     "activity": (_ROOM + "activity:activity", "Who did what, allowed or refused."),
     "workspace": (_ROOM + "workspace:workspace", "Workspaces."),
     "queue": (_ROOM + "quota:queue", "Jobs that wait: order, shares, reasons, expected starts."),

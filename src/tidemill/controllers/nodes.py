@@ -14,7 +14,7 @@ from dataclasses import replace
 from tidemill.app import computes, egress
 from tidemill.app.codec import encode
 from tidemill.app.services import Services
-from tidemill.app.transitions import Moment, node_in
+from tidemill.app.transitions import Moment, close_intervals, node_in
 from tidemill.app.waiting import wait_set
 from tidemill.domain.isolation import Limit, reached
 from tidemill.domain.model import Event, Interval, Node, NodeState, Vector
@@ -275,7 +275,7 @@ class Nodes:
             failed = node.compute_uid if node.ready_at is None and node.state is not NodeState.CLOSING else ""
             was_lost = lost or node.state is NodeState.LOST
             tx.update_node(node_in(node, NodeState.CLOSED, closed_at=when.at, attempt_id="", reason=message))
-            _close_intervals(tx, node_id, when, "NodeLost" if was_lost else "NodeClosed", observed)
+            close_intervals(tx, node_id, when, "NodeLost" if was_lost else "NodeClosed", observed)
             tx.add_event(Event(node_id, "node", when.at, "NodeClosed", message))
             tx.add_event(
                 Event(node.compute_uid, "compute", when.at, "NodeClosed", f"Node {node_id}: {message}")
@@ -318,17 +318,6 @@ class Nodes:
         self._background.discard(task)
         if not task.cancelled() and task.exception() is not None:
             log.error("a node step failed", exc_info=task.exception())
-
-
-def _close_intervals(tx: Tx, node_id: str, when: Moment, reason: str, observed: bool) -> None:
-    """The node's and those of what it runs, all at once: at its close where that was observed, else when it
-    was last known to be there: at its last heartbeat, or at the end of what ran on it."""
-    known = tx.intervals(node_id=node_id)
-    held = [interval for interval in known if interval.ended_at is None]
-    seen = max((interval.ended_at or interval.last_seen_at for interval in known), default=when.at)
-    at, mono = (when.at, when.mono) if observed else (seen, None)
-    for interval in held:
-        tx.close_interval(interval.id, at, mono, reason)
 
 
 def _interval(read: Read, node: Node, when: Moment, home_region: str) -> Interval:

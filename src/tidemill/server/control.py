@@ -149,6 +149,7 @@ async def _start_services(
     addresses: Addresses,
 ) -> Any:
     """Opens the home, makes its defaults, starts the controllers. -> the ASGI application."""
+    from tidemill.app import restored
     from tidemill.app.keys import Resealer
     from tidemill.app.principals import ensure_owner
     from tidemill.app.workspace_deletion import WorkspaceCleaner
@@ -164,6 +165,7 @@ async def _start_services(
     owner = services.tokens.owner
     await ensure_owner(services, owner.oid, owner.name, owner.client_id)
     await ensure_defaults(services, composed.owner, config.scope)
+    await restored.settle(services)
     cleaner = WorkspaceCleaner(services)
     cleaner.start()
     stack.push_async_callback(cleaner.stop)

@@ -165,8 +165,10 @@ def test_the_home_is_as_drawn(server: Any, job: str) -> None:
 
 
 def test_variables_are_those_that_env_prints(server: Any) -> None:
-    """$NAMES in the pages are set by `tidemill env`, by the job, or in the same page."""
-    ours = set(server.env) | {"PWD", "HOME"}
+    """$NAMES in the pages are set by `tidemill env`, by the job, or in the same page, or read by a command."""
+    from tidemill.cli.commands.backup import PASSPHRASE
+
+    ours = set(server.env) | {"PWD", "HOME", PASSPHRASE}
     for page in PAGES:
         text = page.read_text("utf-8")
         for name in re.findall(r"\$\{?([A-Z][A-Z_]{3,})", text):
