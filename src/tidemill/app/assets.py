@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from tidemill.app import mltables
 from tidemill.app.asset_rows import (
     CODES,
     DATA,
@@ -30,6 +31,7 @@ from tidemill.app.compute_rules import object_at
 from tidemill.app.locations import Storage
 from tidemill.app.services import Services
 from tidemill.app.storage import account_for
+from tidemill.data.staging import MLTABLE
 from tidemill.domain.errors import Conflict, InvalidRequest
 from tidemill.domain.ids import check_name
 from tidemill.domain.model import Caller, Event, Resource, Scope
@@ -77,6 +79,9 @@ async def put_version(
         raise InvalidRequest(f"{version!r} is a label, not a version. Use another word or a number.")
     given = object_at(body, "properties")
     now, uids = s.clock.now(), (s.ids.uid(), s.ids.uid())
+    if kind is DATA and given.get("dataType") == MLTABLE:
+        known = await s.store.read(lambda read: read.get(version_key(scope, kind, name, version)))
+        given = await mltables.checked(s, scope, name, given) if known is None else given
 
     def change(tx: Tx) -> tuple[Resource, bool]:
         storage = Storage(scope, account_for(tx, scope), s.addresses.data_netloc)

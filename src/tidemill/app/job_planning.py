@@ -14,6 +14,7 @@ from tidemill.app.errors import at
 from tidemill.app.identities import acts_as
 from tidemill.app.inputs import check_inputs_exist, resolve_input, resolve_output
 from tidemill.app.locations import Storage, locate
+from tidemill.app.mltables import with_parts
 from tidemill.app.output_assets import not_registrable
 from tidemill.app.services import Services
 from tidemill.app.teams import team_of
@@ -52,6 +53,7 @@ async def plan_job(
     inputs = tuple(replace(i, may_be_empty=True) if i.name in made else i for i in found.inputs)
     if any(item.place is not None for item in inputs):
         await check_inputs_exist(s, inputs)
+        inputs = await with_parts(s, scope, found.account, inputs)
     return JobPlan(
         job=job,
         compute_uid=found.compute.uid,

@@ -55,7 +55,7 @@ async def _content(s: Services, item: PlannedInput) -> object:
     """What an input is, wherever it lies; None where that cannot be known."""
     if item.literal is not None:
         return item.literal
-    if item.place is None:
+    if item.place is None or item.parts:
         return None
     place = item.place
 

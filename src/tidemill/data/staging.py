@@ -16,13 +16,15 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from tidemill.data.blobtree import safe_parts
+from tidemill.data.tableparts import bring_parts
 from tidemill.domain.errors import InvalidRequest, NotFound, NotOffered, OutOfSpace
 from tidemill.domain.plan import Place, PlannedInput
 
 if TYPE_CHECKING:
     from tidemill.data.blobstore import BlobStore
 
-FOLDER_TYPES = ("uri_folder", "mltable")
+MLTABLE = "mltable"
+FOLDER_TYPES = ("uri_folder", MLTABLE)
 EVALUATED = ("eval_mount", "eval_download")
 MAX_DOWNLOAD = 50 * 2**30
 TIMEOUT_S = 60.0
@@ -69,7 +71,8 @@ def stage_inputs(
                 mounted.append(item.name)
             if item.mode == "ro_mount":
                 _make_read_only(directory / item.name)
-    return StagedInputs(values, _notes(mounted), copied)
+    gathered = [item.name for item in inputs if item.parts and item.mode != "direct"]
+    return StagedInputs(values, _notes(mounted, gathered), copied)
 
 
 def stage_code(blobs: BlobStore, place: Place, directory: Path, going: Going = _on) -> int:
@@ -102,7 +105,8 @@ def _stage(blobs: BlobStore, item: PlannedInput, directory: Path, going: Going) 
     if item.may_be_empty and not stored_below(blobs, item.place):
         directory.mkdir(parents=True)
         return directory, 0
-    return directory, _copy_folder(blobs, item.place, directory, f"Input {item.name!r} ({item.given})", going)
+    size = _copy_folder(blobs, item.place, directory, f"Input {item.name!r} ({item.given})", going)
+    return directory, size + bring_parts(blobs, item, directory, going)
 
 
 def _copy_folder(blobs: BlobStore, place: Place, directory: Path, what: str, going: Going) -> int:
@@ -126,11 +130,17 @@ def _is_file(blobs: BlobStore, place: Place) -> bool:
     return bool(place.path) and blobs.get(place.account, place.container, place.path) is not None
 
 
-def _notes(mounted: Sequence[str]) -> tuple[str, ...]:
-    if not mounted:
-        return ()
-    names = ", ".join(mounted)
-    return (f"Copied instead of mounted: {names}. Changes to the copy do not reach the stored data.",)
+def _notes(mounted: Sequence[str], gathered: Sequence[str]) -> tuple[str, ...]:
+    notes: list[str] = []
+    if mounted:
+        names = ", ".join(mounted)
+        notes.append(f"Copied instead of mounted: {names}. Changes to the copy do not reach the stored data.")
+    if gathered:
+        notes.append(
+            f"Of {', '.join(gathered)}, what the MLTable names outside its own folder was copied into it, "
+            "and the job's copy of the MLTable says so."
+        )
+    return tuple(notes)
 
 
 def _make_read_only(directory: Path) -> None:

@@ -21,6 +21,17 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
+class TablePart:
+    """What an MLTable names outside its own folder. `value`: as it is written there; `place`: of a pattern,
+    the folder above `tail`, what the pattern says below it."""
+
+    value: str
+    kind: str  # "file" | "folder" | "pattern"
+    place: Place
+    tail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class PlannedInput:
     """A literal (`literal` set), bytes of ours (`place` set) or something to fetch (`url` set)."""
 
@@ -33,6 +44,7 @@ class PlannedInput:
     url: str = ""
     uri: str = ""  # the full azureml:// form, handed to the job with mode "direct"
     may_be_empty: bool = False  # a folder that another step made: there may be nothing in it
+    parts: tuple[TablePart, ...] = ()  # of an mltable: what lies outside its folder
 
 
 @dataclass(frozen=True, slots=True)
