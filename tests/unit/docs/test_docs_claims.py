@@ -165,7 +165,7 @@ def test_the_home_is_as_drawn(server: Any, job: str) -> None:
 
 
 def test_variables_are_those_that_env_prints(server: Any) -> None:
-    """$NAMES in the pages are set by `tidemill env`, by the job, or in the same page, or read by a command."""
+    """$NAMES in the pages are set by `tidemill env`, by the job or in the same page, or read by a command."""
     from tidemill.cli.commands.backup import PASSPHRASE
 
     ours = set(server.env) | {"PWD", "HOME", PASSPHRASE}
