@@ -1,5 +1,5 @@
-"""Kill -9 of the server, ten times during a pipeline of twelve steps: each step runs once, and once only, to
-success; what was reused before stays reused."""
+"""Kill -9 of the server, ten times during a pipeline of twelve steps with a sweep inside: each step and trial
+runs once, and once only, to success; what was reused before stays reused."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from jobserver import FINAL, JobServer, until
 pytestmark = [pytest.mark.kill, pytest.mark.timeout(180)]
 
 SEED = int(os.environ.get("TIDEMILL_KILL_SEED", "1"))
-STEPS = 12
+CHAIN = 11  # and the sweep
+TRIALS = 3
 KILLS = 10
 # Each step writes down that it ran, where nothing but another run could write it again.
 RUN = """
@@ -26,6 +27,25 @@ time.sleep(1)
 sums = [int((pathlib.Path(folder) / "sum").read_text()) for folder in given]
 (made / "sum").write_text(str(sum(sums) + int(number)))
 print("step", number, "ran once")
+"""
+MEASURE = """
+import json, os, pathlib, sys, time
+from urllib.request import Request, urlopen
+value = int(sys.argv[1]) + int((pathlib.Path(sys.argv[2]) / "sum").read_text())
+time.sleep(0.3)
+(pathlib.Path(sys.argv[3]) / "sum").write_text(str(value))
+body = {"run_id": os.environ["MLFLOW_RUN_ID"], "key": "score", "value": value,
+        "timestamp": int(time.time() * 1000)}
+headers = {"Authorization": "Bearer " + os.environ["MLFLOW_TRACKING_TOKEN"],
+           "Content-Type": "application/json"}
+url = os.environ["MLFLOW_TRACKING_URI"] + "/api/2.0/mlflow/runs/log-metric"
+for again in range(100):
+    try:
+        urlopen(Request(url, json.dumps(body).encode(), headers), timeout=20).read()
+        break
+    except OSError:
+        time.sleep(0.1)
+print("trial ran once")
 """
 
 
@@ -40,7 +60,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[JobServer]:
 
 def body(server: JobServer) -> dict[str, Any]:
     """Two chains that meet: a step needs the one two before it, the last both."""
-    code = server.code("steps", {"run.py": RUN})
+    code = server.code("steps", {"run.py": RUN, "measure.py": MEASURE})
     spec = {
         "type": "command",
         "name": "add",
@@ -61,13 +81,32 @@ def body(server: JobServer) -> dict[str, Any]:
         return {"job_input_type": "literal", "value": f"${{{{parent.jobs.s{step}.outputs.made}}}}"}
 
     jobs: dict[str, Any] = {}
-    for number in range(STEPS):
+    for number in range(CHAIN):
         inputs: dict[str, Any] = {"n": {"job_input_type": "literal", "value": str(number)}}
         if number > 1:
             inputs["a"] = bound(number - 2)
-        if number == STEPS - 1:
+        if number == CHAIN - 1:
             inputs["b"] = bound(number - 1)
         jobs[f"s{number}"] = {"type": "command", "componentId": answer["id"], "inputs": inputs}
+    trial = {
+        **spec,
+        "name": "measure",
+        "command": "python3 measure.py ${{inputs.n}} ${{inputs.a}} ${{outputs.made}}",
+        "inputs": {"n": {"type": "integer"}, "a": {"type": "uri_folder"}},
+    }
+    status, made = server.arm(
+        "PUT", "components/measure/versions/1", {"properties": {"componentSpec": trial}}
+    )
+    assert status in (200, 201), made
+    jobs["tune"] = {
+        "type": "sweep",
+        "trial": {"componentId": made["id"]},
+        "inputs": {"a": bound(CHAIN - 1)},
+        "search_space": {"n": {"type": "choice", "values": [5, 20, 10]}},
+        "objective": {"goal": "maximize", "primary_metric": "score"},
+        "sampling_algorithm": "grid",
+        "limits": {"max_total_trials": TRIALS, "max_concurrent_trials": 2},
+    }
     settings = {"default_compute": f"{server.workspace}/computes/cpu"}
     return {"properties": {"jobType": "Pipeline", "jobs": jobs, "settings": settings}}
 
@@ -93,16 +132,20 @@ def test_twelve_steps_and_ten_kills(server: JobServer) -> None:
     assert job["status"] == "Completed", job["timeline"]
     assert kills == KILLS, "it was too fast to be killed so often"
     found = children(server, "killed")
-    assert sorted(found) == sorted(f"s{n}" for n in range(STEPS))
+    assert sorted(found) == sorted([*(f"s{n}" for n in range(CHAIN)), "tune"])
     codes = [entry["code"] for entry in job["timeline"]]
-    assert codes.count("StepStarted") == codes.count("StepEnded") == STEPS
-    for step, child in found.items():
+    assert codes.count("StepStarted") == codes.count("StepEnded") == CHAIN + 1
+    tune = found.pop("tune")
+    trials = children(server, tune["name"])
+    assert len(trials) == TRIALS
+    for step, child in [*found.items(), *trials.items()]:
         detail = server.job(child["name"])
         assert [attempt["outcome"] for attempt in detail["attempts_list"]] == ["Succeeded"], step
         assert server.log(child["name"]).count("ran once") == 1
         server.check_ledger(child["name"])
-    last = found[f"s{STEPS - 1}"]["name"]
-    assert server.stored(f"azureml/{last}/made/")["sum"] == b"66"
+    last = found[f"s{CHAIN - 1}"]["name"]
+    assert server.stored(f"azureml/{last}/made/")["sum"] == b"55"
+    assert server.job(tune["name"])["sweep"]["score"] == 75.0
 
 
 def test_reuse_stays_what_it_was_whenever_the_server_is_killed(server: JobServer) -> None:
@@ -115,8 +158,8 @@ def test_reuse_stays_what_it_was_whenever_the_server_is_killed(server: JobServer
     assert job["status"] == "Completed"
     steps = {step["name"]: step["jobs"][0] for step in job["steps"]}
     before = {step: child["name"] for step, child in children(server, "killed").items()}
+    before["tune"] = ""  # a sweep is run again
     assert {name: step["reused_from"] for name, step in steps.items()} == before
-    assert job["price"]["seconds"] == 0
     rows = server.sql(
         "SELECT count(*) FROM attempts WHERE job_uid IN (SELECT uid FROM resources WHERE name = ?)", "again"
     )
@@ -127,7 +170,7 @@ def test_submitting_the_same_pipeline_again_is_the_same_job(server: JobServer) -
     status, _ = server.arm("PUT", "jobs/again", body(server))
     assert status == 200
     changed = json.loads(json.dumps(body(server)))
-    changed["properties"]["jobs"].pop(f"s{STEPS - 1}")
+    changed["properties"]["jobs"].pop("tune")
     status, answer = server.arm("PUT", "jobs/again", changed)
     assert status == 409
     assert answer["error"]["code"] == "JobAlreadyExists"

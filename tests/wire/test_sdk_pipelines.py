@@ -274,6 +274,67 @@ out["total"] = files("got")
 print("RESULT" + json.dumps(out, default=str))
 """
 
+SWEEP = """
+from azure.ai.ml.sweep import Choice
+write("measure.yml", '''
+$schema: https://azuremlschemas.azureedge.net/latest/commandComponent.schema.json
+type: command
+name: measure
+version: 1
+inputs:
+  number: {type: integer}
+  before: {type: uri_folder}
+outputs:
+  sum: {type: uri_folder}
+code: ./log
+environment: azureml:plain:1
+command: python log.py ${{inputs.number}} ${{inputs.before}} ${{outputs.sum}}
+''')
+write("log/log.py", '''
+import json, os, pathlib, sys, time, urllib.request
+number, source, target = int(sys.argv[1]), pathlib.Path(sys.argv[2]), pathlib.Path(sys.argv[3])
+total = int((source / "n").read_text()) + number
+(target / "n").write_text(str(total))
+body = {"run_id": os.environ["MLFLOW_RUN_ID"], "key": "total", "value": total,
+        "timestamp": int(time.time() * 1000)}
+url = os.environ["MLFLOW_TRACKING_URI"] + "/api/2.0/mlflow/runs/log-metric"
+headers = {"Authorization": "Bearer " + os.environ["MLFLOW_TRACKING_TOKEN"],
+           "Content-Type": "application/json"}
+urllib.request.urlopen(urllib.request.Request(url, json.dumps(body).encode(), headers), timeout=20).read()
+''')
+measure = load_component(str(tmp / "measure.yml"))
+
+@dsl.pipeline(default_compute="local")
+def tuned():
+    begin = add(number=1)
+    trial = measure(number=Choice([3, 9, 5]), before=begin.outputs.sum)
+    best = trial.sweep(primary_metric="total", goal="maximize", sampling_algorithm="grid")
+    best.set_limits(max_total_trials=3, max_concurrent_trials=2, timeout=600)
+    best.name = "best"
+    last = add(number=100, before=best.outputs.sum)
+    return {"total": last.outputs.sum}
+
+job = ml.jobs.create_or_update(tuned())
+out["state"] = ended(job.name, 120).status
+out["stream"] = stream(job.name)
+found = children(job.name)
+out["children"] = {name: child.status for name, child in found.items()}
+out["trials"] = len(list(ml.jobs.list(parent_job_name=found["best"].name)))
+ml.jobs.download(job.name, download_path=str(tmp / "got"), output_name="total")
+out["total"] = files("got")
+
+def typo():
+    begin = add(number=1)
+    trial = measure(number=1, before=begin.outputs.sum)
+    best = trial.sweep(primary_metric="total", goal="maximize", sampling_algorithm="grid",
+                       search_space={"numbr": Choice([3])})
+    best.set_limits(max_total_trials=3)
+    best.name = "best"
+
+out["typo"] = error_of(lambda: ml.jobs.create_or_update(dsl.pipeline(default_compute="local")(typo)()))
+print("RESULT" + json.dumps(out, default=str))
+"""
+
 REFUSED = """
 def pipeline(build):
     return lambda: ml.jobs.create_or_update(dsl.pipeline(default_compute="local")(build)())
@@ -320,6 +381,11 @@ def life(server, sdk_python, tmp_path_factory) -> dict:
 @pytest.fixture(scope="module")
 def control(server, sdk_python, tmp_path_factory) -> dict:
     return run_flows(CONTROL, server, sdk_python, tmp_path_factory.mktemp("control"))
+
+
+@pytest.fixture(scope="module")
+def tuned(server, sdk_python, tmp_path_factory) -> dict:
+    return run_flows(SWEEP, server, sdk_python, tmp_path_factory.mktemp("tuned"))
 
 
 @pytest.fixture(scope="module")
@@ -381,6 +447,14 @@ def test_control_flow_as_the_dsl_emits_it(control):
     assert [name for name in shown if name.startswith("body")] == ["body[1]", "body[2]", "body[3]", "body[4]"]
     assert [name for name in shown if name.startswith("item")] == ["item[0]", "item[1]", "item[2]"]
     assert list(control["total"].values()) == ["60"]
+
+
+def test_a_sweep_is_a_step_whose_best_trial_goes_on(tuned):
+    assert tuned["state"] == "Completed", tuned["stream"]
+    assert tuned["children"] == {"begin": "Completed", "best": "Completed", "last": "Completed"}
+    assert tuned["trials"] == 3
+    assert list(tuned["total"].values()) == ["110"]
+    assert "Did you mean 'number'?" in tuned["typo"][2], tuned["typo"]
 
 
 def test_refusals_name_the_step_and_the_fix(refused):

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from tidemill.app import command_jobs, composites
+from tidemill.app import command_jobs, composites, sweep_jobs
 from tidemill.app.components import find_component
 from tidemill.app.pipeline_children import body_for
 from tidemill.app.prepared import Child, Prepared
@@ -17,7 +17,7 @@ from tidemill.domain.errors import InvalidRequest, TidemillError
 from tidemill.domain.model import Caller, JobState, Scope
 from tidemill.domain.pipelines import bindings
 from tidemill.domain.pipelines.checking import items_of
-from tidemill.domain.pipelines.model import LITERAL, PARALLEL_FOR, PENDING, Given, Pipeline, Step
+from tidemill.domain.pipelines.model import LITERAL, PARALLEL_FOR, PENDING, SWEEP, Given, Pipeline, Step
 from tidemill.domain.pipelines.model import PIPELINE as PIPELINE_STEP
 from tidemill.domain.pipelines.reading import component_ids, read_pipeline
 from tidemill.domain.plan import PIPELINE, JobPlan, JobProgress, JobStatus
@@ -89,9 +89,8 @@ async def _try(
                 inner = await read(s, scope, body)
                 await _try(s, caller, scope, name, plan, inner, body, depth + 1)
             else:
-                await command_jobs.prepare(
-                    s, caller, scope, f"{name}-{step.name}"[:255], _literal(body), None
-                )
+                kind = sweep_jobs if step.kind == SWEEP else command_jobs
+                await kind.prepare(s, caller, scope, f"{name}-{step.name}"[:255], _literal(body), None)
         except TidemillError as error:
             where = f"Step {step.name!r}: "
             if not error.message.startswith("Step "):

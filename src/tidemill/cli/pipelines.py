@@ -17,6 +17,7 @@ from tidemill.cli.yaml.pipeline_load import load_component
 
 API = "2024-01-01-preview"
 ANONYMOUS = "azureml_anonymous"
+_SEARCH = ("search_space", "objective", "sampling_algorithm", "limits", "early_termination")
 _BLOCKS = ("type", "body", "condition", "true_block", "false_block", "items", "max_concurrency", "mapping")
 
 
@@ -141,7 +142,10 @@ def _step(session: Session, spec: Spec, name: str, step: Mapping[str, Any]) -> d
     }
     if step.get("compute"):
         node["computeId"] = submit.compute_id(session, step["compute"]) or "local"
-    if step.get("component"):
+    if kind == "sweep":
+        node |= {key: step[key] for key in _SEARCH if step.get(key) is not None}
+        node["trial"] = _trial(session, spec, step["trial"])
+    elif step.get("component"):
         node["componentId"] = _component_id(session, spec, step["component"])
         if step.get("environment"):
             node["environment"] = submit.environment_id(session, spec, step["environment"])
@@ -152,6 +156,18 @@ def _step(session: Session, spec: Spec, name: str, step: Mapping[str, Any]) -> d
         if step.get("environment"):
             node["environmentId"] = submit.environment_id(session, spec, step["environment"])
     return {key: value for key, value in node.items() if value not in (None, {})}
+
+
+def _trial(session: Session, spec: Spec, trial: str | dict[str, Any]) -> dict[str, Any]:
+    if isinstance(trial, str):
+        return {"componentId": _component_id(session, spec, trial)}
+    node: dict[str, Any] = {"command": trial["command"], **to_arm.step_settings(trial)}
+    node["environmentId"] = submit.environment_id(session, spec, trial["environment"])
+    if trial.get("code"):
+        node["codeId"] = submit.code_id(session, spec, trial["code"])
+    if trial.get("environment_variables"):
+        node["environment_variables"] = trial["environment_variables"]
+    return node
 
 
 def _inputs(session: Session, spec: Spec, inputs: Mapping[str, Any]) -> dict[str, Any]:

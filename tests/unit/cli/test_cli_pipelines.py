@@ -95,11 +95,11 @@ def test_problems_of_a_component_name_its_own_file(folder: Path) -> None:
 
 
 def test_a_component_that_is_not_there_and_a_step_without_anything(folder: Path) -> None:
-    steps = "type: pipeline\njobs:\n  a: {component: ./ad.yml}\n  b: {compute: cpu}\n  c: {type: sweep}\n"
+    steps = "type: pipeline\njobs:\n  a: {component: ./ad.yml}\n  b: {compute: cpu}\n  c: {type: parallel}\n"
     assert [line.partition(": ")[2][:47] for line in problems(write(folder, "p.yml", steps))] == [
         "jobs.a.component: there is no ad.yml in " + str(folder)[:7],
         "step 'b' needs a component or a command.",
-        "type: sweep is not offered yet in a step. Offer",
+        "type: parallel is not offered yet in a step. Of",
     ]
 
 

@@ -76,6 +76,8 @@ def check_steps(
             references.check_compute(document, step["compute"], (*trail, "compute"), problems)
         _check_environment(document, step.get("environment"), (*trail, "environment"), problems)
         _check_component_of(document, step, trail, problems, depth)
+        if kind == "sweep":
+            _check_trial(document, step, trail, problems)
         _check_bindings(document, step, trail, list(steps), inputs, problems)
 
 
@@ -84,6 +86,17 @@ def _check_inline(document: Document, step: dict[str, Any], trail: Trail, proble
         references.check_code(document, step["code"], (*trail, "code"), problems)
     names = (list(step.get("inputs") or {}), list(step.get("outputs") or {}))
     references.check_expressions(document, step.get("command"), (*trail, "command"), *names, problems)
+
+
+def _check_trial(document: Document, step: dict[str, Any], trail: Trail, problems: list[Problem]) -> None:
+    """A trial that is written out; one in a file is looked at as a component."""
+    trial = step.get("trial")
+    if not isinstance(trial, dict):
+        return
+    at = (*trail, "trial")
+    if isinstance(trial.get("code"), str):
+        references.check_code(document, trial["code"], (*at, "code"), problems)
+    _check_environment(document, trial.get("environment"), (*at, "environment"), problems)
 
 
 def _check_environment(document: Document, given: Any, trail: Trail, problems: list[Problem]) -> None:
@@ -97,8 +110,11 @@ def _check_component_of(
     document: Document, step: dict[str, Any], trail: Trail, problems: list[Problem], depth: int
 ) -> None:
     """A component in a file, or written out in the step."""
-    given = step.get("component")
-    at = (*trail, "component")
+    key = "trial" if step.get("type") == "sweep" else "component"
+    given = step.get(key)
+    at = (*trail, key)
+    if key == "trial" and isinstance(given, dict):
+        return
     if isinstance(given, dict):
         named = {"name": trail[-1], **given}
         step["component"] = check(COMPONENT, document, named, at, problems)

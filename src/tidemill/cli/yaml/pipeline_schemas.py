@@ -31,9 +31,10 @@ from tidemill.cli.yaml.schemas import (
     OUTPUT_MODES,
     RESOURCES,
 )
+from tidemill.cli.yaml.sweep_schemas import SWEEP_JOB
 
 _TYPES = (*DATA_TYPES, *MODEL_TYPES, *LITERAL_TYPES)
-STEPS_NOT_OFFERED = ("sweep", "parallel", "spark", "automl", "data_transfer", "import", "finetuning")
+STEPS_NOT_OFFERED = ("parallel", "spark", "automl", "data_transfer", "import", "finetuning")
 COMPONENTS_NOT_OFFERED = ("parallel", "sweep", "spark", "automl", "data_transfer", "import")
 
 _INPUTS = Field(Mapping(Either(scalar=Literal(), record=INPUT, nothing=True), "input"))
@@ -73,6 +74,20 @@ COMMAND_STEP = Record(
     },
 )
 PIPELINE_STEP = Record("a pipeline step", {**_STEP, "component": _COMPONENT, "settings": Field(Free())})
+_SEARCH = ("search_space", "objective", "sampling_algorithm", "limits", "early_termination")
+_TRIAL = ("command", "code", "environment", "environment_variables", "distribution", "resources")
+TRIAL = Record("a trial", {key: COMMAND_JOB.fields[key] for key in _TRIAL})
+SWEEP_STEP = Record(
+    "a sweep step",
+    {
+        **_STEP,
+        **{key: SWEEP_JOB.fields[key] for key in _SEARCH},
+        "trial": Field(Either(scalar=Text(), record=TRIAL), required=True),
+        "queue_settings": COMMAND_JOB.fields["queue_settings"],
+        "identity": Field(IDENTITY),
+        "resources": Field(RESOURCES),
+    },
+)
 _BLOCK = Field(Either(scalar=Text(), items=Items(Text())))
 IF_ELSE = Record(
     "an if_else",
@@ -111,6 +126,7 @@ STEP = Tagged(
     {
         "command": COMMAND_STEP,
         "pipeline": PIPELINE_STEP,
+        "sweep": SWEEP_STEP,
         "if_else": IF_ELSE,
         "do_while": DO_WHILE,
         "parallel_for": PARALLEL_FOR,

@@ -25,7 +25,7 @@ from tidemill.domain.components import (
 from tidemill.domain.errors import InvalidRequest, NotOffered
 from tidemill.domain.pipelines import bindings
 from tidemill.domain.pipelines.bodies import Defaults, body_of
-from tidemill.domain.pipelines.checking import checked, unknown
+from tidemill.domain.pipelines.checking import checked, items_of, unknown
 from tidemill.domain.pipelines.model import (
     COMMAND,
     CONTROL,
@@ -34,6 +34,7 @@ from tidemill.domain.pipelines.model import (
     LITERAL,
     PARALLEL_FOR,
     PENDING,
+    SWEEP,
     Branch,
     Given,
     Loop,
@@ -41,6 +42,7 @@ from tidemill.domain.pipelines.model import (
     Pipeline,
     Step,
 )
+from tidemill.domain.pipelines.sweep_bodies import check_trial, space_names, sweep_body, trial_id
 from tidemill.domain.units import parse_whole
 
 Find = Callable[[str, str], Component]  # (componentId, step) -> what it is; raises NotFound
@@ -55,17 +57,18 @@ _MODES = {
     "upload": "Upload",
     "direct": "Direct",
 }
-_NOT_RUN = ("automl", "spark", "data_transfer", "import", "sweep", "parallel")
+_NOT_RUN = ("automl", "spark", "data_transfer", "import", "parallel")
 
 
 def component_ids(properties: Mapping[str, Any]) -> dict[str, str]:
     """Of every step that names one: step -> componentId."""
     nodes = mapping(properties, "jobs", "properties")
-    return {
-        name: str(cast(Mapping[str, Any], node)["componentId"])
-        for name, node in nodes.items()
-        if isinstance(node, Mapping) and cast(Mapping[str, Any], node).get("componentId")
-    }
+    found = {name: _id_of(maybe(node)) for name, node in nodes.items()}
+    return {name: id for name, id in found.items() if id}
+
+
+def _id_of(node: Mapping[str, Any]) -> str:
+    return text_of(node.get("componentId")) or trial_id(node)
 
 
 def read_pipeline(properties: Mapping[str, Any], find: Find, template: Component | None = None) -> Pipeline:
@@ -89,6 +92,7 @@ def read_pipeline(properties: Mapping[str, Any], find: Find, template: Component
             )
     defaults = Defaults(settings, text_of(properties.get("computeId")))
     known: dict[str, Component | None] = {}
+    elsewhere = _given_elsewhere(nodes)
     steps: list[Step] = []
     for name, raw in nodes.items():
         if not isinstance(raw, Mapping):
@@ -97,7 +101,7 @@ def read_pipeline(properties: Mapping[str, Any], find: Find, template: Component
         kind = str(node.get("type") or COMMAND).lower()
         with_component = kind not in CONTROL
         known[name] = _component(name, node, kind, find) if with_component else None
-        steps.append(_step(name, node, kind, known[name], defaults))
+        steps.append(_step(name, node, kind, known[name], defaults, elsewhere.get(name, ())))
     inputs = _pipeline_inputs(properties, template)
     pipeline = Pipeline(
         steps=tuple(steps),
@@ -120,17 +124,29 @@ def _setting(settings: Mapping[str, Any], name: str) -> Any:
 def _component(name: str, node: Mapping[str, Any], kind: str, find: Find) -> Component:
     if kind in _NOT_RUN:
         raise NotOffered(
-            f"Step {name!r} is of type {kind}, which Tidemill does not run yet: steps of type command and "
-            "pipeline, if_else, do_while and parallel_for do.",
+            f"Step {name!r} is of type {kind}, which Tidemill does not run yet: steps of type command, sweep "
+            "and pipeline, if_else, do_while and parallel_for do.",
             f"{JOBS}.{name}.type",
         )
-    id = str(node.get("componentId") or "")
+    id = _id_of(node)
     if id:
         return find(id, name)
     spec = node.get("component")
     if isinstance(spec, Mapping):
         return read_component(spec, name)
+    if kind == SWEEP:
+        trial = maybe(node.get("trial"))
+        spec = maybe(maybe(trial.get("properties")).get("componentSpec")) or trial
+        return read_component(spec if "inputs" in spec else _trial(spec, node), name)
     return read_component(_inline(node), name)
+
+
+def _trial(trial: Mapping[str, Any], node: Mapping[str, Any]) -> dict[str, Any]:
+    """A trial that is written out in its step has the step's inputs and outputs, and the search space's."""
+    spec = _inline({**trial, "inputs": node.get("inputs"), "outputs": node.get("outputs")})
+    spec["type"] = COMMAND
+    spec["command"] = str(trial.get("command") or "").replace("search_space.", "inputs.")
+    return {**spec, "inputs": {**spec["inputs"], **{name: {"type": "any"} for name in space_names(node)}}}
 
 
 def _inline(node: Mapping[str, Any]) -> dict[str, Any]:
@@ -174,8 +190,38 @@ def _kind_of(value: Mapping[str, Any], what: str) -> str:
 # ---------------------------------------------------------------- steps
 
 
+def _given_elsewhere(nodes: Mapping[str, Any]) -> dict[str, tuple[str, ...] | None]:
+    """Of steps whose inputs something else sets, a parallel_for's items or a search space: which; None for
+    any."""
+    found: dict[str, tuple[str, ...] | None] = {}
+    for name, raw in nodes.items():
+        node = maybe(raw)
+        if str(node.get("type")).lower() == SWEEP:
+            found[name] = space_names(node)
+        elif str(node.get("type")).lower() == PARALLEL_FOR:
+            try:
+                body = bindings.step_of(text_of(node.get("body")))
+            except bindings.Unreadable:
+                continue  # said of the loop itself
+            found[body] = _names_in(node.get("items"))
+    return found
+
+
+def _names_in(items: Any) -> tuple[str, ...] | None:
+    """The inputs that the items of a parallel_for give, None where a step makes them."""
+    try:
+        return tuple(items_of(items if isinstance(items, str) else json.dumps(items))[0][1])
+    except ValueError:
+        return None
+
+
 def _step(
-    name: str, node: Mapping[str, Any], kind: str, component: Component | None, defaults: Defaults
+    name: str,
+    node: Mapping[str, Any],
+    kind: str,
+    component: Component | None,
+    defaults: Defaults,
+    elsewhere: tuple[str, ...] | None,
 ) -> Step:
     where = f"{JOBS}.{name}"
     try:
@@ -187,11 +233,13 @@ def _step(
         raise InvalidRequest(f"Step {name!r}: {error}.", "InvalidExpression", where) from error
     assert component is not None
     outputs = _outputs(node, component, where)
+    if kind == SWEEP:
+        check_trial(name, component, node)
     return Step(
         name,
-        component.kind,
-        body=json.dumps(_body(name, node, component, defaults)),
-        inputs=_inputs(name, node, component, where),
+        SWEEP if kind == SWEEP else component.kind,
+        body=json.dumps(_body(name, kind, node, component, defaults)),
+        inputs=_inputs(name, node, component, where, elsewhere),
         outputs=tuple(
             made if made.uri or made.parent or not defaults.datastore else _placed(made, defaults)
             for made in outputs
@@ -201,7 +249,11 @@ def _step(
     )
 
 
-def _body(name: str, node: Mapping[str, Any], component: Component, defaults: Defaults) -> dict[str, Any]:
+def _body(
+    name: str, kind: str, node: Mapping[str, Any], component: Component, defaults: Defaults
+) -> dict[str, Any]:
+    if kind == SWEEP:
+        return sweep_body(name, component, node, defaults)
     body = body_of(name, component, node, defaults)
     if component.kind == "pipeline":
         body["componentId"] = str(node.get("componentId") or "")
@@ -213,12 +265,19 @@ def _placed(made: Made, defaults: Defaults) -> Made:
 
 
 def _called(node: Mapping[str, Any], component: Component) -> str:
-    id = str(node.get("componentId") or "")
+    id = _id_of(node)
     return f"{component.name}:{component.version}" if id and "azureml_anonymous" not in id else ""
 
 
-def _inputs(step: str, node: Mapping[str, Any], component: Component, where: str) -> tuple[Given, ...]:
-    """What is given, and the component's defaults for the rest. Raises InvalidRequest."""
+def _inputs(
+    step: str,
+    node: Mapping[str, Any],
+    component: Component,
+    where: str,
+    elsewhere: tuple[str, ...] | None,
+) -> tuple[Given, ...]:
+    """What is given, and the component's defaults for the rest, but for what is set elsewhere. Raises
+    InvalidRequest."""
     given = dict(_entries(node, "inputs"))
     names = [port.name for port in component.inputs]
     for name in given:
@@ -229,9 +288,11 @@ def _inputs(step: str, node: Mapping[str, Any], component: Component, where: str
         value = read_given(port.name, given.get(port.name), f"{where}.inputs.{port.name}", port)
         if value is not None:
             found.append(value)
+        elif port.name in (elsewhere or ()):
+            continue
         elif port.default is not None:
             found.append(Given(port.name, port.default, LITERAL, optional=port.optional))
-        elif not port.optional:
+        elif not port.optional and elsewhere is not None:
             raise InvalidRequest(
                 f"Step {step!r}: input {port.name!r} ({port.type}) of its component has no value. "
                 f"Give one in jobs.{step}.inputs.{port.name}.",

@@ -143,6 +143,23 @@ def _parts(name: str, entry: Any, where: str) -> tuple[str, Sequence[Any]]:
     return kind, cast(Sequence[Any], arguments)
 
 
+def rest_form(entry: Any) -> Any:
+    """A distribution as ARM writes it, `[kind, arguments]`, which clients read; anything else as it is."""
+    if not isinstance(entry, Mapping) or not _is_distribution(cast(Mapping[str, Any], entry)):
+        return cast(Any, entry)
+    kind, arguments = _of_object(cast(Mapping[str, Any], entry))
+    if kind.lower() != "choice" or not isinstance(arguments[0], list | tuple):
+        return [kind, arguments]
+    options = cast(Sequence[Any], arguments[0])
+    return [kind, [[_rest_option(option) for option in options]]]
+
+
+def _rest_option(option: Any) -> Any:
+    if not isinstance(option, Mapping):
+        return option
+    return {key: rest_form(value) for key, value in cast(Mapping[str, Any], option).items()}
+
+
 def _of_object(entry: Mapping[str, Any]) -> list[Any]:
     kind = str(entry.get("type", ""))
     plain = kind.lower().replace("_", "")
