@@ -166,6 +166,8 @@ async def create_version(
         raise InvalidRequest("A model version needs a 'source': where its files are.", target="source")
     address = await asset_address(s, scope, source)
     mlmodel = await read_mlmodel(s, scope, address)
+    if model_id and not run_id:
+        run_id = (await s.tracking.get_logged_model(scope.arm_id, model_id)).run_id
     more = {RUN_ID: run_id, RUN_LINK: run_link, MODEL_ID: model_id}
     given = {
         "modelType": "custom_model" if mlmodel is None else MLFLOW_MODEL,

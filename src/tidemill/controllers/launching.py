@@ -123,6 +123,9 @@ def shared_variables(s: Services, row: Resource, plan: JobPlan, attempt: Attempt
         "PYTHONUNBUFFERED": "1",
         "REQUESTS_CA_BUNDLE": str(s.settings.ca_bundle),
         "SSL_CERT_FILE": str(s.settings.ca_bundle),
+        # Microsoft's clients find this server by them, also inside a job.
+        "ARM_CLOUD_METADATA_URL": f"{s.addresses.https}/metadata/endpoints?api-version=2019-05-01",
+        "AZUREML_CURRENT_CLOUD": "LocalAML",
         **dict(plan.environment.variables),
         **azureml_variables(
             row.key.name,
