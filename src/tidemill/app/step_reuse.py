@@ -43,7 +43,9 @@ async def key_of(s: Services, plan: JobPlan) -> str:
         sorted(job.environment_variables),
         job.distribution,
         job.node_count,
+        # What somebody may read is no result for somebody else.
         job.identity,
+        plan.acts_as,
         inputs,
         job.unset_inputs,
         [(o.name, o.type, o.mode, o.uri, o.asset_name, o.asset_version) for o in job.outputs],

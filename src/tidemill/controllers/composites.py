@@ -11,6 +11,7 @@ import logging
 from collections.abc import Mapping
 from typing import Protocol
 
+from tidemill.app import families
 from tidemill.app.codec import job_kind
 from tidemill.app.services import Services
 from tidemill.domain.model import JobState, Resource
@@ -62,6 +63,20 @@ class Composites:
         await asyncio.gather(*tasks, return_exceptions=True)
         for uid in self._carried:
             self._forget(uid)
+
+    async def look_again(self) -> bool:
+        """A net under the wake-ups: a job that runs, with nothing of its own running and nobody looking at it,
+        is looked at from the beginning. -> whether any runs."""
+        rows = await self._s.store.read(_live)
+        idle = await self._s.store.read(
+            lambda r: [row.uid for row in rows if not families.children(r, row, live=True)]
+        )
+        for uid in idle:
+            if uid not in self._tasks:
+                for carrier in self._carriers.values():
+                    carrier.forget(uid)
+                self._take(uid)
+        return bool(rows)
 
     def job_changed(self, uid: str) -> None:
         self._news.add(uid)

@@ -120,8 +120,8 @@ async def start(services: Services) -> Runtime:
     pool = Pool(
         services, moment, host, attempts.take, nodes.open, nodes.close, environments.follow, attempts.stop_job
     )
-    watchdog = Watchdog(services, pool, attempts, nodes, environments)
     composites = Composites(services, carriers(services))
+    watchdog = Watchdog(services, pool, attempts, nodes, environments, composites)
     runtime = Runtime(
         services,
         pool,

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from tidemill.app.services import Services
 from tidemill.controllers.attempts import Attempts
+from tidemill.controllers.composites import Composites
 from tidemill.controllers.environments import Environments
 from tidemill.controllers.nodes import Nodes
 from tidemill.controllers.pool import Pool
@@ -38,10 +39,17 @@ class Overdue:
 
 class Watchdog:
     def __init__(
-        self, services: Services, pool: Pool, attempts: Attempts, nodes: Nodes, environments: Environments
+        self,
+        services: Services,
+        pool: Pool,
+        attempts: Attempts,
+        nodes: Nodes,
+        environments: Environments,
+        composites: Composites,
     ) -> None:
         self._s = services
         self._pool, self._attempts, self._nodes, self._environments = pool, attempts, nodes, environments
+        self._composites = composites
         self._live = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -85,7 +93,7 @@ class Watchdog:
                 self._nodes.close(node.id)
         for node in overdue.held:
             self._nodes.check(node)
-        return live
+        return await self._composites.look_again() or live
 
 
 def _look(read: Read, now: int) -> tuple[bool, Overdue]:

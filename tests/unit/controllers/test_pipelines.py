@@ -197,6 +197,8 @@ async def test_what_a_result_depends_on_decides_about_reuse(world: World) -> Non
     assert not await run("input", a, inputs={"x": literal(2)})
     assert not await run("variable", a, environment_variables={"A": "1"})
     assert not await run("nodes", a, resources={"instance_count": 2})
+    assert not await run("me", a, identity={"type": "user_identity"})
+    assert await run("me-again", a, identity={"type": "user_identity"})
     assert not await run("never1", never)
     assert not await run("never2", never)
 
@@ -368,3 +370,24 @@ async def test_two_users_who_register_the_same_component_at_once_make_one(world:
     assert len(set(ids)) == 1
     rows = world.read().find(ResourceQuery("components/versions", SCOPE))
     assert [row.key.parent for row in rows] == ["shared"]
+
+
+async def test_a_wake_up_that_was_missed_is_made_good_by_the_sweep(world: World) -> None:
+    a = await register(world, component("a"))
+    world.plans["a"] = Plan(after=None)
+    steps = {
+        "a": {"type": "command", "componentId": a},
+        "b": {"type": "command", "componentId": a, "inputs": {"x": literal(2)}},
+    }
+    await submit(world, steps)
+    await world.until(lambda: states(world) == {"a": "Running", "b": "Running"})
+    assert world.running is not None
+    composites, told = world.running.composites, world.running.composites.job_changed
+    composites.job_changed = lambda uid: None  # type: ignore[method-assign]
+    for child in children(world).values():
+        await endings.cancel(world.services, OWNER, SCOPE, child.key.name)
+    await world.until(lambda: set(states(world).values()) == {"Canceled"})
+    assert world.row("p").state == JobState.RUNNING
+    composites.job_changed = told  # type: ignore[method-assign]
+    assert await world.running.watchdog.sweep()
+    assert (await world.ended("p")).state == JobState.FAILED
