@@ -65,8 +65,8 @@ class Composites:
             self._forget(uid)
 
     async def look_again(self) -> bool:
-        """A net under the wake-ups: a job that runs, with nothing of its own running and nobody looking at it,
-        is looked at from the beginning. -> whether any runs."""
+        """A net under the wake-ups: a job that runs while nothing of its own does, and nobody looks at
+        it, is looked at from the beginning. -> whether any runs."""
         rows = await self._s.store.read(_live)
         idle = await self._s.store.read(
             lambda r: [row.uid for row in rows if not families.children(r, row, live=True)]
