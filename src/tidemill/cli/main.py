@@ -35,6 +35,7 @@ COMMANDS = {
     "doctor": (_ROOM + "doctor:doctor", "What this host can enforce, and what it lacks."),
     "portal": (_ROOM + "portal:portal", "Sign a browser in to the pages."),
     "job": (_ROOM + "job:job", "Submit, follow, stop and fetch jobs."),
+    "validate": (_ROOM + "validate:validate", "Check a file without submitting it."),
     "schedule": (_ROOM + "schedule:schedule", "Jobs at set times."),
     "ssh": (_ROOM + "looking:ssh", "A shell, or a command, inside a running job or on a node."),
     "port-forward": (_ROOM + "looking:port_forward", "A port of a running job, on this machine."),

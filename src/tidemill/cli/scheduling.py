@@ -22,7 +22,7 @@ _JOB = "properties.action.jobDefinition"
 def put(session: Session, found: ScheduleSpec, name: str) -> None:
     """What the server refuses is told with its place in the files."""
     spec = found.spec
-    with _placed(found):
+    with placed(found):
         body: dict[str, Any] = {
             "action": {"actionType": "CreateJob", "jobDefinition": _definition(session, found, name)},
             "trigger": found.trigger,
@@ -69,7 +69,7 @@ def _definition(session: Session, found: ScheduleSpec, name: str) -> dict[str, A
 
 
 @contextmanager
-def _placed(found: ScheduleSpec) -> Iterator[None]:
+def placed(found: ScheduleSpec) -> Iterator[None]:
     """Of the job: in the job's own file; of the trigger and the rest: in the schedule's."""
     try:
         yield

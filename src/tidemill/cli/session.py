@@ -18,6 +18,7 @@ from tidemill.cli.urls import segment
 
 if TYPE_CHECKING:
     from tidemill.cli.http import Client
+    from tidemill.cli.trial import Trial
 
 HOME_VARIABLE = "TIDEMILL_HOME"
 PROVIDER = "providers/Microsoft.MachineLearningServices"
@@ -43,6 +44,7 @@ class Session:
 
     def __init__(self, given: Given) -> None:
         self.given = given
+        self.trial: Trial | None = None  # where what would be sent is kept instead
 
     @property
     def output(self) -> str:

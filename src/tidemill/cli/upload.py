@@ -41,6 +41,8 @@ def open_store(session: Session, name: str = DEFAULT_STORE) -> Store:
             f"Datastore {name} is {properties.get('datastoreType')}; only blob datastores are offered yet.",
             REFUSED,
         )
+    if session.trial is not None:
+        return Store(name, Container("", session.ca_file))
     secrets = session.client.call(
         "POST",
         f"{base}/listSecrets",
@@ -67,6 +69,8 @@ def upload_code(session: Session, root: Path) -> str:
     )
     if found.get("value"):
         return found["value"][0]["id"]
+    if session.trial is not None:
+        return session.trial.code(f"{base}/1", digest, root.name)
     pending = session.client.call(
         "POST",
         f"{base}/1/startPendingUpload",
@@ -94,12 +98,18 @@ def upload_path(session: Session, store: Store, root: Path, kind: str) -> str:
     if not files:
         raise CliError(f"The folder {root} has no files that are not ignored.", USAGE, "EmptyFolder")
     digest = hashing.object_hash(root, excluded)
+    ending = "/" if kind in ("uri_folder", "mltable") and root.is_dir() else ""
+    uri = f"azureml://datastores/{store.name}/paths/LocalUpload/{digest}/{root.name}{ending}"
+    if session.trial is not None:
+        below = f"{root.name}/" if root.is_dir() else ""
+        place = f"azureml://datastores/{store.name}/paths/LocalUpload/{digest}/"
+        session.trial.upload(place, [(path, below + name) for path, name in files])
+        return uri
     place = f"LocalUpload/{digest}/" + (f"{root.name}/" if root.is_dir() else "")
     _send(
         session, store.container, files, place, {**DONE, "name": str(uuid.uuid4()), "version": "1"}, root.name
     )
-    ending = "/" if kind in ("uri_folder", "mltable") and root.is_dir() else ""
-    return f"azureml://datastores/{store.name}/paths/LocalUpload/{digest}/{root.name}{ending}"
+    return uri
 
 
 def _send(

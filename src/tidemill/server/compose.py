@@ -52,6 +52,7 @@ ROUTE_MODULES = (
     "tidemill.wire.native.secrets",
     "tidemill.wire.native.credentials",
     "tidemill.wire.native.keys",
+    "tidemill.wire.native.validation",
     "tidemill.portal.routes",
 )
 

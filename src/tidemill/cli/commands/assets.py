@@ -149,11 +149,7 @@ def _make_create(made: Group, kind: Kind) -> None:
                     "UsageError",
                 )
             spec = load.from_flags(kind.name, {**flags, "tags": tags})
-        name = spec.data["name"]
-        body = kind.body(session, spec)
-        version = spec.data.get("version") or _next_version(session, kind, name)
-        path = f"{_container(session, kind, name)}/versions/{segment(version)}"
-        print_item(session, entity(session.client.call("PUT", path, body, {"api-version": kind.api})))
+        print_item(session, entity(put(session, kind, spec)))
 
     create.__doc__ = f"Create a version of {_article(kind)} asset; without --version, the next one."
     options = [
@@ -168,6 +164,15 @@ def _make_create(made: Group, kind: Kind) -> None:
         *(click.option(f"--{flag}", help=about) for flag, about in kind.flags),
     ]
     command(made, "create", kind.example)(_with(create, options))
+
+
+def put(session: Session, kind: Kind, spec: Spec) -> dict[str, Any]:
+    """Makes the version, by its own number or the next one. -> ARM's answer."""
+    name = spec.data["name"]
+    body = kind.body(session, spec)
+    version = spec.data.get("version") or _next_version(session, kind, name)
+    path = f"{_container(session, kind, name)}/versions/{segment(version)}"
+    return session.client.call("PUT", path, body, {"api-version": kind.api})
 
 
 def _make_list(made: Group, kind: Kind) -> None:

@@ -101,7 +101,7 @@ def create(
             raise CliError("Give --name NAME or --file YAML.", USAGE, "UsageError")
         spec = from_flags("compute", given)
     name = spec.data["name"]
-    body = to_arm.aml_compute(spec.data, _location(session))
+    body = to_arm.aml_compute(spec.data, location_of(session))
     path = f"{session.workspace_id()}/computes/{segment(name)}"
     session.client.begin("PUT", path, body, {"api-version": API}, wait=not no_wait)
     _print(session, name)
@@ -228,7 +228,7 @@ def list_sizes(session: Session, location: str | None, kind: str | None) -> None
 @click.option("--location", "-l", help="Region (default: the workspace's).")
 def list_usage(session: Session, location: str | None) -> None:
     """List quotas and what is used of them."""
-    place = location or _location(session)
+    place = location or location_of(session)
     path = f"{session.subscription_id}/{PROVIDER}/locations/{segment(place)}/usages"
     columns = (
         Column("quota", key("name", "localizedValue"), wide=True),
@@ -294,7 +294,7 @@ def _enforced(node: dict[str, Any]) -> str:
     return ", ".join(on + off)
 
 
-def _location(session: Session) -> str:
+def location_of(session: Session) -> str:
     found = session.client.get(session.workspace_id(), {"api-version": WORKSPACES_API})
     return found.get("location") or "local"
 

@@ -1,0 +1,115 @@
+"""What would come of requests, one after the other, if they were made now: nothing is written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+from tidemill.app import access, assets, computes, costs, jobs, schedules
+from tidemill.app.asset_rows import KINDS
+from tidemill.app.codec import decode_object, job_status
+from tidemill.app.compute_rules import object_at
+from tidemill.app.dry_run import dry
+from tidemill.app.locations import Storage, locate
+from tidemill.app.services import Services
+from tidemill.app.storage import account_for
+from tidemill.app.workspaces import require_workspace
+from tidemill.domain.errors import InvalidRequest
+from tidemill.domain.model import Caller, Resource, Scope
+from tidemill.domain.plan import Place
+from tidemill.store.api import Read
+
+PROVIDER = "Microsoft.MachineLearningServices"
+MOST = 500
+
+Door = Callable[[Services, Caller, Scope, str, Mapping[str, Any]], Awaitable[tuple[Resource, bool]]]
+_DOORS: Mapping[str, Door] = {"jobs": jobs.submit, "computes": computes.put, "schedules": schedules.put}
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A PUT: `path` below the workspace, `jobs/NAME` or `data/NAME/versions/VERSION`."""
+
+    path: str
+    body: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """`uri`: a folder of the workspace's storage; `files`: names below it; `texts`: of those that are read at
+    a submit (MLTable)."""
+
+    uri: str
+    files: tuple[str, ...]
+    texts: Mapping[str, str]
+
+
+async def validate(
+    s: Services, caller: Caller, scope: Scope, asked: Sequence[Asked], uploads: Sequence[Upload]
+) -> list[dict[str, Any]]:
+    """-> of each {path, created, runs}. `created` False: it is there already, as it was given. `uploads`:
+    what would be uploaded first. Raises what the first request that is refused would be
+    refused with; each needs the right that it would need."""
+    if not asked or len(asked) > MOST:
+        raise InvalidRequest(f"Give 1 to {MOST} requests.", target="requests")
+    places = await s.store.read(lambda r: [_place(s, r, scope, one.uri) for one in uploads])
+    coming = {
+        replace(place, path=f"{place.path.rstrip('/')}/{name}"): one.texts.get(name, "").encode()
+        for one, place in zip(uploads, places, strict=True)
+        for name in one.files
+    }
+    tried = dry(s, coming)
+    return [await _try(tried, caller, scope, one) for one in asked]
+
+
+def _place(s: Services, read: Read, scope: Scope, uri: str) -> Place:
+    storage = Storage(scope, account_for(read, scope), s.addresses.data_netloc)
+    place = locate(read, storage, uri).place
+    if place is None:
+        raise InvalidRequest(f"{uri!r} is not an address of this workspace's storage.", target="uploads")
+    return place
+
+
+async def _try(s: Services, caller: Caller, scope: Scope, asked: Asked) -> dict[str, Any]:
+    kind, *names = asked.path.split("/")
+    if kind in _DOORS and len(names) == 1:
+        await access.authorise(s, caller, f"{PROVIDER}/workspaces/{kind}/write", scope, asked.path)
+        row, created = await _DOORS[kind](s, caller, scope, names[0], asked.body)
+    elif kind in KINDS and len(names) == 3 and names[1] == "versions":
+        await access.authorise(s, caller, f"{PROVIDER}/workspaces/{kind}/versions/write", scope, asked.path)
+        row, created = await assets.put_version(s, caller, scope, KINDS[kind], names[0], names[2], asked.body)
+    else:
+        known = ", ".join([f"{one}/NAME" for one in _DOORS] + [f"{one}/NAME/versions/V" for one in KINDS])
+        raise InvalidRequest(f"{asked.path!r} cannot be validated. Known: {known}.", target="path")
+    runs = await s.store.read(lambda r: _runs(s, r, scope, row)) if kind == "jobs" else []
+    return {"path": asked.path, "created": created, "runs": runs}
+
+
+def _runs(s: Services, read: Read, scope: Scope, row: Resource) -> list[dict[str, Any]]:
+    """What of it would be held: of a pipeline for each step, of a sweep for one trial."""
+    pipeline = job_status(row.status).pipeline
+    if pipeline is None:
+        return [_run(s, read, scope, "", decode_object(row.spec))]
+    bodies = [(step.name, cast(dict[str, Any], json.loads(step.body))) for step in pipeline.steps]
+    return [_run(s, read, scope, name, body) for name, body in bodies if body.get("jobType") == "Command"]
+
+
+def _run(s: Services, read: Read, scope: Scope, step: str, body: Mapping[str, Any]) -> dict[str, Any]:
+    """`usd_hour` of all its nodes, by the list; None for a size without a price."""
+    cluster = computes.resolve_in(
+        s, read, scope, str(body.get("computeId") or ""), require_workspace(read, scope)
+    )
+    nodes = int(object_at(body, "resources").get("instanceCount") or 1)
+    price = costs.listed(s, cluster.size, cluster.region or s.settings.region)
+    each = price["price_usd_hour"]
+    return {
+        "step": step,
+        "compute": cluster.name or computes.LOCAL,
+        "size": cluster.size,
+        "nodes": nodes,
+        "usd_hour": None if each is None else round(each * nodes, 6),
+        "price_basis": price["price_basis"],
+        "price_date": price["price_date"],
+    }
