@@ -247,9 +247,10 @@ def _shepherd(order: Order, writer: int, agent: int) -> None:
 
 
 def keep_only(descriptors: set[int]) -> None:
-    """In a fork: drops every descriptor of the agent's but these, its lock and socket above all."""
+    """In a fork: drops every descriptor of the agent's but these (below 0: none), its lock and socket above
+    all."""
     lowest = 3
-    for fd in sorted(descriptors):
+    for fd in sorted(fd for fd in descriptors if fd >= lowest):  # to -1, closerange closes them all
         os.closerange(lowest, fd)
         lowest = fd + 1
     os.closerange(lowest, 65536)

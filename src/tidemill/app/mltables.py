@@ -31,8 +31,8 @@ async def with_parts(
 
 async def checked(s: Services, scope: Scope, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """The properties of a table that is registered, with its MLTable's paths as `referencedUris`. One that is
-    no storage of ours is taken as it is. Raises InvalidRequest with line and column, NotFound where no MLTable
-    lies."""
+    no storage of ours is taken as it is. Raises InvalidRequest with line and column, NotFound where no
+    MLTable lies."""
     uri = given.get("dataUri")
     if not isinstance(uri, str) or not uri.strip():
         return dict(given)

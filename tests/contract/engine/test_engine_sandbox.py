@@ -42,6 +42,7 @@ async def test_what_a_job_is_shown(local: Harness) -> None:
     first = {name for name in ("tmp", "root", "home", "work") if str(local.home).startswith(f"/{name}/")}
     python = os.path.realpath(sys.base_prefix).split("/")[1]
     shown = {
+        ".tidemill-init",
         "bin",
         "dev",
         "etc",
