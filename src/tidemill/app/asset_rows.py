@@ -122,4 +122,4 @@ def no_such_name(
 
 
 def _place(scope: Scope) -> str:
-    return f"workspace {scope.workspace!r}"
+    return scope.words

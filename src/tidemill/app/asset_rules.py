@@ -10,7 +10,7 @@ from tidemill.app.compute_rules import object_at
 from tidemill.app.locations import Storage, locate
 from tidemill.data.bloburls import blob_url
 from tidemill.data.staging import FOLDER_TYPES
-from tidemill.data.uris import BlobUrl, JobOutputUri, LocalPath, OtherUrl, WebUrl, parse_uri
+from tidemill.data.uris import BlobUrl, JobOutputUri, LocalPath, OtherUrl, RegistryUri, WebUrl, parse_uri
 from tidemill.domain.components import maybe, read_component
 from tidemill.domain.errors import Conflict, InvalidRequest
 from tidemill.store.api import Read
@@ -35,9 +35,9 @@ def complete(
     elif kind is ENVIRONMENTS:
         _complete_environment(storage, name, stored, endpoint)
     elif kind is DATA:
-        _complete_data(read, storage, name, stored)
+        _complete_data(read, storage, name, stored, endpoint)
     elif kind is MODELS:
-        _complete_model(read, storage, name, stored)
+        _complete_model(read, storage, name, stored, endpoint)
     elif kind is COMPONENTS:
         _complete_component(name, stored)
     return stored
@@ -92,27 +92,27 @@ def _complete_environment(storage: Storage, name: str, stored: dict[str, Any], e
         stored["build"] = {**build, "contextUri": address}
 
 
-def _complete_data(read: Read, storage: Storage, name: str, stored: dict[str, Any]) -> None:
+def _complete_data(read: Read, storage: Storage, name: str, stored: dict[str, Any], endpoint: str) -> None:
     kind = str(stored.get("dataType") or "uri_folder")
     if kind not in DATA_TYPES:
         raise InvalidRequest(
             f"dataType {kind!r} of data asset {name!r} is not known. Use one of {', '.join(DATA_TYPES)}.",
             target="properties.dataType",
         )
-    address = _address(read, storage, DATA, name, _need(DATA, name, stored, "dataUri"), stored)
+    address = _address(read, storage, DATA, name, _need(DATA, name, stored, "dataUri"), stored, endpoint)
     if kind in FOLDER_TYPES and not address.endswith("/"):
         address += "/"
     stored |= {"dataType": kind, "dataUri": address}
 
 
-def _complete_model(read: Read, storage: Storage, name: str, stored: dict[str, Any]) -> None:
+def _complete_model(read: Read, storage: Storage, name: str, stored: dict[str, Any], endpoint: str) -> None:
     kind = str(stored.get("modelType") or "custom_model")
     if kind not in MODEL_TYPES:
         raise InvalidRequest(
             f"modelType {kind!r} of model {name!r} is not known. Use one of {', '.join(MODEL_TYPES)}.",
             target="properties.modelType",
         )
-    address = _address(read, storage, MODELS, name, _need(MODELS, name, stored, "modelUri"), stored)
+    address = _address(read, storage, MODELS, name, _need(MODELS, name, stored, "modelUri"), stored, endpoint)
     # The SDK reads `flavors` without looking whether it is there.
     stored |= {"modelType": kind, "modelUri": address, "flavors": stored.get("flavors") or {}}
 
@@ -132,7 +132,13 @@ def _compared(spec: Any, anonymous: bool) -> dict[str, Any]:
 
 
 def _address(
-    read: Read, storage: Storage, kind: AssetKind, name: str, given: str, stored: dict[str, Any]
+    read: Read,
+    storage: Storage,
+    kind: AssetKind,
+    name: str,
+    given: str,
+    stored: dict[str, Any],
+    endpoint: str,
 ) -> str:
     """An address that stays right: jobs and short datastore paths in full, others as given."""
     uri = parse_uri(given, storage.data_netloc)
@@ -143,6 +149,14 @@ def _address(
             "LocalPathNotAllowed",
             f"properties.{kind.located}",
         )
+    if isinstance(uri, RegistryUri):  # who reads this asset need not be one who may read the registry
+        raise InvalidRequest(
+            f"{kind.label} {name!r} points at {given!r}. Jobs use a registry's assets by that address "
+            "itself: give it as their input.",
+            target=f"properties.{kind.located}",
+        )
+    if isinstance(uri, BlobUrl) and not uri.account:  # as a registry's models are shown
+        return blob_url(endpoint, storage.account, uri.container, uri.path)
     if isinstance(uri, WebUrl | OtherUrl | BlobUrl):
         return given
     if isinstance(uri, JobOutputUri):

@@ -23,7 +23,7 @@ from tidemill.app.asset_rows import (
     newest_version,
 )
 from tidemill.app.codec import decode_object
-from tidemill.data.uris import AssetId, AssetName, parse_uri
+from tidemill.data.uris import AssetId, AssetName, RegistryUri, parse_uri
 from tidemill.domain.errors import Conflict, InvalidRequest
 from tidemill.domain.model import JobState, Key, Resource, Scope
 from tidemill.domain.units import join_words
@@ -51,6 +51,7 @@ class Reference:
     version: str = ""
     label: str = ""
     scope: Scope | None = None
+    registry: str = ""
 
 
 def references(spec: Any) -> Iterator[Reference]:
@@ -83,9 +84,12 @@ def archived_note(read: Read, row: Resource, kind: AssetKind) -> str:
 
 
 def users_of(read: Read, scope: Scope, kind: AssetKind, name: str, version: str = "") -> list[str]:
-    """In words: `job 'train' (Running)`."""
+    """In words: `job 'train' (Running)`. Of a registry's asset, what is in workspaces is counted: who may
+    write the registry need not be one who may see them."""
     asked = _Asked(read, scope)
     asked.add(kind, name, version)
+    if scope.registry:
+        return _of_registry(read, scope, asked)
     found = _components(read, scope, asked)
     for row in read.find(ResourceQuery("jobs", scope, states=_UNENDED)):
         if asked.named_in(decode_object(row.spec)):
@@ -116,7 +120,8 @@ class _Asked:
 
     def _is(self, one: Reference) -> bool:
         versions = self._versions.get((one.kind.type, one.name.casefold()))
-        if versions is None or (one.scope is not None and not _same(one.scope, self._scope)):
+        elsewhere = one.scope is not None and not _same(one.scope, self._scope)
+        if versions is None or elsewhere or one.registry.casefold() != self._scope.registry.casefold():
             return False
         return "" in versions or (one.version or self._labelled(one)).casefold() in versions
 
@@ -143,6 +148,22 @@ def _components(read: Read, scope: Scope, asked: _Asked) -> list[str]:
                 found.append(f"component '{row.key.parent}:{row.key.name}'")
         used = {row.uid for row in users}
         left = [(row, spec) for row, spec in left if row.uid not in used]
+
+
+def _of_registry(read: Read, scope: Scope, asked: _Asked) -> list[str]:
+    found = _components(read, scope, asked)
+    for type_, states, word in (
+        ("jobs", _UNENDED, "jobs that have not ended"),
+        ("schedules", None, "schedules"),
+        (COMPONENTS.versions, None, "components of workspaces"),
+    ):
+        rows = read.find(ResourceQuery(type_, states=states))
+        using = [
+            row for row in rows if not row.key.scope.registry and asked.named_in(decode_object(row.spec))
+        ]
+        if using:
+            found.append(f"{len(using)} {word}")
+    return found
 
 
 def _made_from(read: Read, scope: Scope, kind: AssetKind, asked: _Asked) -> list[str]:
@@ -187,6 +208,9 @@ def _reference(text: str, kind: AssetKind) -> Reference | None:
         return None
     if isinstance(uri, AssetName):
         return Reference(kind, uri.name, uri.version, uri.label)
+    if isinstance(uri, RegistryUri) and uri.kind.lower() in KINDS:
+        held = KINDS[uri.kind.lower()]
+        return Reference(held, uri.name, uri.version, uri.label, registry=uri.registry)
     if isinstance(uri, AssetId) and uri.kind.lower() in KINDS:
         return Reference(KINDS[uri.kind.lower()], uri.name, uri.version, uri.label, uri.scope)
     return None

@@ -5,16 +5,17 @@ from __future__ import annotations
 from tidemill.app.asset_rows import COMPONENTS, find_version
 from tidemill.app.codec import decode_object
 from tidemill.app.errors import at
+from tidemill.app.registry_rows import need_registry, scope_of_row
 from tidemill.data.uris import AssetId, AssetName, RegistryUri, parse_uri
 from tidemill.domain.components import Component, read_component
-from tidemill.domain.errors import InvalidRequest, NotOffered, TidemillError
-from tidemill.domain.model import Scope
+from tidemill.domain.errors import InvalidRequest, TidemillError
+from tidemill.domain.model import Resource, Scope
 from tidemill.store.api import Read
 
 
 def find_component(read: Read, scope: Scope, given: str, step: str = "") -> Component:
     """`given`: an ARM id, `azureml:name:version`, `azureml:name@latest`, `name:version`. `step`: for whom, in
-    sentences. Raises NotFound naming what exists, NotOffered for registries, InvalidRequest."""
+    sentences. Raises NotFound naming what exists, InvalidRequest."""
     where = f"properties.jobs.{step}.componentId" if step else "properties.componentId"
     try:
         with at(where):
@@ -28,8 +29,9 @@ def find_component(read: Read, scope: Scope, given: str, step: str = "") -> Comp
 def _find(read: Read, scope: Scope, given: str) -> Component:
     text = given if given.startswith(("azureml:", "/")) else f"azureml:{given}"
     uri = parse_uri(text)
-    if isinstance(uri, RegistryUri):
-        raise NotOffered(f"Component {given!r}: components of registries are not offered yet.")
+    if isinstance(uri, RegistryUri) and uri.kind.lower() == COMPONENTS.type:
+        registry = scope_of_row(need_registry(read, scope.subscription, uri.registry))
+        return _read(find_version(read, registry, COMPONENTS, uri.name, uri.version, uri.label))
     if not isinstance(uri, AssetName | AssetId) or (
         isinstance(uri, AssetId) and uri.kind.lower() != COMPONENTS.type
     ):
@@ -42,5 +44,8 @@ def _find(read: Read, scope: Scope, given: str) -> Component:
             raise InvalidRequest(
                 f"Component {given!r} is in another workspace; a pipeline uses those of its own."
             )
-    row = find_version(read, scope, COMPONENTS, uri.name, uri.version, uri.label)
+    return _read(find_version(read, scope, COMPONENTS, uri.name, uri.version, uri.label))
+
+
+def _read(row: Resource) -> Component:
     return read_component(decode_object(row.spec).get("componentSpec"), row.key.parent, row.key.name)

@@ -7,6 +7,7 @@ import difflib
 from tidemill.app import images
 from tidemill.app.asset_rows import ENVIRONMENTS, container_key, find_version, no_such_name
 from tidemill.app.codec import decode_object
+from tidemill.app.registry_rows import find_registry, scope_of_row
 from tidemill.app.services import Services
 from tidemill.catalog.curated import CuratedCatalog
 from tidemill.data.uris import AssetId, AssetName, RegistryUri, parse_uri
@@ -25,6 +26,9 @@ async def plan_environment(s: Services, scope: Scope, given: str) -> PlannedEnvi
         return PlannedEnvironment()
     uri = parse_uri(given)
     if isinstance(uri, RegistryUri):
+        shared = await s.store.read(lambda r: _shared(r, scope, uri))
+        if shared is not None:
+            return planned(s, scope, given, spec_of_row(s, shared))
         return planned(s, scope, given, from_curated(s.curated.require(given), images=s.settings.images))
     if not isinstance(uri, AssetName | AssetId):
         raise InvalidRequest(
@@ -50,6 +54,14 @@ def _registered(
         near = difflib.get_close_matches(uri.name.casefold(), offered, 3, 0.6)
         raise no_such_name(read, scope, ENVIRONMENTS, uri.name, [offered[name] for name in near])
     return find_version(read, scope, ENVIRONMENTS, uri.name, uri.version, uri.label)
+
+
+def _shared(read: Read, scope: Scope, uri: RegistryUri) -> Resource | None:
+    """The version in a registry of this subscription; None where there is no such registry."""
+    registry = find_registry(read, scope.subscription, uri.registry)
+    if registry is None or uri.kind.lower() != ENVIRONMENTS.type:
+        return None
+    return find_version(read, scope_of_row(registry), ENVIRONMENTS, uri.name, uri.version, uri.label)
 
 
 def spec_of_row(s: Services, row: Resource) -> EnvironmentSpec:

@@ -55,7 +55,7 @@ def resolve_output(
     Raises like resolve_input."""
     storage = _storage(s, scope, account)
     found = _output_location(read, storage, job, item)
-    if found.place is None:
+    if found.place is None or found.place.account != account:
         raise InvalidRequest(
             f"Output {item.name!r} cannot be written to {item.uri!r}. Use azureml://datastores/NAME/paths/PATH.",
             target=f"properties.outputs.{item.name}.uri",

@@ -16,10 +16,11 @@ from tidemill.app.inputs import check_inputs_exist, resolve_input, resolve_outpu
 from tidemill.app.locations import Storage, locate
 from tidemill.app.mltables import with_parts
 from tidemill.app.output_assets import not_registrable
+from tidemill.app.registry_rows import need_registry, scope_of_row
 from tidemill.app.services import Services
 from tidemill.app.teams import team_of
-from tidemill.app.workspaces import require_workspace
-from tidemill.data.uris import AssetId, AssetName, parse_uri
+from tidemill.app.workspaces import account_of, require_workspace
+from tidemill.data.uris import AssetId, AssetName, RegistryUri, parse_uri
 from tidemill.domain.errors import Conflict, InvalidRequest
 from tidemill.domain.expressions import render_command
 from tidemill.domain.jobspec import CommandJob
@@ -53,7 +54,7 @@ async def plan_job(
     inputs = tuple(replace(i, may_be_empty=True) if i.name in made else i for i in found.inputs)
     if any(item.place is not None for item in inputs):
         await check_inputs_exist(s, inputs)
-        inputs = await with_parts(s, scope, found.account, inputs)
+        inputs = await with_parts(s, caller, scope, found.account, inputs)
     return JobPlan(
         job=job,
         compute_uid=found.compute.uid,
@@ -127,7 +128,10 @@ def _code(s: Services, read: Read, scope: Scope, code_id: str, account: str) -> 
     if not code_id:
         return None
     given = parse_uri(code_id, s.addresses.data_netloc)
-    if not isinstance(given, AssetName | AssetId):
+    if isinstance(given, RegistryUri):
+        registry = need_registry(read, scope.subscription, given.registry)
+        scope, account = scope_of_row(registry), account_of(registry)
+    elif not isinstance(given, AssetName | AssetId):
         raise InvalidRequest(
             f"codeId {code_id!r} is not a registered code version. Register the code first.",
             target="properties.codeId",

@@ -12,6 +12,7 @@ from tidemill.app import command_jobs, families, pipeline_jobs, sweep_jobs
 from tidemill.app.codec import decode_object, encode, job_status
 from tidemill.app.compute_rules import object_at
 from tidemill.app.prepared import Child, Prepare, Prepared
+from tidemill.app.registries import check_usable
 from tidemill.app.services import Services
 from tidemill.app.waiting import wait_set
 from tidemill.domain.errors import Conflict, Forbidden, InvalidRequest, NotFound
@@ -66,6 +67,7 @@ async def submit(
     if existing is not None:
         return _same_or_conflict(existing, digest), False
     kind = job_kind(name, properties, KINDS)
+    await check_usable(s, caller, properties)
     prepared = await KINDS[kind](s, caller, scope, name, properties, child)
     row = _row(s, caller, key_of(scope, name), properties, prepared, child)
     submitted = f"Submitted by {caller.name} to {prepared.where}."
@@ -122,6 +124,7 @@ async def check(s: Services, caller: Caller, scope: Scope, name: str, body: Mapp
     """Raises what `submit` would now; writes nothing."""
     check_name(name, "Job")
     properties = _properties(body)
+    await check_usable(s, caller, properties)
     prepared = await KINDS[job_kind(name, properties, KINDS)](s, caller, scope, name, properties, None)
     _row(s, caller, key_of(scope, name), properties, prepared, None)
 

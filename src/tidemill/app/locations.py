@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from tidemill.app.asset_rows import DATA, MODELS, AssetKind, find_version
 from tidemill.app.codec import decode_object, job_status
 from tidemill.app.errors import absent, instead
+from tidemill.app.registry_rows import need_registry, scope_of_row
 from tidemill.app.storage import ARTIFACT_STORE, datastore_container
+from tidemill.app.workspaces import account_of
 from tidemill.data.uris import (
     AssetId,
     AssetName,
@@ -77,11 +79,13 @@ def _locate(read: Read, storage: Storage, text: str, kind: AssetKind, hops: int)
         case BlobUrl(account, container, path):
             if account not in ("", storage.account):
                 raise NotFound(
-                    f"{text!r} is in storage account {account!r}, which is not this workspace's "
-                    f"({storage.account}).",
+                    f"{text!r} is in storage account {account!r}, which is not that of "
+                    f"{storage.scope.words} ({storage.account}).",
                     target=text,
                 )
             return Location(Place(storage.account, container, path), text)
+        case RegistryUri():
+            return _in_registry(read, storage, uri, text, hops)
         case WebUrl(url):
             return Location(url=url)
         case _:
@@ -104,11 +108,20 @@ def _asset(
     return _locate(read, storage, str(where), kind, hops + 1)
 
 
+def _in_registry(read: Read, storage: Storage, uri: RegistryUri, text: str, hops: int) -> Location:
+    """A registry's assets lie in its own account. `uri` of what is found stays the registry's address."""
+    row = need_registry(read, storage.scope.subscription, uri.registry)
+    kind = _data_kind(AssetId(None, uri.kind, uri.name), text)
+    there = Storage(scope_of_row(row), account_of(row), storage.data_netloc)
+    found = _asset(read, there, kind, uri.name, uri.version, uri.label, hops)
+    return found if found.place is None else Location(found.place, text)
+
+
 def _job_output(read: Read, storage: Storage, uri: JobOutputUri) -> Location:
     row = read.get(Key(storage.scope, "jobs", uri.job))
     if row is None:
         names = [job.key.name for job in read.find(ResourceQuery("jobs", storage.scope, limit=200))]
-        raise absent("Job", uri.job, names, f"workspace {storage.scope.workspace!r}")
+        raise absent("Job", uri.job, names, storage.scope.words)
     plan = job_status(row.status).plan
     outputs = {output.name: output for output in plan.outputs}
     known = outputs.get(uri.output)
@@ -147,8 +160,8 @@ def _data_kind(uri: AssetId, text: str) -> AssetKind:
 def _same_workspace(storage: Storage, scope: Scope | None, text: str) -> None:
     if scope is not None and scope.arm_id.casefold() != storage.scope.arm_id.casefold():
         raise InvalidRequest(
-            f"{text!r} is in another workspace ({scope.workspace!r}); a job reaches only its own "
-            f"({storage.scope.workspace!r}). Copy the data there.",
+            f"{text!r} is in another workspace ({scope.workspace!r}); what belongs to {storage.scope.words} "
+            "reaches only its own. Copy the data there.",
             "CrossWorkspace",
             text,
         )
@@ -156,8 +169,6 @@ def _same_workspace(storage: Storage, scope: Scope | None, text: str) -> None:
 
 def _unreachable(uri: Uri, text: str) -> InvalidRequest | NotOffered:
     match uri:
-        case RegistryUri():
-            return NotOffered(f"{text!r}: data and models of registries are not offered yet.", text)
         case OtherUrl(scheme, _):
             return NotOffered(
                 f"{text!r}: {scheme}:// storage is not offered. Use azureml://datastores/…, "

@@ -11,22 +11,23 @@ from typing import Any
 
 from tidemill.app.inputs import check_inputs_exist
 from tidemill.app.locations import Location, Storage, locate
+from tidemill.app.registries import check_usable
 from tidemill.app.services import Services
 from tidemill.app.storage import account_for
 from tidemill.data.mltable import FILE, TablePath, read_paths
 from tidemill.data.staging import MLTABLE
 from tidemill.domain.errors import InvalidRequest, NotFound, TidemillError
-from tidemill.domain.model import Scope
+from tidemill.domain.model import Caller, Scope
 from tidemill.domain.plan import Place, PlannedInput, TablePart
 from tidemill.store.api import Read
 
 
 async def with_parts(
-    s: Services, scope: Scope, account: str, inputs: Sequence[PlannedInput]
+    s: Services, caller: Caller, scope: Scope, account: str, inputs: Sequence[PlannedInput]
 ) -> tuple[PlannedInput, ...]:
     """Each table with what of it lies outside its folder. Raises NotFound for what is not there,
-    InvalidRequest with the MLTable's line and column, NotOffered for storage elsewhere."""
-    return tuple([await _with_parts(s, scope, account, item) for item in inputs])
+    InvalidRequest with the MLTable's line and column, NotOffered for storage elsewhere, AccessDenied."""
+    return tuple([await _with_parts(s, caller, scope, account, item) for item in inputs])
 
 
 async def checked(s: Services, scope: Scope, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -64,7 +65,9 @@ async def checked(s: Services, scope: Scope, name: str, given: Mapping[str, Any]
     return {**given, "referencedUris": list(said or found)}
 
 
-async def _with_parts(s: Services, scope: Scope, account: str, item: PlannedInput) -> PlannedInput:
+async def _with_parts(
+    s: Services, caller: Caller, scope: Scope, account: str, item: PlannedInput
+) -> PlannedInput:
     folder = item.place
     if item.type != MLTABLE or item.mode == "direct" or folder is None:
         return item
@@ -79,6 +82,7 @@ async def _with_parts(s: Services, scope: Scope, account: str, item: PlannedInpu
             f"properties.inputs.{item.name}",
         )
     paths = read_paths(raw, f"Input {item.name!r} ({item.given}), {FILE}")
+    await check_usable(s, caller, [path.value for path in paths])
     storage = Storage(scope, account, s.addresses.data_netloc)
     places = await s.store.read(lambda read: [_place(read, storage, item, folder, path) for path in paths])
     there = [(path, place) for path, place in zip(paths, places, strict=True) if place is not None]

@@ -350,9 +350,13 @@ def parse_scope(text: str) -> Place | None:
         return None
     if len(parts) == 4:
         return Place(Scope(parts[1], parts[3]))
-    ours = ["providers", "microsoft.machinelearningservices", "workspaces"]
-    if words[4:7] != ours or len(parts) % 2 or len(parts) < 8:
+    ours = ["providers", "microsoft.machinelearningservices"]
+    if words[4:6] != ours or words[6:7] not in (["workspaces"], ["registries"]):
         return None
+    if len(parts) % 2 or len(parts) < 8:
+        return None
+    if words[6] == "registries":
+        return Place(Scope.of_registry(parts[1], parts[3], parts[7])) if len(parts) == 8 else None
     return Place(Scope(parts[1], parts[3], parts[7]), "/".join(parts[8:]))
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from tidemill.app.codec import decode_object
 from tidemill.app.errors import absent
+from tidemill.app.registry_rows import require_registry
 from tidemill.app.services import Addresses
 from tidemill.app.workspaces import account_of, require_workspace
 from tidemill.data.bloburls import ENDPOINT
@@ -20,6 +21,7 @@ ARTIFACT_STORE = "workspaceartifactstore"
 
 # Addresses of ours that were stored while the data process listened somewhere else.
 _OURS = re.compile(rb"https://(?:localhost|127\.0\.0\.1)(?::\d+)?/(?=[a-z0-9]+\.blob\.core\.windows\.net/)")
+_OURS_WITH_ACCOUNT = re.compile(_OURS.pattern.replace(rb"(?=", rb"(?:"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +31,8 @@ class Container:
 
 
 def account_for(read: Read, scope: Scope) -> str:
-    """The workspace's storage account. Raises NotFound for a workspace that does not exist."""
-    return account_of(require_workspace(read, scope))
+    """The storage account of a workspace or a registry. Raises NotFound where there is none."""
+    return account_of(require_registry(read, scope) if scope.registry else require_workspace(read, scope))
 
 
 def bare_account(account_name: str) -> str:
@@ -43,7 +45,7 @@ def datastore_container(read: Read, scope: Scope, account: str, datastore: str) 
     row = read.get(Key(scope, DATASTORES, datastore))
     if row is None:
         names = [found.key.name for found in read.find(ResourceQuery(DATASTORES, scope))]
-        raise absent("Datastore", datastore, names, f"workspace {scope.workspace!r}")
+        raise absent("Datastore", datastore, names, scope.words)
     spec = decode_object(row.spec)
     theirs = bare_account(str(spec.get("accountName", "")))
     if spec.get("datastoreType") != "AzureBlob" or theirs != account:
@@ -54,6 +56,12 @@ def datastore_container(read: Read, scope: Scope, account: str, datastore: str) 
             datastore,
         )
     return Container(account, str(spec["containerName"]))
+
+
+def without_account(addresses: Addresses, properties: bytes) -> bytes:
+    """Stored JSON with `https://HOST/CONTAINER/PATH` for our blob addresses: what the SDK reads as a
+    container and a path in a registry's model."""
+    return _OURS_WITH_ACCOUNT.sub(f"{addresses.data}/".encode(), properties)
 
 
 def rebase(addresses: Addresses, properties: bytes) -> bytes:

@@ -11,14 +11,31 @@ from enum import StrEnum
 
 from tidemill.domain.principals import Principal
 
+_REGISTRY = "registries/"
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class Scope:
-    """Where a row belongs. No workspace: to the resource group; no group either: to the subscription."""
+    """Where a row belongs. No workspace: to the resource group; no group either: to the subscription.
+    A registry is a scope beside workspaces: `workspace` is then "registries/NAME", which none is called."""
 
     subscription: str
     group: str = ""
     workspace: str = ""
+
+    @classmethod
+    def of_registry(cls, subscription: str, group: str, registry: str) -> Scope:
+        return cls(subscription, group, _REGISTRY + registry)
+
+    @property
+    def registry(self) -> str:
+        """The registry's name; "" of every other scope."""
+        return self.workspace.removeprefix(_REGISTRY) if self.workspace.startswith(_REGISTRY) else ""
+
+    @property
+    def words(self) -> str:
+        """`workspace 'main'`, `registry 'shared'`, for sentences."""
+        return f"registry {self.registry!r}" if self.registry else f"workspace {self.workspace!r}"
 
     @property
     def arm_id(self) -> str:
@@ -26,7 +43,8 @@ class Scope:
         if self.group:
             parts += f"/resourceGroups/{self.group}"
         if self.workspace:
-            parts += f"/providers/Microsoft.MachineLearningServices/workspaces/{self.workspace}"
+            path = self.workspace if self.registry else f"workspaces/{self.workspace}"
+            parts += f"/providers/Microsoft.MachineLearningServices/{path}"
         return parts
 
 

@@ -15,10 +15,15 @@ def scope_words(arm_id: str) -> str:
         return "subscription" if parts[0] else "everything"
     if len(parts) == 4:
         return f"group {parts[3]}"
-    if len(parts) < 8 or parts[6].lower() != "workspaces":
+    kind = (
+        {"workspaces": "workspace", "registries": "registry"}.get(parts[6].lower())
+        if len(parts) > 7
+        else None
+    )
+    if kind is None:
         return arm_id
     below = "/".join(parts[8:])
-    return f"{below} of workspace {parts[7]}" if below else f"workspace {parts[7]}"
+    return f"{below} of {kind} {parts[7]}" if below else f"{kind} {parts[7]}"
 
 
 def in_words(text: str) -> str:

@@ -20,6 +20,7 @@ from tidemill.app.access import (
     decide,
 )
 from tidemill.app.admission import HIGH_PRIORITY
+from tidemill.app.registry_rows import require_registry, scope_of_row
 from tidemill.app.services import Caller, Services
 from tidemill.app.workspaces import WorkspaceIndex
 from tidemill.domain.errors import Conflict, Forbidden, NotFound, OutOfSpace, TidemillError, Unauthenticated
@@ -51,6 +52,7 @@ DATA_PLANE = "/mferp/managementfrontend"  # the SDK's data-plane prefix of ARM's
 VAULT = "/keyvault/"
 _SAFE = ("GET", "HEAD")
 _READ_WORKSPACE = f"{PROVIDER}/workspaces/read"
+_READ_REGISTRY = f"{PROVIDER}/registries/read"
 _log = logging.getLogger("tidemill.http")
 
 Message = MutableMapping[str, Any]
@@ -69,7 +71,8 @@ class App:
         needed = (route.action for route in self.router.routes if "/" in route.action)
         services.live.actions = frozenset((*needed, HIGH_PRIORITY))
         self._workspaces = WorkspaceIndex(services.store)
-        self._own = frozenset(route.path for route in self.router.routes if route.path.endswith("/{ws}"))
+        own = ("/{ws}", "/{reg}")
+        self._own = frozenset(route.path for route in self.router.routes if route.path.endswith(own))
         self._subscription = services.settings.subscription
         self._whole = Scope(self._subscription)
 
@@ -156,9 +159,11 @@ class App:
                 "SubscriptionNotFound",
                 subscription,
             )
-        group, workspace = params.get("rg", ""), params.get("ws", "")
-        for part in (group, workspace):
+        group, workspace, registry = (params.get(name, "") for name in ("rg", "ws", "reg"))
+        for part in (group, workspace, registry):
             check_segment(part)
+        if registry:
+            return Scope.of_registry(self._subscription, group, registry)
         return Scope(self._subscription, group, workspace)
 
     async def _may_know(self, caller: Caller, route: Route, scope: Scope) -> bool:
@@ -166,12 +171,16 @@ class App:
         may ask is answered alike for those that are there and those that are not."""
         if route.action != SIGNED_IN:
             return True
-        return (await decide(self._services, caller, _READ_WORKSPACE, scope)).allowed
+        action = _READ_REGISTRY if scope.registry else _READ_WORKSPACE
+        return (await decide(self._services, caller, action, scope)).allowed
 
     async def _existing(self, scope: Scope, route: Route, method: str) -> Scope:
         """The scope as its owner spelled it."""
         if route.path in self._own:
             return scope
+        if scope.registry:
+            row = await self._services.store.read(lambda read: require_registry(read, scope))
+            return scope_of_row(row)
         workspace = await self._workspaces.find(scope)
         if workspace.state == "Deleting" and method not in _SAFE:
             raise Conflict(

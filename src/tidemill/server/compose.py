@@ -33,6 +33,7 @@ ROUTE_MODULES = (
     "tidemill.wire.azure.computes",
     "tidemill.wire.azure.quotas",
     "tidemill.wire.azure.assets",
+    "tidemill.wire.azure.registries",
     "tidemill.wire.azure.datastores",
     "tidemill.wire.azure.connections",
     "tidemill.wire.azure.jobs",

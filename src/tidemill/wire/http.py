@@ -8,6 +8,7 @@ one without: `Route` has no default for `action`. Static segments match without 
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -168,7 +169,8 @@ class Route:
 
 def _resource_in(path: str) -> str:
     """`…/{ws}/models/{name}/versions/{version}/x` -> `models/{name}/versions/{version}`."""
-    segments = path.partition("/{ws}/")[2].split("/")
+    segments = re.split(r"/\{(?:ws|reg)\}/", path, maxsplit=1)[1:] or [""]
+    segments = segments[0].split("/")
     pairs = zip(segments[::2], segments[1::2], strict=False)
     found = list(pairs)
     ends = next((at for at, (type, name) in enumerate(found) if type[:1] == "{" or not _is_name(name)), None)

@@ -93,8 +93,12 @@ async def test_a_folder_does_not_take_in_its_neighbour(resolve):
         ("azureml://datastores/theirs/paths/x", NotOffered, "does not reach other storage"),
         ("wasbs://c@a.blob.core.windows.net/x", NotOffered, "wasbs://"),
         ("./x.csv", InvalidRequest, "a path on some machine"),
-        ("azureml://registries/r/data/d/versions/1", NotOffered, "registries"),
-        ("https://localhost:8445/tmother.blob.core.windows.net/c/x", NotFound, "not this workspace's"),
+        ("azureml://registries/r/data/d/versions/1", NotFound, "Registry 'r'"),
+        (
+            "https://localhost:8445/tmother.blob.core.windows.net/c/x",
+            NotFound,
+            "which is not that of workspace",
+        ),
         (
             "azureml://subscriptions/s/resourcegroups/g/workspaces/w/datastores/d/paths/p",
             InvalidRequest,

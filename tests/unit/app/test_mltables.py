@@ -39,14 +39,14 @@ def put(services, account):
 
 
 @pytest.fixture
-def plan(services, scope, account):
+def plan(services, scope, owner, account):
     async def call(value: str = f"{BLOBS}/t/", mode: str = "ro_mount") -> PlannedInput:
         item = JobInput("t", "mltable", value, mode)
         found = await services.store.read(
             lambda read: inputs.resolve_input(services, read, scope, account, item)
         )
         await inputs.check_inputs_exist(services, [found])
-        return (await mltables.with_parts(services, scope, account, [found]))[0]
+        return (await mltables.with_parts(services, owner, scope, account, [found]))[0]
 
     return call
 

@@ -24,7 +24,9 @@ def arm_type(row: Resource) -> str:
         return "Microsoft.Resources/resourceGroups"
     if row.key.type == "deployments":
         return "Microsoft.Resources/deployments"
-    return f"{PROVIDER}/{'workspaces/' if row.key.scope.workspace else ''}{row.key.type}"
+    scope = row.key.scope
+    above = "registries/" if scope.registry else "workspaces/" if scope.workspace else ""
+    return f"{PROVIDER}/{above}{row.key.type}"
 
 
 def join(first: bytes, second: bytes) -> bytes:

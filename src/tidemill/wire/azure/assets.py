@@ -8,17 +8,17 @@ from functools import partial
 from starlette.responses import Response
 
 from tidemill.app import assets
-from tidemill.app.asset_rows import ENVIRONMENTS, KINDS, AssetKind, container_key, version_key
+from tidemill.app.asset_rows import ENVIRONMENTS, KINDS, MODELS, AssetKind, container_key, version_key
 from tidemill.app.assets import AssetQuery
 from tidemill.app.codec import decode_object, encode
 from tidemill.app.model_flavors import with_flavors
 from tidemill.app.services import Services
-from tidemill.app.storage import rebase
+from tidemill.app.storage import rebase, without_account
 from tidemill.app.storage_access import signer_of
 from tidemill.catalog.curated import CuratedEnvironment
 from tidemill.data.bloburls import blob_url
 from tidemill.domain.errors import InvalidRequest, NotFound
-from tidemill.domain.ids import PROVIDER
+from tidemill.domain.ids import PROVIDER, resource_id
 from tidemill.domain.model import Resource, Scope
 from tidemill.wire.arm.envelope import render, render_list
 from tidemill.wire.arm.etag import etag
@@ -61,14 +61,28 @@ def routes() -> list[Route]:
 
 
 def render_version(services: Services, row: Resource, note: str = "") -> bytes:
+    addresses, properties = services.addresses, row.spec
+    in_registry = bool(row.key.scope.registry) and row.key.type == MODELS.versions
     return render(
-        row, properties=rebase(services.addresses, row.spec), extra_properties=STATE, extra=_extra(row, note)
+        row,
+        _id(row),
+        properties=(without_account if in_registry else rebase)(addresses, properties),
+        extra_properties=STATE,
+        extra=_extra(row, note),
     )
 
 
 def render_container(row: Resource, note: str = "") -> bytes:
     computed = {**decode_object(row.status), "provisioningState": "Succeeded"}
-    return render(row, extra_properties=encode(computed), extra=_extra(row, note))
+    return render(row, _id(row), extra_properties=encode(computed), extra=_extra(row, note))
+
+
+def _id(row: Resource) -> str:
+    """ "" for ARM's own; assets of a registry have its address, by which jobs use them."""
+    registry, key = row.key.scope.registry, row.key
+    if not registry:
+        return ""
+    return f"azureml://registries/{registry}/{resource_id(key).removeprefix(f'{key.scope.arm_id}/')}"
 
 
 def _extra(row: Resource, note: str) -> bytes:
@@ -215,7 +229,9 @@ def _name(ctx: Context) -> str:
 
 
 def _curated(ctx: Context, kind: AssetKind) -> CuratedEnvironment | None:
-    return ctx.services.curated.find(_name(ctx)) if kind is ENVIRONMENTS else None
+    if kind is not ENVIRONMENTS or ctx.scope.registry:
+        return None
+    return ctx.services.curated.find(_name(ctx))
 
 
 def _curated_version(scope: Scope, name: str, version: str, curated: CuratedEnvironment) -> Resource:

@@ -26,6 +26,7 @@ SCOPES = (
     "/subscriptions/{sub}",
     "/subscriptions/{sub}/resourceGroups/{rg}",
     _WORKSPACE,
+    f"/subscriptions/{{sub}}/resourceGroups/{{rg}}/providers/{PROVIDER}/registries/{{reg}}",
     *(f"{_WORKSPACE}/{type}/{{name}}" for type in roles.SINGLE),
 )
 _FILTERS = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 from starlette.responses import Response
 
 from tidemill.app.locations import Location, Storage, locate
+from tidemill.app.registries import check_usable
 from tidemill.app.storage import account_for
 from tidemill.domain.errors import InvalidRequest
 from tidemill.domain.ids import PROVIDER
@@ -26,6 +27,7 @@ async def resolved_uris(ctx: Context) -> Response:
     if not isinstance(values, list) or len(values) > MAX_VALUES:
         raise InvalidRequest(f"'values' must be a list of at most {MAX_VALUES} ids.", target="values")
     ids = [str(value) for value in values]
+    await check_usable(ctx.services, ctx.caller, ids)
 
     def look(read: Read) -> dict[str, Location]:
         account = account_for(read, ctx.scope)
