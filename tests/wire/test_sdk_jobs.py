@@ -133,6 +133,7 @@ out["served"] = {name: [one.type, one.port, one.status, one.error, one.endpoint]
 asked = ml.jobs.get(served.name).services
 out["asked"] = {name: [asked[name].type, asked[name].port, asked[name].nodes]
                 for name in ("lab", "sh", "board")}
+end = time.monotonic() + 60
 while time.monotonic() < end and not {"lab", "sh", "board"} <= told_services(served.name):
     time.sleep(0.1)
 ml.jobs.begin_cancel(served.name)

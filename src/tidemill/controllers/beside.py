@@ -32,6 +32,8 @@ async def start_services(s: Services, row: Resource, attempt: Attempt, node: int
         await _tell(s, row, node, len(places))
     except EngineError as error:
         log.info("services of job %s: %s", row.key.name, error)
+        for place in places:
+            await _record(s, row, place, f" does not run: {error}.")
 
 
 async def _start(s: Services, node_id: str, key: TaskKey, place: Placed, root: str) -> None:
@@ -58,23 +60,23 @@ async def _tell(s: Services, row: Resource, node: int, count: int) -> None:
             name = state.place.service.name
             if name not in told and state.status in (RUNNING, FAILED):
                 told.add(name)
-                await _record(s, row, state)
+                await _record(s, row, state.place, _sentence(state), state.status == RUNNING)
         await asyncio.sleep(LOOK_S)
 
 
-async def _record(s: Services, row: Resource, state: ServiceState) -> None:
-    service, node = state.place.service, state.place.node
-    what = f"Service {service.name} ({service.type})" + (f" on node {node}" if node else "")
-    if state.status == RUNNING:
-        code = "ServiceRunning"
-        text = (
-            f"{what}: {state.reach}" if service.type == SSH else f"{what} runs. Reach it with: {state.reach}"
-        )
-    else:
-        code, text = "ServiceNotRunning", f"{what} does not run: {state.error}."
+def _sentence(state: ServiceState) -> str:
+    if state.status != RUNNING:
+        return f" does not run: {state.error}."
+    return f": {state.reach}" if state.place.service.type == SSH else f" runs. Reach it with: {state.reach}"
+
+
+async def _record(s: Services, row: Resource, place: Placed, said: str, runs: bool = False) -> None:
+    service = place.service
+    what = f"Service {service.name} ({service.type})" + (f" on node {place.node}" if place.node else "")
+    code = "ServiceRunning" if runs else "ServiceNotRunning"
 
     def add(tx: Tx) -> None:
-        if not any(event.code == code and event.message == text for event in tx.events(row.uid)):
-            tx.add_event(Event(row.uid, "job", s.clock.now(), code, text))
+        if not any(event.code == code and event.message == what + said for event in tx.events(row.uid)):
+            tx.add_event(Event(row.uid, "job", s.clock.now(), code, what + said))
 
     await s.store.write(add)
