@@ -33,4 +33,4 @@ async def test_what_the_engine_cannot_start_is_told(world: World) -> None:
         "Service lab (JupyterLab) does not run",
     ]
     assert "the fake engine runs no process" in told()[0]
-    assert world.row("j").state == JobState.RUNNING
+    await world.until(lambda: world.row("j").state == JobState.RUNNING, "it runs on")
