@@ -49,6 +49,8 @@ COMMANDS = {
     "secret": (_ROOM + "secret:secret", "Values for jobs that nobody sees."),
     "keys": (_ROOM + "keys:keys", "The home's own keys, and their rotation."),
     "backup": (_ROOM + "backup:backup", "Everything of a home in one file, and a home of such a file."),
+    "retention": (_ROOM + "housekeeping:retention", "What may be removed from the home, and when."),
+    "gc": (_ROOM + "housekeeping:gc", "What would be removed; with --apply, remove it."),
     "activity": (_ROOM + "activity:activity", "Who did what, allowed or refused."),
     "workspace": (_ROOM + "workspace:workspace", "Workspaces."),
     "queue": (_ROOM + "quota:queue", "Jobs that wait: order, shares, reasons, expected starts."),

@@ -70,6 +70,7 @@ class EnvironmentBuilder:
     ) -> None:
         self._root = root
         self._now = now
+        self._asked: dict[str, int] = {}
         self._strict = strict_python
         self._allow_download = allow_download
         self._rank = rank or (python.rank_for_other_users if os.geteuid() == 0 else lambda _: 0)
@@ -118,7 +119,13 @@ class EnvironmentBuilder:
         return prefix.is_relative_to(self._managed)
 
     def is_built(self, digest: str) -> bool:
+        """Whoever asks may be about to use it: see `asked_at`."""
+        self._asked[digest] = self._now()
         return self._record(digest) is not None
+
+    def asked_at(self, digest: str) -> int:
+        """When this process was last asked for it, microseconds; 0: never."""
+        return self._asked.get(digest, 0)
 
     def list(self) -> list[EnvironmentRecord]:
         """Every built environment, oldest first."""
@@ -135,6 +142,15 @@ class EnvironmentBuilder:
 
     def log_path(self, digest: str) -> Path:
         return self._root / "logs" / f"{digest}.log"
+
+    def set_aside(self, digest: str) -> bool:
+        """Not there any more from now on, at once; `sweep` frees its space. -> False where there is none, or
+        it is being built. The caller knows that no job uses it."""
+        with FileLock(self._lock_path(digest)) as held:
+            if not held.try_acquire() or not (self._root / digest).exists():
+                return False
+            self._rename_away(digest)
+            return True
 
     def remove(self, digest: str) -> None:
         """Frees its disk space; absent is fine. The caller knows that no job uses it. Raises Conflict while
@@ -339,12 +355,14 @@ class EnvironmentBuilder:
 
     def _discard(self, digest: str) -> None:
         """Removes the environment and remains of its killed builds. The lock is held."""
-        target, doomed = self._root / digest, self._root / f"{_TMP}{digest}-removed"
-        if target.exists():
-            os.chmod(target, 0o700)
-            os.rename(target, doomed)
+        if (self._root / digest).exists():
+            self._rename_away(digest)
         for path in self._root.glob(f"{_TMP}{digest}-*"):
             tree.remove_tree(path)
+
+    def _rename_away(self, digest: str) -> None:
+        os.chmod(self._root / digest, 0o700)
+        os.rename(self._root / digest, self._root / f"{_TMP}{digest}-removed")
 
     def _prepare(self) -> None:
         """Once per process, before its first build: the directories, and out with what a killed one left."""

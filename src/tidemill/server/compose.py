@@ -54,6 +54,7 @@ ROUTE_MODULES = (
     "tidemill.wire.native.credentials",
     "tidemill.wire.native.keys",
     "tidemill.wire.native.validation",
+    "tidemill.wire.native.housekeeping",
     "tidemill.portal.routes",
 )
 

@@ -39,7 +39,8 @@ class Config:
     `image_max_gib` the most that one image may hold, unpacked.
 
     `build_egress`: what packages that are built from source reach besides the server's own indexes;
-    `unconfined_builds`: whether they are built without a sandbox where there is none."""
+    `unconfined_builds`: whether they are built without a sandbox where there is none.
+    `retention`: what may be removed, and when (domain/retention.py)."""
 
     subscription: str
     tenant: str
@@ -63,6 +64,7 @@ class Config:
     cancel_grace_s: float = 10.0
     close_grace_s: float = 20.0
     database: str = ""
+    retention: dict[str, Any] = field(default_factory=dict[str, Any])
     ports: dict[str, int] = field(default_factory=dict[str, int])
     listen: list[str] = field(default_factory=list[str])
     names: list[str] = field(default_factory=list[str])

@@ -84,6 +84,10 @@ class MemoryRead(MemoryAccessRead, MemorySignInRead):
             found = [row for row in found if (row.uid > after if query.ascending else row.uid < after)]
         return tuple(found[: query.limit] if query.limit else found)
 
+    def every(self, after: str, limit: int) -> Sequence[Resource]:
+        found = sorted(uid for uid in self._tables.resources if uid > after)
+        return tuple(self._tables.resources[uid] for uid in found[:limit])
+
     def revision(self, key: Key) -> tuple[str, int] | None:
         row = self.get(key)
         return None if row is None else (row.uid, row.revision)

@@ -86,6 +86,10 @@ class SqlRead(SqlAccessRead, SqlSignInRead):
             return ()
         return tuple(map(rows.to_resource, self._execute(*statement).fetchall()))
 
+    def every(self, after: str, limit: int) -> Sequence[Resource]:
+        found = self._execute(_SELECT_RESOURCE + "uid > ? ORDER BY uid LIMIT ?", (after, limit)).fetchall()
+        return tuple(map(rows.to_resource, found))
+
     def revision(self, key: Key) -> tuple[str, int] | None:
         return self._execute(_REVISION, (rows.whole_key(*rows.folded(key)),)).fetchone()
 

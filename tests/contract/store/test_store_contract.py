@@ -176,6 +176,20 @@ async def test_children_are_found_by_their_parent_and_kept_out_of_lists(store: S
     assert child.parent_uid == uid(1)
 
 
+async def test_every_row_of_any_type_in_pages(store: Store) -> None:
+    def fill(tx: Tx) -> None:
+        for number in (3, 1, 2):
+            tx.insert(job(number))
+        tx.insert(replace(job(4), key=Key(Scope("sub", "group", "other"), "data/versions", "1", parent="d")))
+
+    await store.write(fill)
+    first = await store.read(lambda r: r.every("", 3))
+    rest = await store.read(lambda r: r.every(first[-1].uid, 3))
+    assert [int(row.uid, 16) for row in (*first, *rest)] == [1, 2, 3, 4]
+    assert rest[0].key.type == "data/versions"
+    assert await store.read(lambda r: r.every(rest[-1].uid, 3)) == ()
+
+
 async def test_due_rows_oldest_first(store: Store) -> None:
     def fill(tx: Tx) -> None:
         for number, at in enumerate([30, 10, None, 20, 99]):
