@@ -53,6 +53,7 @@ COMMANDS = {
     "gc": (_ROOM + "housekeeping:gc", "What would be removed; with --apply, remove it."),
     "activity": (_ROOM + "activity:activity", "Who did what, allowed or refused."),
     "workspace": (_ROOM + "workspace:workspace", "Workspaces."),
+    "registry": (_ROOM + "registry:registry", "Registries: assets that several workspaces share."),
     "queue": (_ROOM + "quota:queue", "Jobs that wait: order, shares, reasons, expected starts."),
     "quota": (_ROOM + "quota:quota", "Limits and shares of teams, users, workspaces and computes."),
     "access": (_ROOM + "credentials:access", "People, groups, programs and their roles."),

@@ -12,6 +12,7 @@ import click
 from tidemill.cli import submit, upload
 from tidemill.cli.arm import entity
 from tidemill.cli.commands.compute import parse_tags
+from tidemill.cli.commands.registry import registry_id
 from tidemill.cli.errors import NOT_FOUND, USAGE, CliError, did_you_mean
 from tidemill.cli.framework import Group, command, group
 from tidemill.cli.output import Column, key, print_item, print_list
@@ -21,6 +22,9 @@ from tidemill.cli.urls import segment
 from tidemill.cli.yaml import load, references, to_arm
 from tidemill.cli.yaml.load import Spec
 from tidemill.cli.yaml.pipeline_load import load_component
+
+WORKSPACE_API = "2024-10-01-preview"
+_REGISTRY = click.option("--registry-name", help="Of a registry instead of the workspace.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +39,7 @@ class Kind:
     columns: tuple[Column, ...]
     flags: tuple[tuple[str, str], ...]
     example: str
+    shared: bool = True  # `share` brings it into a registry
 
 
 def _environment_body(session: Session, spec: Spec) -> dict[str, Any]:
@@ -117,6 +122,7 @@ KINDS = (
         (Column("type", lambda item: (item.get("component_spec") or {}).get("type")), _WHEN, _ABOUT),
         (),
         "tidemill component create --file train.yml",
+        shared=False,
     ),
 )
 
@@ -128,6 +134,8 @@ def _make(kind: Kind) -> Group:
     _make_show(made, kind)
     _make_archive(made, kind, True)
     _make_archive(made, kind, False)
+    if kind.shared:
+        _make_share(made, kind)
     return made
 
 
@@ -176,14 +184,20 @@ def put(session: Session, kind: Kind, spec: Spec) -> dict[str, Any]:
 
 
 def _make_list(made: Group, kind: Kind) -> None:
-    def list_(session: Session, name: str | None, include_archived: bool, archived_only: bool) -> None:
+    def list_(
+        session: Session,
+        name: str | None,
+        include_archived: bool,
+        archived_only: bool,
+        registry_name: str | None,
+    ) -> None:
         view = "All" if include_archived else "ArchivedOnly" if archived_only else "ActiveOnly"
-        base = f"{session.workspace_id()}/{kind.segment}"
+        base = f"{_scope(session, registry_name)}/{kind.segment}"
         path = f"{base}/{segment(name)}/versions" if name else base
         found = session.client.pages(path, {"api-version": kind.api, "listViewType": view})
         rows = [entity(item) for item in found]
         if name:
-            aliases = _aliases(session, kind, name)
+            aliases = _aliases(session, kind, f"{base}/{segment(name)}")
             rows = [_with_aliases(row, aliases) for row in rows]
             columns = (
                 Column("name", key("name"), wide=True),
@@ -204,6 +218,7 @@ def _make_list(made: Group, kind: Kind) -> None:
         click.option("--name", "-n", help="List the versions of this one."),
         click.option("--include-archived", is_flag=True, help="Archived ones too."),
         click.option("--archived-only", is_flag=True, help="Only archived ones."),
+        _REGISTRY,
     ]
     command(made, "list", f"tidemill {kind.name} list\ntidemill {kind.name} list --name NAME")(
         _with(list_, options)
@@ -211,30 +226,33 @@ def _make_list(made: Group, kind: Kind) -> None:
 
 
 def _make_show(made: Group, kind: Kind) -> None:
-    def show(session: Session, name: str, version: str | None, label: str | None) -> None:
+    def show(
+        session: Session, name: str, version: str | None, label: str | None, registry_name: str | None
+    ) -> None:
         if label not in (None, "latest"):
             raise CliError(f"--label {label}: the only label offered is latest.", USAGE, "UsageError")
-        found = version or submit.latest_version(session, kind.segment, name)
+        base = f"{_scope(session, registry_name)}/{kind.segment}"
+        found = version or _latest(session, kind, f"{base}/{segment(name)}")
         if not found:
-            listed = session.client.find(
-                f"{session.workspace_id()}/{kind.segment}", {"api-version": kind.api}
-            )
+            listed = session.client.find(base, {"api-version": kind.api})
             hint = did_you_mean(name, [item["name"] for item in (listed or {}).get("value") or []])
             raise CliError(
-                f"There is no {kind.name} asset {name!r} in workspace {session.scope[2]}."
+                f"There is no {kind.name} asset {name!r} in "
+                f"{f'registry {registry_name}' if registry_name else f'workspace {session.scope[2]}'}."
                 f"{hint or f' See: tidemill {kind.name} list'}",
                 NOT_FOUND,
                 "ResourceNotFound",
             )
-        path = f"{_container(session, kind, name)}/versions/{segment(found)}"
+        path = f"{base}/{segment(name)}/versions/{segment(found)}"
         shown = entity(session.client.get(path, {"api-version": kind.api}))
-        print_item(session, _with_aliases(shown, _aliases(session, kind, name)))
+        print_item(session, _with_aliases(shown, _aliases(session, kind, f"{base}/{segment(name)}")))
 
     show.__doc__ = "Show one version; without --version, the latest."
     options = [
         click.option("--name", "-n", required=True, help="Name."),
         click.option("--version", "-v", help="Version."),
         click.option("--label", "-l", help="latest."),
+        _REGISTRY,
     ]
     command(made, "show", f"tidemill {kind.name} show --name NAME --version 1")(_with(show, options))
 
@@ -259,22 +277,69 @@ def _make_archive(made: Group, kind: Kind, archived: bool) -> None:
     command(made, word, f"tidemill {kind.name} {word} --name NAME --version 1")(_with(change, options))
 
 
+def _make_share(made: Group, kind: Kind) -> None:
+    def share(
+        session: Session,
+        name: str,
+        version: str,
+        registry_name: str,
+        share_with_name: str | None,
+        share_with_version: str | None,
+    ) -> None:
+        workspace = session.client.get(session.workspace_id(), {"api-version": WORKSPACE_API})
+        where = (
+            f"azureml://locations/{workspace['location']}/workspaces/{workspace['properties']['workspaceId']}"
+        )
+        there, number = share_with_name or name, share_with_version or version
+        given = {
+            "sourceAssetId": f"{where}/{kind.segment}/{name}/versions/{version}",
+            "destinationName": there,
+            "destinationVersion": number,
+        }
+        registry = _scope(session, registry_name)
+        session.client.begin("POST", f"{registry}/import", {"properties": given}, {"api-version": kind.api})
+        path = f"{registry}/{kind.segment}/{segment(there)}/versions/{segment(number)}"
+        print_item(session, entity(session.client.get(path, {"api-version": kind.api})))
+
+    share.__doc__ = f"Share {_article(kind)} asset with a registry, for other workspaces to use."
+    options = [
+        click.option("--name", "-n", required=True, help="Name."),
+        click.option("--version", "-v", required=True, help="Version."),
+        click.option("--registry-name", required=True, help="The registry."),
+        click.option("--share-with-name", help="Its name there (default: the same)."),
+        click.option("--share-with-version", help="Its version there (default: the same)."),
+    ]
+    example = f"tidemill {kind.name} share --name NAME --version 1 --registry-name shared"
+    command(made, "share", example)(_with(share, options))
+
+
 def _with(function: Callable[..., Any], options: list[Any]) -> Callable[..., Any]:
     for option in reversed(options):
         function = option(function)
     return function
 
 
+def _scope(session: Session, registry: str | None) -> str:
+    return registry_id(session, registry) if registry else session.workspace_id()
+
+
+def _latest(session: Session, kind: Kind, container: str) -> str:
+    query: dict[str, str | int] = {"api-version": kind.api, "$orderBy": "createdtime desc", "$top": "1"}
+    found = session.client.find(f"{container}/versions", query)
+    newest = (found or {}).get("value") or []
+    return str(newest[0]["name"]) if newest else ""
+
+
 def _container(session: Session, kind: Kind, name: str) -> str:
     return f"{session.workspace_id()}/{kind.segment}/{segment(name)}"
 
 
-def _aliases(session: Session, kind: Kind, name: str) -> dict[str, str]:
+def _aliases(session: Session, kind: Kind, container: str) -> dict[str, str]:
     """Alias -> version: models have them, by MLflow."""
     if kind.segment != "models":
         return {}
-    container = session.client.find(_container(session, kind, name), {"api-version": kind.api})
-    return ((container or {}).get("properties") or {}).get("aliases") or {}
+    found = session.client.find(container, {"api-version": kind.api})
+    return ((found or {}).get("properties") or {}).get("aliases") or {}
 
 
 def _with_aliases(version: dict[str, Any], aliases: dict[str, str]) -> dict[str, Any]:

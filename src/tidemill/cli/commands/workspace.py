@@ -128,6 +128,24 @@ def delete(
     session.note(f"{name} is {'being ' if no_wait else ''}deleted.")
 
 
+@command(workspace, "diagnose", "tidemill workspace diagnose")
+@_name
+def diagnose(session: Session, name: str | None) -> None:
+    """Try out what a workspace depends on: its storage, secrets, images, environments, isolation."""
+    found = session.client.call("POST", f"{session.workspace_id(name)}/diagnose", {}, {"api-version": API})
+    rows = [
+        {"part": part.removesuffix("Results"), **one} for part, ones in found["value"].items() for one in ones
+    ]
+    order = ("Error", "Warning", "Information")
+    rows.sort(key=lambda row: order.index(row["level"]))
+    columns = (
+        Column("level", key("level"), state=True),
+        Column("code", key("code")),
+        Column("message", key("message"), wide=True),
+    )
+    print_list(session, rows, columns, "Nothing was found.")
+
+
 def _default_location(session: Session) -> str:
     found = session.client.find(session.workspace_id(), {"api-version": API})
     return (found or {}).get("location") or "local"

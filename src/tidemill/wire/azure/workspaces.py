@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any, cast
 
 from starlette.responses import Response
 
-from tidemill.app import workspace_deletion, workspaces
+from tidemill.app import diagnosis, workspace_deletion, workspaces
 from tidemill.app.services import Addresses, Services
 from tidemill.app.storage_access import account_holder
 from tidemill.domain.errors import InvalidRequest
@@ -156,24 +155,31 @@ async def _resync_keys(ctx: Context) -> Response:
     return operations.accepted(ctx, operations.done(row))
 
 
+_PARTS = {
+    "storage": "storageAccountResults",
+    "secrets": "keyVaultResults",
+    "images": "containerRegistryResults",
+    "other": "otherResults",
+}
+_DIAGNOSED = (
+    *_PARTS.values(),
+    "userDefinedRouteResults",
+    "networkSecurityRuleResults",
+    "resourceLockResults",
+    "dnsResolutionResults",
+    "applicationInsightsResults",
+)
+
+
 async def _diagnose(ctx: Context) -> Response:
-    """Checks that the containers of the default datastores are there."""
-    row = await workspaces.get(ctx.services, ctx.scope)
-    account = workspaces.account_of(row)
-    there = {found.name for found in await asyncio.to_thread(ctx.services.blobs.containers, account)}
-    missing = [name for name, (container, _) in workspaces.DATASTORES.items() if container not in there]
-    problems = [
-        {
-            "code": "ContainerMissing",
-            "level": "Error",
-            "message": f"The container of datastore '{n}' is gone.",
-        }
-        for n in missing
-    ]
-    names = ("userDefinedRouteResults", "networkSecurityRuleResults", "resourceLockResults")
-    names += ("dnsResolutionResults", "keyVaultResults", "applicationInsightsResults", "otherResults")
-    checks: dict[str, Any] = {name: [] for name in (*names, "containerRegistryResults")}
-    return json_response({"value": {**checks, "storageAccountResults": problems}})
+    """Problems under ARM's names of the parts; what was tried and is well with the others."""
+    found = await diagnosis.diagnose(ctx.services, ctx.scope)
+    results: dict[str, list[dict[str, str]]] = {name: [] for name in _DIAGNOSED}
+    for part, findings in found.items():
+        for one in findings:
+            name = "otherResults" if one.level == "Information" else _PARTS[part]
+            results[name].append({"code": one.code, "level": one.level, "message": one.message})
+    return json_response({"value": results})
 
 
 def _discovery_of(addresses: Addresses) -> dict[str, str]:
