@@ -54,6 +54,11 @@ async def prepare(
 def _preparing(planned: PlannedEnvironment) -> str:
     if not planned.in_image:
         return f"Environment {planned.label} is being built."
+    if planned.build is not None:
+        return (
+            f"The image of environment {planned.label} is built from {planned.build.dockerfile} if that, its "
+            "build context or an image it starts from is new."
+        )
     also = ", and its packages are built in it" if planned.packages else ""
     return (
         f"Image {planned.image} of environment {planned.label} is looked up, and fetched if it is new{also}."

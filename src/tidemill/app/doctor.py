@@ -137,6 +137,7 @@ def _programs() -> list[Check]:
     wanted = (
         ("mpirun", "jobs with distribution mpi", "apt install openmpi-bin"),
         ("skopeo", "images of registries", "apt install skopeo"),
+        ("buildah", "Docker build contexts", "apt install buildah"),
         ("git", "packages that are installed from git", "apt install git"),
     )
     return [_program(*each) for each in wanted]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 
-from tidemill.app import images
+from tidemill.app import dockerfiles, images
 from tidemill.app.asset_rows import ENVIRONMENTS, container_key, find_version, no_such_name
 from tidemill.app.codec import decode_object
 from tidemill.app.registry_rows import find_registry, scope_of_row
@@ -28,8 +28,10 @@ async def plan_environment(s: Services, scope: Scope, given: str) -> PlannedEnvi
     if isinstance(uri, RegistryUri):
         shared = await s.store.read(lambda r: _shared(r, scope, uri))
         if shared is not None:
-            return planned(s, scope, given, spec_of_row(s, shared))
-        return planned(s, scope, given, from_curated(s.curated.require(given), images=s.settings.images))
+            return await planned(s, scope, given, spec_of_row(s, shared))
+        return await planned(
+            s, scope, given, from_curated(s.curated.require(given), images=s.settings.images)
+        )
     if not isinstance(uri, AssetName | AssetId):
         raise InvalidRequest(
             f"Environment {given!r} is not an environment. Use azureml:NAME:VERSION, azureml:NAME@latest or "
@@ -38,8 +40,10 @@ async def plan_environment(s: Services, scope: Scope, given: str) -> PlannedEnvi
         )
     row = await s.store.read(lambda r: _registered(r, scope, uri, s.curated))
     if row is None:
-        return planned(s, scope, given, from_curated(s.curated.require(uri.name), images=s.settings.images))
-    return planned(s, scope, given, spec_of_row(s, row))
+        return await planned(
+            s, scope, given, from_curated(s.curated.require(uri.name), images=s.settings.images)
+        )
+    return await planned(s, scope, given, spec_of_row(s, row))
 
 
 def _registered(
@@ -65,12 +69,14 @@ def _shared(read: Read, scope: Scope, uri: RegistryUri) -> Resource | None:
 
 
 def spec_of_row(s: Services, row: Resource) -> EnvironmentSpec:
-    """Raises NotOffered for a Docker build context, InvalidRequest for a conda file that cannot be read."""
+    """Raises InvalidRequest for a conda file that cannot be read, NotOffered for a Docker build context where
+    images are not used."""
     return from_arm(decode_object(row.spec), row.key.parent, row.key.name, s.curated, s.settings.images)
 
 
-def planned(s: Services, scope: Scope, given: str, spec: EnvironmentSpec) -> PlannedEnvironment:
-    """Raises InvalidRequest for a conda file or an image that cannot be read, or is not allowed."""
+async def planned(s: Services, scope: Scope, given: str, spec: EnvironmentSpec) -> PlannedEnvironment:
+    """Raises InvalidRequest for a conda file, an image or a build context that cannot be read, or is not
+    allowed."""
     label = f"{spec.name}:{_short(spec.version)}" if spec.name else given
     digest = s.environments.key(spec)
     found = PlannedEnvironment(
@@ -86,6 +92,8 @@ def planned(s: Services, scope: Scope, given: str, spec: EnvironmentSpec) -> Pla
         in_image=spec.in_image,
         host_instead=spec.host_instead,
     )
+    if spec.build is not None:
+        return await dockerfiles.plan(s, scope, found, spec.build)
     return images.plan_image(s, scope, found) if spec.in_image else found
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 from dataclasses import replace
 
-from tidemill.app import connections
+from tidemill.app import connections, dockerfiles
 from tidemill.app.services import Services
 from tidemill.domain.model import Scope
 from tidemill.domain.plan import PlannedEnvironment
 from tidemill.environments.images import inside, registry
-from tidemill.environments.images.reference import parse_reference
+from tidemill.environments.images.reference import ImageReference, parse_reference
 from tidemill.environments.images.unpacked import UnpackedImage
 from tidemill.environments.shared import LogLine
 from tidemill.environments.spec import EnvironmentSpec
@@ -41,20 +41,31 @@ def is_ready(s: Services, planned: PlannedEnvironment) -> bool:
 async def prepare(
     s: Services, scope: Scope, planned: PlannedEnvironment, log: LogLine
 ) -> tuple[PlannedEnvironment, tuple[str, ...]]:
-    """Pulls the image and builds the packages inside it -> (it, with what it has become; notes).
+    """Pulls the image, or builds it from its Dockerfile, and builds the packages inside it -> (it, with what
+    it has become; notes).
 
-    Raises what `ImageStore.ensure` and `EnvironmentBuilder.ensure` raise."""
+    Raises what `ImageStore.ensure`, `DockerfileBuilder.ensure` and `EnvironmentBuilder.ensure` raise."""
+    if planned.build is not None:
+        made = await dockerfiles.prepare(
+            s, scope, planned, planned.build, lambda image: login_to(s, scope, image), log
+        )
+        return _in(s, planned, made.image), made.notes
     image = parse_reference(planned.image or "")
-    login = None
-    if not image.local:
-        found = await connections.registry_credentials(s, scope, image.registry)
-        login = found and registry.Login(found.connection, found.username, found.password)
+    login = await login_to(s, scope, image)
     pulled = await s.images.ensure(image, scope.arm_id, login, log)
     there = _in(s, planned, pulled.image)
     if not planned.packages:
         return there, pulled.notes
     built = await s.environments.ensure(spec_of(planned), log, pulled.image)
     return replace(there, built=built.digest), (*pulled.notes, *built.notes)
+
+
+async def login_to(s: Services, scope: Scope, image: ImageReference) -> registry.Login | None:
+    """What the workspace's connections say for the image's registry."""
+    if image.local:
+        return None
+    found = await connections.registry_credentials(s, scope, image.registry)
+    return found and registry.Login(found.connection, found.username, found.password)
 
 
 def spec_of(planned: PlannedEnvironment) -> EnvironmentSpec:

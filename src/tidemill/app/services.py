@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from tidemill.data.blobstore import BlobStore
     from tidemill.engines.base import Engine
     from tidemill.environments.builder import EnvironmentBuilder
+    from tidemill.environments.dockerfiles.builder import DockerfileBuilder
     from tidemill.environments.images.store import ImageStore
     from tidemill.identity.secrets import SecretBox
     from tidemill.identity.storage_keys import StorageKeys
@@ -102,6 +103,7 @@ class Services:
     curated: CuratedCatalog
     environments: EnvironmentBuilder
     images: ImageStore
+    dockerfiles: DockerfileBuilder
     engine: Engine
     tokens: TokenIssuer
     secrets: SecretBox

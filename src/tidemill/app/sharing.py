@@ -67,7 +67,12 @@ async def import_asset(s: Services, caller: Caller, registry: Scope, body: Mappi
     if kind is not ENVIRONMENTS:
         properties[kind.located] = await _brought(s, registry, source, kind, name, version, spec)
     elif spec.get("build"):
-        raise InvalidRequest("Environments with a Docker build context are not shared: nothing builds them.")
+        raise InvalidRequest(
+            f"Environment {name!r} has a Docker build context and is not shared: its files stay in the "
+            "workspace, where they are built. Push the image to a registry of images, and share an "
+            "environment that names it.",
+            target="properties.build",
+        )
     made, _ = await assets.put_version(s, caller, registry, kind, name, version, {"properties": properties})
     return made
 

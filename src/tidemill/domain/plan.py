@@ -59,12 +59,21 @@ class PlannedOutput:
 
 
 @dataclass(frozen=True, slots=True)
+class PlannedBuild:
+    """A Docker build context: its folder, and the Dockerfile's path in that."""
+
+    context: Place
+    dockerfile: str
+
+
+@dataclass(frozen=True, slots=True)
 class PlannedEnvironment:
     """`digest == ""`: the host's own Python. `notes`: what is used instead of what was asked, and why.
 
     `in_image`: the job runs among the files of `image`; `image_digest` is its manifest's, "" until it is
     here; `built` the environment that was built in it, if packages were asked for. `host_instead`: why the
-    host stands in for `image`."""
+    host stands in for `image`. `build`: what the image is built from, in place of where it is fetched;
+    `image` is then a name for sentences."""
 
     label: str = "host"
     digest: str = ""
@@ -79,6 +88,7 @@ class PlannedEnvironment:
     image_digest: str = ""
     built: str = ""
     host_instead: str = ""
+    build: PlannedBuild | None = None
 
     @property
     def packages(self) -> bool:

@@ -16,7 +16,8 @@ import asyncio
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -31,9 +32,10 @@ from tidemill.sandbox import bwrap, cgroups, etc, tiers, uids
 GROUPS = "tidemill-build-"
 _START = str(Path(__file__).with_name("boxstart.py"))
 _WATCH_S = 1.0
+_DYING_S = 10.0
 _RESERVE = 1 << 30  # of the home's disk: a build does not take the last of it
 _WHO = ["--uid", "65534", "--gid", "65534"]
-_PROXY = "http://127.0.0.1:3128"
+PROXY = "http://127.0.0.1:3128"
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,8 +121,8 @@ class Box:
         )
         try:
             while not (await asyncio.wait({work}, timeout=_WATCH_S))[0]:
-                if self.foreign and shutil.disk_usage(self.folder).free < _RESERVE:
-                    raise lock.out_of_space()
+                if self.foreign:
+                    await self._check_disk()
             code, output = work.result()
         finally:
             work.cancel()
@@ -134,8 +136,8 @@ class Box:
         return uv_program()
 
     def close(self) -> None:
-        """Everything of it is removed but its folder."""
-        self._end_groups(remove=True)
+        """Everything of it is removed but its folder. Blocks while what was killed is dying."""
+        _remove(self._groups.directories() if self._groups else ())
 
     # what it runs in
 
@@ -147,7 +149,7 @@ class Box:
         given |= {"HOME": str(self.folder / "tmp"), "PATH": tiers.PATH}
         if not self.foreign:
             return {**self._settings.uv, **self._settings.proxies, **given}
-        proxies = dict.fromkeys(("http_proxy", "https_proxy", "all_proxy"), _PROXY)
+        proxies = dict.fromkeys(("http_proxy", "https_proxy", "all_proxy"), PROXY)
         proxies |= {name.upper(): value for name, value in proxies.items()}
         return {**self._settings.uv, **proxies, **given}
 
@@ -173,15 +175,19 @@ class Box:
         box = bwrap.Sandbox(self._made.program, options, f"{folder}/etc", "localhost")
         binds = [(folder, True), *((path, False) for path in reads)]
         binds += [(str(image.root), False)] if image else []
+        return {"argv": box.command(list(argv), job, inside), "env": env, **self._around(binds)}
+
+    def _around(self, binds: Sequence[tuple[str, bool]], builds: bool = False) -> dict[str, object]:
+        """Of an order: what the tool runs under."""
         ids = self._ids
         return {
-            "argv": box.command(list(argv), job, inside),
-            "env": env,
             "foreign": self.foreign,
             "egress": self._rules.egress,
             "own": self._settings.hosts,
             "uid": ids.first if ids else 0,
+            "count": ids.count if ids else 1,
             "relay_uid": ids.relay if ids else 0,
+            "builds": builds,
             "binds": binds,
             "groups": self._groups.directories() if self._groups else [],
             "memory": _memory(),
@@ -196,11 +202,14 @@ class Box:
             self._ids = uids.claim(str(self.folder))
             tree.give(self.folder, self._ids.first, but=("in", "etc"))
 
-    def _end_groups(self, remove: bool = False) -> None:
+    def _end_groups(self) -> None:
         for directory in self._groups.directories() if self._groups else ():
             cgroups.kill(directory)
-            if remove:
-                cgroups.remove(directory)
+
+    async def _check_disk(self) -> None:
+        """Now and then while other people's code runs. Raises OutOfSpace."""
+        if shutil.disk_usage(self.folder).free < _RESERVE:
+            raise lock.out_of_space()
 
     def _check_memory(self) -> None:
         place = self._groups.paths.get("memory") if self._groups else None
@@ -212,19 +221,30 @@ class Box:
         finally:
             meter.close()
         if killed:
-            raise InvalidRequest(
-                f"A package that is built from source took more than the {_memory() >> 30} GiB of memory "
-                "that a build may have. Ask for a version that has a wheel.",
-                "BuildOutOfMemory",
-                "properties.condaFile",
-            )
+            raise self._out_of_memory(_memory() >> 30)
+
+    def _out_of_memory(self, gib: int) -> InvalidRequest:
+        return InvalidRequest(
+            f"A package that is built from source took more than the {gib} GiB of memory "
+            "that a build may have. Ask for a version that has a wheel.",
+            "BuildOutOfMemory",
+            "properties.condaFile",
+        )
 
 
 def sweep(digest: str) -> None:
     """Removes the control groups of builds of a killed server."""
-    for directory in cgroups.stale(f"{GROUPS}{digest}-"):
+    _remove(cgroups.stale(f"{GROUPS}{digest}-"))
+
+
+def _remove(groups: Iterable[str]) -> None:
+    """With everything in them, which takes a while to die."""
+    end = time.monotonic() + _DYING_S
+    for directory in groups:
         cgroups.kill(directory)
-        cgroups.remove(directory)
+        while not cgroups.remove(directory) and time.monotonic() < end:
+            time.sleep(0.01)
+            cgroups.kill(directory)
 
 
 @cache

@@ -3,7 +3,8 @@
 The order: `argv` is bubblewrap's, `env` what it is started with; `groups` are control groups to join. Where
 `foreign` is true the tool runs other people's code: a network of its own with a proxy as the only way out
 (`egress`, and `own`: [host, port] that the server's settings name), resource limits, and, as root, a user id
-of its own (`uid`) that reaches nothing but `binds`. It ends with the tool's exit code, and everything ends
+of its own (`uid`) that reaches nothing but `binds`. `builds`: it is root of a user namespace that has
+`count` user ids from `uid` on, and may mount there. It ends with the tool's exit code, and everything ends
 with it. Nothing but `tidemill.agent` and `tidemill.sandbox` is imported.
 """
 
@@ -43,10 +44,14 @@ def main() -> int:
         _first_to_die()
         policy = _policy(order)
         network = Network({}, order["relay_uid"], lambda: Proxy(policy))
+    ours, theirs = socket.socketpair()
     pid = os.fork()
     if pid == 0:
-        _become_tool(order, network.of(None) if network else None)
+        _become_tool(order, network.of(None) if network else None, theirs)
+    theirs.close()
     try:
+        if order["builds"]:
+            _give_ids(ours, pid, order["uid"], order["count"])
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     finally:
         if network is not None:
@@ -70,20 +75,41 @@ def _first_to_die() -> None:
         file.write("1000")
 
 
-def _become_tool(order: dict[str, Any], space: Namespace | None) -> None:
+def _give_ids(tool: socket.socket, pid: int, first: int, count: int) -> None:
+    """To the tool's user namespace, as soon as it is in one."""
+    if tool.recv(1):
+        for kind in ("uid", "gid"):
+            with open(f"/proc/{pid}/{kind}_map", "w") as file:
+                file.write(f"0 {first} {count}")
+        tool.send(b"x")
+
+
+def _become_root_of_its_own(starter: socket.socket) -> None:
+    linux.unshare(linux.CLONE_NEWUSER)
+    starter.send(b"x")
+    if not starter.recv(1):
+        raise OSError("it was given no user ids")
+    os.setgroups([])
+    os.setresgid(0, 0, 0)
+    os.setresuid(0, 0, 0)
+
+
+def _become_tool(order: dict[str, Any], space: Namespace | None, starter: socket.socket) -> None:
     try:
         if order["uid"]:
             view.enter([view.Bind(path, writable) for path, writable in order["binds"]])
         if space is not None:
             space.enter()
             _limit(order["memory"])
-        if order["uid"]:
+        if order["builds"]:
+            _become_root_of_its_own(starter)
+        elif order["uid"]:
             os.setgroups([])
             os.setresgid(order["uid"], order["uid"], order["uid"])
             os.setresuid(order["uid"], order["uid"], order["uid"])
         linux.signal_on_parent_death(signal.SIGKILL)
         rules = os.memfd_create("seccomp")
-        os.write(rules, seccomp.program(os.uname().machine))
+        os.write(rules, seccomp.program(os.uname().machine, order["builds"]))
         os.lseek(rules, 0, os.SEEK_SET)
         os.dup2(rules, bwrap.FILTER_FD)  # not closed at exec
         os.set_inheritable(bwrap.FILTER_FD, True)

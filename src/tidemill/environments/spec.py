@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -15,11 +16,20 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
+class BuildContext:
+    """`uri`: of its folder; `dockerfile`: a path in it."""
+
+    uri: str
+    dockerfile: str = "Dockerfile"
+
+
+@dataclass(frozen=True, slots=True)
 class EnvironmentSpec:
     """Conda file and/or pip lines, installed into one environment; neither: a plain Python.
 
     `in_image`: it is `image` with these packages; else `image` is only named in notes, and `host_instead`
-    says why. `notes` say what is used instead of what was asked, as far as it is known without building.
+    says why. `build`: the image is built from that.
+    `notes` say what is used instead of what was asked, as far as it is known without building.
     """
 
     conda: str | None = None
@@ -31,6 +41,7 @@ class EnvironmentSpec:
     notes: tuple[str, ...] = field(default=(), compare=False)
     in_image: bool = False
     host_instead: str = field(default="", compare=False)
+    build: BuildContext | None = None
 
 
 def from_arm(
@@ -42,19 +53,13 @@ def from_arm(
 ) -> EnvironmentSpec:
     """`properties` of an ARM environment version: {condaFile, image, build, …}; `images`: one of rules.MODES.
 
-    Raises NotOffered for a Docker build context, InvalidRequest for a conda file that cannot be read (with
-    line and column) or a version without any source.
+    Raises InvalidRequest for a conda file that cannot be read (with line and column), a build context beside
+    another source, or a version without any; NotOffered for a build context where the host stands in for
+    images.
     """
     conda, image, build = properties.get("condaFile"), properties.get("image"), properties.get("build")
     if build:
-        where = build.get("contextUri") if isinstance(build, Mapping) else build
-        raise NotOffered(
-            f"Environment {name}:{version} is a Docker build context ({where}), and nothing here builds a "
-            "Dockerfile: its steps need more rights than a build has here. Build the image elsewhere "
-            "(docker build, buildah bud) and name it (image: registry/name:tag, or oci:/path), or write its "
-            "Python packages as a conda file (conda_file:).",
-            "properties.build",
-        )
+        return _from_build(build, bool(conda or image), name, version, images)
     for value, key in ((conda, "condaFile"), (image, "image")):
         if value is not None and not isinstance(value, str):
             raise InvalidRequest(
@@ -74,6 +79,44 @@ def from_arm(
     in_image = bool(image) and not instead
     return EnvironmentSpec(
         conda or None, (), image or None, name, version, variables, in_image=in_image, host_instead=instead
+    )
+
+
+def _from_build(
+    build: Mapping[str, Any] | object, more: bool, name: str, version: str, images: str
+) -> EnvironmentSpec:
+    given: Mapping[str, Any] = build if isinstance(build, Mapping) else {}
+    uri, dockerfile = given.get("contextUri"), given.get("dockerfilePath") or "Dockerfile"
+    if not isinstance(uri, str) or not uri or not isinstance(dockerfile, str):
+        raise InvalidRequest(
+            f"Environment {name}:{version}: build is {{contextUri, dockerfilePath}}, two texts.",
+            "InvalidEnvironment",
+            "properties.build",
+        )
+    if more:
+        raise InvalidRequest(
+            f"Environment {name}:{version} has a build context and an image or a conda file: give one of "
+            "them. What the Dockerfile starts from is its FROM; packages are installed by its RUN.",
+            "InvalidEnvironment",
+            "properties.build",
+        )
+    path = posixpath.normpath(dockerfile)
+    if path.startswith(("/", "..")) or "\0" in path:
+        raise InvalidRequest(
+            f"Environment {name}:{version}: dockerfilePath {dockerfile!r} leads out of the build context.",
+            "InvalidEnvironment",
+            "properties.build.dockerfilePath",
+        )
+    if images == rules.PREFER_HOST:
+        raise NotOffered(
+            f"Environment {name}:{version} is a Docker build context ({uri}), and on this server the host "
+            "stands in for images (images: prefer-host), which it cannot do for a Dockerfile. Write its "
+            "Python packages as a conda file (conda_file:), or run the server with --images use.",
+            "properties.build",
+        )
+    image = f"Dockerfile of {name}:{version}"
+    return EnvironmentSpec(
+        image=image, name=name, version=version, in_image=True, build=BuildContext(uri, path)
     )
 
 

@@ -111,6 +111,13 @@ def replace_file(path: Path, text: str) -> None:
     path.write_text(text, "utf-8")
 
 
+def replace_whole(path: Path, text: str) -> None:
+    """A file that is there with this text, or as it was before."""
+    new = path.with_name(f"{path.name}.{os.getpid()}")
+    new.write_text(text, "ascii")
+    os.replace(new, path)
+
+
 def sync_file_system(directory: Path) -> None:
     """Everything written so far to the file system of `directory` is on disk when this returns (syncfs)."""
     handle = os.open(directory, os.O_RDONLY)

@@ -26,6 +26,11 @@ _NAMESPACES = (
     "--new-session",
     "--die-with-parent",
 )
+# For a Dockerfile's build. No cgroup namespace: of its own it could mount the control groups, which hold it.
+_BUILD = (
+    *("--unshare-pid", "--unshare-ipc", "--unshare-uts"),
+    *("--cap-add", "ALL", "--new-session", "--die-with-parent"),
+)
 _OWN = ("proc", "dev", "tmp", "sys", "run", "boot", "lost+found")  # of an image: never shown
 _TREE = ("bin", "lib", "lib64", "include", "share")  # of a Python, where its prefix holds more than itself
 _SYSTEM = "/sys/devices/system"  # how many processors and memory nodes: MPI and BLAS libraries look there
@@ -86,6 +91,11 @@ class Sandbox:
         ended. It looks for no program on the PATH: `argv` begins with a path."""
         self._start += ["--as-pid-1", "--perms", "0555", "--file", str(init.INIT_FD), init.PATH]
         self._init = [init.PATH]
+
+    def is_root(self) -> None:
+        """What it runs is root of the user namespace that bubblewrap is started in, and may mount there."""
+        program, rest = self._start[0], self._start[1 + len(_NAMESPACES) :]
+        self._start = [program, *_BUILD, *rest]
 
     def command(self, argv: list[str], job: Job, inside: dict[str, str] | None = None) -> list[str]:
         """`argv` inside the sandbox. Its environment is handed over as it is, so it shows in no argument, but

@@ -19,6 +19,7 @@ KILL = 0x80000000
 ERRNO = 0x00050000
 EPERM = ERRNO | errno.EPERM
 ENOSYS = ERRNO | errno.ENOSYS
+EPROTONOSUPPORT = ERRNO | errno.EPROTONOSUPPORT  # of a kernel without auditing: useradd goes on then
 EAFNOSUPPORT = ERRNO | errno.EAFNOSUPPORT
 
 ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}  # AUDIT_ARCH_*
@@ -84,6 +85,11 @@ _DENIED: dict[str, tuple[int | None, int | None]] = {
     "pidfd_getfd": (438, 438),
 }
 
+# What building a Dockerfile needs: whoever makes them is root of a user namespace, and of no other.
+BUILDS = ("mount", "umount2", "pivot_root", "chroot", "sethostname", "setdomainname")
+# CLONE_NEW{USER,NET,CGROUP,TIME}: not even there. In a network of its own it could name devices, in a cgroup
+# namespace of its own mount the control groups, which hold it.
+_NEVER = 0x10000000 | 0x40000000 | 0x02000000 | 0x80
 NEW_NAMESPACES = 0x7E020000 | 0x80  # CLONE_NEW{NS,CGROUP,UTS,IPC,USER,PID,NET}; of unshare: NEWTIME, too
 _CLONE_NAMESPACES = 0x7E020000  # in clone, 0x80 belongs to the exit signal
 INIT = 1  # of the job's PID namespace: it reaps, and says how the job ended
@@ -107,14 +113,16 @@ def number(call: str, machine: str) -> int | None:
     return _DENIED[call][list(ARCHITECTURES).index(machine)]
 
 
-def program(machine: str) -> bytes:
-    """The filter as bubblewrap reads it from a descriptor: an array of struct sock_filter. Raises KeyError
-    for a machine (`os.uname().machine`) that it is not written for."""
-    return b"".join(struct.pack("<HBBI", *instruction) for instruction in instructions(machine))
+def program(machine: str, builds: bool = False) -> bytes:
+    """The filter as bubblewrap reads it from a descriptor: an array of struct sock_filter. `builds`: for a
+    Dockerfile's, which may mount. Raises KeyError for a machine (`os.uname().machine`) that it is not written
+    for."""
+    return b"".join(struct.pack("<HBBI", *instruction) for instruction in instructions(machine, builds))
 
 
-def instructions(machine: str) -> list[Instruction]:
+def instructions(machine: str, builds: bool = False) -> list[Instruction]:
     arm = machine == "aarch64"
+    namespaces = _NEVER if builds else NEW_NAMESPACES
     made: list[Instruction] = [
         (_LOAD, 0, 0, _ARCHITECTURE),
         (_IF_EQUAL, 1, 0, ARCHITECTURES[machine]),
@@ -123,19 +131,19 @@ def instructions(machine: str) -> list[Instruction]:
     ]
     if not arm:
         made += [(_IF_GREATER_EQUAL, 0, 1, X32_BIT), (_RETURN, 0, 0, ENOSYS)]
-    for numbers in _DENIED.values():
+    for name, numbers in _DENIED.items():
         denied = numbers[arm]
-        if denied is not None:
+        if denied is not None and not (builds and name in BUILDS):
             made += _when(denied, [(_RETURN, 0, 0, EPERM)])
     made += _when(435, [(_RETURN, 0, 0, ENOSYS)])  # clone3
-    made += _when(97 if arm else 272, _refuse_bits(0, NEW_NAMESPACES))  # unshare
-    made += _when(220 if arm else 56, _refuse_bits(0, _CLONE_NAMESPACES))  # clone
+    made += _when(97 if arm else 272, _refuse_bits(0, namespaces))  # unshare
+    made += _when(220 if arm else 56, _refuse_bits(0, namespaces & _CLONE_NAMESPACES))  # clone
     made += _when(117 if arm else 101, _refuse_values(1, (INIT,)))  # ptrace(request, pid)
     made += _when(270 if arm else 310, _refuse_values(0, (INIT,)))  # process_vm_readv(pid)
     made += _when(271 if arm else 311, _refuse_values(0, (INIT,)))  # process_vm_writev(pid)
     made += _when(29 if arm else 16, _refuse_values(1, (_TIOCSTI, _TIOCLINUX)))  # ioctl(fd, request)
     made += _when(92 if arm else 135, _only_values(0, _PERSONALITIES))  # personality
-    made += _when(198 if arm else 41, _socket())
+    made += _when(198 if arm else 41, _socket(EPROTONOSUPPORT if builds else EPERM))
     made.append((_RETURN, 0, 0, ALLOW))
     return made
 
@@ -168,7 +176,7 @@ def _only_values(index: int, values: tuple[int, ...]) -> list[Instruction]:
     return [_argument(index), *tests, (_RETURN, 0, 0, EPERM)]
 
 
-def _socket() -> list[Instruction]:
+def _socket(no_netlink: int) -> list[Instruction]:
     """socket(family, type, protocol): local, IPv4, IPv6, and what lists network interfaces. None of them raw:
     a packet of one's own making could carry a foreign address."""
     raw: list[Instruction] = [
@@ -182,7 +190,7 @@ def _socket() -> list[Instruction]:
         _argument(2),
         (_IF_EQUAL, 0, 1, _NETLINK_ROUTE),
         (_RETURN, 0, 0, ALLOW),
-        (_RETURN, 0, 0, EPERM),
+        (_RETURN, 0, 0, no_netlink),
     ]
     return [
         _argument(0),

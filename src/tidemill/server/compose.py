@@ -96,6 +96,7 @@ async def compose(home: Home, config: Config, keys: Keys, addresses: Addresses, 
     from tidemill.engines.local import LocalEngine
     from tidemill.environments.box import Confinement
     from tidemill.environments.builder import EnvironmentBuilder
+    from tidemill.environments.dockerfiles.builder import DockerfileBuilder
     from tidemill.environments.images.store import ImagePolicy, ImageStore
     from tidemill.store.sql import open_store
     from tidemill.store.tracking import TrackingStore
@@ -108,6 +109,17 @@ async def compose(home: Home, config: Config, keys: Keys, addresses: Addresses, 
         binds=(home.envs, home.images, tls_files(home.tls).bundle, Path(sys.base_prefix)),
         services=addresses.ports,
         isolation=config.isolation,
+    )
+    confinement = Confinement(unconfined=config.unconfined_builds, egress=config.build_egress)
+    images = ImageStore(
+        home.images,
+        clock.now,
+        ImagePolicy(
+            tuple(config.image_folders),
+            tuple(config.insecure_registries),
+            tuple(config.image_registries),
+            config.image_max_gib << 30,
+        ),
     )
     tokens = issuer(home, config, keys, addresses)
     services = Services(
@@ -140,18 +152,10 @@ async def compose(home: Home, config: Config, keys: Keys, addresses: Addresses, 
             home.envs,
             clock.now,
             strict_python=config.strict_python,
-            confinement=Confinement(unconfined=config.unconfined_builds, egress=config.build_egress),
+            confinement=confinement,
         ),
-        images=ImageStore(
-            home.images,
-            clock.now,
-            ImagePolicy(
-                tuple(config.image_folders),
-                tuple(config.insecure_registries),
-                tuple(config.image_registries),
-                config.image_max_gib << 30,
-            ),
-        ),
+        images=images,
+        dockerfiles=DockerfileBuilder(home.images, images, confinement),
         engine=engine,
         tokens=tokens,
         secrets=SecretBox(keys.master),

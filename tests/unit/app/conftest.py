@@ -73,6 +73,7 @@ async def services(tmp_path: Path) -> AsyncIterator[Services]:
         curated=CuratedCatalog(),
         environments=unused,
         images=unused,
+        dockerfiles=unused,
         engine=FakeEngine(tmp_path / "engine", clock, capacity=capacity),
         tokens=unused,
         secrets=SecretBox({"00000001": b"k" * 32}),

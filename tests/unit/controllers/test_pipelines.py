@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from world import OWNER, SCOPE, World, make
 
-from tidemill.app import assets, costs, endings, families, jobs, principals
+from tidemill.app import assets, costs, endings, families, jobs
 from tidemill.app.asset_rows import COMPONENTS
 from tidemill.app.codec import decode_object, job_status
 from tidemill.domain.errors import TidemillError
-from tidemill.domain.model import Caller, JobState, Resource
+from tidemill.domain.model import JobState, Resource
 from tidemill.engines.fake import Plan
 from tidemill.store.api import ResourceQuery
 
@@ -391,23 +391,3 @@ async def test_a_wake_up_that_was_missed_is_made_good_by_the_sweep(world: World)
     composites.job_changed = told  # type: ignore[method-assign]
     assert await world.running.watchdog.sweep()
     assert (await world.ended("p")).state == JobState.FAILED
-
-
-async def test_who_may_not_submit_any_more_starts_no_more_steps(world: World) -> None:
-    a, last = await register(world, component("a")), await register(world, component("last"))
-    world.plans["a"] = Plan(after=None)
-    steps = {
-        "a": {"type": "command", "componentId": a},
-        "b": {"type": "command", "componentId": last, "inputs": {"d": from_step("a")}},
-    }
-    ann = await principals.create(world.services, OWNER, "User", "ann")
-    caller = Caller(ann.oid, "ann", "User")
-    body = {"properties": {"jobType": "Pipeline", "jobs": steps}}
-    # By the route she would need a role for this; what follows does not depend on how it came in.
-    row, _ = await jobs.submit(world.services, caller, SCOPE, "anns", body)
-    ended = await world.ended("anns")
-    assert ended.state == JobState.FAILED
-    error = job_status(children(world, "anns")["a"].status).progress.error
-    assert error is not None
-    assert "It could not be started: The client 'ann'" in error.message
-    assert job_status(row.status).plan.user == ann.oid

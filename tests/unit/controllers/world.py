@@ -24,7 +24,9 @@ from tidemill.domain.errors import OutOfSpace
 from tidemill.domain.model import Attempt, Caller, Interval, JobState, Node, Resource, Scope, Vector
 from tidemill.engines.base import HostCapacity, TaskSpec
 from tidemill.engines.fake import FakeEngine, Plan
+from tidemill.environments.box import Confinement
 from tidemill.environments.built import BuiltEnvironment
+from tidemill.environments.dockerfiles.builder import DockerfileBuilder
 from tidemill.environments.images.store import ImageStore
 from tidemill.environments.spec import EnvironmentSpec
 from tidemill.identity.secrets import SecretBox
@@ -229,6 +231,7 @@ async def make(tmp_path: Path) -> World:
     store = FlakyStore()
     engine = FakeEngine(tmp_path / "engine", clock, capacity=capacity, plan=plan)
     environments = Environments(tmp_path / "envs")
+    images = ImageStore(tmp_path / "images", clock.now)
     services = Services(
         settings=Settings(
             tmp_path,
@@ -252,7 +255,8 @@ async def make(tmp_path: Path) -> World:
         sizes=SizeCatalog.load(capacity),
         curated=CuratedCatalog(),
         environments=cast(Any, environments),
-        images=ImageStore(tmp_path / "images", clock.now),
+        images=images,
+        dockerfiles=DockerfileBuilder(tmp_path / "images", images, Confinement()),
         engine=engine,
         tokens=cast(Any, Tokens()),
         secrets=SecretBox({"00000001": b"k" * 32}),

@@ -12,7 +12,13 @@ from tidemill.domain.errors import InvalidRequest, NotOffered
 from tidemill.environments import python
 from tidemill.environments.builder import EnvironmentBuilder
 from tidemill.environments.python import Interpreter, choose, nearest
-from tidemill.environments.spec import EnvironmentSpec, from_arm, from_curated, from_requirements
+from tidemill.environments.spec import (
+    BuildContext,
+    EnvironmentSpec,
+    from_arm,
+    from_curated,
+    from_requirements,
+)
 
 CONDA = (
     "name: a\nchannels: [defaults]\ndependencies:\n  - python>=3.8\n  - pip:\n    - six\n    - attrs>=20\n"
@@ -66,8 +72,17 @@ def test_a_bad_requirement_is_named_with_its_line(builder: EnvironmentBuilder):
 def test_arm_properties():
     spec = from_arm({"condaFile": CONDA + "variables:\n  A: b\n", "image": "mcr/x"}, "n", "3")
     assert (spec.name, spec.version, spec.image, spec.variables) == ("n", "3", "mcr/x", {"A": "b"})
+    build = {"contextUri": "https://x/ctx/", "dockerfilePath": "./docker//Dockerfile"}
+    made = from_arm({"build": build}, "n", "3")
+    assert (made.build, made.in_image) == (BuildContext("https://x/ctx/", "docker/Dockerfile"), True)
     with pytest.raises(NotOffered, match=r"n:3 is a Docker build context \(https://x/ctx/\).*conda file"):
-        from_arm({"build": {"contextUri": "https://x/ctx/", "dockerfilePath": "Dockerfile"}}, "n", "3")
+        from_arm({"build": build}, "n", "3", images="prefer-host")
+    with pytest.raises(InvalidRequest, match="a build context and an image or a conda file: give one"):
+        from_arm({"build": build, "condaFile": CONDA}, "n", "3")
+    with pytest.raises(InvalidRequest, match=r"'\.\./x' leads out of the build context"):
+        from_arm({"build": {**build, "dockerfilePath": "../x"}}, "n", "3")
+    with pytest.raises(InvalidRequest, match=r"build is \{contextUri, dockerfilePath\}"):
+        from_arm({"build": "https://x/ctx/"}, "n", "3")
     with pytest.raises(InvalidRequest, match="neither an image nor a conda file"):
         from_arm({}, "n", "3")
     with pytest.raises(InvalidRequest, match="line 1:1"):

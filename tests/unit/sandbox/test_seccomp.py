@@ -33,12 +33,12 @@ CALLS = {  # name -> (x86_64, aarch64): linux' syscall_64.tbl and unistd.h
 }
 
 
-def run(machine: str, call: str | int, *args: int, arch: int | None = None) -> int:
+def run(machine: str, call: str | int, *args: int, arch: int | None = None, builds: bool = False) -> int:
     """What the filter answers. Classic BPF over struct seccomp_data: nr, arch, ip, args[6]."""
     number = call if isinstance(call, int) else CALLS[call][MACHINES.index(machine) == 0]
     padded = [value & (1 << 64) - 1 for value in (*args, *[0] * (6 - len(args)))]
     data = struct.pack("<IIQ6Q", number, arch or seccomp.ARCHITECTURES[machine], 0, *padded)
-    program = list(struct.iter_unpack("<HBBI", seccomp.program(machine)))
+    program = list(struct.iter_unpack("<HBBI", seccomp.program(machine, builds)))
     at = accumulator = 0
     while True:
         code, if_true, if_false, k = program[at]
@@ -65,6 +65,23 @@ def test_what_a_job_needs_is_allowed(machine: str) -> None:
     assert run(machine, "personality", 0xFFFFFFFF) == ALLOW
     for family, kind, protocol in ((1, 1, 0), (2, 1, 6), (2, 2, 17), (10, 1, 0), (16, 3, 0)):
         assert run(machine, "socket", family, kind | 0o2000000, protocol) == ALLOW
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_a_dockerfiles_build_may_mount_and_little_more(machine: str) -> None:
+    for call in seccomp._DENIED:
+        number = seccomp.number(call, machine)
+        if number is not None:
+            wanted = ALLOW if call in seccomp.BUILDS else EPERM
+            assert run(machine, number, builds=True) == wanted, call
+    for call in ("unshare", "clone"):
+        assert (
+            run(machine, call, 0x20000 | 0x4000000 | 0x8000000 | 0x20000000, builds=True) == ALLOW
+        )  # NS, UTS, …
+        for never in (0x10000000, 0x40000000, 0x02000000):  # USER, NET, CGROUP
+            assert run(machine, call, 0x20000 | never, builds=True) == EPERM
+    assert run(machine, "socket", 2, 3, 1, builds=True) == EPERM  # raw
+    assert run(machine, "socket", 16, 3, 9, builds=True) == seccomp.EPROTONOSUPPORT  # auditing
 
 
 @pytest.mark.parametrize("machine", MACHINES)

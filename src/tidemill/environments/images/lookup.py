@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
 from pathlib import Path
 
 from tidemill.domain.errors import InvalidRequest
@@ -47,6 +49,18 @@ def _in_layout(image: ImageReference, architecture: str) -> Manifest:
         return _only(read_small(blobs_of(image) / found.hex), found, architecture)
     except OSError as error:
         raise Broken(f"it is no OCI layout ({error.filename}: {error.strerror})") from None
+
+
+def write_layout(layout: Path, manifest: Manifest, tag: str) -> None:
+    """Makes a layout of a folder whose blobs skopeo fetched, its manifest among them."""
+    blobs = layout / "blobs" / "sha256"
+    raw = read_small(blobs / "manifest.json")
+    os.rename(blobs / "manifest.json", blobs / manifest.digest.removeprefix("sha256:"))
+    kind = json.loads(raw).get("mediaType") or manifests.MANIFESTS[0]
+    entry = {"mediaType": kind, "digest": manifest.digest, "size": len(raw)}
+    entry["annotations"] = {manifests.REF_NAME: tag}
+    (layout / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}', "ascii")
+    (layout / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [entry]}), "ascii")
 
 
 def blobs_of(layout: ImageReference) -> Path:

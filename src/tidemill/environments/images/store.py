@@ -13,14 +13,14 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tidemill.domain.errors import InvalidRequest
 from tidemill.domain.units import human_bytes, plural
-from tidemill.environments import tree
+from tidemill.environments import box, tree
 from tidemill.environments.filelock import FileLock
 from tidemill.environments.images import lookup, pulling
 from tidemill.environments.images.manifest import Manifest, host_architecture
@@ -76,6 +76,10 @@ class ImageStore:
         self._architecture = host_architecture()
         self._prepared = False
 
+    @property
+    def most_bytes(self) -> int:
+        return self._policy.most_bytes
+
     def check(self, image: ImageReference) -> ImageReference:
         """The reference as it may be used, a local path without links. Raises InvalidRequest."""
         if image.local:
@@ -111,13 +115,9 @@ class ImageStore:
         known = self.known(image, owner)
         if known is not None:
             return FoundImage(known, True)
-        await asyncio.to_thread(self._prepare)
+        await asyncio.to_thread(self.prepare)
         try:
-            manifest = await self._lookups.join(
-                f"{owner} {image.canonical}",
-                log,
-                lambda _: lookup.look_up(self._skopeo, image, login, self._architecture),
-            )
+            manifest = await self.look_up(image, owner, login)
         except Unreachable as error:
             last = self._last(image, owner)
             if last is None:
@@ -134,12 +134,50 @@ class ImageStore:
             self._remember(image.at(found.digest), owner, found.digest)
         return FoundImage(found, cached, (_told(image, found, cached),))
 
+    async def look_up(self, image: ImageReference, owner: str, login: Login | None) -> Manifest:
+        """What it is now. Raises InvalidRequest, OutOfSpace, Unreachable."""
+        return await self._lookups.join(
+            f"{owner} {image.canonical}",
+            lambda _: None,
+            lambda _: lookup.look_up(self._skopeo, image, login, self._architecture),
+        )
+
+    async def fetch(
+        self,
+        image: ImageReference,
+        manifest: Manifest,
+        login: Login | None,
+        layout: Path,
+        held: Sequence[int],
+        log: LogLine,
+    ) -> None:
+        """A registry's image, verified, as an OCI layout with the name `base` in the new folder `layout`."""
+        blobs = layout / "blobs" / "sha256"
+        blobs.mkdir(parents=True)
+        job = pulling.Job(image, manifest, held, log)
+        await pulling.fetch(job, self._skopeo, login, blobs)
+        await asyncio.to_thread(pulling.verified, job, blobs, self._architecture)
+        await asyncio.to_thread(lookup.write_layout, layout, manifest, "base")
+
+    async def adopt(self, layout: Path, written: str, owner: str, log: LogLine) -> UnpackedImage:
+        """The only image of an OCI layout of ours, whose content is somebody else's word. Raises as
+        `ensure`."""
+        image = ImageReference(written, "oci", path=str(layout))
+        manifest = await self.look_up(image, owner, None)
+        found = self.find(manifest.digest)
+        return found or await self._pulls.join(
+            manifest.digest, log, lambda say: self._pull(image, manifest, None, say)
+        )
+
     def sweep(self) -> int:
-        """Removes what killed pulls left behind; returns how many. Those that live are left alone."""
+        """Removes what killed pulls and builds left behind; returns how many. Those that live are left
+        alone."""
         swept = 0
         for path in self._root.glob(_TMP + "*"):
-            with FileLock(self._lock_path(path.name.removeprefix(_TMP).split("-")[0])) as held:
+            name = path.name.removeprefix(_TMP).split("-")[0]
+            with FileLock(self._lock_path(name)) as held:
                 if held.try_acquire():
+                    box.sweep(name)
                     tree.remove_tree(path)
                     swept += 1
         return swept
@@ -239,9 +277,7 @@ class ImageStore:
     def _remember(self, image: ImageReference, owner: str, digest: str) -> None:
         path = self._known_path(image, owner)
         path.parent.mkdir(parents=True, exist_ok=True)
-        new = path.with_name(f"{path.name}.{os.getpid()}")
-        new.write_text(digest, "ascii")
-        os.replace(new, path)
+        tree.replace_whole(path, digest)
 
     def _known_path(self, image: ImageReference, owner: str) -> Path:
         name = image.canonical
@@ -251,7 +287,7 @@ class ImageStore:
                 name += f" {info.st_ino} {info.st_size} {info.st_mtime_ns}"
         return self._root / ".known" / _short_hash(owner) / _short_hash(name)
 
-    def _prepare(self) -> None:
+    def prepare(self) -> None:
         """Once per process, before its first image: the directories, and out with what a killed one left."""
         if self._prepared:
             return
@@ -264,7 +300,11 @@ class ImageStore:
         """Remains of its killed pulls, and one without its marker. The lock is held."""
         if self._path(digest).exists():
             os.rename(self._path(digest), self._root / f"{_TMP}{_hex(digest)}-removed")
-        for path in self._root.glob(f"{_TMP}{_hex(digest)}-*"):
+        self.discard(_hex(digest))
+
+    def discard(self, name: str) -> None:
+        """What killed pulls or builds left that had the lock `name`, which is held."""
+        for path in self._root.glob(f"{_TMP}{name}-*"):
             tree.remove_tree(path)
 
     def _path(self, digest: str) -> Path:
