@@ -39,7 +39,8 @@ _BUILD = (
     *("--isolation", "chroot", "--network", "host", "--pull-never", "--no-cache", "--layers=false"),
     *("--format", "oci", "-t", BUILT),
 )
-_LONGEST_LOG = 4 << 20  # characters that are kept
+_LONGEST_LOG = 8 << 20  # of a build, in characters; each line counts some more
+_OF_A_LINE = 64
 _SAID = 5  # lines before buildah's own complaint that an error repeats
 
 Logins = Callable[[ImageReference], Awaitable[Login | None]]
@@ -172,8 +173,7 @@ class DockerfileBuilder:
 
             def write(line: str) -> None:
                 say(line)
-                if file.tell() < _LONGEST_LOG:
-                    file.write(line + "\n")
+                file.write(line + "\n")
 
             return await self._build(plan, held, write)
 
@@ -269,7 +269,10 @@ async def _run_buildah(made: DockerBox, plan: _Plan, held: FileLock, say: LogLin
 
     build = made.buildah("build", *_BUILD, *made.policy())
     build += ["-f", str(made.context / plan.order.dockerfile), str(made.context)]
-    code, output = await made.run(build, follow, held.descriptors)
+    try:
+        code, output = await made.run(build, follow, held.descriptors)
+    except ValueError:  # asyncio's, of a line without an end
+        raise at.refusal("it prints a line of more than 1 MiB") from None
     if code != 0:
         raise at.problem(output)
     push = made.buildah("push", "--quiet", *made.policy(), BUILT, f"oci:{made.folder}/out/image:built")
@@ -284,8 +287,13 @@ class _Place:
     def __init__(self, file: Dockerfile) -> None:
         self._file = file
         self._at: reading.Instruction | None = None
+        self._said = 0
 
     def follow(self, line: str) -> None:
+        """Raises InvalidRequest where the build prints without end."""
+        self._said += len(line) + _OF_A_LINE
+        if self._said > _LONGEST_LOG:
+            raise self.refusal(f"the build prints more than a log may hold ({_LONGEST_LOG >> 20} MiB)")
         if step := _STEP.match(line):
             self._at = self._file.at(int(step[1] or 1), int(step[2])) or self._at
 
@@ -295,9 +303,12 @@ class _Place:
         said = [line for line in lines[at + 1 :] if not line.startswith(("Error:", "subprocess exited"))]
         why = _complaint(output)
         if said:
-            why += ": " + " / ".join(said[-_SAID:])
+            why += ": " + " / ".join(line[:400] for line in said[-_SAID:])
+        return self.refusal(why.rstrip("."))
+
+    def refusal(self, why: str) -> InvalidRequest:
         line = self._at.line if self._at else 0
-        return reading.problem(self._file.name, line, why.rstrip("."), "ImageBuildFailed")
+        return reading.problem(self._file.name, line, why, "ImageBuildFailed")
 
 
 def _complaint(output: str) -> str:
