@@ -427,6 +427,7 @@ def test_the_doctor_says_what_the_command_says(busy: House) -> None:
     shown = [tuple(Reply(200, page.headers, cell).text for cell in row) for row in rows]
     assert shown == [(check["state"], check["name"]) for check in told["checks"]]
     assert re.search(r"Nodes of this workspace now cpu-\w+ " + told["isolation"], page.text)
+    assert re.search(r"The home blobs [\d.]+ \w+, databases [\d.]+ \w+, .*free on its disk", page.text)
     denied = busy.get("stranger", "doctor")
     assert denied.status == 403
     assert "workspaces/computes/read" in denied.text

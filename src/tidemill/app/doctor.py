@@ -70,23 +70,43 @@ class Tier:
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """`problem`: why no node could be opened to try, instead of an examination. `required`: of every job."""
+    """`problem`: why no node could be opened to try, instead of an examination. `required`: of every job.
+    `sizes`: what takes space in the home, in bytes; `free`: on its disk."""
 
     examination: Examination | None
     tiers: tuple[Tier, ...]
     required: str
     problem: str = ""
+    sizes: tuple[tuple[str, int], ...] = ()
+    free: int = 0
 
 
 async def host(s: Services) -> Host:
     """This server's host, by the node that the engine tried when it was first asked."""
     required = s.settings.require_isolation
+    sizes = await asyncio.to_thread(_sizes, s)
+    free = shutil.disk_usage(s.settings.home).free
     try:
         limits = await s.engine.isolation()
     except EngineError as error:
-        return Host(None, (), required, str(error))
+        return Host(None, (), required, str(error), sizes, free)
     found = await asyncio.to_thread(examine, limits)  # it tries bubblewrap
-    return Host(found, tuple(Tier(level, lacking(level, limits)) for level in reversed(LEVELS)), required)
+    tiers_here = tuple(Tier(level, lacking(level, limits)) for level in reversed(LEVELS))
+    return Host(found, tiers_here, required, sizes=sizes, free=free)
+
+
+def _sizes(s: Services) -> tuple[tuple[str, int], ...]:
+    """What no row or marker knows (images, directories of nodes) is not counted: that would be a walk."""
+    home = s.settings.home
+    return (
+        ("blobs", s.blobs.total_size()),
+        (
+            "databases",
+            sum(path.stat().st_size for path in (*home.glob("db/*.db*"), *home.glob("blobs/index.db*"))),
+        ),
+        ("environments", sum(record.size for record in s.environments.list())),
+        ("backups", sum(path.stat().st_size for path in home.glob("backups/*"))),
+    )
 
 
 def next_level(level: str, limits: Mapping[str, Limit]) -> str:

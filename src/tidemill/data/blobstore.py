@@ -207,6 +207,10 @@ class BlobStore:
         rows.need_container(self._index.read(), account, container)
         return copy_blobs_out(self, account, container, prefix_or_name, destination, going)
 
+    def total_size(self) -> int:
+        """Bytes of all blobs of all accounts."""
+        return int(self._index.read().execute("SELECT coalesce(sum(size), 0) FROM blobs").fetchone()[0])
+
     # Writing
 
     def begin_upload(self, expected: int = 0) -> Upload:
