@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 from jobserver import JobServer, until
 
+NOBODY = 65534
 TIDEMILL = str(Path(sys.executable).with_name("tidemill"))
 
 
@@ -222,3 +224,20 @@ def test_what_is_no_home(tmp_path: Path):
     assert done.returncode == 3
     assert "is no Tidemill home" in done.stderr
     assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root backs up somebody else's home")
+def test_root_leaves_nothing_of_its_own_in_somebodys_home(tmp_path: Path):
+    made = JobServer(tmp_path / "theirs")
+    made.start()
+    made.submit("one", "echo one")
+    made.wait("one")
+    made.end()
+    shutil.rmtree(made.home / "nodes", ignore_errors=True)
+    for path in (made.home, *made.home.rglob("*")):
+        os.lchown(path, NOBODY, NOBODY)
+    done = made.cli("backup", "create", "-o", "json")
+    assert done.returncode == 0, done.stderr
+    assert Path(json.loads(done.stdout)["file"]).parent == made.home / "backups"
+    owners = {str(path): path.lstat().st_uid for path in (made.home, *made.home.rglob("*"))}
+    assert set(owners.values()) == {NOBODY}, [p for p, uid in owners.items() if uid != NOBODY]

@@ -148,6 +148,23 @@ def test_what_goes_and_what_stays(server: JobServer):
     assert server.call("GET", "/api/v1/activity/verify")[1]["broken"] is None
 
 
+def test_a_kill_in_the_middle_is_finished_the_next_time(server: JobServer):
+    """The row has said that the files go, and the server is killed before they have gone."""
+    old = server.sql("SELECT status FROM resources WHERE type_key='jobs' AND name='old'")[0][0]
+    place = json.loads(old)["plan"]["artifacts"]
+    with server.blobs() as store:
+        store.put_bytes(
+            place["account"], place["container"], place["path"] + "user_logs/std_log.txt", b"left"
+        )
+    server.kill()
+    server.start()
+    assert set(gc(server)) == {"job-files old"}
+    assert set(gc(server, "--apply")) == {"job-files old"}
+    assert server.stored("ExperimentRun/dcid.old/", "azureml") == {}
+    told = [entry["code"] for entry in server.job("old")["timeline"]]
+    assert told.count("FilesRemoved") == 1
+
+
 def test_rules_stay_over_a_restart_and_are_checked(server: JobServer):
     server.down()
     server.start()
