@@ -95,6 +95,25 @@ ml.models.archive("m1", "1")
 out["model_archived"] = versions(ml.models, "m1")
 ml.models.restore("m1", "1")
 out["model_restored"] = versions(ml.models, "m1")
+ml.models.archive("m2")
+out["model_hidden"] = sorted(names(ml.models))
+ml.models.restore("m2")
+for kind in ("mlflow_model", "triton_model"):
+    ml.models.create_or_update(Model(name=kind, version="1", path=str(tmp / "mdir"), type=kind, tags={"a": "b"},
+                                     stage="Production", properties={"p": "q"}, description="d"))
+    kept = ml.models.get(kind, "1")
+    out[kind] = [kept.type, kept.tags, kept.stage, kept.properties, kept.description]
+ml.models.archive("triton_model", "1")
+ml.models.restore("triton_model", "1")
+out["triton_again"] = ml.models.get("triton_model", "1").type
+ml.models.archive("mlflow_model")
+ml.models.archive("triton_model")
+out["next"] = [ml.models.create_or_update(Model(name="m2", path=str(tmp / "mdir"), type="mlflow_model")).version]
+# The SDK's own caller of this one gives its body a name that it does not have.
+dataplane = ml.jobs._model_dataplane_operations
+paths = dataplane._operation.batch_get_resolved_uris(
+    ml.subscription_id, ml.resource_group_name, ml.workspace_name, body={"values": [ml.models.get("m1", "1").id]})
+out["resolved"] = [value.path for value in paths.values_property.values()]
 out["model_nojob"] = error_of(lambda: ml.models.create_or_update(
     Model(name="m3", path="azureml://jobs/job1/outputs/artifacts/paths/model/", type="custom_model")))
 
@@ -209,6 +228,12 @@ def test_models(flows):
     assert flows["model"]["path"].endswith("/m.pkl")
     assert flows["model_auto"] == ["1", "2"]
     assert flows["model_latest"] == "2"
+    assert flows["model_hidden"] == ["m1"]
+    for kind in ("mlflow_model", "triton_model"):
+        assert flows[kind] == [kind, {"a": "b"}, "Production", {"p": "q"}, "d"]
+    assert flows["triton_again"] == "triton_model"
+    assert flows["next"] == ["3"]
+    assert flows["resolved"] == [flows["model"]["path"]]
     assert flows["model_lists"] == [["m1", "m2"], ["2", "1"]]
     assert (flows["model_archived"], flows["model_restored"]) == ([], ["1"])
 

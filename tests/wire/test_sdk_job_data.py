@@ -62,6 +62,17 @@ out["model"] = list(tree("model").values())
 kept = ml.models.create_or_update(
     Model(name="kept", path=f"azureml://jobs/{done.name}/outputs/artifacts/paths/outputs/"))
 out["kept"] = kept.path.split("/paths/")[1] == f"ExperimentRun/dcid.{done.name}/outputs/"
+# A table: one of its files in its folder, one wherever the data asset `numbers` lies
+numbers = ml.data.get("numbers", "1").path
+(tmp / "table").mkdir()
+(tmp / "table" / "in.csv").write_text("3,4")
+(tmp / "table" / "MLTable").write_text(f"type: mltable\\npaths:\\n- file: ./in.csv\\n- file: {numbers}\\n")
+table = ml.data.create_or_update(Data(name="table", version="1", path=str(tmp / "table"), type="mltable"))
+read = ml.jobs.create_or_update(command(
+    command="cd ${{inputs.t}}; cat MLTable; sed -n 's/^- file: //p' MLTable | tr -d '\\"' | xargs cat",
+    compute="cpu", environment="plain:1", inputs={"t": Input(type="mltable", path="azureml:table@latest")}))
+ml.jobs.stream(read.name)
+out["table"] = ml.jobs.get(read.name).status
 out["no_output"] = error_of(lambda: ml.models.create_or_update(
     Model(name="x", path=f"azureml://jobs/{done.name}/outputs/modle")))
 out["no_input"] = error_of(lambda: ml.jobs.create_or_update(job(
@@ -93,6 +104,13 @@ def test_inputs_reached_the_job(flows):
     assert out["status"] == "Completed"
     assert "1,2" in printed
     assert "a.txt" in printed
+
+
+def test_a_job_reads_all_that_a_table_names(flows):
+    out, printed = flows
+    assert out["table"] == "Completed"
+    assert "3,41,2" in printed
+    assert "./_elsewhere/0/d.csv" in printed
 
 
 def test_everything_comes_back(flows):
