@@ -99,8 +99,9 @@ ml.models.archive("m2")
 out["model_hidden"] = sorted(names(ml.models))
 ml.models.restore("m2")
 for kind in ("mlflow_model", "triton_model"):
-    ml.models.create_or_update(Model(name=kind, version="1", path=str(tmp / "mdir"), type=kind, tags={"a": "b"},
-                                     stage="Production", properties={"p": "q"}, description="d"))
+    ml.models.create_or_update(Model(name=kind, version="1", path=str(tmp / "mdir"), type=kind,
+                                     tags={"a": "b"}, stage="Production", properties={"p": "q"},
+                                     description="d"))
     kept = ml.models.get(kind, "1")
     out[kind] = [kept.type, kept.tags, kept.stage, kept.properties, kept.description]
 ml.models.archive("triton_model", "1")
@@ -108,11 +109,13 @@ ml.models.restore("triton_model", "1")
 out["triton_again"] = ml.models.get("triton_model", "1").type
 ml.models.archive("mlflow_model")
 ml.models.archive("triton_model")
-out["next"] = [ml.models.create_or_update(Model(name="m2", path=str(tmp / "mdir"), type="mlflow_model")).version]
+out["next"] = [
+    ml.models.create_or_update(Model(name="m2", path=str(tmp / "mdir"), type="mlflow_model")).version]
 # The SDK's own caller of this one gives its body a name that it does not have.
 dataplane = ml.jobs._model_dataplane_operations
 paths = dataplane._operation.batch_get_resolved_uris(
-    ml.subscription_id, ml.resource_group_name, ml.workspace_name, body={"values": [ml.models.get("m1", "1").id]})
+    ml.subscription_id, ml.resource_group_name, ml.workspace_name,
+    body={"values": [ml.models.get("m1", "1").id]})
 out["resolved"] = [value.path for value in paths.values_property.values()]
 out["model_nojob"] = error_of(lambda: ml.models.create_or_update(
     Model(name="m3", path="azureml://jobs/job1/outputs/artifacts/paths/model/", type="custom_model")))

@@ -16,8 +16,10 @@ from tidemill.app.services import Services
 from tidemill.app.storage import BLOB_STORE, account_for, datastore_container
 from tidemill.app.workspaces import DATASTORES
 from tidemill.domain.errors import TidemillError
+from tidemill.domain.isolation import lacking
 from tidemill.domain.model import Scope
 from tidemill.domain.units import join_words
+from tidemill.engines.base import EngineError
 
 Level = Literal["Information", "Warning", "Error"]
 _REACH_S = 3.0
@@ -124,16 +126,17 @@ def _images() -> Finding:
 
 
 async def _isolation(s: Services) -> list[Finding]:
-    host = await doctor.host(s)
-    if host.examination is None:
-        return [Finding("NoNode", "Error", f"No node could be opened on this host: {host.problem}")]
-    level = host.examination.level
-    lacks = next((tier.lacks for tier in host.tiers if tier.level == "full"), ())
+    try:
+        limits = await s.engine.isolation()
+    except EngineError as error:
+        return [Finding("NoNode", "Error", f"No node could be opened on this host: {error}")]
+    examination = await asyncio.to_thread(doctor.examine, limits)
+    level, lacks = examination.level, lacking("full", limits)
     said = f"Jobs run at isolation level {level}."
     found = [Finding("Isolation", "Information", said)]
     if lacks:
         found = [Finding("Isolation", "Warning", f"{said} full lacks: {join_words(lacks, most=12)}.")]
-    sources = next((check for check in host.examination.checks if check.name == "bubblewrap"), None)
+    sources = next((check for check in examination.checks if check.name == "bubblewrap"), None)
     if sources is not None and sources.state == "missing":
         text = f"Environments are built of wheels alone: from source it takes a sandbox. {sources.text}"
         found.append(Finding("NoSourceBuilds", "Warning", text))
