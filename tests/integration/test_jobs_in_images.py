@@ -36,6 +36,7 @@ def jobs(tmp_path_factory: pytest.TempPathFactory, layout: Layout) -> Iterator[J
     need("bwrap", "skopeo")
     home = tmp_path_factory.mktemp("images-home")
     wheels = tmp_path_factory.mktemp("wheels")
+    wheels.chmod(0o755)  # builds in images read it as a user of their own
     wheel(wheels, "tmtide", "1.0", code="height = 'high water'\n")
     (wheels / "uv.toml").write_text(f'no-index = true\nfind-links = ["{wheels}"]\n')
     server = JobServer(home, images="use", image_folders=[str(layout.path)])
