@@ -25,8 +25,10 @@ from typing import Any
 from benchmarks.common import Table
 from tidemill.domain.model import Vector
 from tidemill.engines.base import EngineEvent, NodeSpec
+from tidemill.engines.helped import HelperHost
 from tidemill.engines.local import LocalEngine
 from tidemill.sandbox import network
+from tidemill.server import privileges
 from tidemill.server.ports import SystemClock
 
 CHUNK = 1 << 20
@@ -121,19 +123,48 @@ async def opened_and_closed(engine: LocalEngine, count: int) -> tuple[list[float
     return opening[1:], closing[1:], ready
 
 
+def by_a_server_without_root(folder: Path, count: int) -> tuple[list[float], list[float]]:
+    """Seconds of each opening and closing, by the helper of a home of their own."""
+    home = folder / "dropped"
+    argv = [sys.executable, "-m", "benchmarks.nodes", "--dropped", str(home), "--nodes", str(count)]
+    done = subprocess.run(argv, stdout=subprocess.PIPE, check=True)
+    opening, closing = json.loads(done.stdout)
+    return opening, closing
+
+
+def dropped(home: Path, count: int) -> None:
+    """In a process of its own, which gives root up as a server does."""
+    standing = privileges.drop(home)
+    if not standing.helped:
+        raise SystemExit(f"a server keeps root here: {standing.why_root or 'it has none'}")
+    host = HelperHost(home)
+
+    async def measured() -> tuple[list[float], list[float], EngineEvent]:
+        return await opened_and_closed(LocalEngine(home, clock=SystemClock(), host=host), count)
+
+    opening, closing, ready = asyncio.run(measured())
+    host.leave()
+    for name in ("disk", "network"):
+        if not ready.limits[name].enforced:
+            raise SystemExit(f"nodes have no {name} of their own here: {ready.limits[name].why_not}")
+    print(json.dumps([opening, closing]))
+
+
 async def run(table: Table, folder: Path, nodes: int, megabytes: int, connections: int) -> None:
     service = serve(megabytes)
     port = service.getsockname()[1]
     engine = LocalEngine(folder, clock=SystemClock(), services={"http": port})
     python = floor_python()
-    opening, closing, ready = await opened_and_closed(engine, nodes + 1)
-    for name in ("disk", "network"):
-        if not ready.limits[name].enforced:
-            raise SystemExit(f"nodes have no {name} of their own here: {ready.limits[name].why_not}")
+    opening, closing = await asyncio.to_thread(by_a_server_without_root, folder, nodes + 1)
     middle = statistics.median(opening)
     figure, floor = f"{middle * 1e3:.0f} ms", f"{python * 1e3:.0f} ms"
     table.add("a node is opened, p50", figure, floor, middle / python, "<= 30 ms", middle <= 0.030)
     table.add("a node is closed, p50", f"{statistics.median(closing) * 1e3:.0f} ms", None, None, None, None)
+    opening, _, _ = await opened_and_closed(engine, nodes + 1)
+    alone = statistics.median(opening)
+    table.add(
+        "the same by a server that keeps root", f"{alone * 1e3:.0f} ms", floor, alone / python, None, None
+    )
     await engine.open_node(NodeSpec("relay", Vector(1000, 256 << 20)))
     await until(engine, "node_ready")
     pid = int((folder / "nodes/relay/agent/pid").read_text())
@@ -156,7 +187,11 @@ def main(argv: list[str] | None = None) -> Table:
     parser.add_argument("--nodes", type=int, default=30)
     parser.add_argument("--megabytes", type=int, default=512)
     parser.add_argument("--connections", type=int, default=300)
+    parser.add_argument("--dropped", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
+    if arguments.dropped is not None:
+        dropped(arguments.dropped, arguments.nodes)
+        return Table("Nodes", ())
     table = Table("Nodes", ("what", "figure", "floor", "ratio", "target", "met"))
     with tempfile.TemporaryDirectory(prefix="tidemill-bench-") as folder:
         asyncio.run(run(table, Path(folder), arguments.nodes, arguments.megabytes, arguments.connections))

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tidemill.data.blobstore import BlobStore
-from tidemill.engines.nodedir import NodeDir
+from tidemill.helper.nodedir import NodeDir, hand_over_all_in
 from tidemill.server import home as homes
 from tidemill.server import launch
 
@@ -43,6 +43,15 @@ def alive(pid: int) -> bool:
         return False
 
 
+def give_to_server(folder: Path) -> None:
+    """What this process wrote into a home whose server may be a user of its own."""
+    user = folder.stat().st_gid
+    if os.geteuid() == 0 and user != 0:
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        hand_over_all_in(fd, user)
+        os.close(fd)
+
+
 class JobServer:
     """`settings` go into config.json before the next start (cancel_grace_s, close_grace_s, …). The host
     stands in for images unless they say otherwise."""
@@ -55,15 +64,15 @@ class JobServer:
 
     # --- the process
 
-    def start(self) -> float:
-        """-> seconds until everything answered."""
+    def start(self, **flags: Any) -> float:
+        """-> seconds until everything answered. `flags`: of `tidemill up`."""
         if self.settings:
             where = homes.prepare(self.home)
             homes.load_config(where)
             raw = json.loads(where.config.read_bytes())
             where.config.write_text(json.dumps({**raw, **self.settings}))
         began = time.monotonic()
-        self.state = launch.up(self.home, https_port=0, http_port=0, data_port=0, detach=True)
+        self.state = launch.up(self.home, https_port=0, http_port=0, data_port=0, detach=True, **flags)
         return time.monotonic() - began
 
     def kill(self) -> None:
@@ -210,6 +219,7 @@ class JobServer:
             yield store
         finally:
             store.close()
+            give_to_server(self.home / "blobs")
 
     def upload(self, path: str, files: dict[str, str]) -> str:
         """Files below `path` of the default datastore -> its azureml:// address."""

@@ -44,13 +44,17 @@ class Replay:
 
 def replay(directory: str) -> Replay:
     """Reads `directory`/journal; an absent one is empty."""
-    state = Replay()
     try:
         with open(os.path.join(directory, NAME), "rb") as file:
-            lines = file.read().split(b"\n")
+            return replay_lines(file.read())
     except FileNotFoundError:
-        return state
-    for line in lines[:-1]:  # after the last newline lies nothing, or a torn record
+        return Replay()
+
+
+def replay_lines(text: bytes) -> Replay:
+    """What a journal with this text says."""
+    state = Replay()
+    for line in text.split(b"\n")[:-1]:  # after the last newline lies nothing, or a torn record
         record = json.loads(line)
         kind = record.pop("t")
         if kind == "node":

@@ -127,7 +127,7 @@ def _own_network(
     if config["network_why"]:
         return None, _line(False, "", config["network_why"])
     try:
-        network = Network(config["services"], config["relay_uid"], way_out)
+        network = Network(config["services"], config["relay_uid"], way_out, config["home_id"])
     except NotAvailable as error:
         return None, _line(False, "", f"jobs share the host's network: no network namespace ({error})")
     by = "a network namespace with nothing but a loopback and the service"
@@ -179,7 +179,7 @@ def _own_user(config: dict[str, Any], work_path: str) -> tuple[int, dict[str, An
     if not config["uid"]:
         why = "switched off for this engine"
         return 0, _line(False, "", why), _line(False, "", why)
-    binds = [view.Bind(b["path"], bool(b["writable"])) for b in config["binds"]]
+    binds = [view.Bind(b["path"], bool(b["writable"]), bool(b.get("exact"))) for b in config["binds"]]
     try:
         view.enter([*binds, view.Bind(work_path, writable=True)])
     except view.NotAllowed as error:

@@ -7,6 +7,7 @@ sockets; what was connected is lost, what waits to be accepted is not.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import signal
@@ -15,7 +16,7 @@ import sys
 import time
 
 from tidemill.agent import relay
-from tidemill.sandbox import linux, network
+from tidemill.sandbox import linux, network, processes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,10 +31,18 @@ QUICK_S, MOST_QUICK_ENDS = 1.0, 20
 
 class Network:
     """`services`: name -> port of the service now; jobs are told these ports. `uid`: the relay's own (0: the
-    agent's). `proxy` makes the way out, in the relay (None: there is none). Raises network.NotAvailable."""
+    agent's). `proxy` makes the way out, in the relay (None: there is none). `home_id`: of whose nodes the
+    networks may be used, too. Raises network.NotAvailable."""
 
-    def __init__(self, services: dict[str, int], uid: int, proxy: Callable[[], Proxy] | None = None) -> None:
+    def __init__(
+        self,
+        services: dict[str, int],
+        uid: int,
+        proxy: Callable[[], Proxy] | None = None,
+        home_id: str = "",
+    ) -> None:
         self._uid = uid
+        self._home = f"{home_id}/"
         self._proxy = proxy
         self._names = {port: name for name, port in services.items()}  # every port that jobs were ever told
         self._targets = dict(services)
@@ -66,9 +75,15 @@ class Network:
         if entry is None:
             return self._own
         try:
-            return network.shared(**entry)
+            if not processes.is_marked(int(entry["pid"]), self._home):
+                raise ProcessLookupError
+            space = network.shared(**entry)
         except OSError as error:
             raise OSError(error.errno, "the network of the attempt's first node is gone") from None
+        if space.inode == os.stat("/proc/self/ns/net").st_ino:
+            space.close()
+            raise OSError(errno.EPERM, "the host's own network is no node's")
+        return space
 
     def done(self, space: network.Namespace) -> None:
         """What `of` gave is not needed any more."""

@@ -53,9 +53,12 @@ class Examination:
     checks: tuple[Check, ...]
 
 
-def examine(limits: Mapping[str, Limit]) -> Examination:
-    """`limits` is the report of a node of this host (`Engine.isolation`)."""
+def examine(limits: Mapping[str, Limit], why_root: str | None = None) -> Examination:
+    """`limits` is the report of a node of this host (`Engine.isolation`). `why_root`: why a server that root
+    starts keeps root; "": it does not; None: nobody is root here."""
     checks = [_limit(name, limit) for name, limit in limits.items()]
+    if why_root is not None:
+        checks.append(_root(why_root))
     checks += [_bubblewrap(), _cgroups(), *_programs(), _python()]
     return Examination(reached(limits), tuple(checks))
 
@@ -90,7 +93,7 @@ async def host(s: Services) -> Host:
         limits = await s.engine.isolation()
     except EngineError as error:
         return Host(None, (), required, str(error), sizes, free)
-    found = await asyncio.to_thread(examine, limits)  # it tries bubblewrap
+    found = await asyncio.to_thread(examine, limits, s.settings.why_root)  # it tries bubblewrap
     tiers_here = tuple(Tier(level, lacking(level, limits)) for level in reversed(LEVELS))
     return Host(found, tiers_here, required, sizes=sizes, free=free)
 
@@ -122,6 +125,12 @@ def _limit(name: str, limit: Limit) -> Check:
         return Check(name, "ok", limit.by)
     fix = _FIXES.get(name, "")
     return Check(name, "missing", limit.why_not, "" if fix and fix in limit.why_not else fix)
+
+
+def _root(why: str) -> Check:
+    if why:
+        return Check("root", "missing", f"the server keeps root: {why}")
+    return Check("root", "ok", "a server gives root up, and leaves what takes root to a small helper")
 
 
 def _bubblewrap() -> Check:

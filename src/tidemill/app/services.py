@@ -86,6 +86,7 @@ class Settings:
     images: str = "use"  # "use" | "prefer-host" | "require"
     egress: str = ""  # of computes that say nothing: see sandbox/egress.py
     require_isolation: str = ""  # the level every job must have
+    why_root: str | None = None  # why root is kept, "": it is not; None: root did not start this server
 
 
 @dataclass(frozen=True, slots=True)

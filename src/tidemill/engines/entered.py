@@ -12,10 +12,14 @@ import os
 import socket
 import struct
 import termios
+from collections.abc import Callable
 from typing import Any
 
 from tidemill.agent import protocol
 from tidemill.engines.base import EngineError, InvalidTask, Unreachable, Unready
+
+Connect = Callable[[], socket.socket]
+"""A new connection to the node's agent; raises Unreachable."""
 
 CHUNK = 64 * 1024
 _TIMEOUT_S = 10.0
@@ -123,18 +127,18 @@ class Entered:
             asyncio.get_running_loop().remove_reader(self._report.fileno())
 
 
-async def enter(agent_dir: str, attempt: str, rank: int, argv: list[str], more: dict[str, Any]) -> Entered:
+async def enter(connect: Connect, attempt: str, rank: int, argv: list[str], more: dict[str, Any]) -> Entered:
     """`more`: what else the verb `exec` takes: `tty` [rows, columns] or None, `term`. Raises EngineError."""
     link, fds = await asyncio.to_thread(
-        _ask, agent_dir, {"verb": "exec", "attempt": attempt, "rank": rank, "argv": argv, **more}
+        _ask, connect, {"verb": "exec", "attempt": attempt, "rank": rank, "argv": argv, **more}
     )
     return Entered(link, fds[0], fds[1:], bool(more.get("tty")))
 
 
-async def dial(agent_dir: str, attempt: str, rank: int, port: int) -> socket.socket:
+async def dial(connect: Connect, attempt: str, rank: int, port: int) -> socket.socket:
     """A connection to a port of the task's own loopback. Raises EngineError."""
     loop = asyncio.get_running_loop()
-    link, fds = await asyncio.to_thread(_ask, agent_dir, {"verb": "dial", "attempt": attempt, "rank": rank})
+    link, fds = await asyncio.to_thread(_ask, connect, {"verb": "dial", "attempt": attempt, "rank": rank})
     link.close()
     sock = socket.socket(fileno=fds[0])
     try:
@@ -161,16 +165,11 @@ async def _ready(fd: int, *, reading: bool) -> None:
         os.close(own)
 
 
-def _ask(agent_dir: str, message: dict[str, Any]) -> tuple[socket.socket, list[int]]:
+def _ask(connect: Connect, message: dict[str, Any]) -> tuple[socket.socket, list[int]]:
     """One verb on a connection of its own, and the descriptors it answers with."""
-    link = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    link = connect()
     try:
-        directory = os.open(agent_dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            link.settimeout(_TIMEOUT_S)
-            link.connect(f"/proc/self/fd/{directory}/sock")
-        finally:
-            os.close(directory)
+        link.settimeout(_TIMEOUT_S)
         link.sendall(protocol.encode({"id": 1, **message}))
         decoder, fds, answers = protocol.Decoder(), list[int](), list[dict[str, Any]]()
         while not answers:

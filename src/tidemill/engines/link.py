@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 from collections.abc import Callable
 from typing import Any
@@ -78,28 +77,14 @@ class AgentLink(asyncio.Protocol):
         self._on_closed()
 
 
-async def connect(
-    agent_dir: str, on_event: Callable[[dict[str, Any]], None], on_closed: Callable[[], None]
+async def attach(
+    sock: socket.socket, on_event: Callable[[dict[str, Any]], None], on_closed: Callable[[], None]
 ) -> AgentLink:
-    """Connects to `agent_dir`/sock, however deep it lies (a socket address holds 108 bytes). Raises
-    Unreachable."""
+    """Over a connection to an agent, which is the link's from here on. Raises Unreachable."""
     link = AgentLink(on_event, on_closed)
     try:
-        directory = os.open(agent_dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        await asyncio.get_running_loop().create_unix_connection(lambda: link, sock=sock)
     except OSError as error:
-        raise Unreachable(f"the node's directory cannot be opened: {error}") from None
-    try:
-        # Connected here: uvloop does not follow such a path. On a Unix socket this never waits.
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            sock.setblocking(False)
-            sock.connect(f"/proc/self/fd/{directory}/sock")
-            await asyncio.get_running_loop().create_unix_connection(lambda: link, sock=sock)
-        except BaseException:
-            sock.close()
-            raise
-    except OSError as error:
+        sock.close()
         raise Unreachable(f"the node's agent cannot be reached: {error}") from None
-    finally:
-        os.close(directory)
     return link

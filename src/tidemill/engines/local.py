@@ -11,19 +11,21 @@ import contextlib
 import logging
 import os
 import re
+import secrets
+import socket
 import sys
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+import tempfile
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from tidemill.agent import main as agent_main
 from tidemill.agent import protocol
 from tidemill.domain.isolation import Limit
 from tidemill.domain.launch import DEFAULT_PATH
 from tidemill.domain.model import Vector
-from tidemill.engines import attemptlogs, nodedir, words
+from tidemill.engines import attemptlogs, words
 from tidemill.engines.base import (
     EngineError,
     EngineEvent,
@@ -36,21 +38,19 @@ from tidemill.engines.base import (
     Unreachable,
 )
 from tidemill.engines.gpus import GpuInventory, NvmlGpus
-from tidemill.engines.link import AgentLink, connect
-from tidemill.engines.nodeconfig import NodeConfigs
-from tidemill.engines.nodedir import NodeDir
+from tidemill.engines.host import DirectHost, Host
+from tidemill.engines.link import AgentLink, attach
 from tidemill.engines.processors import Processors, Reached
 from tidemill.engines.trial import trial
 from tidemill.engines.visits import Visits
-from tidemill.sandbox import processes
+from tidemill.helper import nodedir
 
 log = logging.getLogger("tidemill.engine")
 
-READY_TIMEOUT_S = 20.0
 SHUTDOWN_TIMEOUT_S = 8.0
 HELD_TIMEOUT_S = 3.0  # for agents to be reached; one that hangs counts as not alive until it answers
 PATIENCE_S = 3.0  # for what an agent left to end by itself
-_NODE_ID = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,199}$")
+_NODE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,199}")
 
 
 class Clock(Protocol):
@@ -62,7 +62,7 @@ class Clock(Protocol):
 class _Node:
     """What this process knows of a node. `link` is None while its agent is not connected."""
 
-    dir: NodeDir
+    node_id: str
     config: dict[str, Any]
     link: AgentLink | None = None
     hello: dict[str, Any] = field(default_factory=dict)
@@ -76,7 +76,7 @@ class LocalEngine(Visits):
     folder above them is closed (environments, the Python they were made from, the CA bundle).
     `own_uids=False` keeps the server's user for jobs, `cgroups=False` makes no groups, `isolation="plain"`
     no sandbox and no network: each is reported as not enforced. `services` are the ports of this host's
-    loopback that jobs may reach, by name."""
+    loopback that jobs may reach, by name. `host`: who makes nodes and ends them (None: this process)."""
 
     name = "local"
 
@@ -94,16 +94,23 @@ class LocalEngine(Visits):
         services: Mapping[str, int] | None = None,
         python: str = sys.executable,
         look_s: float = 30.0,
+        host: Host | None = None,
     ) -> None:
         if not sys.platform.startswith("linux"):
             raise EngineError(f"The local engine needs Linux (/proc, pidfd); this is {sys.platform}.")
         self._home = home.resolve()
-        self._home_id = nodedir.home_id(self._home)
         self._root = self._home / "nodes"
-        self._root.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for bind in binds:  # a path that is not there when a node opens would never be seen by it
-            if self._home in bind.absolute().parents and not bind.exists():
-                bind.mkdir(parents=True)
+        if host is None:
+            self._root.mkdir(parents=True, exist_ok=True, mode=0o700)
+            for bind in binds:  # a path that is not there when a node opens would never be seen by it
+                if self._home in bind.absolute().parents and not bind.exists():
+                    bind.mkdir(parents=True)
+            shown = [str(bind.absolute()) for bind in binds]
+            host = DirectHost(
+                self._home, shown, own_uids=own_uids, groups=cgroups, look_s=look_s, python=python
+            )
+        self._host: Host = host
+        self._isolation = isolation
         self._clock = clock
         self._capacity = capacity
         self._gpus = gpus or NvmlGpus()
@@ -117,19 +124,8 @@ class LocalEngine(Visits):
             python=python,
         )
         self._trial: asyncio.Task[dict[str, Limit]] | None = None
-        self._configs = NodeConfigs(
-            self._home_id,
-            self._root,
-            binds=binds,
-            own_uids=own_uids,
-            cgroups=cgroups,
-            isolation=isolation,
-            services=services or {},
-            look_s=look_s,
-        )
         self._services = dict(services or {})
         self._processors = Processors(self._reached)
-        self._python = python
         self._nodes: dict[str, _Node] = {}
         self._events: asyncio.Queue[EngineEvent] = asyncio.Queue()
         self._jobs: set[asyncio.Task[Any]] = set()  # keeps background work alive
@@ -145,25 +141,24 @@ class LocalEngine(Visits):
 
     async def isolation(self) -> Mapping[str, Limit]:
         if self._trial is None:
-            self._trial = asyncio.create_task(trial(self._home, self._like))
+            self._trial = asyncio.create_task(self._try())
         return await asyncio.shield(self._trial)
+
+    async def _try(self) -> dict[str, Limit]:
+        if not isinstance(self._host, DirectHost):  # it makes nodes of this home alone
+            return await trial(self._like(self._home, host=self._host), f"trial-{secrets.token_hex(4)}")
+        with tempfile.TemporaryDirectory(prefix="trial-", dir=self._home) as home:
+            return await trial(self._like(Path(home)), "trial")
 
     # --- nodes
 
     async def open_node(self, spec: NodeSpec) -> None:
-        host, sandbox = await self.capacity(), await self._configs.sandbox()
         known = self._find(spec.node_id)
         if known is None:
-            if not _NODE_ID.match(spec.node_id):
+            if not _NODE_ID.fullmatch(spec.node_id):
                 raise InvalidTask(f"node id {spec.node_id!r} is not valid: letters, digits, - _ and . only")
-            directory = NodeDir(spec.node_id, self._root / spec.node_id)
-            config = self._configs.make(spec, host, sandbox)
-            node = self._nodes[spec.node_id] = _Node(directory, config)
-            try:
-                node.dir.make(node.config)
-            except OSError as error:
-                return self._lose(node, f"the node's directory cannot be made: {error}")
-            node.opening = self._background(self._open(node))
+            node = self._nodes[spec.node_id] = _Node(spec.node_id, {})
+            node.opening = self._background(self._open(node, spec))
         elif known.link is not None:
             self._emit_ready(known)
         elif known.opening is None and known.closing is None:
@@ -180,7 +175,13 @@ class LocalEngine(Visits):
         if not self._swept:
             self._swept = True
             await asyncio.to_thread(self._sweep)
-        nodes = [n for name in sorted(os.listdir(self._root)) if (n := self._find(name)) is not None]
+        names = await asyncio.to_thread(self._host.names)
+        for name in names:
+            try:
+                await asyncio.to_thread(self._host.show, name)
+            except OSError as error:
+                log.warning("what is left of node %s cannot be reached: %s", name, error)
+        nodes = [n for name in names if (n := self._find(name)) is not None]
         for node in nodes:
             if node.link is None and node.opening is None and node.closing is None:
                 node.opening = self._background(self._readopt(node))
@@ -196,7 +197,7 @@ class LocalEngine(Visits):
         node.hello["limits"] = answer["limits"]
         if not words.size(granted).items() <= node.config.items():
             node.config.update(words.size(granted))
-            node.dir.write_config(node.config)
+            await asyncio.to_thread(self._host.resized, node_id, words.size(granted))
         await self._processors.share()
         for use, line in answer["limits"].items():
             if before.get(use) and not line["enforced"]:
@@ -243,21 +244,24 @@ class LocalEngine(Visits):
     ) -> str:
         node, _ = self._need(node_id)
         path = self.work_dir(node_id, attempt_id)
-        nodedir.make_folders(path, folders, links, node.hello["uid"])
+        nodedir.make_folders(path, folders, links, self._owner(node))
         return path
 
     async def settle_dir(self, node_id: str, attempt_id: str) -> None:
         node, _ = self._need(node_id)
-        if node.hello["uid"]:
+        if self._owner(node):
             path = self.work_dir(node_id, attempt_id)
-            await asyncio.to_thread(nodedir.hand_over, path, node.hello["uid"])
+            await asyncio.to_thread(nodedir.hand_over, path, self._owner(node))
 
     async def remove_dir(self, node_id: str, attempt_id: str) -> None:
         path = self.work_dir(node_id, attempt_id)
 
         def remove() -> None:
-            nodedir.remove_tree(path)
-            NodeDir(node_id, self._root / node_id).prune()
+            if nodedir.remove_tree(path):
+                self._host.trim(node_id)
+            node = self._nodes.get(node_id)
+            if node is None or node.closing is not None:
+                self._host.prune(node_id)
 
         await asyncio.to_thread(remove)
 
@@ -299,57 +303,40 @@ class LocalEngine(Visits):
 
     # --- opening, adopting, losing, closing
 
-    async def _open(self, node: _Node) -> None:
+    async def _open(self, node: _Node, spec: NodeSpec) -> None:
         try:
-            problem = await self._spawn_agent(node)
-            if problem:
-                self._lose(node, f"the node's agent did not start: {problem}")
-            else:
-                await self._attach(node)
+            host = await self.capacity()
+            order: dict[str, Any] = {
+                "node": node.node_id,
+                "gpu_ids": list(spec.gpu_ids),
+                "host_gpus": len(host.gpu_ids),
+                "egress": spec.egress,
+                "disk": spec.disk,
+                "services": self._services,
+                "isolation": self._isolation,
+                **words.size(spec.granted),
+            }
+            node.config = order
+            await self._host.open(order)
+            node.config = self._host.config(node.node_id) or order
+            await self._attach(node)
         except (OSError, EngineError) as error:
-            self._lose(node, f"the node's agent did not start: {error}")
+            self._lose(node, str(error))
         finally:
             node.opening = None
-
-    async def _spawn_agent(self, node: _Node) -> str:
-        """Starts it and waits for its word. Returns why it failed, or ""."""
-        name = processes.marker(self._home_id, node.dir.node_id, "agent")
-        env = {processes.VARIABLE: name, "PATH": DEFAULT_PATH}
-        argv = (self._python, "-I", "-S", "-X", "utf8", agent_main.__file__, str(node.dir.path))
-        errors = os.open(node.dir.agent / "agent.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-        try:
-            starter = await asyncio.create_subprocess_exec(
-                *argv,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=errors,
-                env=env,
-                cwd="/",
-            )
-        finally:
-            os.close(errors)
-        assert starter.stdout is not None
-        try:
-            async with asyncio.timeout(READY_TIMEOUT_S):
-                # One line, not until the end: the agent may hold a copy of the pipe for as long as it lives.
-                said = (await starter.stdout.readline()).decode(errors="replace").strip()
-                await starter.wait()
-        except TimeoutError:
-            return f"no word from it within {READY_TIMEOUT_S:g} s"
-        return "" if said == "ready" else said or f"it ended without a word; see {node.dir.agent}/agent.log"
 
     async def _attach(self, node: _Node) -> None:
         """Connects, tells the world it is ready, and asks for every event that was not forgotten."""
 
         def on_event(event: dict[str, Any]) -> None:
-            self._events.put_nowait(words.task_event(node.dir.node_id, event))
+            self._events.put_nowait(words.task_event(node.node_id, event))
 
         def on_closed() -> None:
             node.link = None
             if not self._detached and node.closing is None and node.opening is None:
                 node.opening = self._background(self._readopt(node))
 
-        link = await connect(str(node.dir.agent), on_event, on_closed)
+        link = await attach(await asyncio.to_thread(self._host.connect, node.node_id), on_event, on_closed)
         try:
             hello = await link.call("hello")
         except EngineError:
@@ -369,12 +356,12 @@ class LocalEngine(Visits):
         """Reconnects to an agent that lives; tells of the loss of one that does not."""
         pause = 0.005
         try:
-            while node.dir.agent_pid() is not None:
+            while await asyncio.to_thread(self._host.lives, node.node_id):
                 try:
                     await self._attach(node)
                     return
                 except EngineError as error:
-                    log.warning("node %s: %s", node.dir.node_id, error)
+                    log.warning("node %s: %s", node.node_id, error)
                     await asyncio.sleep(pause)
                     pause = min(1.0, pause * 2)
             self._lose(node, "its agent has died; what it ran is not proved gone until the node is closed")
@@ -387,15 +374,15 @@ class LocalEngine(Visits):
         if node.lost or node.closing is not None:
             return
         node.lost = True
-        for (attempt, rank), record in node.dir.journal().tasks.items():
+        for (attempt, rank), record in self._host.journal(node.node_id).tasks.items():
             if record.exit is not None:
                 event = {"kind": "task_exited", "attempt": attempt, "rank": rank, **record.exit}
-                self._events.put_nowait(words.task_event(node.dir.node_id, event))
-        self._emit("node_lost", node.dir.node_id, reason="lost", message=message)
+                self._events.put_nowait(words.task_event(node.node_id, event))
+        self._emit("node_lost", node.node_id, reason="lost", message=message)
 
     async def _close(self, node: _Node) -> None:
         """Asks the agent to end everything; where it does not, kills it and everything marked as its own."""
-        node_id = node.dir.node_id
+        node_id = node.node_id
         if node.opening is not None:
             node.opening.cancel()  # an agent that is just starting is found by its marker below
             await asyncio.wait([node.opening])
@@ -409,12 +396,12 @@ class LocalEngine(Visits):
         await self._agent_gone(node, patience_s=2.0 if proved else 0.0)
         pause, waited = 0.005, 0.0
         while not proved:
-            proved = await asyncio.to_thread(node.dir.kill_rest, node.config, hard=waited > PATIENCE_S)
+            proved = await asyncio.to_thread(self._host.end_rest, node_id, waited > PATIENCE_S)
             if not proved:
                 await asyncio.sleep(pause)
                 waited += pause
                 pause = min(1.0, pause * 2)
-        await asyncio.to_thread(node.dir.remove)
+        await asyncio.to_thread(self._host.remove, node_id)
         if node.link is not None:
             node.link.close()
         del self._nodes[node_id]
@@ -423,20 +410,15 @@ class LocalEngine(Visits):
 
     async def _agent_gone(self, node: _Node, patience_s: float) -> None:
         pause, waited = 0.001, 0.0
-        while node.dir.agent_pid() is not None:
+        while await asyncio.to_thread(self._host.lives, node.node_id):
             if waited >= patience_s:
-                node.dir.kill_agent()
+                await asyncio.to_thread(self._host.end_agent, node.node_id)
             await asyncio.sleep(pause)
             waited += pause
             pause = min(0.1, pause * 2)
 
     def _sweep(self) -> None:
-        """Groups of this home whose node directory is gone: killed and removed; half-made directories:
-        removed."""
-        for path in self._root.iterdir():
-            if path.is_dir() and path.name not in self._nodes and not (path / "agent" / "node.json").exists():
-                NodeDir(path.name, path).remove()
-        left = nodedir.sweep_groups(self._root, self._home_id, PATIENCE_S)
+        left = self._host.sweep(list(self._nodes))
         if left:
             log.warning("cgroups that still hold processes: %s", ", ".join(left))
 
@@ -449,18 +431,21 @@ class LocalEngine(Visits):
             if n.link is not None and n.closing is None
         ]
 
-    def _visited(self, node_id: str) -> tuple[int, str, AgentLink]:
+    def _visited(self, node_id: str) -> tuple[int, Callable[[], socket.socket], AgentLink]:
         node, link = self._need(node_id)
-        return node.hello["version"], str(node.dir.agent), link
+        return node.hello["version"], partial(self._host.connect, node_id), link
+
+    def _owner(self, node: _Node) -> int:
+        """Whom the files of its jobs are to be given to; 0: nobody, they are ours."""
+        return 0 if self._host.own_files else node.hello["uid"]
 
     def _find(self, node_id: str) -> _Node | None:
         """The node as known, or as found on disk (an orphan of an earlier server)."""
         node = self._nodes.get(node_id)
-        if node is None and _NODE_ID.match(node_id):
-            directory = NodeDir(node_id, self._root / node_id)
-            config = directory.config()
+        if node is None and _NODE_ID.fullmatch(node_id):
+            config = self._host.config(node_id)
             if config is not None:
-                node = self._nodes[node_id] = _Node(directory, config)
+                node = self._nodes[node_id] = _Node(node_id, config)
         return node
 
     def _need(self, node_id: str) -> tuple[_Node, AgentLink]:
@@ -477,11 +462,11 @@ class LocalEngine(Visits):
         c = node.config
         granted = Vector(c["cpu_milli"], c["memory"], c["gpus"])
         alive = node.link is not None
-        return HeldNode(c["node_id"], alive, granted, words.limits(node.hello), words.handle(node.hello))
+        return HeldNode(node.node_id, alive, granted, words.limits(node.hello), words.handle(node.hello))
 
     def _emit_ready(self, node: _Node) -> None:
         limits, handle = words.limits(node.hello), words.handle(node.hello)
-        self._emit("node_ready", node.dir.node_id, limits=limits, handle=handle)
+        self._emit("node_ready", node.node_id, limits=limits, handle=handle)
 
     def _emit(self, kind: str, node_id: str, **more: Any) -> None:
         at, mono = self._clock.now(), self._clock.boottime()

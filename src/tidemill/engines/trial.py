@@ -4,9 +4,7 @@ only one that cannot be wrong. `tidemill doctor` shows it; a required isolation 
 from __future__ import annotations
 
 import asyncio
-import tempfile
-from collections.abc import Callable
-from pathlib import Path
+from dataclasses import replace
 
 from tidemill.domain.isolation import Limit
 from tidemill.domain.model import Vector
@@ -16,20 +14,19 @@ _NODE = NodeSpec("trial", Vector(1000, 256 << 20))
 _PATIENCE_S = 30.0
 
 
-async def trial(folder: Path, engine_at: Callable[[Path], Engine]) -> dict[str, Limit]:
-    """Limits by name, of a node whose home lies in `folder`. Raises EngineError when none could be opened."""
-    with tempfile.TemporaryDirectory(prefix="trial-", dir=folder) as home:
-        engine = engine_at(Path(home))
-        try:
-            async with asyncio.timeout(_PATIENCE_S):
-                await engine.open_node(_NODE)
-                opened = await _until(engine, "node_ready", "node_lost")
-                await engine.close_node(_NODE.node_id)
-                await _until(engine, "node_closed")
-        except TimeoutError:
-            raise EngineError(f"No node could be opened here within {_PATIENCE_S:g} s.") from None
-        finally:
-            await engine.detach()
+async def trial(engine: Engine, node_id: str) -> dict[str, Limit]:
+    """Limits by name, of a node of an engine that is made for this and let go of. Raises EngineError when it
+    could not be opened."""
+    try:
+        async with asyncio.timeout(_PATIENCE_S):
+            await engine.open_node(replace(_NODE, node_id=node_id))
+            opened = await _until(engine, "node_ready", "node_lost")
+            await engine.close_node(node_id)
+            await _until(engine, "node_closed")
+    except TimeoutError:
+        raise EngineError(f"No node could be opened here within {_PATIENCE_S:g} s.") from None
+    finally:
+        await engine.detach()
     if opened.kind == "node_lost":
         raise EngineError(f"No node could be opened here: {opened.message}.")
     return opened.limits

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from tidemill.agent import protocol
 from tidemill.engines import entered
 from tidemill.engines.base import Beside, InvalidTask, TaskKey
-from tidemill.engines.entered import Entered
+from tidemill.engines.entered import Connect, Entered
 from tidemill.engines.link import AgentLink
 
 
@@ -40,11 +40,11 @@ class Visits:
         return await entered.dial(self._open_to_visits(node_id)[0], task.attempt_id, task.rank, port)
 
     @abstractmethod
-    def _visited(self, node_id: str) -> tuple[int, str, AgentLink]:
-        """(the version its agent speaks, its directory, the link to it). Raises Unreachable."""
+    def _visited(self, node_id: str) -> tuple[int, Connect, AgentLink]:
+        """(the version its agent speaks, a way to connect to it, the link there is). Raises Unreachable."""
 
-    def _open_to_visits(self, node_id: str) -> tuple[str, AgentLink]:
-        version, directory, link = self._visited(node_id)
+    def _open_to_visits(self, node_id: str) -> tuple[Connect, AgentLink]:
+        version, connect, link = self._visited(node_id)
         if version < protocol.SESSIONS_SINCE:
             raise InvalidTask(f"node {node_id} was opened by an earlier Tidemill, which lets nobody in")
-        return directory, link
+        return connect, link

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import ctypes
 import os
+import struct
 
 CLONE_NEWNS, CLONE_NEWUSER, CLONE_NEWNET = 0x00020000, 0x10000000, 0x40000000
 CLONE_NEWCGROUP, CLONE_NEWUTS, CLONE_NEWIPC, CLONE_NEWPID = 0x02000000, 0x04000000, 0x08000000, 0x20000000
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_REMOUNT, MS_BIND, MS_REC, MS_SLAVE = 1, 2, 4, 32, 4096, 16384, 1 << 19
-MS_NOEXEC, MS_NOATIME = 8, 1024
+MS_NOEXEC, MS_NOATIME, MS_PRIVATE = 8, 1024, 1 << 18
 
 _MNT_DETACH = 2
 
+# asm-generic/unistd.h and every architecture since: the numbers are the same. linux/mount.h for the flags.
+_SYS_OPEN_TREE, _SYS_MOVE_MOUNT, _SYS_MOUNT_SETATTR = 428, 429, 442
+_OPEN_TREE_CLONE, _MOVE_MOUNT_F_EMPTY_PATH, _MOUNT_ATTR_IDMAP = 1, 4, 0x00100000
+_MOUNT_ATTR_NOSUID, _MOUNT_ATTR_NODEV, _MOUNT_ATTR_NOEXEC = 2, 4, 8
+_AT_FDCWD, _AT_EMPTY_PATH = -100, 0x1000
+
 _PR_SET_PDEATHSIG = 1
+_PR_SET_DUMPABLE = 4
 _PR_SET_CHILD_SUBREAPER = 36
 _PR_SET_NO_NEW_PRIVS = 38
 _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 22, 2
@@ -77,11 +85,45 @@ def setns(namespace: int, kind: int = 0) -> None:
     _check(_libc.setns(namespace, kind), "setns")
 
 
-def drop_capabilities() -> None:
-    """Every one, from every set, for good."""
+def clone_mount(directory: int) -> int:
+    """A descriptor of a mount of its own of what the descriptor stands for; it is mounted nowhere yet."""
+    flags = _OPEN_TREE_CLONE | os.O_CLOEXEC | _AT_EMPTY_PATH
+    made = _libc.syscall(_SYS_OPEN_TREE, directory, b"", ctypes.c_uint(flags))
+    _check(0 if made >= 0 else -1, "open_tree")
+    return made
+
+
+def map_ids(mount: int, users: int) -> None:
+    """Shows, on a cloned mount, each id of the disk as the one that the user namespace maps it to."""
+    attributes = struct.pack(
+        "=QQQQ", _MOUNT_ATTR_IDMAP | _MOUNT_ATTR_NOSUID | _MOUNT_ATTR_NODEV | _MOUNT_ATTR_NOEXEC, 0, 0, users
+    )
+    call = (_SYS_MOUNT_SETATTR, mount, b"", ctypes.c_uint(_AT_EMPTY_PATH), attributes, len(attributes))
+    _check(_libc.syscall(*call), "mount_setattr")
+
+
+def move_mount(mount: int, target: str) -> None:
+    """Mounts a clone, in the mount namespace of this process."""
+    path, flags = os.fsencode(target), ctypes.c_uint(_MOVE_MOUNT_F_EMPTY_PATH)
+    result = _libc.syscall(_SYS_MOVE_MOUNT, mount, b"", _AT_FDCWD, path, flags)
+    _check(result, f"move_mount to {target}")
+
+
+def be_dumpable() -> None:
+    """After a change of users: /proc/PID is this process's own again, as that of any program of its user."""
+    _prctl(_PR_SET_DUMPABLE, 1, "prctl(PR_SET_DUMPABLE)")
+
+
+def drop_bounding_set() -> None:
+    """No program that this process runs gains a capability that way. It keeps those that it has."""
     number = 0
     while _libc.prctl(_PR_CAPBSET_DROP, ctypes.c_ulong(number), 0, 0, 0) == 0:
         number += 1  # up to the last that this kernel has
+
+
+def drop_capabilities() -> None:
+    """Every one, from every set, for good."""
+    drop_bounding_set()
     _libc.prctl(_PR_CAP_AMBIENT, ctypes.c_ulong(_PR_CAP_AMBIENT_CLEAR_ALL), 0, 0, 0)
     header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
     _check(_libc.capset(header, (ctypes.c_uint32 * 6)()), "capset")

@@ -35,6 +35,16 @@ def marked(prefix: str, *, but: int = 0) -> list[int]:
     return found
 
 
+def is_marked(pid: int, prefix: str) -> bool:
+    """Whether this process's marker begins with `prefix`, as far as that can be read."""
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            words = file.read().split(b"\0")
+    except OSError:
+        return False
+    return any(word.startswith(f"{VARIABLE}={prefix}".encode()) for word in words)
+
+
 def children(parent: int) -> list[int]:
     """Live direct children of a process (zombies left out)."""
     found: list[int] = []

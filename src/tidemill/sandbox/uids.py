@@ -1,7 +1,8 @@
-"""Ranges of user ids, one for each node of this host, whatever home it belongs to: claims on disk, as root.
+"""Ranges of user ids, one for each node of this host, whatever home it belongs to, and one for each home
+whose server has a user of its own: claims on disk, as root.
 
 A claim is a symbolic link, so it is made whole or not at all: its name is the number of the range, what it
-points to is the node's directory. A node that is gone has no claim: nobody has to give one back.
+points to is the directory of the node or the home. One that is gone has no claim: nobody has to give it back.
 """
 
 from __future__ import annotations
@@ -23,15 +24,17 @@ class Full(Exception):
 
 
 class Range:
-    """`first` is the uid and gid of jobs; first..first+count-1 are the node's, for user namespaces; `relay`
-    is the node's, too, and never inside one."""
+    """`first` is the uid and gid of jobs; first..first+count-1 are the node's, for user namespaces; `keeper`,
+    which owns the folder that the directories of attempts are made in, and `relay` are the node's, too, and
+    never inside one. Of a home, `first` is its server's user and `first` + 1 what that sees keepers as."""
 
-    __slots__ = ("count", "first", "relay")
+    __slots__ = ("count", "first", "keeper", "relay")
 
     def __init__(self, number: int) -> None:
         self.first = FIRST + number * SIZE
-        self.count = SIZE - 1
-        self.relay = self.first + self.count
+        self.count = SIZE - 2
+        self.keeper = self.first + self.count
+        self.relay = self.keeper + 1
 
 
 def claim(directory: str, registry: str = "") -> Range:
@@ -53,6 +56,17 @@ def claim(directory: str, registry: str = "") -> Range:
         return Range(number)
     finally:
         os.close(lock)
+
+
+def claimed(directory: str, registry: str = "") -> Range | None:
+    """What was claimed for it, if anything."""
+    registry = registry or REGISTRY
+    with contextlib.suppress(FileNotFoundError):
+        for name in os.listdir(registry):
+            with contextlib.suppress(OSError, ValueError):
+                if os.readlink(f"{registry}/{name}") == directory:
+                    return Range(int(name))
+    return None
 
 
 def _held(registry: str) -> dict[int, str]:

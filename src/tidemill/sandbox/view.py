@@ -19,11 +19,14 @@ class NotAllowed(Exception):
 
 
 class Bind:
-    __slots__ = ("path", "writable")
+    """`exact`: somebody else may put a link in its place, which is not followed."""
 
-    def __init__(self, path: str, writable: bool = False) -> None:
+    __slots__ = ("exact", "path", "writable")
+
+    def __init__(self, path: str, writable: bool = False, exact: bool = False) -> None:
         self.path = path
         self.writable = writable
+        self.exact = exact
 
 
 def enter(binds: list[Bind]) -> None:
@@ -37,13 +40,14 @@ def enter(binds: list[Bind]) -> None:
     except OSError as error:
         raise NotAllowed(str(error)) from None
     disk.hide_others({b.path for b in wanted})
-    sources = [(b, os.open(b.path, os.O_PATH | os.O_CLOEXEC)) for b in wanted]
+    sources = [(b, os.open(b.path, os.O_PATH | os.O_CLOEXEC | _nofollow(b))) for b in wanted]
     umask = os.umask(0o022)
     try:
         for cover in covers:
             linux.mount("tmpfs", cover, "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, "mode=0755,size=256k")
         for bind, source in sources:
-            _bind(bind, source)
+            if not stat.S_ISLNK(os.fstat(source).st_mode):
+                _bind(bind, source)
         for cover in covers:
             linux.mount("none", cover, flags=linux.MS_REMOUNT | linux.MS_BIND | linux.MS_RDONLY)
     finally:
@@ -76,12 +80,20 @@ def closed_ancestor(path: str) -> str:
 def _with_real_paths(binds: list[Bind]) -> list[Bind]:
     """Absent ones dropped; where a path passes a symbolic link, its real path is needed too. Shallow ones
     first."""
-    modes: dict[str, bool] = {}
+    modes: dict[str, Bind] = {}
     for bind in binds:
-        if os.path.exists(bind.path):
+        if bind.exact:
+            if os.path.lexists(bind.path) and not os.path.islink(bind.path):
+                modes[bind.path] = bind
+        elif os.path.exists(bind.path):
             for path in (os.path.abspath(bind.path), os.path.realpath(bind.path)):
-                modes[path] = modes.get(path, False) or bind.writable
-    return [Bind(path, modes[path]) for path in sorted(modes, key=lambda p: (p.count("/"), p))]
+                before = modes.get(path)
+                modes[path] = Bind(path, bind.writable or (before is not None and before.writable))
+    return sorted(modes.values(), key=lambda b: (b.path.count("/"), b.path))
+
+
+def _nofollow(bind: Bind) -> int:
+    return os.O_NOFOLLOW if bind.exact else 0
 
 
 def _bind(bind: Bind, source: int) -> None:

@@ -21,6 +21,7 @@ from tidemill.identity.storage_keys import StorageKeys
 from tidemill.identity.tokens import HomeOwner, TokenIssuer
 from tidemill.server.home import Config, Home
 from tidemill.server.ports import SystemClock, SystemIds
+from tidemill.server.privileges import Standing
 from tidemill.wire.http import Route
 
 ROUTE_MODULES = (
@@ -86,14 +87,18 @@ def issuer(home: Home, config: Config, keys: Keys, addresses: Addresses) -> Toke
     )
 
 
-async def compose(home: Home, config: Config, keys: Keys, addresses: Addresses, incarnation: str) -> Composed:
+async def compose(
+    home: Home, config: Config, keys: Keys, addresses: Addresses, standing: Standing, incarnation: str
+) -> Composed:
     """Opens everything a home has. Nothing runs by itself yet."""
     from tidemill.app.access_directory import AccessDirectory
     from tidemill.app.session_directory import SessionDirectory
     from tidemill.catalog.curated import CuratedCatalog
     from tidemill.catalog.sizes import SizeCatalog
     from tidemill.data.blobstore import BlobStore
+    from tidemill.engines.helped import HelperHost
     from tidemill.engines.local import LocalEngine
+    from tidemill.environments import python
     from tidemill.environments.box import Confinement
     from tidemill.environments.builder import EnvironmentBuilder
     from tidemill.environments.dockerfiles.builder import DockerfileBuilder
@@ -109,6 +114,7 @@ async def compose(home: Home, config: Config, keys: Keys, addresses: Addresses, 
         binds=(home.envs, home.images, tls_files(home.tls).bundle, Path(sys.base_prefix)),
         services=addresses.ports,
         isolation=config.isolation,
+        host=HelperHost(home.root.resolve()) if standing.helped else None,
     )
     confinement = Confinement(unconfined=config.unconfined_builds, egress=config.build_egress)
     images = ImageStore(
@@ -133,6 +139,7 @@ async def compose(home: Home, config: Config, keys: Keys, addresses: Addresses, 
             images=config.images,
             egress=check_line(config.egress, "config.json: egress", "egress"),
             require_isolation=config.require_isolation,
+            why_root=standing.why_root if standing.helped or standing.why_root else None,
             strict_python=config.strict_python,
             cancel_grace_s=config.cancel_grace_s,
             close_grace_s=config.close_grace_s,
@@ -153,6 +160,7 @@ async def compose(home: Home, config: Config, keys: Keys, addresses: Addresses, 
             clock.now,
             strict_python=config.strict_python,
             confinement=confinement,
+            rank=python.rank_for_other_users if standing.helped else None,
         ),
         images=images,
         dockerfiles=DockerfileBuilder(home.images, images, confinement),

@@ -27,9 +27,10 @@ from tidemill import __version__
 from tidemill.app.services import Addresses, Services
 from tidemill.domain.errors import Conflict, TidemillError
 from tidemill.domain.isolation import LEVELS, strictest
+from tidemill.engines.helped import HelperHost
 from tidemill.identity import ca
 from tidemill.identity import keys as key_files
-from tidemill.server import dataproc, exposure
+from tidemill.server import dataproc, exposure, privileges
 from tidemill.server import home as homes
 from tidemill.server.listener import Listener, configure
 from tidemill.server.lock import HomeLock
@@ -60,6 +61,7 @@ class Options:
     images: str = ""
     isolation: str = ""
     require_isolation: str = ""
+    keep_root: bool = False
 
 
 def run(options: Options, ready: Callable[[dict[str, Any]], None]) -> None:
@@ -67,17 +69,26 @@ def run(options: Options, ready: Callable[[dict[str, Any]], None]) -> None:
     Raises TidemillError when it cannot start."""
     import uvloop
 
+    typed = [path for path in (options.certificate, options.key) if path and path != exposure.HOME]
+    standing = privileges.drop(options.home, typed, keep=options.keep_root)
     home = homes.prepare(options.home)
     lock = HomeLock.acquire(home.lock)
     try:
         _log_to(home.logs / "control.log")
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_serve(home, options, ready))
+            runner.run(_serve(home, options, ready, standing))
+        if standing.helped:
+            HelperHost(home.root.resolve()).leave()
     finally:
         lock.release()
 
 
-async def _serve(home: homes.Home, options: Options, ready: Callable[[dict[str, Any]], None]) -> None:
+async def _serve(
+    home: homes.Home,
+    options: Options,
+    ready: Callable[[dict[str, Any]], None],
+    standing: privileges.Standing,
+) -> None:
     started = SystemClock().now()
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -124,14 +135,14 @@ async def _serve(home: homes.Home, options: Options, ready: Callable[[dict[str, 
             http=f"http://127.0.0.1:{ports['http']}",
             data=f"https://localhost:{ports['data']}",
         )
-        app = await _start_services(stack, home, config, keys, addresses)
+        app = await _start_services(stack, home, config, keys, addresses, standing)
         await data.ready()
         data.supervise()
         await _start_listeners(stack, app, certificates, https, http)
         renewal = asyncio.create_task(exposure.renew(home, config), name="certificates")
         stack.callback(renewal.cancel)
 
-        state |= _state(home, config, data.pid, addresses, started)
+        state |= _state(home, config, data.pid, addresses, started, standing)
         homes.write_server(home, state)
         stack.callback(home.server_json.unlink, missing_ok=True)
         _quiet_collector()
@@ -147,6 +158,7 @@ async def _start_services(
     config: homes.Config,
     keys: key_files.Keys,
     addresses: Addresses,
+    standing: privileges.Standing,
 ) -> Any:
     """Opens the home, makes its defaults, starts the controllers. -> the ASGI application."""
     from tidemill.app import restored
@@ -158,10 +170,10 @@ async def _start_services(
     from tidemill.server import compose
     from tidemill.server.asgi import App
 
-    composed = await compose.compose(home, config, keys, addresses, uuid.uuid4().hex)
+    composed = await compose.compose(home, config, keys, addresses, standing, uuid.uuid4().hex)
     services = composed.services
     stack.push_async_callback(compose.close, services)
-    await _check_isolation(services, config)
+    await _check_isolation(services, config, standing)
     owner = services.tokens.owner
     await ensure_owner(services, owner.oid, owner.name, owner.client_id)
     await ensure_defaults(services, composed.owner, config.scope)
@@ -178,11 +190,11 @@ async def _start_services(
     return App(services, compose.routes())
 
 
-async def _check_isolation(services: Services, config: homes.Config) -> None:
+async def _check_isolation(services: Services, config: homes.Config, standing: privileges.Standing) -> None:
     """Raises Conflict, saying what is missing, when this host cannot give what was asked for."""
     from tidemill.app.isolation import check_host
 
-    if config.isolation == "rootless" and os.geteuid() == 0:
+    if config.isolation == "rootless" and (standing.helped or os.geteuid() == 0):
         raise Conflict(
             "isolation rootless is that of a server which is not root, and this one is. "
             "Use --isolation full, or start it as another user.",
@@ -238,7 +250,12 @@ async def _start_listeners(
 
 
 def _state(
-    home: homes.Home, config: homes.Config, data_pid: int, addresses: Addresses, started: int
+    home: homes.Home,
+    config: homes.Config,
+    data_pid: int,
+    addresses: Addresses,
+    started: int,
+    standing: privileges.Standing,
 ) -> dict[str, Any]:
     scope = config.scope
     return {
@@ -246,6 +263,8 @@ def _state(
         "home": str(home.root),
         "pid": os.getpid(),
         "data_pid": data_pid,
+        "uid": os.getuid(),
+        "why_root": standing.why_root,
         "addresses": {"https": addresses.https, "http": addresses.http, "data": addresses.data},
         "listen": list(config.listening.addresses),
         "names": list(config.listening.names),
@@ -302,6 +321,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--images", default="")
     parser.add_argument("--isolation", default="")
     parser.add_argument("--require-isolation", default="")
+    parser.add_argument("--keep-root", action="store_true")
     parser.add_argument("--ready-fd", type=int)
     values = vars(parser.parse_args(argv))
     descriptor = values.pop("ready_fd")

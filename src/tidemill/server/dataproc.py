@@ -106,6 +106,15 @@ def listens_as(home: Home, config: Config) -> bool:
     return state is not None and state["listening"] == mark_of(config.listening, config.own_pair)
 
 
+def user_of(pid: int) -> int | None:
+    """The user that a process runs as; None when it is gone."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return None
+    return next(int(line.split()[1]) for line in lines if line.startswith("Uid:"))
+
+
 def _is_data_process(pid: int, home: Path) -> bool:
     try:
         argv = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")

@@ -23,7 +23,9 @@ DEFAULT_GROUP = "tidemill"
 DEFAULT_WORKSPACE = "main"
 DEFAULT_REGION = "eastus"
 # What a start that was cut off before config.json may have left.
-_OURS = {"lock", "secrets", "tls", "db", "blobs", "envs", "images", "logs"}
+_OURS = {
+    "lock", "secrets", "tls", "db", "blobs", "envs", "images", "logs", "nodes", "helper",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,15 +140,15 @@ def prepare(root: Path) -> Home:
     home = Home(root)
     try:
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if root.stat().st_uid != os.geteuid():
+        info = root.stat()
+        ours = info.st_uid == os.geteuid()
+        if not ours and (info.st_uid, info.st_gid) != (0, os.getegid()):  # that of a root that was given up
             raise Forbidden(
                 f"{root} belongs to another user. Give a home of your own: --home DIR.", target="--home"
             )
-        if not home.config.exists() and any(entry.name not in _OURS for entry in root.iterdir()):
-            raise InvalidRequest(
-                f"{root} is not empty and is no Tidemill home. Give an empty or new directory: --home DIR.",
-                target="--home",
-            )
+        check_content(home)
+        if not ours:
+            return home
         root.chmod(0o700)
         for folder in (home.secrets, home.tls, home.db, home.blobs, home.envs, home.images, home.logs):
             folder.mkdir(mode=0o700, exist_ok=True)
@@ -161,6 +163,15 @@ def prepare(root: Path) -> Home:
             f"{error.filename}: permission denied. Give another --home DIR.", target="--home"
         ) from None
     return home
+
+
+def check_content(home: Home) -> None:
+    """Raises InvalidRequest for a directory that holds something else."""
+    if not home.config.exists() and any(entry.name not in _OURS for entry in home.root.iterdir()):
+        raise InvalidRequest(
+            f"{home.root} is not empty and is no Tidemill home. Give an empty or new directory: --home DIR.",
+            target="--home",
+        )
 
 
 def load_config(

@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from urllib.parse import urlsplit
 
 from tidemill.domain.errors import Conflict, InvalidRequest, NotFound, TidemillError
@@ -43,6 +43,7 @@ def up(
     images: str = "",
     isolation: str = "",
     require_isolation: str = "",
+    keep_root: bool = False,
     detach: bool = False,
     on_ready: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
@@ -64,6 +65,7 @@ def up(
         "images": images,
         "isolation": isolation,
         "require_isolation": require_isolation,
+        "keep_root": keep_root,
     }
     if detach:
         state = _spawn(options)
@@ -84,13 +86,16 @@ def up(
 
 
 def _spawn(options: dict[str, Any]) -> dict[str, Any]:
-    home = homes.prepare(options["home"])
+    home = _prepare(options["home"])
     read_end, write_end = os.pipe()
     argv = [sys.executable, "-m", "tidemill.server.control", "--ready-fd", str(write_end)]
     for name, value in options.items():
-        if value not in (None, ""):
-            argv += ["--" + name.replace("_", "-"), str(value)]
-    with open(home.logs / "control.log", "ab") as log:
+        flag = "--" + name.replace("_", "-")
+        if value is True:
+            argv.append(flag)
+        elif value is not False and value not in (None, ""):
+            argv += [flag, str(value)]
+    with _log_of(home) as log:
         child = subprocess.Popen(
             argv,
             stdin=subprocess.DEVNULL,
@@ -118,6 +123,24 @@ def _spawn(options: dict[str, Any]) -> dict[str, Any]:
     )
 
 
+def _prepare(root: Path) -> homes.Home:
+    """Its folders are the server's to make, where this process is root: see server/privileges.py."""
+    if os.geteuid() != 0:
+        return homes.prepare(root)
+    from tidemill.server import privileges
+
+    privileges.lay_home(root)
+    homes.check_content(homes.Home(root))
+    return homes.Home(root)
+
+
+def _log_of(home: homes.Home) -> IO[bytes]:
+    """By no link: the folder is the server's, which may be another user."""
+    home.logs.mkdir(mode=0o700, exist_ok=True)
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    return os.fdopen(os.open(home.logs / "control.log", flags, 0o600), "ab")
+
+
 def _read_line(descriptor: int, seconds: float) -> dict[str, Any] | None:
     """The JSON line that the server writes; {} when it ended without one; None when time ran out."""
     text, until = b"", time.monotonic() + seconds
@@ -143,6 +166,9 @@ def down(home: Path) -> dict[str, Any]:
     # A server that ends well takes it along. The home of a connection has none.
     data = dataproc.find(where) if where.config.exists() else None
     pid = holder(where.lock)
+    for found, file in ((pid, where.lock), (data and data[0], where.root / dataproc.STATE)):
+        if found and not _may_be_ended(found, file):
+            raise Conflict(f"Process {found} is not of this home's server, as {file} says.", "StopFailed")
     if pid is not None:
         if not dataproc.terminate(pid, STOP_S):
             raise Conflict(f"The server (pid {pid}) does not end.", "StopFailed")
@@ -151,7 +177,23 @@ def down(home: Path) -> dict[str, Any]:
         dataproc.terminate(data[0], dataproc.STOP_S)
         stopped.append(data[0])
     where.server_json.unlink(missing_ok=True)
+    if os.geteuid() == 0:
+        from tidemill.sandbox import cgroups
+        from tidemill.server import helper_process, privileges
+
+        helper_process.stop(where.root.resolve())
+        for directory in cgroups.stale(privileges.server_group(where.root.resolve())):
+            cgroups.remove(directory)
     return {"stopped": stopped}
+
+
+def _may_be_ended(pid: int, file: Path) -> bool:
+    """As root: the file that says which process it is may be another user's, and so must the process be."""
+    from tidemill.server import dataproc
+
+    if os.geteuid() != 0:
+        return True
+    return dataproc.user_of(pid) in (file.lstat().st_uid, None)
 
 
 def status(home: Path) -> dict[str, Any]:
@@ -227,6 +269,17 @@ def isolation(home: Path) -> dict[str, Limit]:
             return asyncio.run(ask(folder))
         except EngineError as error:
             raise TidemillError(str(error), "NoNode", status=409) from None
+
+
+def why_root(home: Path) -> str | None:
+    """Why a server that this user starts keeps root; "" where it gives it up, None for who is not root."""
+    if os.geteuid() != 0:
+        return None
+    from tidemill.server import privileges
+
+    place = home if home.is_dir() else None
+    with tempfile.TemporaryDirectory(prefix="doctor-", dir=place) as folder:
+        return privileges.why_not(Path(folder))
 
 
 def variables(home: Path) -> dict[str, str]:

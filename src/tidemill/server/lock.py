@@ -21,16 +21,11 @@ class HomeLock:
     @classmethod
     def acquire(cls, path: Path) -> HomeLock:
         """Raises Conflict naming the pid that holds it."""
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         pid = _take(descriptor)
         if pid is not None:
             os.close(descriptor)
-            raise Conflict(
-                f"A server already runs on the home {path.parent}: pid {pid or 'unknown'}. "
-                f"Use it, stop it (tidemill down --home {path.parent}), or give another --home.",
-                "HomeInUse",
-                "--home",
-            )
+            raise in_use(path, pid)
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         return cls(descriptor)
@@ -40,6 +35,16 @@ class HomeLock:
             os.ftruncate(self._descriptor, 0)
             os.close(self._descriptor)
             self._descriptor = -1
+
+
+def in_use(path: Path, pid: str) -> Conflict:
+    """Of the home whose lock this is."""
+    return Conflict(
+        f"A server already runs on the home {path.parent}: pid {pid or 'unknown'}. "
+        f"Use it, stop it (tidemill down --home {path.parent}), or give another --home.",
+        "HomeInUse",
+        "--home",
+    )
 
 
 def _take(descriptor: int) -> str | None:
@@ -67,7 +72,7 @@ def _dying(pid: str) -> bool:
 def holder(path: Path) -> int | None:
     """The pid that holds the lock now; None when nobody does."""
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError:
         return None
     try:

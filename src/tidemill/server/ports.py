@@ -59,7 +59,9 @@ def listen(
         except OSError as error:
             if error.errno == errno.EACCES:
                 raise Conflict(
-                    f"{flag} {port}: not allowed for this user. Use one above 1023.", target=flag
+                    f"{flag} {port}: not allowed for this user. Use one above 1023 (or, if root starts the "
+                    "server, --keep-root).",
+                    target=flag,
                 ) from None
             if error.errno != errno.EADDRINUSE:
                 raise

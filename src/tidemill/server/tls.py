@@ -6,6 +6,7 @@ from __future__ import annotations
 import datetime as dt
 import ipaddress
 import logging
+import os
 import ssl
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -79,6 +80,12 @@ def check_own(pair: Pair, names: Sequence[str], now_us: int) -> dt.datetime:
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(pair.certificate, pair.key)
         certificate = x509.load_pem_x509_certificate(pair.certificate.read_bytes())
+    except PermissionError:
+        raise InvalidRequest(
+            f"--certificate {pair.certificate} or --key {pair.key} may not be read by the server's user: let "
+            f"it (setfacl -m u:{os.getuid()}:r FILE) or, if root starts the server, use --keep-root.",
+            target="--certificate",
+        ) from None
     except (OSError, ValueError) as error:
         raise InvalidRequest(
             f"--certificate {pair.certificate} with --key {pair.key} cannot be used: {error}. Give PEM "

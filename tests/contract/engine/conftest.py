@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from engine_support import Harness, RealClock, fake_plan, local_engine
+from engine_support import HELPED, Harness, RealClock, fake_plan, helped_harness, local_engine
 
 from tidemill.engines.fake import FakeEngine
 
@@ -16,6 +16,11 @@ from tidemill.engines.fake import FakeEngine
 async def local(tmp_path: Path) -> AsyncIterator[Harness]:
     if not sys.platform.startswith("linux"):
         pytest.skip("the local engine needs Linux")
+    if HELPED:
+        harness = helped_harness()
+        yield harness
+        await harness.close()
+        return
     home = tmp_path / "home"
     home.mkdir(mode=0o700)
     (home / "envs").mkdir()
@@ -35,6 +40,8 @@ async def any_engine(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIte
             return fake
 
         harness = Harness(fake, again, tmp_path)
+    elif HELPED:
+        harness = helped_harness()
     else:
         home = tmp_path / "home"
         home.mkdir(mode=0o700)

@@ -17,10 +17,11 @@ import pytest
 
 from pidspace import host_pids
 from tidemill.domain.model import Vector
-from tidemill.engines import nodedir
 from tidemill.engines.base import Engine, EngineEvent, NodeSpec, TaskKey, TaskSpec
 from tidemill.engines.fake import Plan
+from tidemill.engines.helped import HelperHost
 from tidemill.engines.local import LocalEngine
+from tidemill.helper import nodedir
 from tidemill.sandbox import processes
 
 
@@ -145,6 +146,20 @@ def fake_plan(spec: TaskSpec) -> Plan:
 
 def local_engine(home: Path, **more: Any) -> LocalEngine:
     return LocalEngine(home, clock=RealClock(), binds=[home / "envs", Path(sys.base_prefix)], **more)
+
+
+# The home whose helper the suite is to use, in a process that gave root up: see test_engine_helped.py.
+HELPED = os.environ.get("TIDEMILL_TEST_HELPED", "")
+
+
+def helped_harness() -> Harness:
+    """On one home for all tests, which each leave it empty."""
+    home = Path(HELPED)
+
+    def make() -> LocalEngine:
+        return LocalEngine(home, clock=RealClock(), host=HelperHost(home))
+
+    return Harness(make(), make, home)
 
 
 def alive(pid: int) -> bool:

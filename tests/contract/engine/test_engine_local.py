@@ -29,7 +29,7 @@ from engine_support import (
 from tidemill.domain.model import Vector
 from tidemill.engines.base import EngineError, InvalidTask, NodeSpec, TaskKey
 from tidemill.engines.local import LocalEngine
-from tidemill.engines.nodedir import NodeDir
+from tidemill.helper.nodedir import NodeDir
 
 pytestmark = [needs_bash, pytest.mark.kill]
 

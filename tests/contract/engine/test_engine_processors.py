@@ -8,6 +8,7 @@ import pytest
 from engine_support import Harness, needs_bash, needs_root
 
 from tidemill.domain.model import Vector
+from tidemill.helper import nodedir
 from tidemill.sandbox import cgroups
 
 CPUS = sorted(os.sched_getaffinity(0))
@@ -58,7 +59,7 @@ async def test_two_nodes_of_whole_processors_share_none_and_get_back_what_the_ot
     assert await runs_on(local, "d.1", "n-1", len(CPUS)) == set(CPUS)
     await local.engine.close_node("n-1")
     await local.events.kind("node_closed", "n-1")
-    assert not cgroups.stale(f"tidemill-{local.engine._home_id}-")  # pyright: ignore
+    assert not cgroups.stale(f"tidemill-{nodedir.home_id(local.home)}-")
 
 
 async def test_a_job_cannot_leave_its_processors(local: Harness) -> None:

@@ -43,7 +43,8 @@ def test_a_node_that_is_gone_holds_none(tmp_path: Path) -> None:
 def test_ranges_do_not_overlap_and_fit(tmp_path: Path) -> None:
     for number in (0, 1, uids.RANGES - 1):
         made = uids.Range(number)
-        assert made.first + made.count == made.relay
+        assert made.first + made.count == made.keeper
+        assert made.keeper + 1 == made.relay
         assert made.relay + 1 == uids.Range(number + 1).first
     assert uids.Range(uids.RANGES - 1).relay < 1 << 31
     assert uids.FIRST == 1879048192

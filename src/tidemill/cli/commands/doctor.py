@@ -26,7 +26,7 @@ def doctor(session: Session, require: str | None) -> int:
     from tidemill.server import launch
 
     limits = launch.isolation(session.home)
-    found = app.examine(limits)
+    found = app.examine(limits, launch.why_root(session.home))
     problem = shortfall(require, limits) if require else ""
     if session.output == "table":
         for check in found.checks:

@@ -60,6 +60,12 @@ from tidemill.cli.session import Session
     help="How jobs are kept apart: the best this host can give (auto), or that level or none at all.",
 )
 @click.option(
+    "--keep-root",
+    is_flag=True,
+    help="Started by root: stay root, for ports below 1024 and files that only root may read. Without it, "
+    "the server becomes a user of its own.",
+)
+@click.option(
     "--require-isolation",
     type=click.Choice(("none", "plain", "rootless", "full")),
     help="Refuse to run any job below this level (see: tidemill doctor).",
@@ -139,6 +145,12 @@ def show_state(session: Session, found: dict[str, Any]) -> None:
         click.echo(line)
 
 
+def _who(found: dict[str, Any]) -> str:
+    if found["uid"] == 0:
+        return f"root: {found.get('why_root') or 'not known why'}"
+    return f"uid {found['uid']}"
+
+
 def status_facts(found: dict[str, Any]) -> list[tuple[str, str]]:
     addresses = found.get("addresses") or {}
     facts = [
@@ -149,6 +161,8 @@ def status_facts(found: dict[str, Any]) -> list[tuple[str, str]]:
     if found.get("remote"):
         relays = "" if found.get("relays") else " (on this machine: nothing is relayed)"
         facts[1:] = [("connection", f"pid {found.get('pid')}"), ("server", f"{found['remote']}{relays}")]
+    if found.get("uid") is not None:
+        facts.append(("runs as", _who(found)))
     if found.get("listen"):
         facts.append(("listens on", ", ".join(found["listen"])))
         facts.append(("known as", ", ".join(found.get("names") or [])))

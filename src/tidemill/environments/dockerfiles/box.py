@@ -171,7 +171,8 @@ def require(label: str, rules: Confinement) -> str:
     if os.geteuid() != 0:
         raise InvalidRequest(
             f"{what} runs the server as an ordinary user, who has one user id to give to a build. A RUN "
-            f"needs more: buildah sets its groups, which Linux forbids there. Run the server as root. "
+            f"needs more: buildah sets its groups, which Linux forbids there. Let root run the server and "
+            f"keep root: tidemill up --keep-root. "
             f"{instead}",
             "BuildRefused",
             TARGET,

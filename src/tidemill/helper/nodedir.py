@@ -21,21 +21,25 @@ import shutil
 import signal
 import stat
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from tidemill.agent import journal
 from tidemill.sandbox import cgroups, disk, processes
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any
+
 TRIMMED = 64 << 20  # bytes of an attempt's directory whose blocks are worth handing back
 
 
-@dataclass(frozen=True, slots=True)
 class NodeDir:
-    node_id: str
-    path: Path
+    __slots__ = ("node_id", "path")
+
+    def __init__(self, node_id: str, path: Path) -> None:
+        self.node_id = node_id
+        self.path = path
 
     @property
     def agent(self) -> Path:
@@ -53,9 +57,11 @@ class NodeDir:
         """Directories and node.json, on disk. The node exists from here on."""
         self.agent.mkdir(parents=True, mode=0o700)
         self.work.mkdir()
-        os.chmod(self.work, 0o711)
+        for folder in (self.path, self.work):  # jobs and their server pass through
+            os.chmod(folder, 0o711)
         if config["disk"]:
-            with open(self.image, "wb") as image:  # sparse: from here on its size is promised
+            # Sparse: from here on its size is promised.
+            with open(self.image, "wb", opener=lambda path, flags: os.open(path, flags, 0o600)) as image:
                 image.truncate(config["disk"])
         self.write_config(config)
 
@@ -130,7 +136,7 @@ class NodeDir:
         """All but the directories of attempts, which are nobody's to enter now but ours. The node does not
         exist any more."""
         if self.work.exists():
-            os.chmod(self.work, 0o700)
+            os.chmod(self.work, stat.S_IMODE(os.stat(self.work).st_mode) & ~stat.S_IRWXO)
         shutil.rmtree(self.agent, onerror=_make_removable)
         for name in (".etc", ".dev"):
             shutil.rmtree(self.work / name, ignore_errors=True)
@@ -213,15 +219,36 @@ def _own_folder(name: str, parent: int | None, uid: int) -> int | None:
 
 
 def hand_over(directory: str, uid: int) -> None:
-    """Gives a tree to `uid`. Links are not followed; a file with several names is left alone: one of its
-    other names may lie outside the tree."""
-    for _, folders, files, fd in os.fwalk(directory, follow_symlinks=False):
+    """Gives a tree to `uid`. Links are not followed and stay whose they are; a file with several names is
+    left alone: one of its other names may lie outside the tree. Each is looked at and given by one
+    descriptor, so nobody can put something else in its place meanwhile."""
+    root = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        hand_over_all_in(root, uid)
+    finally:
+        os.close(root)
+    give(directory, uid)
+
+
+def hand_over_all_in(root: int, uid: int) -> None:
+    """What lies in the directory of this descriptor, not the directory itself."""
+    for _, folders, files, fd in os.fwalk(".", dir_fd=root, follow_symlinks=False):
         for name in folders + files:
-            info = os.stat(name, dir_fd=fd, follow_symlinks=False)
-            shared = stat.S_ISREG(info.st_mode) and info.st_nlink > 1
-            if info.st_uid != uid and not shared:
-                os.chown(name, uid, uid, dir_fd=fd, follow_symlinks=False)
-    os.chown(directory, uid, uid)
+            with contextlib.suppress(FileNotFoundError):
+                give(name, uid, fd)
+
+
+def give(name: str, uid: int, parent: int | None = None) -> None:
+    """One file or folder. Raises OSError."""
+    fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+    try:
+        info = os.fstat(fd)
+        kind = stat.S_IFMT(info.st_mode)
+        alone = kind == stat.S_IFREG and info.st_nlink == 1
+        if info.st_uid != uid and (alone or kind == stat.S_IFDIR):
+            os.chown(f"/proc/self/fd/{fd}", uid, uid)
+    finally:
+        os.close(fd)
 
 
 def crowded(work: Path) -> bool:
@@ -232,13 +259,12 @@ def crowded(work: Path) -> bool:
     return info.f_bavail * 8 < info.f_blocks * 7 or info.f_favail * 8 < info.f_files * 7
 
 
-def remove_tree(path: str) -> None:
-    """An attempt's directory. A large one's space is given back to the host at once."""
+def remove_tree(path: str) -> bool:
+    """An attempt's directory. -> whether it held so much that its space is worth giving back to the host."""
     work = os.path.dirname(path)
     before = disk.used(work) if os.path.exists(path) else 0
     shutil.rmtree(path, onerror=_make_removable)
-    if before and before - disk.used(work) >= TRIMMED:
-        disk.trim(work)
+    return bool(before) and before - disk.used(work) >= TRIMMED
 
 
 def disk_for(root: Path, wanted: int) -> tuple[int, str]:
