@@ -84,6 +84,9 @@ def environments(server: JobServer) -> None:
         (folder / "bin").mkdir()
         (folder / "bin" / "python").symlink_to(sys.executable)
         write_record(folder, EnvironmentRecord(digest, "3.11", "/usr", built_at=built_at, size=5))
+        owner = (server.home / "config.json").stat()
+        for path in (folder, *folder.rglob("*")):
+            os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
 
 
 def gc(server: JobServer, *words: str) -> dict[str, dict[str, Any]]:

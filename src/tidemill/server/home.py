@@ -24,7 +24,7 @@ DEFAULT_WORKSPACE = "main"
 DEFAULT_REGION = "eastus"
 # What a start that was cut off before config.json may have left.
 _OURS = {
-    "lock", "secrets", "tls", "db", "blobs", "envs", "images", "logs", "nodes", "helper",
+    "lock", "secrets", "tls", "db", "blobs", "envs", "images", "logs", "nodes", "helper", "backups",
 }  # fmt: skip
 
 

@@ -31,6 +31,7 @@ _FOLDERS = {
     "tls": (0o770, True),
     "db": (0o770, True),
     "logs": (0o770, True),
+    "backups": (0o770, False),
     "blobs": (0o770, False),
     "envs": (0o775, False),  # jobs read these two, as users of their own
     "images": (0o775, False),

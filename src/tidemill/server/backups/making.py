@@ -112,8 +112,10 @@ def _header(home: homes.Home, snapshot: Snapshot) -> archive.Header:
 def _target(home: homes.Home, to: Path | None) -> Path:
     folder = home.root / FOLDER if to is None else to.expanduser().absolute()
     if to is None:
-        folder.mkdir(mode=0o700, exist_ok=True)
-        _give(folder, home)
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(mode=0o700)
+            with _opened(folder) as made:
+                _give(made, home)
     if not folder.is_dir():
         if folder.exists():
             raise Conflict(
@@ -141,24 +143,21 @@ def _new_file(target: Path, home: homes.Home) -> Iterator[IO[bytes]]:
         os.fsync(descriptor)
         os.link(part, target)  # unlike a rename, this replaces nothing
         if target.parent == home.root / FOLDER:
-            _give(target, home)
+            _give(descriptor, home)
     except FileExistsError:
         raise Conflict(f"{target} exists already: it is not overwritten.", "FileExists", "--to") from None
     finally:
         part.unlink(missing_ok=True)
         os.close(descriptor)
-    folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
+    with _opened(target.parent.resolve()) as folder:
         os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def _remove_left(parts: set[Path]) -> None:
     """What killed backups left; one that is being written is locked."""
     for part in parts:
         with contextlib.suppress(OSError):
-            descriptor = os.open(part, os.O_RDONLY | os.O_CLOEXEC)
+            descriptor = os.open(part, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 part.unlink()
@@ -166,11 +165,20 @@ def _remove_left(parts: set[Path]) -> None:
                 os.close(descriptor)
 
 
-def _give(path: Path, home: homes.Home) -> None:
-    """What root makes in somebody's home is theirs."""
+@contextlib.contextmanager
+def _opened(folder: Path) -> Iterator[int]:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _give(descriptor: int, home: homes.Home) -> None:
+    """What root makes in somebody's home is theirs. By its descriptor: they may put a link in its place."""
     if os.geteuid() == 0:
         owner = home.root.stat()
-        os.chown(path, owner.st_uid, owner.st_gid)
+        os.fchown(descriptor, owner.st_uid, owner.st_gid)
 
 
 def _check_empty(root: Path) -> None:
