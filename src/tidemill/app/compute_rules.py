@@ -25,6 +25,7 @@ NOT_OFFERED = (
     "DataLakeAnalytics",
 )
 RESERVED = ("local", "serverless")
+IMPLICIT = "implicitComputes"  # type of rows: app.implicit_computes
 MAX_NODES = 1000
 DEFAULT_IDLE_S = 120.0  # Azure's: PT2M
 SECOND = 1_000_000

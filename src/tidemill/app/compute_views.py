@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from tidemill.app import computes, costs, isolation, job_views
+from tidemill.app import computes, costs, implicit_computes, isolation, job_views
 from tidemill.app.access import Part
 from tidemill.app.codec import decode_object
 from tidemill.app.services import Services
@@ -64,13 +64,21 @@ async def detail(s: Services, scope: Scope, name: str) -> dict[str, Any]:
 
 
 async def nodes_of(s: Services, scope: Scope) -> list[dict[str, Any]]:
-    """The open nodes of a workspace: NodeView with its `compute`."""
+    """The open nodes of a workspace, those for one purpose last: NodeView with its `compute`."""
     found: list[dict[str, Any]] = []
     for compute in await summaries(s, scope):
         spec, _ = await _find(s, scope, compute["name"])
         nodes = await s.store.read(lambda r, uid=spec.uid: r.nodes_of(uid))
         found += [{**await _node(s, node), "compute": spec.name} for node in nodes]
+    for spec, node in await s.store.read(lambda r: _for_one_purpose(s, r, scope)):
+        found.append({**await _node(s, node), "compute": spec.name})
     return found
+
+
+def _for_one_purpose(s: Services, read: Read, scope: Scope) -> list[tuple[ClusterSpec, Node]]:
+    rows = read.find(ResourceQuery(implicit_computes.TYPE, scope, ascending=True))
+    specs = (spec for row in rows if (spec := computes.cluster_of(s, row)) is not None)
+    return [(spec, node) for spec in specs for node in read.nodes_of(spec.uid)]
 
 
 async def _find(s: Services, scope: Scope, name: str) -> tuple[ClusterSpec, str]:

@@ -16,6 +16,7 @@ from tidemill.app import egress, identities
 from tidemill.app.codec import decode_object, encode
 from tidemill.app.compute_rules import (
     DEFAULT_IDLE_S,
+    IMPLICIT,
     RESERVED,
     SECOND,
     check_compute_name,
@@ -288,16 +289,21 @@ def bill_of(read: Read, compute_uid: str) -> tuple[Scope, bytes, str]:
     row = read.by_uid(uid)
     if row is None:
         return Scope(""), b"{}", ""
-    if row.key.type == TYPE:
+    if row.key.type in (TYPE, IMPLICIT):
         return row.key.scope, row.tags, row.location
     group = row.key.scope
     return Scope(group.subscription, group.group, row.key.name), b"{}", row.location
 
 
+def is_there(read: Read, compute_uid: str) -> bool:
+    """False when it goes or is gone."""
+    row = read.by_uid(compute_uid.removeprefix(f"{LOCAL}:"))
+    return row is not None and row.state != DELETING
+
+
 def check_there(read: Read, compute_uid: str, name: str) -> None:
     """In the commit that puts a job on it: raises Conflict when it goes or is gone since it was found."""
-    row = read.by_uid(compute_uid.removeprefix(f"{LOCAL}:"))
-    if row is None or row.state == DELETING:
+    if not is_there(read, compute_uid):
         raise Conflict(f"Compute {name!r} is being deleted. Use another.", "ComputeDeleting", name)
 
 
@@ -312,19 +318,21 @@ async def resolve_uid(s: Services, compute_uid: str) -> ClusterSpec | None:
     row = await s.store.read(look)
     if row is None:
         return None
-    return cluster_of(s, row) if row.key.type == TYPE else local_cluster(s, row)
+    return cluster_of(s, row) if row.key.type in (TYPE, IMPLICIT) else local_cluster(s, row)
 
 
 def cluster_of(s: Services, row: Resource) -> ClusterSpec | None:
-    """What the scheduler knows of a compute's row. None: its size is not in the catalogue."""
-    inner = decode_object(row.spec)["properties"]
+    """What the scheduler knows of a compute's row, also of one that is in no list (`implicit_computes`).
+    None: its size is not in the catalogue."""
+    spec = decode_object(row.spec)
+    inner = spec["properties"]
     size = s.sizes.get(str(inner["vmSize"]))
     if size is None:
         return None
     scale = read_scale(row.key.name, inner["scaleSettings"])
     return ClusterSpec(
         uid=row.uid,
-        name=row.key.name,
+        name=spec["label"] if row.key.type == IMPLICIT else row.key.name,
         workspace=row.key.scope,
         size=size.name,
         node=size.vector,
@@ -334,6 +342,7 @@ def cluster_of(s: Services, row: Resource) -> ClusterSpec | None:
         deleting=row.state == DELETING,
         region=row.location,
         family=size.family,
+        purpose=spec["purpose"] if row.key.type == IMPLICIT else "",
     )
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from tidemill.app import implicit_computes
 from tidemill.app.codec import encode, job_status
 from tidemill.app.output_assets import register_outputs
 from tidemill.domain.model import (
@@ -287,6 +288,8 @@ def _end_job(
     )
     tx.add_event(job_event(row, now, state.value, message.split("\n", 1)[0]))
     tx.update(with_progress(row, status, state, now, progress))
+    if status.plan.serverless:
+        implicit_computes.remove(tx, row, now)
     return state
 
 

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from dataclasses import replace
 
+from tidemill.app.compute_rules import IMPLICIT
 from tidemill.app.computes import local_uid
 from tidemill.app.services import Caller, Services
 from tidemill.app.workspaces import account_of, workspace_key
@@ -36,6 +37,7 @@ CHILD_TYPES = (
     "pendingUploads",
     "datastores",
 )
+_COMPUTES = ("computes", IMPLICIT)
 _BATCH = 500
 _FINAL_JOBS = tuple(state.value for state in JobState if state.final)
 _log = logging.getLogger("tidemill.workspaces")
@@ -58,7 +60,7 @@ async def delete(services: Services, caller: Caller, scope: Scope) -> Resource |
                 "WorkspaceHasActiveJobs",
                 row.key.name,
             )
-        for compute in tx.find(ResourceQuery("computes", scope)):
+        for compute in (row for kind in _COMPUTES for row in tx.find(ResourceQuery(kind, scope))):
             if compute.state != "Deleting":
                 tx.update(replace(compute, state="Deleting", modified_at=now, next_at=now))
         tx.add_event(Event(row.uid, "workspace", now, "Deleting", "Deletion requested.", caller.name))
@@ -87,7 +89,8 @@ class WorkspaceCleaner:
             await asyncio.gather(self._task, return_exceptions=True)
 
     def _on_commit(self, touched: frozenset[Touched]) -> None:
-        kinds = ("resource:workspaces", "resource:computes", *(("node",) if self._waits else ()))
+        computes = (f"resource:{kind}" for kind in _COMPUTES)
+        kinds = ("resource:workspaces", *computes, *(("node",) if self._waits else ()))
         if any(change.kind in kinds for change in touched):
             self._wake.set()
 
@@ -108,7 +111,9 @@ class WorkspaceCleaner:
         for row in await services.store.read(lambda read: read.find(query)):
             group = row.key.scope
             scope = Scope(group.subscription, group.group, row.key.name)
-            if await services.store.read(lambda read, s=scope: read.count(ResourceQuery("computes", s))):
+            if await services.store.read(
+                lambda read, s=scope: sum(read.count(ResourceQuery(kind, s)) for kind in _COMPUTES)
+            ):
                 continue
             local = local_uid(row)
             if await services.store.read(lambda read, uid=local: read.nodes_of(uid)):

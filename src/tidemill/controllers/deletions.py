@@ -1,13 +1,19 @@
-"""Finishes the deletion of computes: the row goes once its last node is closed and its last job has ended."""
+"""Finishes the deletion of computes: the row goes once its last node is closed and its last job has ended.
+
+And a net: of the computes that exist for one purpose, those that nobody needs any more are removed, at the
+start and with each sweep of the watchdog. The commit that ends the purpose does it, so there should be none.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 
+from tidemill.app import implicit_computes
+from tidemill.app.computes import TYPE as COMPUTES
 from tidemill.app.services import Services
 from tidemill.domain.model import Event, JobState
-from tidemill.store.api import ResourceQuery, Tx
+from tidemill.store.api import Read, ResourceQuery, Tx
 
 log = logging.getLogger("tidemill.deletions")
 
@@ -22,6 +28,7 @@ class Deletions:
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
+        await self.look_again()
         self._wake.set()
         self._task = asyncio.create_task(self._run(), name="deletions")
 
@@ -29,6 +36,19 @@ class Deletions:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+
+    async def look_again(self) -> None:
+        """Removes what is there for nobody."""
+        now = self._s.clock.now()
+
+        def sweep(tx: Tx) -> int:
+            found = implicit_computes.unwanted(tx)
+            for row in found:
+                implicit_computes.remove_row(tx, row, now)
+            return len(found)
+
+        if await self._s.store.read(implicit_computes.unwanted):
+            log.warning("%d computes were there for nobody: removed", await self._s.store.write(sweep))
 
     def compute_changed(self) -> None:
         self._wake.set()
@@ -42,9 +62,7 @@ class Deletions:
             await self._wake.wait()
             self._wake.clear()
             try:
-                self._doomed = await self._s.store.read(
-                    lambda r: [row.uid for row in r.find(ResourceQuery("computes", states=("Deleting",)))]
-                )
+                self._doomed = await self._s.store.read(_doomed)
                 for uid in self._doomed:
                     await self._s.store.write(lambda tx, uid=uid: self._finish(tx, uid))
             except Exception:
@@ -62,3 +80,8 @@ class Deletions:
         tx.add_event(
             Event(uid, "compute", self._s.clock.now(), "Deleted", f"Compute {row.key.name} is deleted.")
         )
+
+
+def _doomed(read: Read) -> list[str]:
+    kinds = (COMPUTES, implicit_computes.TYPE)
+    return [row.uid for kind in kinds for row in read.find(ResourceQuery(kind, states=("Deleting",)))]

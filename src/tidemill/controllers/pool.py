@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-from tidemill.app import computes, quotas, transitions
+from tidemill.app import computes, implicit_computes, quotas, transitions
 from tidemill.app.codec import encode, job_status
 from tidemill.app.services import Services
 from tidemill.app.transitions import Moment
@@ -35,6 +35,7 @@ from tidemill.store.api import Read, ResourceQuery, Tx
 log = logging.getLogger("tidemill.pool")
 
 WAITING = (JobState.QUEUED, JobState.PROVISIONING)
+COMPUTES = ("resource:computes", f"resource:{implicit_computes.TYPE}")
 
 
 @dataclass(slots=True)
@@ -83,7 +84,7 @@ class Pool:
     def touched(self, kind: str, uid: str) -> None:
         if kind == "resource:jobs":
             self._jobs.add(uid)
-        elif kind == "resource:computes":
+        elif kind in COMPUTES:
             self._computes.add(uid)
         elif kind == "resource:workspaces" and f"{computes.LOCAL}:{uid}" in self._clusters:
             self._computes.add(f"{computes.LOCAL}:{uid}")
@@ -373,7 +374,7 @@ class Pool:
 
     def _open(self, tx: Tx, decision: sched.OpenNode, when: Moment, carried: Carried) -> None:
         cluster = self._state.cluster(decision.cluster_uid)
-        if cluster is None:
+        if cluster is None or not computes.is_there(tx, cluster.uid):  # it went since that was decided
             carried.events.append(sched.NotDone(decision, when.at))
             return
         node = tx.insert_node(
@@ -457,6 +458,8 @@ def _end_job(tx: Tx, decision: sched.EndJob, now: int) -> None:
         error=JobError(decision.code, decision.sentence),
     )
     tx.update(transitions.with_progress(row, status, JobState.CANCELED, now, progress))
+    if status.plan.serverless:
+        implicit_computes.remove(tx, row, now)
     tx.add_event(transitions.job_event(row, now, decision.code, decision.sentence))
 
 
@@ -478,7 +481,10 @@ def _look(read: Read) -> Found:
         if row is not None:
             running.append((row, attempt))
     return Found(
-        clusters=read.find(ResourceQuery("computes", ascending=True)),
+        clusters=[
+            *read.find(ResourceQuery(computes.TYPE, ascending=True)),
+            *read.find(ResourceQuery(implicit_computes.TYPE, ascending=True)),
+        ],
         nodes=read.live_nodes(),
         waiting=read.find(ResourceQuery("jobs", states=WAITING, ascending=True)),
         preparing=read.find(ResourceQuery("jobs", states=(JobState.PREPARING,))),

@@ -17,7 +17,7 @@ from tidemill.controllers.deletions import Deletions
 from tidemill.controllers.environments import Environments
 from tidemill.controllers.nodes import Nodes
 from tidemill.controllers.pipelines import Pipelines
-from tidemill.controllers.pool import Pool
+from tidemill.controllers.pool import COMPUTES, Pool
 from tidemill.controllers.schedules import Schedules
 from tidemill.controllers.sweeps import Sweeps
 from tidemill.controllers.watchdog import Watchdog
@@ -69,7 +69,7 @@ class Runtime:
         self.watchdog.wake()
         for item in touched:
             self.pool.touched(item.kind, item.uid)
-            if item.kind == "resource:computes":
+            if item.kind in COMPUTES:
                 self.deletions.compute_changed()
             elif item.kind in ("node", "resource:jobs"):
                 self.deletions.node_changed()
@@ -121,7 +121,8 @@ async def start(services: Services) -> Runtime:
         services, moment, host, attempts.take, nodes.open, nodes.close, environments.follow, attempts.stop_job
     )
     composites = Composites(services, carriers(services))
-    watchdog = Watchdog(services, pool, attempts, nodes, environments, composites)
+    deletions = Deletions(services)
+    watchdog = Watchdog(services, pool, attempts, nodes, environments, composites, deletions)
     runtime = Runtime(
         services,
         pool,
@@ -129,7 +130,7 @@ async def start(services: Services) -> Runtime:
         attempts,
         environments,
         composites,
-        Deletions(services),
+        deletions,
         cleaner,
         watchdog,
         Schedules(services),

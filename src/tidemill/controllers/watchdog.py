@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from tidemill.app.services import Services
 from tidemill.controllers.attempts import Attempts
 from tidemill.controllers.composites import Composites
+from tidemill.controllers.deletions import Deletions
 from tidemill.controllers.environments import Environments
 from tidemill.controllers.nodes import Nodes
 from tidemill.controllers.pool import Pool
@@ -46,10 +47,11 @@ class Watchdog:
         nodes: Nodes,
         environments: Environments,
         composites: Composites,
+        deletions: Deletions,
     ) -> None:
         self._s = services
         self._pool, self._attempts, self._nodes, self._environments = pool, attempts, nodes, environments
-        self._composites = composites
+        self._composites, self._deletions = composites, deletions
         self._live = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -93,6 +95,7 @@ class Watchdog:
                 self._nodes.close(node.id)
         for node in overdue.held:
             self._nodes.check(node)
+        await self._deletions.look_again()
         return await self._composites.look_again() or live
 
 

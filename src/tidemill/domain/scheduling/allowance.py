@@ -63,8 +63,8 @@ def admit_quotas(
     asks += place_asks(quotas, spec, job.node_count, 1)
     kept: dict[Key, int] = {}
     for other in others:
-        if other.workspace == spec.workspace and not other.deleting:
-            minimum = min(other.min_nodes, other.max_nodes)
+        minimum = min(other.min_nodes, other.max_nodes)
+        if minimum and other.workspace == spec.workspace and not other.deleting:
             for key, amount in place_asks(quotas, other, minimum, 0):
                 kept[key] = kept.get(key, 0) + amount
     for key, asked in asks:

@@ -65,6 +65,8 @@ def opening(spec: ClusterSpec, granted: Vector, live: int, queued: int, sharing:
 def closing(
     code: str, spec: ClusterSpec, idle_us: int = 0, busy: int = 0, left: int = 0, job: str = ""
 ) -> str:
+    if code == CLOSE_DELETED and spec.purpose:
+        return f"It was opened for {spec.purpose} alone, which needs it no more."
     if code == CLOSE_DELETED:
         return f"Compute {spec.name} is being deleted."
     if code == CLOSE_MAXIMUM:

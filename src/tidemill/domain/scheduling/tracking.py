@@ -88,7 +88,7 @@ class Tracker:
             return {}, {}
         used, leaving = self.held.copy(), dict[Key, int]()
         for state in self.clusters.values():
-            if state.spec is None:
+            if state.spec is None or not (state.nodes or state.pending or state.running):
                 continue
             nodes, closing = len(state.nodes) + len(state.pending), state.counts[NodeState.CLOSING]
             for key, amount in place_asks(quotas, state.spec, nodes, len(state.running)):
@@ -120,7 +120,8 @@ class Tracker:
         if old is not None and _bounds(old) == _bounds(spec):
             return
         self._place_again(state)
-        if limits(self.room.host, spec) or self.quotas:
+        keeps = spec.min_nodes or (old is not None and old.min_nodes)
+        if keeps and (limits(self.room.host, spec) or self.quotas):
             for other in self.clusters.values():
                 if other is not state and other.spec and (self.quotas or limits(self.room.host, other.spec)):
                     self._place_again(other)

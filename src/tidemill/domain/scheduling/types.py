@@ -27,6 +27,7 @@ class ClusterSpec:
     deleting: bool = False
     region: str = ""  # whose prices hold
     family: str = ""  # VM family of `size`: what Azure's quotas are given for
+    purpose: str = ""  # what it exists for alone ("job 'train'"); "": for whatever is submitted to it
 
 
 @dataclass(frozen=True, slots=True)
