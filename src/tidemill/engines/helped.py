@@ -103,6 +103,16 @@ class HelperHost:
     def sweep(self, known: Collection[str]) -> list[str]:
         return self._ask("sweep", known=list(known))[0]["left"]
 
+    def start_build(self, order: Mapping[str, Any]) -> tuple[int, int]:
+        """A tool in the box of a build -> descriptors: what it says, and the socket that tells its end.
+        Raises Refused, Unreachable."""
+        _, fds = self._ask("build", **order)
+        return fds[0], fds[1]
+
+    def end_build(self, place: str, name: str) -> int:
+        """-> the socket that tells the end."""
+        return self._ask("end_build", place=place, name=name)[1][0]
+
     def leave(self) -> None:
         """The server ends: nobody is left to be helped."""
         with contextlib.suppress(EngineError):

@@ -3,7 +3,7 @@
 A box begins trusted: only uv runs, among the host's files, with the cache that all builds share. Once other
 people's code is to run (a package built from source; whatever runs among an image's files), it is `foreign`,
 for good: a private cache, a network with a proxy as its only way out, limits, and a user id of its own where
-the server is root. What is in its folder afterwards is somebody else's word.
+the server is root or has a helper that is. What is in its folder afterwards is somebody else's word.
 
     folder/in/          what it is given, read-only         folder/etc/   its /etc
     folder/tree/        the environment                     folder/tmp/   TMPDIR
@@ -17,20 +17,21 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from tidemill.domain.errors import InvalidRequest
-from tidemill.environments import index, lock, tree
+from tidemill.domain.errors import InvalidRequest, TidemillError
+from tidemill.environments import helped, index, lock, tree
+from tidemill.environments.helped import BuildHelper
 from tidemill.environments.images.unpacked import UnpackedImage
 from tidemill.environments.process import run, uv_program
 from tidemill.environments.shared import LogLine
+from tidemill.helper import boxstart
+from tidemill.helper.builds import GROUPS
 from tidemill.sandbox import bwrap, cgroups, etc, tiers, uids
 
-GROUPS = "tidemill-build-"
-_START = str(Path(__file__).with_name("boxstart.py"))
 _WATCH_S = 1.0
 _DYING_S = 10.0
 _RESERVE = 1 << 30  # of the home's disk: a build does not take the last of it
@@ -42,11 +43,12 @@ PROXY = "http://127.0.0.1:3128"
 class Confinement:
     """`sandbox`: False as on a host that has none; else what this host has is used. `unconfined`: packages
     may be built from source without one. `egress`: what such builds reach besides the server's own indexes
-    (sandbox/egress.py)."""
+    (sandbox/egress.py). `helper`: what gives them users of their own where the server is not root."""
 
     sandbox: bool = True
     unconfined: bool = False
     egress: str = "internet"
+    helper: BuildHelper | None = None
 
     def sandboxing(self) -> tiers.Sandboxing:
         return _sandboxing() if self.sandbox else tiers.Sandboxing(why_not="this server runs without one")
@@ -59,6 +61,9 @@ def _sandboxing() -> tiers.Sandboxing:
 
 class Box:
     """`shared`: the cache of builds that run nobody's code. `reads`: what tools need besides /usr."""
+
+    keeps_owners = False  # what is in the folder has owners, from one tool to the next
+    most_bytes = 0  # of everything that a build may have on disk at a time; 0: any
 
     def __init__(
         self,
@@ -111,10 +116,12 @@ class Box:
         OutOfSpace, or InvalidRequest where it was ended for its memory."""
         if not self._made.program:
             return await run(argv, env=self._environment(), cwd=self.folder, log=log, held=held)
+        if self.foreign and self._rules.helper is not None:
+            return await self._run_helped(self._rules.helper, self._order(argv), log)
         if self.foreign:
             await asyncio.to_thread(self._prepare_for_others)
         order = self._order(argv)
-        command = [sys.executable, "-I", "-S", _START]
+        command = [sys.executable, "-I", "-S", boxstart.__file__]
         env = {"PATH": tiers.PATH}
         work = asyncio.ensure_future(
             run(command, env=env, cwd=self.folder, log=log, held=held, stdin=index.encode(order))
@@ -132,11 +139,40 @@ class Box:
             self._check_memory()
         return code, output
 
+    async def _run_helped(
+        self, helper: BuildHelper, order: Mapping[str, object], log: LogLine
+    ) -> tuple[int, str]:
+        names = ("argv", "env", "egress", "own", "memory", "builds")
+        asked = {
+            **{name: order[name] for name in names},
+            "place": self.folder.parent.name,
+            "name": self.folder.name,
+            "image": self._image.root.parent.name if self._image else "",
+            "keeps": self.keeps_owners,
+            "most_bytes": self.most_bytes,
+        }
+        work = asyncio.ensure_future(helped.run(helper, asked, log))
+        try:
+            while not (await asyncio.wait({work}, timeout=_WATCH_S))[0]:
+                await self._check_disk()
+            ended, output = work.result()
+        finally:
+            work.cancel()
+            await asyncio.gather(work, return_exceptions=True)
+        if ended["full"]:
+            raise self._out_of_disk()
+        if ended["oom"] and ended["code"] != 0:
+            raise self._out_of_memory(_memory() >> 30)
+        return ended["code"], output
+
     def uv(self) -> str:
         return uv_program()
 
     def close(self) -> None:
-        """Everything of it is removed but its folder. Blocks while what was killed is dying."""
+        """Everything of it is removed but its folder, which is the server's. Blocks while what was killed is
+        dying."""
+        if self._rules.helper is not None:
+            return helped.end(self._rules.helper, self.folder)
         _remove(self._groups.directories() if self._groups else ())
 
     # what it runs in
@@ -173,11 +209,11 @@ class Box:
             }
         options = [*self._made.options, *_WHO]
         box = bwrap.Sandbox(self._made.program, options, f"{folder}/etc", "localhost")
-        binds = [(folder, True), *((path, False) for path in reads)]
-        binds += [(str(image.root), False)] if image else []
+        binds = [(folder, True, False), *((path, False, False) for path in reads)]
+        binds += [(str(image.root), False, False)] if image else []
         return {"argv": box.command(list(argv), job, inside), "env": env, **self._around(binds)}
 
-    def _around(self, binds: Sequence[tuple[str, bool]], builds: bool = False) -> dict[str, object]:
+    def _around(self, binds: Sequence[tuple[str, bool, bool]], builds: bool = False) -> dict[str, object]:
         """Of an order: what the tool runs under."""
         ids = self._ids
         return {
@@ -223,6 +259,9 @@ class Box:
         if killed:
             raise self._out_of_memory(_memory() >> 30)
 
+    def _out_of_disk(self) -> TidemillError:
+        return lock.out_of_space()
+
     def _out_of_memory(self, gib: int) -> InvalidRequest:
         return InvalidRequest(
             f"A package that is built from source took more than the {gib} GiB of memory "
@@ -232,9 +271,13 @@ class Box:
         )
 
 
-def sweep(digest: str) -> None:
-    """Removes the control groups of builds of a killed server."""
-    _remove(cgroups.stale(f"{GROUPS}{digest}-"))
+def clear(folder: Path, rules: Confinement) -> None:
+    """What a killed build left, its processes included. Blocks."""
+    if rules.helper is not None:
+        helped.end(rules.helper, folder)
+    else:
+        _remove(cgroups.stale(f"{GROUPS}{folder.name.removeprefix('.tmp-')}"))
+    tree.remove_tree(folder)
 
 
 def _remove(groups: Iterable[str]) -> None:

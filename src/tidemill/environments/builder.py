@@ -169,8 +169,7 @@ class EnvironmentBuilder:
             digest = path.name.removeprefix(_TMP).split("-")[0]
             with FileLock(self._lock_path(digest)) as held:
                 if held.try_acquire():
-                    box.sweep(digest)
-                    tree.remove_tree(path)
+                    box.clear(path, self._confinement)
                     swept += 1
         return swept
 
@@ -358,7 +357,7 @@ class EnvironmentBuilder:
         if (self._root / digest).exists():
             self._rename_away(digest)
         for path in self._root.glob(f"{_TMP}{digest}-*"):
-            tree.remove_tree(path)
+            box.clear(path, self._confinement)
 
     def _rename_away(self, digest: str) -> None:
         os.chmod(self._root / digest, 0o700)

@@ -1,8 +1,9 @@
 """The helper's socket: one JSON datagram is a request, one is its answer, with the descriptors that go with
 it.
 
-Only the home's user is heard, by what the kernel says of the other end. No verb takes a path, a user or a
-command; whatever is not exactly what a verb takes is refused, and descriptors that come along are closed.
+Only the home's user is heard, by what the kernel says of the other end. No verb takes a path or a user; the
+one that takes a command runs it as a user that is nobody else's, in a box. Whatever is not exactly what a
+verb takes is refused, and descriptors that come along are closed.
 """
 
 from __future__ import annotations
@@ -128,3 +129,32 @@ def ports(value: Any) -> dict[str, int]:
     if not all(_NAME.fullmatch(name) for name in given):
         raise Refused("a name of a port has letters, digits, - _ and .")
     return {name: number(port, 1, 65535) for name, port in given.items()}
+
+
+def words(value: Any) -> list[str]:
+    """Of a command."""
+    if not isinstance(value, list) or not 1 <= len(value) <= 1000:  # pyright: ignore[reportUnknownArgumentType]
+        raise Refused("a command of 1 to 1000 words is wanted")
+    found: list[Any] = value
+    if not all(isinstance(word, str) and "\0" not in word for word in found):
+        raise Refused("the words of a command are texts")
+    return found
+
+
+def environment(value: Any) -> dict[str, str]:
+    if not isinstance(value, dict) or len(value) > 500:  # pyright: ignore[reportUnknownArgumentType]
+        raise Refused("at most 500 variables are wanted")
+    given: dict[str, Any] = value
+    for name, text_ in given.items():
+        if not name or "=" in name or "\0" in name or not isinstance(text_, str) or "\0" in text_:
+            raise Refused("a variable is a text, and its name has no =")
+    return given
+
+
+def hosts(value: Any) -> list[tuple[str, int]]:
+    if not isinstance(value, list) or len(value) > 100:  # pyright: ignore[reportUnknownArgumentType]
+        raise Refused("at most 100 hosts are wanted")
+    pairs: list[Any] = value
+    if not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):  # pyright: ignore[reportUnknownArgumentType]
+        raise Refused("a host is its name and a port")
+    return [(text(host, 255), number(port, 1, 65535)) for host, port in pairs]

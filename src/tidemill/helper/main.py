@@ -1,9 +1,10 @@
-"""The privileged helper of one home: `python -I -S …/tidemill/helper/main.py HOME UID BIND… ROOM`, as root.
+"""The privileged helper of one home, as root: `python -I -S …/tidemill/helper/main.py HOME UID BIND… --
+TOOL… ROOM`.
 
-UID is the server's user, BIND what nodes must be able to read, ROOM nothing (see forks.py). It says `ready`
-on standard output once it can be asked, and forks away. Two processes: one answers, the other starts it again
-when it dies; all they know is on disk. HOME/helper/ (root's, its group is the server's): lock (both pids
-inside), sock, helper.log.
+UID is the server's user, BIND what nodes must be able to read, TOOL what builds must, ROOM nothing (see
+forks.py). It says `ready` on standard output once it can be asked, and forks away. Two processes: one
+answers, the other starts it again when it dies; all they know is on disk. HOME/helper/ (root's, its group is
+the server's): lock (both pids inside), sock, helper.log.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pathlib import Path
 sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
 from tidemill.helper import door
+from tidemill.helper.builds import Builds
 from tidemill.helper.nodes import Nodes
 from tidemill.helper.verbs import Verbs
 
@@ -31,7 +33,7 @@ LOOK_S = 30.0  # between two looks whether the home is still there
 QUICK_S, PAUSE_S = 5.0, 0.2
 
 
-def main(home: str, user: int, binds: list[str]) -> None:
+def main(home: str, user: int, binds: list[str], tools: list[str]) -> None:
     os.umask(0o077)
     os.chdir("/")
     folder = os.open(f"{home}/helper", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -50,7 +52,7 @@ def main(home: str, user: int, binds: list[str]) -> None:
     for number in (0, 1):
         os.dup2(null, number)
     os.close(null)
-    verbs = Verbs(Nodes(Path(home), binds), user)
+    verbs = Verbs(Nodes(Path(home), binds), Builds(Path(home), user, tools), user)
     _supervise(lambda: _serve(listener, verbs, user, folder), lock)
 
 
@@ -120,4 +122,6 @@ def _log(text: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), sys.argv[3:-1])
+    paths = sys.argv[3:-1]
+    middle = paths.index("--")
+    main(sys.argv[1], int(sys.argv[2]), paths[:middle], paths[middle + 1 :])

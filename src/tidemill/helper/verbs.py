@@ -6,6 +6,7 @@ import os
 import socket
 
 from tidemill.helper import door, forks
+from tidemill.helper.builds import Builds
 from tidemill.helper.door import Caller, Refused
 from tidemill.helper.nodes import Nodes, NotMade
 from tidemill.helper.show import show
@@ -24,8 +25,9 @@ ISOLATION = ("auto", "full", "plain")
 class Verbs:
     """`user`: the server's uid. `ending` is set by the verb `leave`."""
 
-    def __init__(self, nodes: Nodes, user: int) -> None:
+    def __init__(self, nodes: Nodes, builds: Builds, user: int) -> None:
         self._nodes = nodes
+        self._builds = builds
         self._user = user
         self.ending = False
         self._verbs: dict[str, Callable[[dict[str, Any], Caller], Answer]] = {
@@ -43,6 +45,8 @@ class Verbs:
             "prune": self._prune,
             "trim": self._trim,
             "sweep": self._sweep,
+            "build": self._build,
+            "end_build": self._end_build,
             "leave": self._leave,
         }
 
@@ -139,6 +143,28 @@ class Verbs:
     def _sweep(self, request: dict[str, Any], caller: Caller) -> Answer:
         door.exactly(request, "known")
         return {"left": self._nodes.sweep(door.names(request["known"], 4096))}, []
+
+    def _build(self, request: dict[str, Any], caller: Caller) -> Answer:
+        """A tool in the box of a build. What it says, and then how it ended, comes from the descriptors."""
+        names = ("argv", "env", "egress", "own", "memory", "builds", "keeps", "most_bytes")
+        door.exactly(request, "place", "name", "image", *names)
+        order = {
+            "argv": door.words(request["argv"]),
+            "env": door.environment(request["env"]),
+            "egress": door.text(request["egress"], 8192),
+            "own": door.hosts(request["own"]),
+            "memory": door.number(request["memory"], 1),
+            "builds": door.flag(request["builds"]),
+            "keeps": door.flag(request["keeps"]),
+            "most_bytes": door.number(request["most_bytes"]),
+        }
+        image = door.names([request["image"]], 1)[0] if request["image"] else ""
+        where = door.text(request["place"], 20), door.text(request["name"], 120)
+        return {}, self._builds.run(*where, image, order)
+
+    def _end_build(self, request: dict[str, Any], caller: Caller) -> Answer:
+        door.exactly(request, "place", "name")
+        return {}, self._builds.end(door.text(request["place"], 20), door.text(request["name"], 120))
 
     def _leave(self, request: dict[str, Any], caller: Caller) -> Answer:
         """The server ends; the next start of the home brings another helper."""

@@ -85,6 +85,12 @@ def setns(namespace: int, kind: int = 0) -> None:
     _check(_libc.setns(namespace, kind), "setns")
 
 
+def give(file: int, user: int) -> None:
+    """What the descriptor stands for (O_PATH will do; a link is the link itself) to a user and its group."""
+    what = _libc.fchownat(file, b"", ctypes.c_uint(user), ctypes.c_uint(user), _AT_EMPTY_PATH)
+    _check(what, f"chown to {user}")
+
+
 def clone_mount(directory: int) -> int:
     """A descriptor of a mount of its own of what the descriptor stands for; it is mounted nowhere yet."""
     flags = _OPEN_TREE_CLONE | os.O_CLOEXEC | _AT_EMPTY_PATH

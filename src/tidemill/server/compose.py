@@ -108,15 +108,16 @@ async def compose(
 
     clock, ids = SystemClock(), SystemIds()
     store = open_store(config.database or home.db / "tidemill.db")
+    helper = HelperHost(home.root.resolve()) if standing.helped else None
     engine = LocalEngine(
         home.root,
         clock=clock,
         binds=(home.envs, home.images, tls_files(home.tls).bundle, Path(sys.base_prefix)),
         services=addresses.ports,
         isolation=config.isolation,
-        host=HelperHost(home.root.resolve()) if standing.helped else None,
+        host=helper,
     )
-    confinement = Confinement(unconfined=config.unconfined_builds, egress=config.build_egress)
+    confinement = Confinement(unconfined=config.unconfined_builds, egress=config.build_egress, helper=helper)
     images = ImageStore(
         home.images,
         clock.now,
@@ -126,6 +127,7 @@ async def compose(
             tuple(config.image_registries),
             config.image_max_gib << 30,
         ),
+        confinement=confinement,
     )
     tokens = issuer(home, config, keys, addresses)
     services = Services(

@@ -11,8 +11,11 @@ import sys
 from pathlib import Path
 
 from tidemill.domain.errors import TidemillError
+from tidemill.environments import index
+from tidemill.environments.process import uv_program
 from tidemill.helper import forks
 from tidemill.helper import main as helper
+from tidemill.server import seen
 from tidemill.server.folders import opened
 
 _READY_S, _STOP_S = 15.0, 5.0
@@ -28,7 +31,7 @@ def start(home: Path, user: int) -> None:
         log = os.open("helper.log", flags, 0o600, dir_fd=folder)
     try:
         child = subprocess.Popen(
-            [*argv, *map(str, binds), "-" * forks.ROOM],
+            [*argv, *map(str, binds), "--", *_tools(), "-" * forks.ROOM],
             env=forks.environment(),
             cwd="/",
             stdin=subprocess.DEVNULL,
@@ -48,6 +51,12 @@ def start(home: Path, user: int) -> None:
                 "HelperFailed",
                 status=500,
             )
+
+
+def _tools() -> list[str]:
+    """What builds read, wherever it lies: root's word, as of this start."""
+    settings = index.settings({**seen.uv_settings_variable(), **os.environ})
+    return [uv_program(), sys.base_prefix, *settings.files]
 
 
 def stop(home: Path) -> list[int]:

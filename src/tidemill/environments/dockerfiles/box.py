@@ -40,14 +40,14 @@ _SETTINGS = {
 
 
 class DockerBox(box.Box):
-    """`most_bytes`: of everything that a build may have on disk at a time."""
+    keeps_owners = True
 
     def __init__(self, folder: Path, rules: Confinement, program: str, most_bytes: int) -> None:
         super().__init__(folder, rules, index.settings(os.environ), folder / "cache", [Path(program)], None)
         self.foreign = True
         self.context = folder / "in" / "context"
         self._program = program
-        self._most_bytes = most_bytes
+        self.most_bytes = most_bytes
         self._measured = 0.0
 
     def make(self) -> None:
@@ -124,7 +124,7 @@ class DockerBox(box.Box):
         job = bwrap.Job(folder, folder, "", reads)
         sandbox = bwrap.Sandbox(self._made.program, [], f"{folder}/etc", "localhost")
         sandbox.is_root()
-        binds = [(folder, True), (self._program, False)]
+        binds = [(folder, True, False), (self._program, False, False)]
         return {
             "argv": sandbox.command(list(argv), job),
             "env": self._environment(),
@@ -133,17 +133,20 @@ class DockerBox(box.Box):
 
     async def _check_disk(self) -> None:
         await super()._check_disk()
-        if time.monotonic() - self._measured < _MEASURED_S:
+        if self._rules.helper is not None or time.monotonic() - self._measured < _MEASURED_S:
             return
         size = await asyncio.to_thread(_size, self.folder)
         self._measured = time.monotonic()
-        if size > self._most_bytes:
-            raise InvalidRequest(
-                f"The build took more than the {human_bytes(self._most_bytes)} of disk that an image "
-                "may have (image_max_gib in config.json).",
-                "BuildOutOfDisk",
-                TARGET,
-            )
+        if size > self.most_bytes:
+            raise self._out_of_disk()
+
+    def _out_of_disk(self) -> InvalidRequest:
+        return InvalidRequest(
+            f"The build took more than the {human_bytes(self.most_bytes)} of disk that an image "
+            "may have (image_max_gib in config.json).",
+            "BuildOutOfDisk",
+            TARGET,
+        )
 
     def _out_of_memory(self, gib: int) -> InvalidRequest:
         return InvalidRequest(
@@ -168,12 +171,11 @@ def require(label: str, rules: Confinement) -> str:
             "BuildahMissing",
             TARGET,
         )
-    if os.geteuid() != 0:
+    if os.geteuid() != 0 and rules.helper is None:
         raise InvalidRequest(
             f"{what} runs the server as an ordinary user, who has one user id to give to a build. A RUN "
-            f"needs more: buildah sets its groups, which Linux forbids there. Let root run the server and "
-            f"keep root: tidemill up --keep-root. "
-            f"{instead}",
+            f"needs more: buildah sets its groups, which Linux forbids there. Let root start the server "
+            f"(sudo tidemill up). {instead}",
             "BuildRefused",
             TARGET,
         )

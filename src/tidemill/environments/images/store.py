@@ -21,6 +21,7 @@ from pathlib import Path
 from tidemill.domain.errors import InvalidRequest
 from tidemill.domain.units import human_bytes, plural
 from tidemill.environments import box, tree
+from tidemill.environments.box import Confinement
 from tidemill.environments.filelock import FileLock
 from tidemill.environments.images import lookup, pulling
 from tidemill.environments.images.manifest import Manifest, host_architecture
@@ -66,10 +67,12 @@ class ImageStore:
         root: Path,
         now: Callable[[], int],
         policy: ImagePolicy = ImagePolicy(),
+        confinement: Confinement | None = None,
     ) -> None:
         self._root = root
         self._now = now
         self._policy = policy
+        self._confinement = confinement or Confinement()
         self._skopeo = Skopeo(root / ".fetch", policy.insecure)
         self._lookups: Shared[Manifest] = Shared()
         self._pulls: Shared[UnpackedImage] = Shared()
@@ -177,8 +180,7 @@ class ImageStore:
             name = path.name.removeprefix(_TMP).split("-")[0]
             with FileLock(self._lock_path(name)) as held:
                 if held.try_acquire():
-                    box.sweep(name)
-                    tree.remove_tree(path)
+                    box.clear(path, self._confinement)
                     swept += 1
         return swept
 
@@ -305,7 +307,7 @@ class ImageStore:
     def discard(self, name: str) -> None:
         """What killed pulls or builds left that had the lock `name`, which is held."""
         for path in self._root.glob(f"{_TMP}{name}-*"):
-            tree.remove_tree(path)
+            box.clear(path, self._confinement)
 
     def _path(self, digest: str) -> Path:
         return self._root / _hex(digest)

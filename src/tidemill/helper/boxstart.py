@@ -1,11 +1,12 @@
-"""The process around a tool that runs in a sandbox: `python -I -S …/boxstart.py`, its order on stdin.
+"""The process around a tool that runs in a sandbox: `python -I -S …/boxstart.py`, its order on stdin; or a
+fork of the helper (builds.py).
 
 The order: `argv` is bubblewrap's, `env` what it is started with; `groups` are control groups to join. Where
 `foreign` is true the tool runs other people's code: a network of its own with a proxy as the only way out
 (`egress`, and `own`: [host, port] that the server's settings name), resource limits, and, as root, a user id
-of its own (`uid`) that reaches nothing but `binds`. `builds`: it is root of a user namespace that has
-`count` user ids from `uid` on, and may mount there. It ends with the tool's exit code, and everything ends
-with it. Nothing but `tidemill.agent` and `tidemill.sandbox` is imported.
+of its own (`uid`) that reaches nothing but `binds` (as view.Bind takes them). `builds`: it is root of a user
+namespace that has `count` user ids from `uid` on, and may mount there. It ends with the tool's exit code, and
+everything ends with it. Nothing but `tidemill.agent` and `tidemill.sandbox` is imported.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ FAILED = 70
 _MOST_PROCESSES, _LARGEST_FILE = 2048, 32 << 30
 
 
-def main() -> int:
-    order: dict[str, Any] = json.load(sys.stdin.buffer)
+def run(order: dict[str, Any]) -> int:
+    """Raises network.NotAvailable, OSError."""
     for group in order["groups"]:
         cgroups.write(f"{group}/cgroup.procs", str(os.getpid()))
     network = None
@@ -97,7 +98,7 @@ def _become_root_of_its_own(starter: socket.socket) -> None:
 def _become_tool(order: dict[str, Any], space: Namespace | None, starter: socket.socket) -> None:
     try:
         if order["uid"]:
-            view.enter([view.Bind(path, writable) for path, writable in order["binds"]])
+            view.enter([view.Bind(*bind) for bind in order["binds"]])
         if space is not None:
             space.enter()
             _limit(order["memory"])
@@ -140,6 +141,6 @@ def _limit(memory: int) -> None:
 
 if __name__ == "__main__":
     try:
-        sys.exit(main())
+        sys.exit(run(json.load(sys.stdin.buffer)))
     except NotAvailable as error:
         sys.exit(f"the sandbox of the build could not be made: no network namespace ({error})")
