@@ -127,7 +127,8 @@ def _own_network(
     if config["network_why"]:
         return None, _line(False, "", config["network_why"])
     try:
-        network = Network(config["services"], config["relay_uid"], way_out, config["home_id"])
+        ids = config["home_id"], config["node_id"]
+        network = Network(config["services"], config["relay_uid"], way_out, *ids)
     except NotAvailable as error:
         return None, _line(False, "", f"jobs share the host's network: no network namespace ({error})")
     by = "a network namespace with nothing but a loopback and the service"

@@ -32,7 +32,8 @@ QUICK_S, MOST_QUICK_ENDS = 1.0, 20
 class Network:
     """`services`: name -> port of the service now; jobs are told these ports. `uid`: the relay's own (0: the
     agent's). `proxy` makes the way out, in the relay (None: there is none). `home_id`: of whose nodes the
-    networks may be used, too. Raises network.NotAvailable."""
+    networks may be used, too. `node_id`: the service sees what comes from here by an address of its own. Raises
+    network.NotAvailable."""
 
     def __init__(
         self,
@@ -40,8 +41,10 @@ class Network:
         uid: int,
         proxy: Callable[[], Proxy] | None = None,
         home_id: str = "",
+        node_id: str = "",
     ) -> None:
         self._uid = uid
+        self._source = relay.source_of(home_id, node_id)
         self._home = f"{home_id}/"
         self._proxy = proxy
         self._names = {port: name for name, port in services.items()}  # every port that jobs were ever told
@@ -138,7 +141,8 @@ class Network:
         if self.pid == 0:
             try:
                 _become_relay(self._uid, [theirs, *(sock for sock, _ in listeners)])
-                relay.main(theirs, listeners, self._targets, self._proxy() if self._proxy else None)
+                made = self._proxy() if self._proxy else None
+                relay.main(theirs, listeners, self._targets, made, self._source)
             finally:
                 os._exit(70)
         theirs.close()

@@ -4,6 +4,9 @@ One epoll, no thread; it sleeps until a socket speaks. A connection for which th
 restarts) is held and tried again for HOLD_S seconds. A slow reader stops the other side's reading; an end of
 one direction is passed on while the other goes on. It ends when its agent does.
 
+Its connections come from an address of the node's own in 127.64.0.0/10, so that the service can tell nodes from
+each other and from whoever else is on this host.
+
 Orders come as datagrams on `control`: {"targets": {name: port}} says where the service listens now;
 {"listen": [name, ...]} brings as many listening sockets along.
 """
@@ -11,6 +14,7 @@ Orders come as datagrams on `control`: {"targets": {name: port}} says where the 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import heapq
 import json
 import os
@@ -34,6 +38,7 @@ MOST = 1000  # connections at once; more wait to be accepted
 
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close with a reset
 _HERE = "127.0.0.1"
+_BIND_ADDRESS_NO_PORT = 24  # linux/in.h: the port is chosen at connect, so all nodes have all of them
 
 
 class End:
@@ -56,7 +61,7 @@ class End:
 
 class Relay:
     """`listeners`: (socket, name of what is reached through it). What comes in under the name PROXY is left
-    to `proxy`, until it is connected."""
+    to `proxy`, until it is connected. `source`: the address that connections to the service come from."""
 
     def __init__(
         self,
@@ -64,8 +69,10 @@ class Relay:
         listeners: list[tuple[socket.socket, str]],
         targets: dict[str, int],
         proxy: Proxy | None = None,
+        source: str = _HERE,
     ) -> None:
         self._proxy = proxy
+        self._source = source
         self._control = control
         self._control.setblocking(False)
         self._targets = targets
@@ -138,6 +145,8 @@ class Relay:
         sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.IPPROTO_IP, _BIND_ADDRESS_NO_PORT, 1)
+        sock.bind((self._source, 0))
         sock.connect_ex((_HERE, self._targets[client.plan[0]]))
         server = End(sock)
         server.connecting = True
@@ -287,6 +296,12 @@ class Relay:
                     self._epoll.unregister(fd)
 
 
+def source_of(home_id: str, node_id: str) -> str:
+    """A node's own loopback address, in 127.64.0.0/10 (domain/signin.py knows the range)."""
+    number = int.from_bytes(hashlib.sha256(f"{home_id}/{node_id}".encode()).digest()[:3], "big") % (1 << 22)
+    return socket.inet_ntoa(struct.pack("!I", (127 << 24 | 64 << 16) + number))
+
+
 def _raise_descriptors() -> int:
     """To what this process may have at most -> that."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -299,9 +314,10 @@ def main(
     listeners: list[tuple[socket.socket, str]],
     targets: dict[str, int],
     proxy: Proxy | None,
+    source: str,
 ) -> None:
     """In a fork of the agent, which never returns."""
     try:
-        Relay(control, listeners, targets, proxy).serve()
+        Relay(control, listeners, targets, proxy, source).serve()
     finally:
         os._exit(0)

@@ -18,11 +18,11 @@ from tidemill.agent import relay
 class Running:
     """A relay in a thread of its own, in front of `target`; `address` is what a client connects to."""
 
-    def __init__(self, target: int) -> None:
+    def __init__(self, target: int, source: str = "127.0.0.1") -> None:
         self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         listener = socket.create_server(("127.0.0.1", 0))
         self.address = listener.getsockname()
-        self.relay = relay.Relay(theirs, [(listener, "https")], {"https": target})
+        self.relay = relay.Relay(theirs, [(listener, "https")], {"https": target}, source=source)
         self._thread = threading.Thread(target=self.relay.serve, daemon=True)
         self._thread.start()
 
@@ -220,3 +220,14 @@ def test_many_connections_leave_no_descriptor(running: Running, service: socket.
     while len(os.listdir("/proc/self/fd")) > before and time.monotonic() < end:
         time.sleep(0.01)
     assert len(os.listdir("/proc/self/fd")) <= before
+
+
+def test_each_node_comes_from_an_address_of_its_own(service: socket.socket) -> None:
+    sources = [relay.source_of("home", f"cpu-{number}") for number in range(50)]
+    assert len(set(sources)) == 50
+    assert all(64 <= int(source.split(".")[1]) < 128 for source in sources)
+    running = Running(service.getsockname()[1], sources[0])
+    with running.connect():
+        _, (address, _) = service.accept()
+    running.close()
+    assert address == sources[0]

@@ -158,3 +158,13 @@ def test_passwords_that_will_not_do(password: str) -> None:
 
 def test_a_sentence_will_do() -> None:
     assert check_password("correct horse battery", "ann") == ""
+
+
+def test_what_jobs_guess_slows_nobody_on_the_host() -> None:
+    """Each node with a network of its own has an address in 127.64.0.0/10 (agent/relay.py)."""
+    guesser = Guesser()
+    for _ in range(30):
+        guesser.guess("ann", "127.100.1.2")
+    assert guesser.wait("ann", "127.100.1.2") > 60 * SECOND
+    assert guesser.wait("bob", "127.100.1.2") > 0, "nor at anybody else from there"
+    assert guesser.wait("ann", "127.0.0.1") == guesser.wait("ann", "127.100.1.3") == 0
