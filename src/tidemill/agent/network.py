@@ -32,7 +32,7 @@ QUICK_S, MOST_QUICK_ENDS = 1.0, 20
 class Network:
     """`services`: name -> port of the service now; jobs are told these ports. `uid`: the relay's own (0: the
     agent's). `proxy` makes the way out, in the relay (None: there is none). `home_id`: of whose nodes the
-    networks may be used, too. `node_id`: the service sees what comes from here by an address of its own. Raises
+    networks may be used, too. `node_id`: what comes from here has an address of its own. Raises
     network.NotAvailable."""
 
     def __init__(

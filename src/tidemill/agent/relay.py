@@ -4,8 +4,8 @@ One epoll, no thread; it sleeps until a socket speaks. A connection for which th
 restarts) is held and tried again for HOLD_S seconds. A slow reader stops the other side's reading; an end of
 one direction is passed on while the other goes on. It ends when its agent does.
 
-Its connections come from an address of the node's own in 127.64.0.0/10, so that the service can tell nodes from
-each other and from whoever else is on this host.
+Its connections come from an address of the node's own in 127.64.0.0/10, so that the service can tell nodes
+from each other and from whoever else is on this host.
 
 Orders come as datagrams on `control`: {"targets": {name: port}} says where the service listens now;
 {"listen": [name, ...]} brings as many listening sockets along.
