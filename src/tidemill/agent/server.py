@@ -95,6 +95,7 @@ class AgentServer:
         signal.signal(signal.SIGCHLD, lambda *_: None)
         self._epoll.register(self._listener.fileno(), select.EPOLLIN)
         self._epoll.register(wake_reader, select.EPOLLIN)
+        self._epoll.register(self._tasks.probes.fileno(), select.EPOLLIN)
         while True:
             pause = self._tasks.tick()
             if not self._ending and self._deleted():
@@ -104,7 +105,7 @@ class AgentServer:
                 if self._gone():
                     return self._say_goodbye()
                 pause = min(pause or 0.01, 0.01)
-            if self._journal.long and not self._tasks.busy:
+            if self._journal.long and self._tasks.quiet:
                 with contextlib.suppress(OSError):  # no space: the long one serves as well
                     self._journal.compact([("node", self._hello), *self._tasks.records()])
             for client in self._unsent:
@@ -118,6 +119,8 @@ class AgentServer:
                     self._reap()
                 elif fd == self._listener.fileno():
                     self._accept()
+                elif fd == self._tasks.probes.fileno():
+                    self._tasks.probes.ready()
                 elif fd in self._clients:
                     self._client_ready(self._clients[fd], events)
 

@@ -6,11 +6,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from tidemill.agent.probes import Probe
+    from tidemill.agent.restarts import Restarts
     from tidemill.sandbox.cgroups import MemoryMeter
 
 
 class Task:
-    """One task as the agent sees it."""
+    """One task as the agent sees it. What a start sets is in `begin`: of a service it may be called again."""
 
     def __init__(self, attempt: str, rank: int, epoch: int, grace: float = 10.0) -> None:
         self.attempt = attempt
@@ -19,10 +21,21 @@ class Task:
         self.log = ""  # its path
         self.cwd = ""
         self.program = ""
-        self.beside: dict[str, dict[str, Any]] = {}  # services started beside it
         self.grace = grace  # seconds from TERM to KILL
-        self.state = "running"  # "running" | "ending" (main process gone, others not yet) | "exited"
         self.marker = ""
+        self.restarts: Restarts | None = None  # of a service; None: it is not started again
+        self.spec: dict[str, Any] = {}  # of a service: what it was started with, secrets too
+        self.start_at: float | None = None  # of one that waits to be started again
+        self.probes: dict[str, Probe] = {}
+        self.started = 0.0
+        self.events: list[dict[str, Any]] = []
+        self.begin()
+
+    def begin(self) -> None:
+        """Nothing of a start is known yet."""
+        # "running" | "ending" (main process gone, others not yet) | "waiting" (to start again) | "exited"
+        self.state = "running"
+        self.beside: dict[str, dict[str, Any]] = {}  # services started beside it
         self.pid = 0  # the child we wait for
         self.main = 0  # the task's own process: the same, or below a shepherd
         self.pipe = -1
@@ -41,5 +54,4 @@ class Task:
         self.oom_before = 0
         self.refused_before = 0  # processes, when it started
         self.alone = True  # no other task ran beside it: the node's peak is its peak
-        self.events: list[dict[str, Any]] = []
         self.exit: dict[str, Any] | None = None

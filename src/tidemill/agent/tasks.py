@@ -12,10 +12,11 @@ import select
 import signal
 from collections import OrderedDict
 
-from tidemill.agent import boxed, spawn
+from tidemill.agent import boxed, restarts, spawn
 from tidemill.agent.clock import boot, micro, wall
 from tidemill.agent.files import open_beneath, tail_beneath
 from tidemill.agent.journal import Journal, TaskId
+from tidemill.agent.probes import Probe, Probes
 from tidemill.agent.refused import Refused
 from tidemill.agent.sessions import Sessions
 from tidemill.agent.task import Task
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from tidemill.agent.place import Place
 
 REMEMBERED = 1024  # forgotten tasks whose epoch is still refused
+TOLD_AGAIN = 20  # ends of a service, to a client that comes later
 
 
 class Tasks:
@@ -48,6 +50,7 @@ class Tasks:
         self._pids_meter = cgroups.PidsMeter(pids) if pids else None
         self.memory = place.memory
         self.sessions = Sessions(place)
+        self.probes = Probes(self.sessions.dial, self._probed)
 
     # --- verbs
 
@@ -83,12 +86,15 @@ class Tasks:
         if spec.get("rootfs") and not self._place.box.made:
             why = self._place.box.why_not
             raise Refused("invalid", f"this node has no sandbox, so it runs nothing in an image: {why}")
+        again = _restarts(spec.get("service"))
         log = self.open_log(spec["log_path"])
         task = Task(
             str(spec["attempt"]), int(spec["rank"]), int(spec["epoch"]), grace=float(spec["term_grace_s"])
         )
         task.log, task.cwd = str(spec["log_path"]), str(spec["cwd"])
         task.program = str(spec["argv"][0])
+        if again is not None:
+            task.restarts, task.spec = again, spec
         task.marker = f"{self._place.marker}{task.attempt}/{task.rank}"
         record = {"attempt": task.attempt, "rank": task.rank, "epoch": task.epoch, "at": wall()}
         try:
@@ -138,7 +144,11 @@ class Tasks:
         if spec["timeout_s"] is not None:
             task.timeout = float(spec["timeout_s"])
             task.timeout_at = boot() + task.timeout
-        self._tell(task, "task_started", {"pid": task.main})
+        told: dict[str, Any] = {"pid": task.main}
+        if task.restarts is not None:
+            self.probes.begin(task, spec["service"]["probes"])
+            told["restarts"] = task.restarts.count
+        self._tell(task, "task_started", told)
 
     def stop(self, attempt: str, rank: int, epoch: int, why: str) -> None:
         """TERM now, KILL after the task's grace. What never started is recorded as stopped, and never
@@ -152,6 +162,8 @@ class Tasks:
             task.reason, task.message = "stopped", why
             self._tasks[attempt, rank] = task
             self._finish(task)
+        elif task.restarts is not None and task.state != "exited":
+            self._stop_service(task, why)
         elif task.state == "running" and task.kill_at is None:
             task.reason, task.message = "stopped", why
             self._terminate(task)
@@ -190,6 +202,9 @@ class Tasks:
 
     def kill_all(self) -> None:
         for task in self._tasks.values():
+            if task.restarts is not None and task.state in ("waiting", "ending"):
+                self._stop_service(task, "its node was closed")
+            task.restarts = None
             if task.state == "running":
                 task.reason, task.message = task.reason or "stopped", task.message or "its node was closed"
                 self._kill(task)
@@ -197,6 +212,11 @@ class Tasks:
     @property
     def busy(self) -> bool:
         return any(t.state != "exited" for t in self._tasks.values())
+
+    @property
+    def quiet(self) -> bool:
+        """Nothing is about to be written down but what services do for ever."""
+        return all(t.state == "exited" or t.restarts is not None for t in self._tasks.values())
 
     # --- what happens
 
@@ -210,6 +230,7 @@ class Tasks:
                     ending.look_at = 0.0
             return
         task.state = "ending"
+        self.probes.end(task)
         self._listen(task)
         task.status = status if task.group else _said(task.told, "status", status)
         self._look(task)
@@ -219,7 +240,10 @@ class Tasks:
         now = boot()
         due: list[float] = []
         for task in [t for t in self._tasks.values() if t.state != "exited"]:
-            if task.state == "ending":
+            if task.state == "waiting":
+                if task.start_at is not None and task.start_at <= now:
+                    self._start_again(task)
+            elif task.state == "ending":
                 if task.look_at is not None and task.look_at <= now:
                     self._look(task)
             elif task.kill_at is not None:
@@ -229,12 +253,56 @@ class Tasks:
                 task.reason = "timeout"
                 task.message = f"ran longer than its limit of {task.timeout:g} s"
                 self._terminate(task)
-            planned = task.look_at if task.state == "ending" else task.kill_at or task.timeout_at
+            planned = {"ending": task.look_at, "waiting": task.start_at}.get(
+                task.state, task.kill_at or task.timeout_at
+            )
             if planned is not None and task.state != "exited":
                 due.append(planned)
+            if task.state == "running" and (looked := self.probes.tick(task, now)) is not None:
+                due.append(looked)
         return max(0.0, min(due) - boot()) if due else None
 
+    # --- services
+
+    def _stop_service(self, task: Task, why: str) -> None:
+        """For good, whatever it is doing."""
+        task.restarts, task.reason, task.message = None, "stopped", why
+        if task.state == "waiting":
+            task.begin()
+            task.reason, task.message = "stopped", why
+            self._finish(task)
+        elif task.state == "running" and task.kill_at is None:
+            self._terminate(task)
+
+    def _start_again(self, task: Task) -> None:
+        task.begin()
+        try:
+            log = self.open_log(task.log)
+        except Refused as error:
+            task.reason, task.message = "spawn_failed", str(error)
+            return self._finish(task)
+        self.launch(task, task.spec, log)
+
+    def _wait_to_start(self, task: Task, record: dict[str, Any], pause: float) -> None:
+        assert task.restarts is not None
+        record |= {"restarts": task.restarts.count, "again_in_s": pause}
+        with contextlib.suppress(OSError):  # that the disk is full is no reason not to serve
+            self._journal.write("restart", record)
+        task.state, task.start_at = "waiting", boot() + pause
+        # What it was before is past: only how it ended is worth telling again, and not without end.
+        task.events = [e for e in task.events if e["kind"] == "task_restarting"][1 - TOLD_AGAIN :]
+        self._tell(task, "task_restarting", record)
+
+    def _probed(self, task: Task, name: str, probe: Probe) -> None:
+        if name == "ready":
+            task.events = [e for e in task.events if e["kind"] not in ("task_ready", "task_unready")]
+            self._tell(task, "task_ready" if probe.passed else "task_unready", {"message": probe.why})
+        elif not probe.passed and task.state == "running" and task.kill_at is None:
+            task.reason, task.message = "unhealthy", f"its liveness probe failed: {probe.why}"
+            self._terminate(task)
+
     def _terminate(self, task: Task) -> None:
+        self.probes.end(task)
         task.kill_at = boot() + task.grace
         if self._place.box.made:
             inside = cgroups.processes(task.group) if task.group else processes.descendants(task.main)
@@ -313,7 +381,13 @@ class Tasks:
         for fd in (task.pipe, task.said):
             if fd >= 0:
                 os.close(fd)
-        task.pipe, task.said, task.told, task.state, task.exit = -1, -1, "", "ending", record
+        task.pipe, task.said, task.told = -1, -1, ""
+        if task.restarts is not None:
+            failed = bool(exit_code != 0 or task.reason)
+            pause = task.restarts.after(failed, boot() - task.started if task.main else 0.0)
+            if pause is not None:
+                return self._wait_to_start(task, record, pause)
+        task.state, task.exit = "ending", record
         self._record(task, record)
 
     def _record(self, task: Task, record: dict[str, Any]) -> None:
@@ -394,6 +468,17 @@ class Tasks:
                 task.told += data.decode(errors="replace")
         except BlockingIOError:
             pass
+
+
+def _restarts(service: dict[str, Any] | None) -> restarts.Restarts | None:
+    """Of the verb `start`; None: of no service. All of it is checked before anything is done."""
+    if service is None:
+        return None
+    for name, fields in service["probes"].items():
+        if name not in ("ready", "live"):
+            raise ValueError(f"probe {name!r}: use ready or live")
+        Probe(fields, 0.0)
+    return restarts.read(service["restart"])
 
 
 def _leads(pid: int) -> bool:

@@ -61,6 +61,44 @@ class HeldNode:
 
 
 @dataclass(frozen=True, slots=True)
+class RestartPolicy:
+    """Of a service, carried out by its node whether or not we live. `policy`: "always" | "on-failure" |
+    "never". It starts again at once, after ends in a row `first_s` later, doubled up to `cap_s`; a run of
+    `steady_s` ends the row."""
+
+    policy: str = "always"
+    first_s: float = 0.5
+    cap_s: float = 60.0
+    steady_s: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """Whether a port of the task's own loopback answers. `kind`: "tcp" (a connection is enough) | "http" (GET
+    `path` is answered with 200..399). Failures before `delay_s` after the start do not count; `failures` or
+    `successes` in a row change the verdict."""
+
+    port: int
+    kind: str = "http"
+    path: str = "/"
+    delay_s: float = 0.0
+    period_s: float = 10.0
+    timeout_s: float = 2.0
+    failures: int = 3
+    successes: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """What makes a task a service. `ready`: it may be used while that passes; tried often until it does for
+    the first time. `live`: its process is ended and started again (by the policy) when that fails."""
+
+    restart: RestartPolicy = RestartPolicy()
+    ready: Probe | None = None
+    live: Probe | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class TaskSpec:
     """One process tree on one node. `(attempt_id, rank)` names it; a start of a lower epoch is refused."""
 
@@ -75,7 +113,7 @@ class TaskSpec:
     timeout_s: float | None = None  # wall-clock limit; then TERM -> KILL with reason "timeout"
     gpu_ids: tuple[str, ...] = ()
     network_of: str = ""  # node id: it runs in the network of that node, which must be open; "": of its own
-    kind: str = "batch"  # "batch" | "service" (later)
+    service: Service | None = None  # None: it runs once
     rootfs: str = ""  # an unpacked image, below what nodes can see; "": a minimal view of the host
     read_only: tuple[str, ...] = ()  # what the task may read at the same path, besides its own directory
 
@@ -88,7 +126,9 @@ class TaskKey:
 
 @dataclass(frozen=True, slots=True)
 class EngineEvent:
-    """kind: "node_ready" | "node_lost" | "node_closed" | "task_started" | "task_exited".
+    """kind: "node_ready" | "node_lost" | "node_closed" | "task_started" | "task_exited", and of services
+    "task_ready" | "task_unready" (`message`: why) | "task_restarting" (how it ended; it starts again
+    `again_in_s` later, then "task_started"; it is not ready before "task_ready").
 
     "task_exited" is sent only when the exit record is on disk and every process of the task is proved gone.
     "node_closed" is sent only when every process of the node is proved gone.
@@ -104,8 +144,11 @@ class EngineEvent:
     pid: int = 0
     exit_code: int | None = None
     signal: int | None = None
-    reason: str = ""  # "", "oom", "pids", "disk_full", "timeout", "stopped", "spawn_failed", "lost"
+    # "", "oom", "pids", "disk_full", "timeout", "stopped", "spawn_failed", "lost", "unhealthy"
+    reason: str = ""
     message: str = ""
+    restarts: int = 0  # of a service: how often it was started again, or is about to be
+    again_in_s: float = 0.0
     peak_memory: int | None = None
     limits: dict[str, Limit] = field(default_factory=dict)
     handle: bytes = b"{}"

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from tidemill.agent.restarts import Restarts
 from tidemill.domain.isolation import Limit
 from tidemill.domain.model import Vector
 from tidemill.engines.base import (
@@ -50,12 +51,16 @@ class Plan:
     message: str = ""
     output: bytes = b""  # what it writes to its log as it starts
     ignores_term: bool = False
+    ready_after: int | None = 0  # of a service with a probe: from each start; None: it never is
 
 
 @dataclass(slots=True)
 class _Task:
     spec: TaskSpec
     plan: Plan
+    restarts: Restarts | None = None  # of a service
+    started: int = 0
+    runs: bool = True  # a service may be about to start again
     stopping: str = ""
     events: list[EngineEvent] = field(default_factory=list)
     exited: bool = False
@@ -110,7 +115,7 @@ class FakeEngine:
         return self._later[0][0] if self._later else None
 
     def finish(self, node_id: str, key: TaskKey, exit_code: int | None = 0, **more: Any) -> None:
-        """Ends a running task now."""
+        """Ends the process of a running task now: a service starts again, if its policy says so."""
         task = self.nodes[node_id].tasks[key]
         self._exit(node_id, key, replace(task.plan, exit_code=exit_code, **more))
 
@@ -165,12 +170,30 @@ class FakeEngine:
             return
         if known is not None and not known.exited:
             raise InvalidTask(f"{key}: epoch {known.spec.epoch} still has processes")
-        plan = self._plan(task)
-        node.tasks[key] = started = _Task(task, plan)
-        _append(Path(task.log_path), plan.output)
-        started.events.append(self._emit("task_started", node_id, task=key, epoch=task.epoch, pid=1))
+        again = None
+        if task.service is not None:
+            policy = task.service.restart
+            again = Restarts(policy.policy, policy.first_s, policy.cap_s, policy.steady_s)
+        node.tasks[key] = started = _Task(task, self._plan(task), again)
+        self._begin(node_id, key, started)
+
+    def _begin(self, node_id: str, key: TaskKey, task: _Task) -> None:
+        plan, epoch, now = task.plan, task.spec.epoch, self._clock.now()
+        task.started, task.runs = now, True
+        _append(Path(task.spec.log_path), plan.output)
+        count = task.restarts.count if task.restarts else 0
+        event = self._emit("task_started", node_id, task=key, epoch=epoch, pid=1, restarts=count)
+        task.events.append(event)
+        service = task.spec.service
+        if service is not None and service.ready is not None and plan.ready_after is not None:
+            self._in(plan.ready_after, lambda: self._ready(node_id, key, task, now))
         if plan.after is not None:
             self._in(plan.after, lambda: self._exit(node_id, key, plan))
+
+    def _ready(self, node_id: str, key: TaskKey, task: _Task, started: int) -> None:
+        if task.runs and not task.exited and task.started == started:
+            event = self._emit("task_ready", node_id, task=key, epoch=task.spec.epoch)
+            task.events.append(event)
 
     async def stop(self, node_id: str, task: TaskKey, epoch: int, reason: str) -> None:
         self.calls.append(("stop", node_id, task, epoch, reason))
@@ -283,17 +306,28 @@ class FakeEngine:
     def _exit(self, node_id: str, key: TaskKey, plan: Plan) -> None:
         node = self.nodes.get(node_id)
         task = node.tasks.get(key) if node is not None and node.alive else None
-        if task is not None and not task.exited:
-            self._record_exit(node_id, key, task, plan)
+        if task is None or task.exited:
+            return
+        pause = None
+        if task.restarts is not None and not task.stopping:
+            failed = bool(plan.exit_code != 0 or plan.reason)
+            pause = task.restarts.after(failed, (self._clock.now() - task.started) / 1e6)
+        if pause is None or task.restarts is None:
+            return self._record_exit(node_id, key, task, plan)
+        task.runs = False
+        task.events = [e for e in task.events if e.kind == "task_restarting"]
+        more = {**_ended(plan), "restarts": task.restarts.count, "again_in_s": pause}
+        event = self._emit("task_restarting", node_id, task=key, epoch=task.spec.epoch, **more)
+        task.events.append(event)
+        self._in(int(pause * 1e6), lambda: self._again(node_id, key, task))
+
+    def _again(self, node_id: str, key: TaskKey, task: _Task) -> None:
+        if not task.exited:
+            self._begin(node_id, key, task)
 
     def _record_exit(self, node_id: str, key: TaskKey, task: _Task, plan: Plan) -> None:
         task.exited = True
-        what = {
-            "exit_code": plan.exit_code,
-            "signal": plan.signal,
-            "reason": plan.reason,
-            "message": plan.message,
-        }
+        what = _ended(plan)
         task.events.append(self._emit("task_exited", node_id, task=key, epoch=task.spec.epoch, **what))
 
     def _need(self, node_id: str) -> _Node:
@@ -324,6 +358,15 @@ class FakeEngine:
             return
         self._count += 1
         heapq.heappush(self._later, (self._clock.now() + delay, self._count, action))
+
+
+def _ended(plan: Plan) -> dict[str, Any]:
+    return {
+        "exit_code": plan.exit_code,
+        "signal": plan.signal,
+        "reason": plan.reason,
+        "message": plan.message,
+    }
 
 
 def _append(path: Path, output: bytes) -> None:

@@ -212,6 +212,8 @@ class LocalEngine(Visits):
             raise InvalidTask(f"GPUs {sorted(unknown)} were not allotted to node {node_id}")
         if task.rootfs and node.hello["version"] < protocol.IMAGES_SINCE:
             raise InvalidTask(f"node {node_id} was opened by an earlier Tidemill, which runs no images")
+        if task.service is not None and node.hello["version"] < protocol.SERVICES_SINCE:
+            raise InvalidTask(f"node {node_id} was opened by an earlier Tidemill, which runs no services")
         fields = words.start(task)
         fields["env"] = {"PATH": DEFAULT_PATH, "HOME": task.cwd, **task.env}
         fields["devices"] = self._gpus.devices(task.gpu_ids)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from tidemill.domain.isolation import Limit
 from tidemill.domain.model import Vector
-from tidemill.engines.base import EngineEvent, TaskKey, TaskSpec
+from tidemill.engines.base import EngineEvent, Service, TaskKey, TaskSpec
 from tidemill.sandbox import cgroups as groups
 
 
@@ -36,9 +37,19 @@ def start(task: TaskSpec) -> dict[str, Any]:
         "term_grace_s": task.term_grace_s,
         "timeout_s": task.timeout_s,
         "gpu_ids": list(task.gpu_ids),
-        "kind": task.kind,
+        "service": _service(task.service) if task.service else None,
         "rootfs": task.rootfs,
         "read_only": list(task.read_only),
+    }
+
+
+def _service(service: Service) -> dict[str, Any]:
+    probes = {"ready": service.ready, "live": service.live}
+    return {
+        "restart": asdict(service.restart),
+        "probes": {
+            name: {**asdict(probe), "eager": name == "ready"} for name, probe in probes.items() if probe
+        },
     }
 
 
@@ -55,6 +66,8 @@ def task_event(node_id: str, event: dict[str, Any]) -> EngineEvent:
         signal=event.get("signal"),
         reason=event.get("reason", ""),
         message=event.get("message", ""),
+        restarts=event.get("restarts", 0),
+        again_in_s=event.get("again_in_s", 0.0),
         peak_memory=event.get("peak_memory"),
     )
 
