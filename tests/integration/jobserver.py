@@ -161,9 +161,9 @@ class JobServer:
         assert status in (200, 201), answer
 
     def put_job(self, name: str, command: str, **properties: Any) -> tuple[int, Any]:
-        return self.arm(
-            "PUT", f"jobs/{name}", {"properties": {"jobType": "Command", "command": command, **properties}}
-        )
+        """On this host, whose nodes stay warm; with `computeId=None` on nodes of its own."""
+        body = {"jobType": "Command", "command": command, "computeId": "local", **properties}
+        return self.arm("PUT", f"jobs/{name}", {"properties": body})
 
     def submit(self, name: str, command: str, **properties: Any) -> str:
         status, answer = self.put_job(name, command, **properties)

@@ -289,10 +289,10 @@ def test_environment_variables(jobs):
     assert jobs.log("variables") == "a b=c|variables|main|1\n"
 
 
-@pytest.mark.parametrize("compute", [None, "local", "azureml:local"])
-def test_no_cluster_is_this_host(jobs, compute):
-    name = f"host-{str(compute).replace(':', '-')}"
-    jobs.submit(name, "echo here", **({"computeId": compute} if compute else {}))
+@pytest.mark.parametrize("compute", ["local", "azureml:local"])
+def test_local_is_this_host(jobs, compute):
+    name = f"host-{compute.replace(':', '-')}"
+    jobs.submit(name, "echo here", computeId=compute)
     job = jobs.wait(name)
     assert (job["status"], job["compute"]) == ("Completed", "local")
     jobs.check_ledger(name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tidemill.app import access, computes, quotas
 from tidemill.app.services import Caller, Services
-from tidemill.domain.admission import admit
+from tidemill.domain.admission import Refusal, admit
 from tidemill.domain.errors import Forbidden, InvalidRequest
 from tidemill.domain.ids import PROVIDER
 from tidemill.domain.jobspec import HIGH, MEDIUM, CommandJob
@@ -22,17 +22,26 @@ HIGH_PRIORITY = f"{PROVIDER}/highPriorityJobs/submit/action"
 
 async def check(s: Services, caller: Caller, spec: ClusterSpec, job: CommandJob, team: str) -> None:
     """Raises InvalidRequest with the figures (domain.admission, domain.quota), Forbidden with who may."""
+    found = await refusal(s, caller, spec, job, team)
+    if found is not None:
+        raise InvalidRequest(found.message, found.code, "properties.resources.instanceCount")
+
+
+async def refusal(
+    s: Services, caller: Caller, spec: ClusterSpec, job: CommandJob, team: str
+) -> Refusal | None:
+    """Why it could never start there. Raises Forbidden with who may give it its priority."""
     if job.priority > MEDIUM:
         await _check_priority(s, caller, spec.workspace, job.priority)
     capacity = await s.engine.capacity()
     host = Host(capacity.total, capacity.gpu_ids, s.settings.capacity)
     request = request_of(spec, job.display_name, job.node_count, team, caller.acts_as or caller.oid)
-    refusal = admit(request, spec, host)
-    if refusal is None:
-        limits, others = await s.store.read(lambda read: _limits(s, read, spec))
-        refusal = admit_quotas(request, spec, limits, others)
-    if refusal is not None:
-        raise InvalidRequest(refusal.message, refusal.code, "properties.resources.instanceCount")
+    never = admit(request, spec, host)
+    if never is not None:
+        return never
+    serverless = await quotas.serverless_nodes(s) if spec.purpose else 0
+    limits, others = await s.store.read(lambda read: _limits(s, read, spec, serverless))
+    return admit_quotas(request, spec, limits, others)
 
 
 def request_of(spec: ClusterSpec, name: str, nodes: int, team: str, user: str) -> JobRequest:
@@ -40,13 +49,13 @@ def request_of(spec: ClusterSpec, name: str, nodes: int, team: str, user: str) -
     return JobRequest("", name, spec.workspace, team, spec.uid, nodes, MEDIUM, 0, None, user)
 
 
-def _limits(s: Services, read: Read, spec: ClusterSpec) -> tuple[Quotas, list[ClusterSpec]]:
+def _limits(s: Services, read: Read, spec: ClusterSpec, serverless: int) -> tuple[Quotas, list[ClusterSpec]]:
     """Quotas, and the other computes of the workspace."""
-    if not read.count(ResourceQuery(quotas.TYPE)):
+    if not serverless and not read.count(ResourceQuery(quotas.TYPE)):
         return NO_QUOTAS, []
     rows = read.find(ResourceQuery(computes.TYPE, spec.workspace))
     found = (computes.cluster_of(s, row) for row in rows if row.uid != spec.uid)
-    return quotas.load(read), [other for other in found if other is not None]
+    return quotas.load(read, serverless), [other for other in found if other is not None]
 
 
 async def _check_priority(s: Services, caller: Caller, scope: Scope, priority: int) -> None:

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from tidemill.app import computes, images, isolation, job_planning, step_reuse
-from tidemill.app.prepared import Child, Prepared
+from tidemill.app import (
+    computes,
+    images,
+    implicit_computes,
+    isolation,
+    job_planning,
+    serverless,
+    step_reuse,
+)
+from tidemill.app.prepared import Child, Prepared, nothing_besides, nothing_more
 from tidemill.app.services import Services
 from tidemill.app.teams import tags_of
 from tidemill.domain.jobservices import read_services
 from tidemill.domain.jobspec import read_command_job
-from tidemill.domain.model import Caller, JobState, Scope
-from tidemill.domain.plan import JobProgress, JobStatus, PlannedEnvironment
+from tidemill.domain.model import Caller, JobState, Resource, Scope
+from tidemill.domain.plan import JobPlan, JobProgress, JobStatus, PlannedEnvironment
+from tidemill.domain.units import plural
+from tidemill.store.api import Tx
 
 
 async def prepare(
@@ -23,7 +33,7 @@ async def prepare(
     that do), NotOffered, Conflict."""
     job = read_command_job(name, properties)
     tags = tags_of(properties)
-    plan = await job_planning.plan_job(
+    plan, sized = await job_planning.plan_job(
         s, caller, scope, name, job, tags, child.made if child is not None else ()
     )
     services = read_services(properties.get("services"))
@@ -36,19 +46,35 @@ async def prepare(
     if reused is not None:
         return step_reuse.standing_for(s, plan, reused, key)
     ready = images.is_ready(s, plan.environment)
-    where = f"compute {plan.compute_name}" if plan.compute_name else "this host"
-    if job.instance_type and not job.compute_id:
-        where += f", which stands in for serverless {job.instance_type}"
     preparing = () if ready else (("Preparing", _preparing(plan.environment)),)
     return Prepared(
         state=JobState.QUEUED if ready else JobState.PREPARING,
         status=JobStatus(plan, JobProgress(built_environment=not ready), result_key=key),
         job_type="Command",
-        where=where,
-        notes=tuple(("Note", note) for note in plan.environment.notes) + preparing,
+        where=_where(plan),
+        notes=tuple(("Note", note) for note in (*sized, *plan.environment.notes)) + preparing,
         ref=plan.compute_uid,
-        check=lambda tx: computes.check_there(tx, plan.compute_uid, plan.compute_name or computes.LOCAL),
+        check=nothing_more
+        if plan.serverless
+        else lambda tx: computes.check_there(tx, plan.compute_uid, plan.compute_name),
+        shown=serverless.shown(plan, properties) if plan.serverless else {},
+        also=_with_nodes(plan, name, tags) if plan.serverless else nothing_besides,
     )
+
+
+def _where(plan: JobPlan) -> str:
+    if not plan.serverless:
+        return f"compute {plan.compute_name}"
+    return f"serverless: {plural(plan.job.node_count, 'node')} of {plan.serverless}, for this job alone"
+
+
+def _with_nodes(plan: JobPlan, name: str, tags: Mapping[str, Any]) -> Callable[[Tx, Resource], None]:
+    wanted = serverless.wanted(plan, name, tags)
+
+    def make(tx: Tx, row: Resource) -> None:
+        implicit_computes.make(tx, plan.compute_uid, row, wanted, row.created_at)
+
+    return make
 
 
 def _preparing(planned: PlannedEnvironment) -> str:

@@ -24,7 +24,8 @@ NOT_OFFERED = (
     "DataFactory",
     "DataLakeAnalytics",
 )
-RESERVED = ("local", "serverless")
+SERVERLESS = "serverless"
+RESERVED = ("local", SERVERLESS)
 IMPLICIT = "implicitComputes"  # type of rows: app.implicit_computes
 MAX_NODES = 1000
 DEFAULT_IDLE_S = 120.0  # Azure's: PT2M

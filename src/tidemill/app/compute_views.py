@@ -71,7 +71,7 @@ async def nodes_of(s: Services, scope: Scope) -> list[dict[str, Any]]:
         nodes = await s.store.read(lambda r, uid=spec.uid: r.nodes_of(uid))
         found += [{**await _node(s, node), "compute": spec.name} for node in nodes]
     for spec, node in await s.store.read(lambda r: _for_one_purpose(s, r, scope)):
-        found.append({**await _node(s, node), "compute": spec.name})
+        found.append({**await _node(s, node), "compute": spec.name, "for_one": spec.purpose})
     return found
 
 

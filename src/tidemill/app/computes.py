@@ -19,6 +19,7 @@ from tidemill.app.compute_rules import (
     IMPLICIT,
     RESERVED,
     SECOND,
+    SERVERLESS,
     check_compute_name,
     object_at,
     read_compute,
@@ -39,10 +40,12 @@ from tidemill.store.api import AlreadyExists, Granted, Read, ResourceQuery, Tx
 
 TYPE = "computes"
 LOCAL = "local"
-_NO_RESOURCE = (
-    "Compute {name!r} is this host itself: jobs name it (compute: {name}), but there is no such resource to "
-    "get, change or delete."
-)
+_NO_RESOURCE = {
+    LOCAL: "Compute 'local' is this host itself: jobs name it (compute: local), but there is no resource "
+    "to get, change or delete.",
+    SERVERLESS: "'serverless' is no resource to get, change or delete: each job without a compute has nodes "
+    "that exist for it alone.",
+}
 SUCCEEDED, DELETING = "Succeeded", "Deleting"
 _FINAL = tuple(state.value for state in JobState if state.final)
 
@@ -174,7 +177,7 @@ async def delete(s: Services, caller: Caller, scope: Scope, name: str) -> Resour
     """Gone at once when nothing is on it (None: there was none); else `Deleting` until its jobs have ended
     and its nodes are closed. Its events and ledger stay. Raises InvalidRequest for a reserved name."""
     if name.casefold() in RESERVED:
-        raise InvalidRequest(_NO_RESOURCE.format(name=name), target=name)
+        raise InvalidRequest(_NO_RESOURCE[name.casefold()], target=name)
     now = s.clock.now()
 
     def change(tx: Tx) -> Resource | None:
@@ -253,7 +256,7 @@ def find(read: Read, scope: Scope, name: str, besides: Sequence[str] = ()) -> Re
     """Raises NotFound naming the computes that exist, and what else could have been meant."""
     row = read.get(Key(scope, TYPE, name))
     if row is None and name.casefold() in RESERVED:
-        raise NotFound(_NO_RESOURCE.format(name=name), target=name)
+        raise NotFound(_NO_RESOURCE[name.casefold()], target=name)
     if row is None:
         names = [r.key.name for r in read.find(ResourceQuery(TYPE, scope))]
         raise absent("Compute", name, [*names, *besides], f"workspace {scope.workspace!r}")
@@ -266,12 +269,12 @@ async def resolve(s: Services, scope: Scope, compute: str) -> ClusterSpec:
 
 
 def resolve_in(s: Services, read: Read, scope: Scope, compute: str, workspace: Resource) -> ClusterSpec:
-    """`compute`: an ARM id, a name, `azureml:name`, or "" (also "local", "serverless"): this host.
+    """`compute`: an ARM id, a name or `azureml:name`; "local" is this host.
 
     Raises NotFound naming the computes that exist, Conflict for one that is being deleted.
     """
-    name = _name_of(scope, compute)
-    if name in ("", *RESERVED):
+    name = name_of(scope, compute)
+    if name.casefold() == LOCAL:
         return local_cluster(s, workspace)
     spec = cluster_of(s, find(read, scope, name, besides=(LOCAL,)))
     if spec is None:
@@ -368,7 +371,8 @@ def local_cluster(s: Services, workspace: Resource) -> ClusterSpec:
     )
 
 
-def _name_of(scope: Scope, compute: str) -> str:
+def name_of(scope: Scope, compute: str) -> str:
+    """Of an ARM id, a name or `azureml:name`. Raises InvalidRequest for an id of something else."""
     text = compute.strip().removeprefix("azureml:")
     if not text.startswith("/"):
         return text

@@ -8,10 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tidemill.app import access, admission, computes, jobs, quotas, teams
+from tidemill.app import access, admission, computes, jobs, quotas, serverless, teams
 from tidemill.app.codec import job_status
+from tidemill.app.compute_rules import SERVERLESS
 from tidemill.app.services import Caller, Services
 from tidemill.app.times import iso
+from tidemill.app.workspaces import require_workspace
 from tidemill.domain.errors import InvalidRequest, NotFound
 from tidemill.domain.ids import PROVIDER
 from tidemill.domain.jobspec import HIGH, LOW, MEDIUM
@@ -157,7 +159,8 @@ async def explain(s: Services, caller: Caller, scope: Scope, ask: Ask) -> dict[s
     began and when it is expected to give back. Raises NotFound, InvalidRequest."""
     spec, request = await (_of_job(s, scope, ask.job) if ask.job else _of_thought(s, caller, scope, ask))
     pool = scheduler(s)
-    limits = await s.store.read(quotas.load)
+    own = await quotas.serverless_nodes(s) if spec.purpose else 0
+    limits = await s.store.read(lambda r: quotas.load(r, own))
     found = pool.equations(spec, request)
     wait = pool.explain(request.uid, s.clock.now()) if request.uid else None
     over = next((each for each in found if not each.fits), None)
@@ -205,14 +208,16 @@ async def _of_job(s: Services, scope: Scope, name: str) -> tuple[ClusterSpec, Jo
 
 
 async def _of_thought(s: Services, caller: Caller, scope: Scope, ask: Ask) -> tuple[ClusterSpec, JobRequest]:
-    spec = await computes.resolve(s, scope, ask.compute)
-    if ask.size:
-        size = s.sizes.require(ask.size)
-        if not ask.compute:  # a compute that is not there yet
-            spec = replace(
-                spec, uid=f"new:{size.name}", name="new", size=size.name, node=size.vector, family=size.family
-            )
-        elif size.name != spec.size:
+    if ask.compute.casefold() in ("", SERVERLESS):
+        workspace = await s.store.read(lambda r: require_workspace(r, scope))
+        size = s.sizes.require(ask.size or serverless.DEFAULT_SIZES[0])
+        spec = serverless.cluster(s, workspace, f"new:{size.name}", "this", size, ask.nodes)
+        if ask.size and not ask.compute:  # a compute that is not there yet
+            spec = replace(spec, name="new", purpose="")
+    else:
+        spec = await computes.resolve(s, scope, ask.compute)
+        size = s.sizes.require(ask.size or spec.size)
+        if size.name != spec.size:
             raise InvalidRequest(
                 f"Compute {spec.name!r} has nodes of {spec.size}, not of {size.name}: give one of the two.",
                 target="size",
@@ -343,7 +348,7 @@ async def queue(
 
 
 async def _check_compute(s: Services, workspace: Scope | None, compute: str) -> None:
-    if workspace is not None:
+    if workspace is not None and compute.casefold() != SERVERLESS:
         await computes.resolve(s, workspace, compute)
 
 

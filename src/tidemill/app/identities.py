@@ -15,6 +15,7 @@ from typing import Any, cast
 from tidemill.app import access
 from tidemill.app.access import JOB
 from tidemill.app.codec import decode_object
+from tidemill.app.compute_rules import SERVERLESS
 from tidemill.app.services import Caller, Services
 from tidemill.domain.errors import InvalidRequest
 from tidemill.domain.ids import resource_id
@@ -140,10 +141,10 @@ def acts_as(s: Services, read: Read, caller: Caller, job: CommandJob, compute_ui
     if own:
         return own[0].oid  # none was named: the compute's own
     names = ", ".join(f"{who.name} (client id {who.app_id})" for who in known)
-    where = f"Compute {compute!r}" if compute else "This host"
+    where = "A job without a compute" if compute == SERVERLESS else f"Compute {compute!r}"
     raise InvalidRequest(
-        f"{where} has no identity that the job can run as. Give the cluster one (identity: type: "
-        "system_assigned), or leave the job's identity out."
+        f"{where} has no managed identity to run as. Name a cluster that has one (identity: type: "
+        "system_assigned), use user_identity, or leave the job's identity out."
         if not known
         else f"{where} has the identities {names}: name one of them with client_id.",
         "IdentityNotFound",

@@ -6,9 +6,10 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tidemill.app import admission, computes, secretstore
+from tidemill.app import admission, computes, secretstore, serverless
 from tidemill.app.asset_rows import CODES, find_version
 from tidemill.app.codec import decode_object
+from tidemill.app.compute_rules import SERVERLESS
 from tidemill.app.environments import plan_environment
 from tidemill.app.errors import at
 from tidemill.app.identities import acts_as
@@ -24,7 +25,7 @@ from tidemill.data.uris import AssetId, AssetName, RegistryUri, parse_uri
 from tidemill.domain.errors import Conflict, InvalidRequest
 from tidemill.domain.expressions import render_command
 from tidemill.domain.jobspec import CommandJob
-from tidemill.domain.model import Caller, Scope
+from tidemill.domain.model import Caller, Resource, Scope
 from tidemill.domain.plan import JobPlan, Place, PlannedInput, PlannedOutput
 from tidemill.domain.scheduling.types import ClusterSpec
 from tidemill.store.api import Read
@@ -38,27 +39,29 @@ async def plan_job(
     job: CommandJob,
     tags: Mapping[str, Any],
     made: Collection[str] = (),
-) -> JobPlan:
-    """`made`: inputs that other steps made. Raises NotFound, InvalidRequest or NotOffered with the name at
-    fault and those that exist."""
-    if job.instance_type and not job.compute_id:
-        with at("properties.resources.instanceType"):
-            s.sizes.require(job.instance_type)
+) -> tuple[JobPlan, tuple[str, ...]]:
+    """-> (the plan, lines for the time line). `made`: inputs that other steps made. Raises NotFound,
+    InvalidRequest or NotOffered with the name at fault and those that exist."""
     await secretstore.check_usable(s, caller, scope, job.environment_variables)
     with at("properties.environmentId"):
         environment = await plan_environment(s, scope, job.environment_id)
     found = await s.store.read(lambda read: _look(s, read, caller, scope, name, job))
     team = await team_of(s, caller, tags)
-    await admission.check(s, caller, found.compute, job, team)
+    compute, notes = found.compute, ()
+    if compute is None:
+        choice = await serverless.choose(s, caller, found.workspace, name, job, team)
+        compute, notes = choice.spec, choice.notes
+    else:
+        await admission.check(s, caller, compute, job, team)
     _check_command(job)
     inputs = tuple(replace(i, may_be_empty=True) if i.name in made else i for i in found.inputs)
     if any(item.place is not None for item in inputs):
         await check_inputs_exist(s, inputs)
         inputs = await with_parts(s, caller, scope, found.account, inputs)
-    return JobPlan(
+    plan = JobPlan(
         job=job,
-        compute_uid=found.compute.uid,
-        compute_name=found.compute.name,
+        compute_uid=compute.uid,
+        compute_name=compute.name,
         environment=environment,
         code=found.code,
         inputs=inputs,
@@ -68,14 +71,17 @@ async def plan_job(
         acts_as=found.acts_as,
         account=found.account,
         artifacts=Place(found.account, "azureml", f"ExperimentRun/dcid.{name}/"),
+        serverless=compute.size if found.compute is None else "",
     )
+    return plan, notes
 
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """What one reading of the store gives a plan."""
+    """What one reading of the store gives a plan. `compute` None: the job is to have its own."""
 
-    compute: ClusterSpec
+    workspace: Resource
+    compute: ClusterSpec | None
     account: str
     inputs: tuple[PlannedInput, ...]
     outputs: tuple[PlannedOutput, ...]
@@ -87,16 +93,19 @@ def _look(s: Services, read: Read, caller: Caller, scope: Scope, name: str, job:
     workspace = require_workspace(read, scope)
     account = str(decode_object(workspace.status)["storage_account"])
     with at("properties.computeId"):
-        compute = computes.resolve_in(s, read, scope, job.compute_id, workspace)
+        own = computes.name_of(scope, job.compute_id).casefold() in ("", SERVERLESS)
+        compute = None if own else computes.resolve_in(s, read, scope, job.compute_id, workspace)
     with at("properties.codeId"):
         code = _code(s, read, scope, job.code_id, account)
+    uid, called = (compute.uid, compute.name) if compute else ("", SERVERLESS)
     return _Found(
+        workspace,
         compute,
         account,
         _inputs(s, read, scope, account, job),
         _outputs(s, read, scope, account, name, job),
         code,
-        acts_as(s, read, caller, job, compute.uid, compute.name),
+        acts_as(s, read, caller, job, uid, called),
     )
 
 

@@ -58,6 +58,7 @@ def _summary(s: Services, row: Resource, status: JobStatus, price: costs.JobCost
         "parent": status.child.parent if status.child else "",
         "step": status.child.step if status.child else "",
         "compute": status.plan.compute_name,
+        "serverless": status.plan.serverless,
         "status": row.state,
         "created_at": iso(row.created_at),
         "started_at": iso(progress.started_at),

@@ -82,6 +82,7 @@ async def submit(
         tx.add_event(Event(row.uid, "job", row.created_at, "Submitted", submitted, caller.name))
         for code, note in (*_told(properties), *prepared.notes):
             tx.add_event(Event(row.uid, "job", row.created_at, code, note))
+        prepared.also(tx, inserted)
         if also is not None:
             also(tx, inserted)
         return inserted
@@ -145,6 +146,7 @@ def _row(
         "experimentName": job.experiment,
         "isArchived": bool(properties.get("isArchived", False)),
         "jobType": prepared.job_type,
+        **prepared.shown,
     }
     for field in ("inputs", "outputs", "tags", "properties", "environmentVariables"):
         stored[field] = object_at(stored, field, f"properties.{field}")
@@ -210,7 +212,8 @@ def _ordered(value: Any) -> Any:
 
 
 def _same_or_conflict(existing: Resource, digest: str) -> Resource:
-    if existing.digest == digest:
+    """The body that it was submitted with, or the one that it is shown with."""
+    if digest in (existing.digest, _digest(_properties({"properties": decode_object(existing.spec)}))):
         return existing
     raise Conflict(
         f"Job {existing.key.name!r} exists with another definition. Jobs cannot be changed once submitted: "

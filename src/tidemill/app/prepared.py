@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from tidemill.app.services import Services
@@ -29,6 +29,9 @@ class Child:
 def nothing_more(_: Tx) -> None: ...
 
 
+def nothing_besides(_: Tx, __: Resource) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Prepared:
     """A job that may be stored. `where`: what it is submitted to, for the time line; `notes`: events that
@@ -42,6 +45,8 @@ class Prepared:
     properties: tuple[tuple[str, str], ...] = ()  # added to the run's own
     ref: str = ""  # the compute's uid, of a job that the scheduler places
     check: Callable[[Tx], None] = nothing_more
+    shown: Mapping[str, Any] = field(default_factory=dict[str, Any])  # in place of what the body says
+    also: Callable[[Tx, Resource], None] = nothing_besides  # in the commit that makes the job
 
 
 class Prepare(Protocol):

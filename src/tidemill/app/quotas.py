@@ -5,22 +5,27 @@ making one anew must not be a way around its quota.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 from tidemill.app import principals
 from tidemill.app.codec import decode_object, encode
+from tidemill.app.compute_rules import RESERVED, SERVERLESS
 from tidemill.app.errors import absent, instead
 from tidemill.app.quota_rows import TYPE, key_of
 from tidemill.app.services import Caller, Services
+from tidemill.app.workspaces import scope_of
 from tidemill.domain.errors import InvalidRequest
-from tidemill.domain.model import Event, Key, Resource, Scope
+from tidemill.domain.model import Event, Key, Resource, Scope, Vector
 from tidemill.domain.principals import PrincipalKind
 from tidemill.domain.quota import (
     ANY,
+    COMPUTE,
     KINDS,
     MEASURES,
+    NODES,
     TEAM,
     USER,
     WORKSPACE,
@@ -33,6 +38,7 @@ from tidemill.store.api import Read, ResourceQuery, Tx
 NO_LIMIT = -1  # as in Azure's updateQuotas
 MOST = 10**9
 MOST_WEIGHT = 1000.0
+LEAST_SERVERLESS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,15 +79,35 @@ def rule_of(read: Read, subscription: str, kind: str, id: str) -> Rule | None:
     return _rule(row) if row else None
 
 
-def load(read: Read) -> Quotas:
-    """What the scheduler decides by."""
+async def serverless_nodes(s: Services) -> int:
+    """`nodes_of_host` of this one."""
+    capacity = await s.engine.capacity()
+    return nodes_of_host(capacity.total, s.settings.capacity == "strict")
+
+
+def nodes_of_host(total: Vector, strict: bool) -> int:
+    """How many nodes jobs without a compute may hold together in a workspace, where no quota of the compute
+    "serverless" says it: nodes of an elastic host share it, and very many would be of use to nobody. 0: as
+    many as there is room for."""
+    return 0 if strict else max(LEAST_SERVERLESS, math.ceil(total.cpu_milli / 1000))
+
+
+def load(read: Read, serverless: int = 0) -> Quotas:
+    """What the scheduler decides by. `serverless`: nodes of jobs without a compute in each workspace where no
+    row says it, 0 for no such limit."""
     found = rules(read)
     names = {(rule.kind, rule.id): rule.name for rule in found}
     for principal in read.principals():
         kind = TEAM if principal.kind is PrincipalKind.GROUP else USER
         names[kind, principal.oid] = names[TEAM, principal.oid] = principal.name
+    limits = {(rule.kind, rule.id, measure): n for rule in found for measure, n in rule.limits.items()}
+    if serverless and (COMPUTE, ANY, NODES) not in limits:
+        for workspace in read.find(ResourceQuery("workspaces")):
+            id = compute_id(scope_of(workspace), SERVERLESS)
+            limits.setdefault((COMPUTE, id, NODES), serverless)
+            names[COMPUTE, id] = SERVERLESS
     return Quotas(
-        {(rule.kind, rule.id, measure): n for rule in found for measure, n in rule.limits.items()},
+        limits,
         {rule.id: rule.weight for rule in found if rule.kind == TEAM and rule.weight},
         {rule.id: rule.weight for rule in found if rule.kind == USER and rule.weight},
         names,
@@ -173,7 +199,7 @@ def _subject(read: Read, subscription: str, wanted: Change) -> tuple[str, str]:
     if kind == WORKSPACE:
         return id, found.key.name
     computes = [row.key.name for row in read.find(ResourceQuery("computes", scope))]
-    named = {name.casefold(): name for name in (*computes, "local")}
+    named = {name.casefold(): name for name in (*computes, *RESERVED)}
     if who.casefold() not in named:
         raise absent("Compute", who, named.values(), f"workspace {scope.workspace!r}")
     return id, named[who.casefold()]

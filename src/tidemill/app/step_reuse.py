@@ -108,6 +108,8 @@ def standing_for(s: Services, plan: JobPlan, source: Resource, key: str) -> Prep
         registered=before.progress.registered,
     )
     plan = replace(plan, outputs=before.plan.outputs, artifacts=before.plan.artifacts)
+    if plan.serverless:
+        plan = replace(plan, serverless="", compute_uid="")  # it needs no nodes
     values = [(name, value) for name, value in _properties(source).items() if name == CONTROL]
     note = f"Reused: {origin} ran the same command on the same inputs, and its outputs are still there."
     return Prepared(

@@ -7,16 +7,18 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
-from tidemill.app import access, assets, computes, costs, jobs, schedules
+from tidemill.app import access, assets, computes, costs, jobs, schedules, serverless
 from tidemill.app.asset_rows import KINDS
 from tidemill.app.codec import decode_object, job_status
-from tidemill.app.compute_rules import object_at
+from tidemill.app.compute_rules import SERVERLESS, object_at
 from tidemill.app.dry_run import dry
 from tidemill.app.locations import Storage, locate
 from tidemill.app.services import Services
 from tidemill.app.storage import account_for
+from tidemill.app.teams import tags_of, team_of
 from tidemill.app.workspaces import require_workspace
 from tidemill.domain.errors import InvalidRequest
+from tidemill.domain.jobspec import CommandJob, compute_of, instance_types
 from tidemill.domain.model import Caller, Resource, Scope
 from tidemill.domain.plan import Place
 from tidemill.store.api import Read
@@ -83,30 +85,41 @@ async def _try(s: Services, caller: Caller, scope: Scope, asked: Asked) -> dict[
     else:
         known = ", ".join([f"{one}/NAME" for one in _DOORS] + [f"{one}/NAME/versions/V" for one in KINDS])
         raise InvalidRequest(f"{asked.path!r} cannot be validated. Known: {known}.", target="path")
-    runs = await s.store.read(lambda r: _runs(s, r, scope, row)) if kind == "jobs" else []
+    runs = await _runs(s, caller, scope, row) if kind == "jobs" else []
     return {"path": asked.path, "created": created, "runs": runs}
 
 
-def _runs(s: Services, read: Read, scope: Scope, row: Resource) -> list[dict[str, Any]]:
+async def _runs(s: Services, caller: Caller, scope: Scope, row: Resource) -> list[dict[str, Any]]:
     """What of it would be held: of a pipeline for each step, of a sweep for one trial."""
     pipeline = job_status(row.status).pipeline
     if pipeline is None:
-        return [_run(s, read, scope, "", decode_object(row.spec))]
+        spec = decode_object(row.spec)
+        trial = object_at(spec, "trial")
+        return [await _run(s, caller, scope, "", {"resources": trial.get("resources"), **spec})]
     bodies = [(step.name, cast(dict[str, Any], json.loads(step.body))) for step in pipeline.steps]
-    return [_run(s, read, scope, name, body) for name, body in bodies if body.get("jobType") == "Command"]
+    commands = [(name, body) for name, body in bodies if body.get("jobType") == "Command"]
+    return [await _run(s, caller, scope, name, body) for name, body in commands]
 
 
-def _run(s: Services, read: Read, scope: Scope, step: str, body: Mapping[str, Any]) -> dict[str, Any]:
+async def _run(
+    s: Services, caller: Caller, scope: Scope, step: str, body: Mapping[str, Any]
+) -> dict[str, Any]:
     """`usd_hour` of all its nodes, by the list; None for a size without a price."""
-    cluster = computes.resolve_in(
-        s, read, scope, str(body.get("computeId") or ""), require_workspace(read, scope)
-    )
-    nodes = int(object_at(body, "resources").get("instanceCount") or 1)
+    resources = object_at(body, "resources")
+    nodes = int(resources.get("instanceCount") or 1)
+    compute = compute_of(body)
+    if computes.name_of(scope, compute).casefold() in ("", SERVERLESS):
+        workspace = await s.store.read(lambda r: require_workspace(r, scope))
+        job = CommandJob("", node_count=nodes, instance_types=instance_types(resources))
+        team = await team_of(s, caller, tags_of(body))
+        cluster = (await serverless.choose(s, caller, workspace, step, job, team)).spec
+    else:
+        cluster = await computes.resolve(s, scope, compute)
     price = costs.listed(s, cluster.size, cluster.region or s.settings.region)
     each = price["price_usd_hour"]
     return {
         "step": step,
-        "compute": cluster.name or computes.LOCAL,
+        "compute": cluster.name,
         "size": cluster.size,
         "nodes": nodes,
         "usd_hour": None if each is None else round(each * nodes, 6),

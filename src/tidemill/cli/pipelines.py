@@ -27,7 +27,7 @@ def pipeline_job(session: Session, spec: Spec, name: str, experiment: str) -> di
     settings = {key: value for key, value in (data.get("settings") or {}).items() if value is not None}
     compute = settings.pop("default_compute", None) or data.get("compute")
     if compute:
-        settings["default_compute"] = submit.compute_id(session, compute) or "local"
+        settings["default_compute"] = submit.compute_id(session, compute)
     if settings.get("default_environment"):
         settings["default_environment"] = submit.environment_id(
             session, spec, settings["default_environment"]
@@ -141,7 +141,7 @@ def _step(session: Session, spec: Spec, name: str, step: Mapping[str, Any]) -> d
         **to_arm.step_settings(step),
     }
     if step.get("compute"):
-        node["computeId"] = submit.compute_id(session, step["compute"]) or "local"
+        node["computeId"] = submit.compute_id(session, step["compute"])
     if kind == "sweep":
         node |= {key: step[key] for key in _SEARCH if step.get(key) is not None}
         node["trial"] = _trial(session, spec, step["trial"])

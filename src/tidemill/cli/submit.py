@@ -79,11 +79,11 @@ def default_experiment() -> str:
 
 
 def compute_id(session: Session, compute: str | None) -> str:
-    """ "" for `local`, `serverless` and none: the job then runs on this host."""
+    """ "" for none: the job then has nodes of its own, as with `serverless`; `local` is the host."""
     text = (compute or "").removeprefix("azureml:")
-    if text in ("", "local", "serverless"):
-        return ""
-    return text if text.startswith("/") else f"{session.workspace_id()}/computes/{segment(text)}"
+    if text.startswith("/") or text in ("", "local", "serverless"):
+        return text
+    return f"{session.workspace_id()}/computes/{segment(text)}"
 
 
 def code_id(session: Session, spec: Spec, code: str) -> str:

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 
 from tidemill.app import computes, implicit_computes, quotas, transitions
 from tidemill.app.codec import encode, job_status
+from tidemill.app.compute_rules import SERVERLESS
 from tidemill.app.services import Services
 from tidemill.app.transitions import Moment
 from tidemill.app.waiting import wait_set
+from tidemill.controllers import pool_rows
+from tidemill.controllers.pool_rows import WAITING
 from tidemill.domain.model import (
     Attempt,
     Event,
@@ -25,16 +28,14 @@ from tidemill.domain.model import (
     Resource,
     Vector,
 )
-from tidemill.domain.plan import JobError
+from tidemill.domain.quota import Quotas
 from tidemill.domain.scheduling import types as sched
 from tidemill.domain.scheduling.pool import PoolState
-from tidemill.domain.scheduling.sentences import NODES_OPENING
 from tidemill.store.access import TOUCHED_PRINCIPAL
-from tidemill.store.api import Read, ResourceQuery, Tx
+from tidemill.store.api import Tx
 
 log = logging.getLogger("tidemill.pool")
 
-WAITING = (JobState.QUEUED, JobState.PROVISIONING)
 COMPUTES = ("resource:computes", f"resource:{implicit_computes.TYPE}")
 
 
@@ -76,6 +77,7 @@ class Pool:
         self._running: set[str] = set()
         self._clusters: set[str] = set()
         self._quotas_changed = False
+        self._serverless = False  # there have been jobs without a compute, so their own limit counts
         self._stale = True  # what is known here must be read from the rows again
         self._task: asyncio.Task[None] | None = None
 
@@ -121,10 +123,11 @@ class Pool:
             known.clear()
         self._known_nodes.clear()
         self._quotas_changed = False
-        self._state = PoolState(self._host, quotas=await self._s.store.read(quotas.load))
+        found = await self._s.store.read(pool_rows.look)
+        self._serverless = any(row.key.type == implicit_computes.TYPE for row in found.clusters)
+        self._state = PoolState(self._host, quotas=await self._read_quotas())
         for usage in usages:
             self._state.apply(usage)
-        found = await self._s.store.read(_look)
         for row in found.clusters:
             self._set_cluster(row, now)
         used = {job_status(row.status).plan.compute_uid for row in found.waiting}
@@ -141,7 +144,7 @@ class Pool:
         self._stale = False
         self._tell_again(found)
 
-    def _tell_again(self, found: Found) -> None:
+    def _tell_again(self, found: pool_rows.Found) -> None:
         """All of it changes nothing for those who know it."""
         for row, attempt in found.running:
             self._on_attempt(attempt, row)
@@ -185,9 +188,6 @@ class Pool:
         if self._stale:
             await self._load()
         now = self._s.clock.now()
-        if self._quotas_changed:
-            self._quotas_changed = False
-            self._state.apply(sched.QuotasSet(await self._s.store.read(quotas.load), now))
         computes_changed, self._computes = self._computes, set()
         nodes_changed, self._nodes = self._nodes, set()
         jobs_changed, self._jobs = self._jobs, set()
@@ -207,6 +207,9 @@ class Pool:
             elif uid in self._clusters:
                 self._clusters.discard(uid)
                 self._state.apply(sched.ClusterRemoved(uid, now))
+        if self._quotas_changed:
+            self._quotas_changed = False
+            self._state.apply(sched.QuotasSet(await self._read_quotas(), now))
         for uid, row in rows[2]:
             await self._job_changed(uid, row, now)
         for uid, node in rows[1]:
@@ -255,7 +258,13 @@ class Pool:
         if spec is None:
             return
         self._clusters.add(spec.uid)
+        if spec.name == SERVERLESS and not self._serverless:
+            self._serverless = self._quotas_changed = True
         self._state.apply(sched.ClusterSet(spec, now))
+
+    async def _read_quotas(self) -> Quotas:
+        most = quotas.nodes_of_host(self._host.total, self._host.strict) if self._serverless else 0
+        return await self._s.store.read(lambda r: quotas.load(r, most))
 
     async def _ensure_cluster(self, compute_uid: str, now: int) -> None:
         """The implicit compute of a workspace has no row: it is made known with its first job or node."""
@@ -344,9 +353,9 @@ class Pool:
                 case sched.CloseNode():
                     self._close(tx, decision, when, carried)
                 case sched.Wait():
-                    _note_wait(tx, decision, when.at)
+                    pool_rows.note_wait(tx, decision, when.at)
                 case sched.EndJob():
-                    _end_job(tx, decision, when.at)
+                    pool_rows.end_job(tx, decision, when.at)
                     if decision.running:
                         carried.stopped.append(decision.job_uid)
         return carried
@@ -431,62 +440,3 @@ class Pool:
         )
         carried.closing.append(node.id)
         carried.events.append(sched.NodeClosing(node.id, when.at))
-
-
-def _note_wait(tx: Tx, decision: sched.Wait, now: int) -> None:
-    row = tx.by_uid(decision.job_uid)
-    if row is None or row.state not in WAITING:
-        return
-    state = JobState.PROVISIONING if decision.code == NODES_OPENING else JobState.QUEUED
-    if row.state != state:
-        tx.update(replace(row, state=state, modified_at=now))
-    tx.add_event(transitions.job_event(row, now, decision.code, decision.sentence))
-
-
-def _end_job(tx: Tx, decision: sched.EndJob, now: int) -> None:
-    row = tx.by_uid(decision.job_uid)
-    if row is None or JobState(row.state).final:
-        return
-    if decision.running:
-        for attempt in tx.attempts_of(row.uid):
-            transitions.stopping(tx, attempt.id, now, "cancel")
-        return
-    status = job_status(row.status)
-    progress = replace(
-        status.progress,
-        ended_at=now,
-        error=JobError(decision.code, decision.sentence),
-    )
-    tx.update(transitions.with_progress(row, status, JobState.CANCELED, now, progress))
-    if status.plan.serverless:
-        implicit_computes.remove(tx, row, now)
-    tx.add_event(transitions.job_event(row, now, decision.code, decision.sentence))
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """What the scheduler begins from."""
-
-    clusters: Sequence[Resource]
-    nodes: Sequence[Node]
-    waiting: Sequence[Resource]
-    preparing: Sequence[Resource]
-    running: Sequence[tuple[Resource, Attempt]]
-
-
-def _look(read: Read) -> Found:
-    running: list[tuple[Resource, Attempt]] = []
-    for attempt in read.live_attempts():
-        row = read.by_uid(attempt.job_uid)
-        if row is not None:
-            running.append((row, attempt))
-    return Found(
-        clusters=[
-            *read.find(ResourceQuery(computes.TYPE, ascending=True)),
-            *read.find(ResourceQuery(implicit_computes.TYPE, ascending=True)),
-        ],
-        nodes=read.live_nodes(),
-        waiting=read.find(ResourceQuery("jobs", states=WAITING, ascending=True)),
-        preparing=read.find(ResourceQuery("jobs", states=(JobState.PREPARING,))),
-        running=running,
-    )

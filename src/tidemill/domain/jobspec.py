@@ -18,6 +18,8 @@ from tidemill.domain.units import parse_duration
 AML_TOKEN, USER_IDENTITY, MANAGED = "aml_token", "user_identity", "managed"
 _IDENTITIES = {"amltoken": AML_TOKEN, "useridentity": USER_IDENTITY, "managed": MANAGED}
 LOW, MEDIUM, HIGH = 1, 2, 3  # as the SDK writes them; none given is medium
+TIERS = {"spot": 0, "basic": LOW, "standard": MEDIUM, "premium": HIGH, "null": MEDIUM}
+"""Priority by `jobTier`, of jobs that name none: "Spot" is what runs when nobody else wants to."""
 
 NOT_OFFERED = {
     "automl": "AutoML",
@@ -104,7 +106,7 @@ class CommandJob:
     node_count: int = 1
     timeout_s: int | None = None
     priority: int = MEDIUM
-    instance_type: str = ""  # a VM size, of jobs without a compute
+    instance_types: tuple[str, ...] = ()  # VM sizes, the first that fits counts; of jobs without a compute
     identity: JobIdentity = field(default_factory=JobIdentity)
 
 
@@ -147,14 +149,14 @@ def read_command_job(name: str, properties: Mapping[str, Any]) -> CommandJob:
         command=command,
         code_id=_text(properties.get("codeId")),
         environment_id=_text(properties.get("environmentId")),
-        compute_id=_text(properties.get("computeId")),
+        compute_id=compute_of(properties),
         inputs=inputs,
         unset_inputs=tuple(name for name in given if name not in {item.name for item in inputs}),
         outputs=_outputs(_mapping(properties.get("outputs"), "properties.outputs")),
         environment_variables=_variables(properties.get("environmentVariables")),
         distribution=distribution,
         node_count=node_count,
-        instance_type=_text(resources.get("instanceType")),
+        instance_types=instance_types(resources),
     )
 
 
@@ -298,8 +300,39 @@ def _timeout(raw: Any) -> int | None:
     return int(seconds)
 
 
+def instance_types(resources: Mapping[str, Any]) -> tuple[str, ...]:
+    """Of `resources.instanceType`: one size or a list of them. Raises InvalidRequest."""
+    raw = resources.get("instanceType")
+    if not isinstance(raw, list):
+        return (_text(raw),) if raw else ()
+    words = cast(list[Any], raw)
+    if not all(isinstance(word, str) and word for word in words):
+        raise InvalidRequest(
+            f"instanceType {words!r} must be the name of a VM size, or a list of names.",
+            target="properties.resources.instanceType",
+        )
+    return tuple(words)
+
+
+def compute_of(properties: Mapping[str, Any]) -> str:
+    """What a command job names, "" for nothing. The SDK says `compute="local"` by a property of `resources`:
+    `{"IsLocal": {"IsLocal": true}}`."""
+    resources = _mapping(properties.get("resources"), "properties.resources")
+    given = _mapping(resources.get("properties"), "properties.resources.properties")
+    return _text(properties.get("computeId")) or ("local" if given.get("IsLocal") else "")
+
+
 def _priority(raw: Mapping[str, Any]) -> int:
-    return _integer(raw.get("priority"), MEDIUM, "properties.queueSettings.priority", -1000, 1000)
+    """The priority that is given, else that of the tier."""
+    tier = _text(raw.get("jobTier")) or "null"
+    if tier.lower() not in TIERS:
+        raise InvalidRequest(
+            f"jobTier {tier!r} is not known. Use Spot, Basic, Standard, Premium or Null.",
+            target="properties.queueSettings.jobTier",
+        )
+    return _integer(
+        raw.get("priority"), TIERS[tier.lower()], "properties.queueSettings.priority", -1000, 1000
+    )
 
 
 def _identity(raw: Mapping[str, Any]) -> JobIdentity:

@@ -123,7 +123,7 @@ class JobPlan:
     isolation: str = ""  # the level it must have, "": none
     artifacts: Place | None = None  # where logs and outputs/ go
     services: tuple[JobService, ...] = ()
-    serverless: bool = False  # its compute was made for it, and goes with it
+    serverless: str = ""  # the size of its nodes, of a job whose compute was made for it and goes with it
 
 
 @dataclass(frozen=True, slots=True)

@@ -149,8 +149,8 @@ async def test_nodes_and_usages_are_what_lives(services, scope, owner):
     assert usages == {"Cores": (2, 4), "Gpus": (0, 0), "Clusters": (1, 10_000)}
 
 
-@pytest.mark.parametrize("name", ["", "local", "azureml:local", "serverless"])
-async def test_no_compute_is_this_host(services, scope, owner, name):
+@pytest.mark.parametrize("name", ["local", "azureml:local", "Local"])
+async def test_local_is_this_host(services, scope, owner, name):
     spec = await computes.resolve(services, scope, name)
     assert (spec.name, spec.size, spec.max_nodes, spec.min_nodes) == ("local", "host", 4, 0)
     assert spec.uid.startswith("local:")
@@ -193,11 +193,11 @@ async def test_a_gang_larger_than_the_cluster_is_refused_at_submit(services, sco
 
 
 async def test_this_host_is_no_resource_and_is_offered_to_jobs_alone(services, scope, owner):
-    for name in ("local", "Local", "serverless"):
-        with pytest.raises(NotFound, match="is this host itself: jobs name it") as caught:
+    for name, what in (("local", "is this host itself"), ("Local", "is this host"), ("serverless", "alone")):
+        with pytest.raises(NotFound, match=what) as caught:
             await computes.get(services, scope, name)
         assert "Did you mean" not in caught.value.message
-        with pytest.raises(InvalidRequest, match="is this host itself"):
+        with pytest.raises(InvalidRequest, match=what):
             await computes.delete(services, owner, scope, name)
     with pytest.raises(NotFound, match="There are none yet"):
         await computes.get(services, scope, "locl")

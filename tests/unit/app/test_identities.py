@@ -106,7 +106,7 @@ async def test_what_a_job_runs_as(services, scope, owner):
         await acts_as(services, job, {"identityType": "UserIdentity"})
     job = Caller("j", "job", "job", scope, "job", acts_as=owner.oid)
     assert await acts_as(services, job, {"identityType": "UserIdentity"}) == owner.oid
-    with pytest.raises(InvalidRequest, match="Compute 'cpu' has no identity"):
+    with pytest.raises(InvalidRequest, match="Compute 'cpu' has no managed identity"):
         await acts_as(services, owner, {"identityType": "Managed"})
     with pytest.raises(InvalidRequest, match="'Robot' is not known"):
         await acts_as(services, owner, {"identityType": "Robot"})

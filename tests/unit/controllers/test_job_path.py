@@ -122,7 +122,7 @@ async def test_a_node_that_cannot_be_opened_is_not_asked_for_in_a_hot_loop(world
 
 async def test_an_idle_local_node_closes_after_a_restart(world: World):
     await world.start()
-    await world.submit("a")
+    await world.submit("a", "local")
     await world.ended("a")
     assert len(world.nodes()) == 1
     await world.restart()
@@ -133,6 +133,6 @@ async def test_an_idle_local_node_closes_after_a_restart(world: World):
 
 async def test_a_local_node_is_on_its_workspaces_bill(world: World):
     await world.start()
-    await world.submit("a")
+    await world.submit("a", "local")
     await world.ended("a")
     assert {interval.workspace for interval in world.intervals()} == {SCOPE}

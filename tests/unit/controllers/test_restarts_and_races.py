@@ -235,7 +235,7 @@ async def test_a_cancel_beside_every_step_ends_canceled_or_completed_and_frees_t
 async def test_a_deleted_workspace_leaves_no_node_of_its_own(world: World, restarted: bool):
     cleaner = workspace_deletion.WorkspaceCleaner(world.services)
     await world.start()
-    await world.submit("a")
+    await world.submit("a", "local")
     await world.ended("a")
     if restarted:
         await world.restart()

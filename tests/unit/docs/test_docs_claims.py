@@ -51,7 +51,7 @@ def job(server: Any, ask: Ask) -> str:
     body = {"jobType": "Command", "command": command, "inputs": inputs, "outputs": outputs}
     environment = f"{server.workspace_id}/environments/plain/versions/1"
     ask(f"{environment}?api-version=2024-10-01", {"properties": {"image": "python:3.11"}})
-    ask(put, {"properties": {**body, "environmentId": environment}})
+    ask(put, {"properties": {**body, "environmentId": environment, "computeId": "local"}})
     path = f"/api/v1{server.workspace_id}/jobs/documented"
     assert ask(f"{path}/wait?timeout=60")["status"] == "Completed"
     return path

@@ -142,7 +142,7 @@ def show_facts(detail: dict[str, Any]) -> list[tuple[str, str]]:
     for label, value in (
         ("display name", detail.get("display_name")),
         ("experiment", detail.get("experiment")),
-        ("compute", detail.get("compute")),
+        ("compute", _where(detail)),
         ("command", detail.get("command")),
         ("environment", detail.get("environment")),
         ("note", detail.get("environment_note")),
@@ -166,6 +166,11 @@ def show_facts(detail: dict[str, Any]) -> list[tuple[str, str]]:
     if timeline:
         facts.append(("time line", "\n".join(_moment(entry) for entry in timeline)))
     return facts
+
+
+def _where(detail: dict[str, Any]) -> str:
+    size = detail.get("serverless")
+    return f"serverless: nodes of {size}, for this job alone" if size else str(detail.get("compute") or "")
 
 
 def _trials(sweep: dict[str, Any]) -> list[str]:

@@ -85,7 +85,7 @@ def check_compute(document: Document, text: str, trail: Trail, problems: list[Pr
     problems.append(
         Problem(
             document.place(trail),
-            f"compute {text!r} is no reference. Write azureml:CLUSTER or local.",
+            f"compute {text!r} is no reference. Write azureml:CLUSTER, local or serverless.",
         )
     )
 

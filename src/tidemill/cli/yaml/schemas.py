@@ -161,7 +161,7 @@ RESOURCES = Record(
     "resources",
     {
         "instance_count": Field(Integer(1)),
-        "instance_type": Field(Text()),
+        "instance_type": Field(Either(scalar=Text(), items=Items(Text()))),
         "max_instance_count": Field(Integer(1)),
         "shm_size": Field(Text(loose=True)),
         "docker_args": Field(Either(scalar=Text(), items=Items(Text()))),

@@ -1,0 +1,75 @@
+"""What the pool controller reads before its first decision, and what it writes of jobs that wait."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from tidemill.app import computes, implicit_computes, transitions
+from tidemill.app.codec import job_status
+from tidemill.domain.model import Attempt, JobState, Node, Resource
+from tidemill.domain.plan import JobError
+from tidemill.domain.scheduling import types as sched
+from tidemill.domain.scheduling.sentences import NODES_OPENING
+from tidemill.store.api import Read, ResourceQuery, Tx
+
+WAITING = (JobState.QUEUED, JobState.PROVISIONING)
+
+
+def note_wait(tx: Tx, decision: sched.Wait, now: int) -> None:
+    row = tx.by_uid(decision.job_uid)
+    if row is None or row.state not in WAITING:
+        return
+    state = JobState.PROVISIONING if decision.code == NODES_OPENING else JobState.QUEUED
+    if row.state != state:
+        tx.update(replace(row, state=state, modified_at=now))
+    tx.add_event(transitions.job_event(row, now, decision.code, decision.sentence))
+
+
+def end_job(tx: Tx, decision: sched.EndJob, now: int) -> None:
+    row = tx.by_uid(decision.job_uid)
+    if row is None or JobState(row.state).final:
+        return
+    if decision.running:
+        for attempt in tx.attempts_of(row.uid):
+            transitions.stopping(tx, attempt.id, now, "cancel")
+        return
+    status = job_status(row.status)
+    progress = replace(
+        status.progress,
+        ended_at=now,
+        error=JobError(decision.code, decision.sentence),
+    )
+    tx.update(transitions.with_progress(row, status, JobState.CANCELED, now, progress))
+    if status.plan.serverless:
+        implicit_computes.remove(tx, row, now)
+    tx.add_event(transitions.job_event(row, now, decision.code, decision.sentence))
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What the scheduler begins from."""
+
+    clusters: Sequence[Resource]
+    nodes: Sequence[Node]
+    waiting: Sequence[Resource]
+    preparing: Sequence[Resource]
+    running: Sequence[tuple[Resource, Attempt]]
+
+
+def look(read: Read) -> Found:
+    running: list[tuple[Resource, Attempt]] = []
+    for attempt in read.live_attempts():
+        row = read.by_uid(attempt.job_uid)
+        if row is not None:
+            running.append((row, attempt))
+    return Found(
+        clusters=[
+            *read.find(ResourceQuery(computes.TYPE, ascending=True)),
+            *read.find(ResourceQuery(implicit_computes.TYPE, ascending=True)),
+        ],
+        nodes=read.live_nodes(),
+        waiting=read.find(ResourceQuery("jobs", states=WAITING, ascending=True)),
+        preparing=read.find(ResourceQuery("jobs", states=(JobState.PREPARING,))),
+        running=running,
+    )
