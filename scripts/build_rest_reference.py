@@ -34,6 +34,7 @@ TITLES = {
     "tidemill.wire.azure.connections": "Connections",
     "tidemill.wire.azure.jobs": "Jobs",
     "tidemill.wire.azure.schedules": "Schedules",
+    "tidemill.wire.azure.online_endpoints": "Online endpoints",
     "tidemill.wire.azure.keyvault": "Key Vault: a workspace's secrets",
     "tidemill.wire.azure.insights": "Activity log",
     "tidemill.wire.azure.history": "Run history and artifacts",

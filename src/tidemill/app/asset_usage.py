@@ -1,4 +1,5 @@
-"""Who uses an asset: jobs that have not ended, schedules, components, and models that were made from it.
+"""Who uses an asset: jobs that have not ended, schedules, online deployments, components, and models
+that were made from it.
 
 Whatever a definition names counts, directly or through components. Components that only a hash names
 (anonymous ones) are told by who uses them.
@@ -6,7 +7,7 @@ Whatever a definition names counts, directly or through components. Components t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -23,6 +24,7 @@ from tidemill.app.asset_rows import (
     newest_version,
 )
 from tidemill.app.codec import decode_object
+from tidemill.app.endpoint_rows import DEPLOYMENTS
 from tidemill.data.uris import AssetId, AssetName, RegistryUri, parse_uri
 from tidemill.domain.errors import Conflict, InvalidRequest
 from tidemill.domain.model import JobState, Key, Resource, Scope
@@ -97,6 +99,7 @@ def users_of(read: Read, scope: Scope, kind: AssetKind, name: str, version: str 
     for row in read.find(ResourceQuery("schedules", scope)):
         if asked.named_in(decode_object(row.spec)):
             found.append(f"schedule {row.key.name!r} ({row.state})")
+    found += _deployments(read.find(ResourceQuery(DEPLOYMENTS, scope)), asked)
     return [*found, *_made_from(read, scope, kind, asked)]
 
 
@@ -150,6 +153,16 @@ def _components(read: Read, scope: Scope, asked: _Asked) -> list[str]:
         left = [(row, spec) for row, spec in left if row.uid not in used]
 
 
+def _deployments(rows: Sequence[Resource], asked: _Asked) -> list[str]:
+    found: list[str] = []
+    for row in rows:
+        spec = decode_object(row.spec)
+        model = {"type": MODEL_TYPES[0], "uri": str(spec.get("model") or "")}
+        if asked.named_in({**spec, "model": model}):
+            found.append(f"deployment '{row.key.parent}/{row.key.name}' ({row.state})")
+    return found
+
+
 def _of_registry(read: Read, scope: Scope, asked: _Asked) -> list[str]:
     found = _components(read, scope, asked)
     for type_, states, word in (
@@ -163,7 +176,8 @@ def _of_registry(read: Read, scope: Scope, asked: _Asked) -> list[str]:
         ]
         if using:
             found.append(f"{len(using)} {word}")
-    return found
+    serving = _deployments(read.find(ResourceQuery(DEPLOYMENTS)), asked)
+    return [*found, f"{len(serving)} online deployments"] if serving else found
 
 
 def _made_from(read: Read, scope: Scope, kind: AssetKind, asked: _Asked) -> list[str]:

@@ -96,7 +96,7 @@ def _look(s: Services, read: Read, caller: Caller, scope: Scope, name: str, job:
         own = computes.name_of(scope, job.compute_id).casefold() in ("", SERVERLESS)
         compute = None if own else computes.resolve_in(s, read, scope, job.compute_id, workspace)
     with at("properties.codeId"):
-        code = _code(s, read, scope, job.code_id, account)
+        code = code_place(s, read, scope, job.code_id, account)
     uid, called = (compute.uid, compute.name) if compute else ("", SERVERLESS)
     return _Found(
         workspace,
@@ -133,7 +133,8 @@ def _inputs(s: Services, read: Read, scope: Scope, account: str, job: CommandJob
     return tuple(inputs)
 
 
-def _code(s: Services, read: Read, scope: Scope, code_id: str, account: str) -> Place | None:
+def code_place(s: Services, read: Read, scope: Scope, code_id: str, account: str) -> Place | None:
+    """Where a registered code version lies; None for none. Raises NotFound or InvalidRequest."""
     if not code_id:
         return None
     given = parse_uri(code_id, s.addresses.data_netloc)

@@ -20,7 +20,17 @@ from tidemill.store.api import AlreadyExists, Read, Tx
 _BUILTIN = {role.id: role for role in builtin_roles()}
 _MAX_PATTERNS = 2000  # of all kinds, in one role
 # Types of a workspace whose single resources roles are assigned at.
-SINGLE = ("computes", "jobs", "datastores", "connections", "models", "data", "environments", "codes")
+SINGLE = (
+    "computes",
+    "jobs",
+    "datastores",
+    "connections",
+    "models",
+    "data",
+    "environments",
+    "codes",
+    "onlineEndpoints",
+)
 ROLE_WRITE = "Microsoft.Authorization/roleDefinitions/write"
 ROLE_DELETE = "Microsoft.Authorization/roleDefinitions/delete"
 

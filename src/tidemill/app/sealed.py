@@ -18,7 +18,7 @@ FIELD = "secrets"
 
 def seal(s: Services, uid: str, secrets: Mapping[str, Any]) -> bytes:
     """The `status` of the row `uid` that keeps these secrets."""
-    return _status(s.secrets.encrypt(encode(secrets), uid)) if secrets else b"{}"
+    return encode({FIELD: _text(s.secrets.encrypt(encode(secrets), uid))}) if secrets else b"{}"
 
 
 def unseal(s: Services, row: Resource) -> dict[str, Any]:
@@ -37,8 +37,9 @@ def resealed(box: SecretBox, row: Resource) -> Resource | None:
     sealed = sealed_of(row)
     if sealed is None or key_id_of(sealed) == box.current:
         return None
-    return replace(row, status=_status(box.encrypt(box.decrypt(sealed, row.uid), row.uid)))
+    anew = box.encrypt(box.decrypt(sealed, row.uid), row.uid)
+    return replace(row, status=encode({**decode_object(row.status), FIELD: _text(anew)}))
 
 
-def _status(sealed: bytes) -> bytes:
-    return encode({FIELD: base64.b64encode(sealed).decode()})
+def _text(sealed: bytes) -> str:
+    return base64.b64encode(sealed).decode()

@@ -59,6 +59,7 @@ class Addresses:
     https: str  # "https://localhost:8443"
     http: str  # "http://127.0.0.1:8440"
     data: str  # "https://localhost:8445"
+    gateway: str = ""  # of online endpoints: "https://localhost:8446"; "" where none runs
 
     @property
     def data_netloc(self) -> str:

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from tidemill.app.compute_rules import IMPLICIT
 from tidemill.app.computes import local_uid
+from tidemill.app.endpoint_rows import ENDPOINTS
 from tidemill.app.services import Caller, Services
 from tidemill.app.workspaces import account_of, workspace_key
 from tidemill.domain.errors import Conflict
@@ -34,6 +35,8 @@ CHILD_TYPES = (
     "secrets",
     "experiments",
     "schedules",
+    "onlineEndpoints/deployments",
+    "onlineEndpoints",
     "pendingUploads",
     "datastores",
 )
@@ -45,7 +48,8 @@ _log = logging.getLogger("tidemill.workspaces")
 
 async def delete(services: Services, caller: Caller, scope: Scope) -> Resource | None:
     """Begins the deletion and returns the row as it then is: state "Deleting", gone when everything in it
-    is gone (`WorkspaceCleaner`). None when there is none. Raises Conflict while jobs of it are not final."""
+    is gone (`WorkspaceCleaner`). None when there is none. Raises Conflict while jobs of it are not final, or
+    it has endpoints."""
     now = services.clock.now()
 
     def begin(tx: Tx) -> Resource | None:
@@ -58,6 +62,14 @@ async def delete(services: Services, caller: Caller, scope: Scope) -> Resource |
             raise Conflict(
                 f"Workspace '{row.key.name}' has jobs that have not ended: {names}. Cancel them first.",
                 "WorkspaceHasActiveJobs",
+                row.key.name,
+            )
+        endpoints = tx.find(ResourceQuery(ENDPOINTS, scope, limit=4))
+        if endpoints:
+            names = ", ".join(endpoint.key.name for endpoint in endpoints)
+            raise Conflict(
+                f"Workspace '{row.key.name}' has online endpoints: {names}. Delete them first.",
+                "WorkspaceHasEndpoints",
                 row.key.name,
             )
         for compute in (row for kind in _COMPUTES for row in tx.find(ResourceQuery(kind, scope))):

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 from tidemill.domain.errors import InvalidRequest, NotOffered
+from tidemill.domain.fields import integer, mapping, text, variables
 from tidemill.domain.units import parse_duration
 
 AML_TOKEN, USER_IDENTITY, MANAGED = "aml_token", "user_identity", "managed"
@@ -137,23 +138,23 @@ def read_command_job(name: str, properties: Mapping[str, Any]) -> CommandJob:
             f"Job {name!r} has no command: give what to run, for example 'python train.py'.",
             target="properties.command",
         )
-    resources = _mapping(properties.get("resources"), "properties.resources")
-    node_count = _integer(resources.get("instanceCount"), 1, "properties.resources.instanceCount", 1, 10_000)
+    resources = mapping(properties.get("resources"), "properties.resources")
+    node_count = integer(resources.get("instanceCount"), 1, "properties.resources.instanceCount", 1, 10_000)
     distribution = _distribution(
-        _mapping(properties.get("distribution"), "properties.distribution"), node_count
+        mapping(properties.get("distribution"), "properties.distribution"), node_count
     )
-    given = _mapping(properties.get("inputs"), "properties.inputs")
+    given = mapping(properties.get("inputs"), "properties.inputs")
     inputs = _inputs(given)
     return replace(
         read_header(name, properties),
         command=command,
-        code_id=_text(properties.get("codeId")),
-        environment_id=_text(properties.get("environmentId")),
+        code_id=text(properties.get("codeId")),
+        environment_id=text(properties.get("environmentId")),
         compute_id=compute_of(properties),
         inputs=inputs,
         unset_inputs=tuple(name for name in given if name not in {item.name for item in inputs}),
-        outputs=_outputs(_mapping(properties.get("outputs"), "properties.outputs")),
-        environment_variables=_variables(properties.get("environmentVariables")),
+        outputs=_outputs(mapping(properties.get("outputs"), "properties.outputs")),
+        environment_variables=variables(properties.get("environmentVariables")),
         distribution=distribution,
         node_count=node_count,
         instance_types=instance_types(resources),
@@ -162,15 +163,15 @@ def read_command_job(name: str, properties: Mapping[str, Any]) -> CommandJob:
 
 def read_header(name: str, properties: Mapping[str, Any]) -> CommandJob:
     """What all kinds of jobs have. Raises InvalidRequest (target: the property)."""
-    limits = _mapping(properties.get("limits"), "properties.limits")
+    limits = mapping(properties.get("limits"), "properties.limits")
     return CommandJob(
         command="",
-        experiment=_text(properties.get("experimentName")) or "Default",
-        display_name=_text(properties.get("displayName")) or name,
-        description=_text(properties.get("description")),
+        experiment=text(properties.get("experimentName")) or "Default",
+        display_name=text(properties.get("displayName")) or name,
+        description=text(properties.get("description")),
         timeout_s=_timeout(limits.get("timeout")),
-        priority=_priority(_mapping(properties.get("queueSettings"), "properties.queueSettings")),
-        identity=_identity(_mapping(properties.get("identity"), "properties.identity")),
+        priority=_priority(mapping(properties.get("queueSettings"), "properties.queueSettings")),
+        identity=_identity(mapping(properties.get("identity"), "properties.identity")),
     )
 
 
@@ -181,15 +182,15 @@ def _inputs(raw: Mapping[str, Any]) -> tuple[JobInput, ...]:
             continue
         where = f"properties.inputs.{name}"
         _check_entry_name(name, "Input", where)
-        value = _mapping(entry, where)
-        kind = _text(value.get("jobInputType")) or "literal"
+        value = mapping(entry, where)
+        kind = text(value.get("jobInputType")) or "literal"
         if kind.lower() == "literal":
             if value.get("value") is None:
                 continue
-            found.append(JobInput(name, "literal", _text(value["value"])))
+            found.append(JobInput(name, "literal", text(value["value"])))
             continue
         kind = _data_type(kind, where)
-        uri = _text(value.get("uri"))
+        uri = text(value.get("uri"))
         if not uri:
             raise InvalidRequest(f"Input {name!r} of type {kind} has no uri.", target=where)
         found.append(JobInput(name, kind, uri, _mode(value.get("mode"), INPUT_MODES, "ro_mount", where)))
@@ -201,16 +202,16 @@ def _outputs(raw: Mapping[str, Any]) -> tuple[JobOutput, ...]:
     for name, entry in raw.items():
         where = f"properties.outputs.{name}"
         _check_entry_name(name, "Output", where)
-        value: Mapping[str, Any] = _mapping(entry, where)
+        value: Mapping[str, Any] = mapping(entry, where)
         found.append(
             JobOutput(
                 name,
-                _data_type(_text(value.get("jobOutputType")) or "uri_folder", where),
+                _data_type(text(value.get("jobOutputType")) or "uri_folder", where),
                 _mode(value.get("mode"), OUTPUT_MODES, "rw_mount", where),
-                _text(value.get("uri")),
-                _text(value.get("assetName")),
-                _text(value.get("assetVersion")),
-                _text(value.get("description")),
+                text(value.get("uri")),
+                text(value.get("assetName")),
+                text(value.get("assetVersion")),
+                text(value.get("description")),
             )
         )
     return tuple(found)
@@ -229,11 +230,11 @@ def _check_entry_name(name: str, what: str, where: str) -> None:
 
 def _distribution(raw: Mapping[str, Any], node_count: int) -> Distribution:
     where = "properties.distribution"
-    kind = _text(raw.get("distributionType")).lower()
+    kind = text(raw.get("distributionType")).lower()
     if not kind:
         return Distribution()
     if kind in ("pytorch", "mpi"):
-        count = _integer(raw.get("processCountPerInstance"), 1, f"{where}.processCountPerInstance", 1, 1024)
+        count = integer(raw.get("processCountPerInstance"), 1, f"{where}.processCountPerInstance", 1, 1024)
         if kind == "mpi" and node_count > 1:
             raise NotOffered(
                 f"instanceCount is {node_count} and the distribution is Mpi: one mpirun starts all processes "
@@ -243,8 +244,8 @@ def _distribution(raw: Mapping[str, Any], node_count: int) -> Distribution:
             )
         return Distribution(kind, processes_per_node=count)
     if kind == "tensorflow":
-        servers = _integer(raw.get("parameterServerCount"), 0, f"{where}.parameterServerCount", 0, 10_000)
-        workers = _integer(raw.get("workerCount"), node_count, f"{where}.workerCount", 1, 10_000)
+        servers = integer(raw.get("parameterServerCount"), 0, f"{where}.parameterServerCount", 0, 10_000)
+        workers = integer(raw.get("workerCount"), node_count, f"{where}.workerCount", 1, 10_000)
         if (workers + servers) % node_count:
             raise InvalidRequest(
                 f"workerCount {workers} + parameterServerCount {servers} = {workers + servers} tasks "
@@ -261,26 +262,15 @@ def _distribution(raw: Mapping[str, Any], node_count: int) -> Distribution:
     if kind == "ray":
         return Distribution(
             kind,
-            port=_integer(raw.get("port"), 0, f"{where}.port", 0, 65_535),
-            head_args=_text(raw.get("headNodeAdditionalArgs")),
-            worker_args=_text(raw.get("workerNodeAdditionalArgs")),
+            port=integer(raw.get("port"), 0, f"{where}.port", 0, 65_535),
+            head_args=text(raw.get("headNodeAdditionalArgs")),
+            worker_args=text(raw.get("workerNodeAdditionalArgs")),
         )
     raise InvalidRequest(
         f"distributionType {raw.get('distributionType')!r} is not known. "
         "Use PyTorch, TensorFlow, Mpi or Ray.",
         target=f"{where}.distributionType",
     )
-
-
-def _variables(raw: Any) -> tuple[tuple[str, str], ...]:
-    values = _mapping(raw, "properties.environmentVariables")
-    for key, value in values.items():
-        if not key or "=" in key or "\0" in key or "\0" in _text(value):
-            raise InvalidRequest(
-                f"Environment variable {key!r} is not valid: no '=', no NUL, not empty.",
-                target="properties.environmentVariables",
-            )
-    return tuple((key, _text(value)) for key, value in values.items())
 
 
 def _timeout(raw: Any) -> int | None:
@@ -304,7 +294,7 @@ def instance_types(resources: Mapping[str, Any]) -> tuple[str, ...]:
     """Of `resources.instanceType`: one size or a list of them. Raises InvalidRequest."""
     raw = resources.get("instanceType")
     if not isinstance(raw, list):
-        return (_text(raw),) if raw else ()
+        return (text(raw),) if raw else ()
     words = cast(list[Any], raw)
     if not all(isinstance(word, str) and word for word in words):
         raise InvalidRequest(
@@ -317,33 +307,31 @@ def instance_types(resources: Mapping[str, Any]) -> tuple[str, ...]:
 def compute_of(properties: Mapping[str, Any]) -> str:
     """What a command job names, "" for nothing. The SDK says `compute="local"` by a property of `resources`:
     `{"IsLocal": {"IsLocal": true}}`."""
-    resources = _mapping(properties.get("resources"), "properties.resources")
-    given = _mapping(resources.get("properties"), "properties.resources.properties")
-    return _text(properties.get("computeId")) or ("local" if given.get("IsLocal") else "")
+    resources = mapping(properties.get("resources"), "properties.resources")
+    given = mapping(resources.get("properties"), "properties.resources.properties")
+    return text(properties.get("computeId")) or ("local" if given.get("IsLocal") else "")
 
 
 def _priority(raw: Mapping[str, Any]) -> int:
     """The priority that is given, else that of the tier."""
-    tier = _text(raw.get("jobTier")) or "null"
+    tier = text(raw.get("jobTier")) or "null"
     if tier.lower() not in TIERS:
         raise InvalidRequest(
             f"jobTier {tier!r} is not known. Use Spot, Basic, Standard, Premium or Null.",
             target="properties.queueSettings.jobTier",
         )
-    return _integer(
-        raw.get("priority"), TIERS[tier.lower()], "properties.queueSettings.priority", -1000, 1000
-    )
+    return integer(raw.get("priority"), TIERS[tier.lower()], "properties.queueSettings.priority", -1000, 1000)
 
 
 def _identity(raw: Mapping[str, Any]) -> JobIdentity:
-    text = _text(raw.get("identityType"))
-    kind = _IDENTITIES.get(text.lower().replace("_", "")) if text else AML_TOKEN
+    given = text(raw.get("identityType"))
+    kind = _IDENTITIES.get(given.lower().replace("_", "")) if given else AML_TOKEN
     if kind is None:
         raise InvalidRequest(
-            f"identityType {text!r} is not known. Use AMLToken, UserIdentity or Managed.",
+            f"identityType {given!r} is not known. Use AMLToken, UserIdentity or Managed.",
             target="properties.identity.identityType",
         )
-    return JobIdentity(kind, *(_text(raw.get(name)) for name in ("clientId", "objectId", "resourceId")))
+    return JobIdentity(kind, *(text(raw.get(name)) for name in ("clientId", "objectId", "resourceId")))
 
 
 def _data_type(kind: str, where: str) -> str:
@@ -366,33 +354,3 @@ def _mode(raw: Any, table: Mapping[str, str], default: str, where: str) -> str:
             target=where,
         )
     return found
-
-
-def _mapping(raw: Any, where: str) -> Mapping[str, Any]:
-    if raw is None:
-        return {}
-    if not isinstance(raw, Mapping):
-        raise InvalidRequest(f"{where} must be an object, not {type(raw).__name__}.", target=where)
-    return cast(Mapping[str, Any], raw)
-
-
-def _integer(raw: Any, default: int, where: str, low: int, high: int) -> int:
-    if raw is None:
-        return default
-    if isinstance(raw, bool) or not isinstance(raw, int | str | float):
-        raise InvalidRequest(f"{where} must be a whole number, not {raw!r}.", target=where)
-    try:
-        value = int(str(raw))
-    except ValueError:
-        raise InvalidRequest(f"{where} must be a whole number, not {raw!r}.", target=where) from None
-    if not low <= value <= high:
-        raise InvalidRequest(f"{where} is {value}: it must lie between {low} and {high}.", target=where)
-    return value
-
-
-def _text(raw: Any) -> str:
-    if raw is None:
-        return ""
-    if isinstance(raw, bool):
-        return "True" if raw else "False"
-    return str(raw)

@@ -38,6 +38,7 @@ ROUTE_MODULES = (
     "tidemill.wire.azure.datastores",
     "tidemill.wire.azure.connections",
     "tidemill.wire.azure.jobs",
+    "tidemill.wire.azure.online_endpoints",
     "tidemill.wire.azure.schedules",
     "tidemill.wire.azure.keyvault",
     "tidemill.wire.azure.insights",
