@@ -7,7 +7,7 @@ stores it, so it is Succeeded at once. What takes time are its deployments (`onl
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tidemill.app import endpoint_keys, identities, online_deployments
@@ -33,10 +33,11 @@ from tidemill.app.workspaces import require_workspace
 from tidemill.domain.errors import Conflict, InvalidRequest
 from tidemill.domain.fields import choice
 from tidemill.domain.model import Caller, Resource, Scope
-from tidemill.domain.serving.model import KEY, EndpointSpec, Provisioning, read_endpoint
+from tidemill.domain.serving.model import AML_TOKEN, KEY, EndpointSpec, Provisioning, read_endpoint
 from tidemill.domain.serving.plan import EndpointStatus
 from tidemill.domain.serving.traffic import Traffic, check_traffic
 from tidemill.domain.units import join_words
+from tidemill.identity.tokens import ENDPOINT_TTL_S
 from tidemill.store.api import AlreadyExists, Granted, Read, ResourceQuery, Tx
 
 # Set by the server, or by the SDK from what it read: not kept.
@@ -213,9 +214,9 @@ def _changes(old: Resource, new: Resource) -> str:
     """`: traffic blue 90, green 10`."""
     was, now = decode_object(old.spec), decode_object(new.spec)
     said: list[str] = []
-    for field, word in (("traffic", "traffic"), ("mirrorTraffic", "mirrored traffic")):
-        if was.get(field) != now[field]:
-            shares = join_words((f"{name} {share}" for name, share in now[field].items()), most=10)
+    for part, word in (("traffic", "traffic"), ("mirrorTraffic", "mirrored traffic")):
+        if was.get(part) != now[part]:
+            shares = join_words((f"{name} {share}" for name, share in now[part].items()), most=10)
             said.append(f"{word} {shares or 'none'}")
     if was.get("authMode") != now["authMode"]:
         said.append(f"auth mode {now['authMode']}")
@@ -252,6 +253,31 @@ async def keys(s: Services, scope: Scope, name: str) -> Keys:
             row.key.name,
         )
     return endpoint_keys.keys_of(s, row)
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointToken:
+    """Times in seconds since the epoch."""
+
+    token: str = field(repr=False)
+    expires_at: int
+    refresh_at: int
+
+
+async def token(s: Services, caller: Caller, scope: Scope, name: str) -> EndpointToken:
+    """Opens this endpoint alone, for an hour. Raises NotFound, InvalidRequest for another auth mode."""
+    row = await get(s, scope, name)
+    mode = decode_object(row.spec)["authMode"]
+    if mode != AML_TOKEN:
+        instead = "keys" if mode == KEY else "tokens of Microsoft Entra: its callers use their own"
+        raise InvalidRequest(
+            f"Endpoint {row.key.name!r} has auth mode {mode}, so it is opened by {instead}. "
+            "For tokens of its own set auth_mode: aml_token.",
+            "EndpointHasNoTokens",
+            row.key.name,
+        )
+    given, expires = s.tokens.issue_for_endpoint(row.uid, caller.acts_as or caller.oid, caller.name)
+    return EndpointToken(given, expires, expires - ENDPOINT_TTL_S // 2)
 
 
 async def regenerate_key(

@@ -36,6 +36,7 @@ KNOWN_AUDIENCES = (
 )
 PRINCIPAL_TTL_S = 24 * 3600
 ID_TOKEN_TTL_S = 3600
+ENDPOINT_TTL_S = 3600
 CACHED_TOKENS = 4096
 _CLOCK_SKEW_S = 60
 _JWT = re.compile(r"^[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+$")
@@ -226,6 +227,25 @@ class TokenIssuer:
             "name": principal.shown,
         }
         return self._sign({**claims, "nonce": nonce} if nonce else claims)
+
+    def issue_for_endpoint(self, endpoint_uid: str, oid: str, name: str) -> tuple[str, int]:
+        """-> (a JWT that opens one online endpoint and nothing else, when it expires in seconds since the
+        epoch). `oid`, `name`: who asked for it."""
+        now = self._now() // 1_000_000
+        expires = now + ENDPOINT_TTL_S
+        claims: dict[str, Any] = {
+            "aud": endpoint_uid,
+            "iss": self.issuer,
+            "iat": now,
+            "nbf": now,
+            "exp": expires,
+            "oid": oid,
+            "sub": oid,
+            "tid": self.tenant,
+            "name": name,
+            "uti": uuid.uuid4().hex,
+        }
+        return self._sign(claims), expires
 
     def derived_keys(self, purpose: str) -> tuple[bytes, ...]:
         """32 bytes for one purpose from each key of links: the first one signs, all of them verify."""

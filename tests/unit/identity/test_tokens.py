@@ -167,6 +167,15 @@ def test_cache_is_bounded(issuer):
     assert len(issuer._verified) <= CACHED_TOKENS
 
 
+def test_an_endpoints_token_opens_nothing_else(issuer, time):
+    token, expires = issuer.issue_for_endpoint("endpoint-uid", "oid-2", "bob")
+    _, claims = parts(token)
+    assert (claims["aud"], claims["oid"], claims["exp"]) == ("endpoint-uid", "oid-2", expires)
+    assert expires == time.us // 1_000_000 + 3600
+    with pytest.raises(Unauthenticated, match="audience 'endpoint-uid', not for this server"):
+        issuer.verify(token)
+
+
 def test_signed_links(issuer, time):
     query = issuer.sign_path("/a/b", time.us + 5_000_000)
     issuer.check_path("/a/b", query)

@@ -7,7 +7,7 @@ from typing import Any
 
 from starlette.responses import Response
 
-from tidemill.app import endpoints, online_deployments
+from tidemill.app import deployment_logs, endpoints, online_deployments
 from tidemill.app.codec import encode
 from tidemill.app.endpoint_rows import (
     deployment_key,
@@ -15,10 +15,12 @@ from tidemill.app.endpoint_rows import (
     endpoint_key,
     endpoint_status,
 )
+from tidemill.domain.fields import choice, integer
 from tidemill.domain.ids import PROVIDER
 from tidemill.domain.model import Key, Resource
+from tidemill.domain.serving.model import MAX_INSTANCES
 from tidemill.wire.arm import operations
-from tidemill.wire.arm.envelope import render, render_list, to_object
+from tidemill.wire.arm.envelope import arm_type, render, render_list, to_object
 from tidemill.wire.arm.etag import check_conditions, etag
 from tidemill.wire.arm.paging import next_link, read_page, split_page
 from tidemill.wire.http import Context, Route, bytes_response, json_response
@@ -30,6 +32,12 @@ DEPLOYMENT = DEPLOYMENTS + "/{name}"
 ACTION = f"{PROVIDER}/workspaces/onlineEndpoints"
 
 
+_CONTAINERS = {
+    "inferenceserver": deployment_logs.SERVER,
+    "storageinitializer": deployment_logs.INITIALIZER,
+}
+
+
 def routes() -> list[Route]:
     return [
         Route("GET", BASE, f"{ACTION}/read", _list, partial=True),
@@ -39,11 +47,14 @@ def routes() -> list[Route]:
         Route("DELETE", ONE, f"{ACTION}/delete", _delete),
         Route("POST", ONE + "/listKeys", f"{ACTION}/listKeys/action", _list_keys),
         Route("POST", ONE + "/regenerateKeys", f"{ACTION}/regenerateKeys/action", _regenerate_keys),
+        Route("POST", ONE + "/token", f"{ACTION}/token/action", _token),
         Route("GET", DEPLOYMENTS, f"{ACTION}/deployments/read", _list_deployments),
         Route("GET", DEPLOYMENT, f"{ACTION}/deployments/read", _get_deployment),
         Route("PUT", DEPLOYMENT, f"{ACTION}/deployments/write", _put_deployment),
         Route("PATCH", DEPLOYMENT, f"{ACTION}/deployments/write", _patch_deployment),
         Route("DELETE", DEPLOYMENT, f"{ACTION}/deployments/delete", _delete_deployment),
+        Route("POST", DEPLOYMENT + "/getLogs", f"{ACTION}/deployments/getLogs/action", _get_logs, reads=True),
+        Route("GET", DEPLOYMENT + "/skus", f"{ACTION}/deployments/skus/read", _list_skus),
     ]
 
 
@@ -115,6 +126,17 @@ async def _regenerate_keys(ctx: Context) -> Response:
     return operations.accepted(ctx, operations.done(row))
 
 
+async def _token(ctx: Context) -> Response:
+    found = await endpoints.token(ctx.services, ctx.caller, ctx.scope, ctx.params["endpoint"])
+    body = {
+        "accessToken": found.token,
+        "expiryTimeUtc": found.expires_at,
+        "refreshAfterTimeUtc": found.refresh_at,
+        "tokenType": "Bearer",
+    }
+    return json_response(body, headers={"Cache-Control": "no-store"})
+
+
 async def _list_deployments(ctx: Context) -> Response:
     page = read_page(ctx.request)
     rows = await online_deployments.list_of(
@@ -145,6 +167,21 @@ async def _patch_deployment(ctx: Context) -> Response:
 async def _delete_deployment(ctx: Context) -> Response:
     row = await online_deployments.delete(ctx.services, ctx.caller, ctx.scope, *_names(ctx))
     return Response(status_code=204) if row is None else operations.accepted(ctx, operations.gone(row))
+
+
+async def _get_logs(ctx: Context) -> Response:
+    body = await ctx.request.json()
+    tail = integer(body.get("tail"), deployment_logs.LINES, "tail", 1, deployment_logs.MOST_LINES)
+    kind = choice(body.get("containerType"), _CONTAINERS, deployment_logs.SERVER, "containerType")
+    text = await deployment_logs.read(ctx.services, ctx.scope, *_names(ctx), tail, kind)
+    return json_response({"content": text})
+
+
+async def _list_skus(ctx: Context) -> Response:
+    row = await online_deployments.get(ctx.services, ctx.scope, *_names(ctx))
+    capacity = {"minimum": 0, "maximum": MAX_INSTANCES, "default": 1, "scaleType": "Manual"}
+    sku = {"name": online_deployments.DEFAULT_SKU, "tier": None}
+    return json_response({"value": [{"resourceType": arm_type(row), "sku": sku, "capacity": capacity}]})
 
 
 async def _check_conditions(ctx: Context, key: Key) -> None:
