@@ -1,0 +1,1 @@
+"""Models that answer requests: the scoring server, which runs in the user's environment."""

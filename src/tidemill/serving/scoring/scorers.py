@@ -1,0 +1,285 @@
+"""How a target is run: one request after another, concurrently (async run), or joined in batches."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+import traceback
+from collections import deque
+from typing import TYPE_CHECKING, Any, Awaitable
+
+from . import answers
+from .answers import Answer
+from .http import Refused
+from .log import Log, write
+from .request import Request
+from .script import Target
+
+if TYPE_CHECKING:
+    from .connection import Connection
+
+
+class ScoringTimeout(Exception):
+    """run() took longer than SCORING_TIMEOUT_MS."""
+
+
+class Pulse:
+    """Signs of life for the supervisor: when this worker was last seen to begin or go on with something."""
+
+    def __init__(self, busy: Any, index: int) -> None:
+        self._busy = busy
+        self._index = index
+
+    def beat(self, now: float) -> None:
+        self._busy[self._index] = now
+
+    def rest(self) -> None:
+        self._busy[self._index] = 0.0
+
+
+class Alarm:
+    """SIGALRM raises ScoringTimeout in the main thread while a run is on, and never after it."""
+
+    def __init__(self, milliseconds: float) -> None:
+        self._seconds = milliseconds / 1000
+        self._on = False
+        signal.signal(signal.SIGALRM, self._ring)
+
+    def _ring(self, *_: Any) -> None:
+        if self._on:
+            self._on = False
+            raise ScoringTimeout
+
+    def start(self) -> None:
+        self._on = True
+        signal.setitimer(signal.ITIMER_REAL, self._seconds)
+
+    def stop(self) -> None:
+        self._on = False
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+class Scorer:
+    """`submit` is called with a request for /score, and later calls `connection.reply` once for it."""
+
+    def __init__(self, target: Target, pulse: Pulse, log: Log, timeout_ms: float) -> None:
+        self.target = target
+        self.pulse = pulse
+        self.log = log
+        self.timeout_ms = timeout_ms
+        self.in_flight = 0
+
+    def submit(self, connection: Connection, request: Request) -> None:
+        raise NotImplementedError
+
+    def failure(self, error: BaseException) -> Answer:
+        """A clean answer; the traceback, from the user's code on, goes to the log."""
+        if isinstance(error, Refused):
+            return answers.error(error.status, error.message)
+        if isinstance(error, (ScoringTimeout, asyncio.TimeoutError)) and not error.args:
+            self.log.error("run() did not finish within SCORING_TIMEOUT_MS=%g", self.timeout_ms)
+            return answers.failed(500, f"Scoring timeout after {self.timeout_ms:g} ms")
+        trace = error.__traceback__
+        while (
+            trace is not None and trace.tb_frame.f_globals.get("__package__") == __package__ and trace.tb_next
+        ):
+            trace = trace.tb_next
+        write("".join(traceback.format_exception(type(error), error, trace)))
+        return answers.failed(500)
+
+    def finished(self, result: Any, run_ms: float) -> Answer:
+        try:
+            answer = self.target.finish(result)
+        except BaseException as error:
+            return self.failure(error)
+        answer.run_ms = run_ms
+        return answer
+
+
+class Inline(Scorer):
+    """A synchronous run(), one request at a time, called where the request was read: no hop, no queue.
+
+    While an answer is streamed, the next requests wait in a queue.
+    """
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._alarm = Alarm(self.timeout_ms)
+        self._streams = False
+        self._queue: deque[tuple[Connection, Request]] = deque()
+
+    def submit(self, connection: Connection, request: Request) -> None:
+        if self._streams:
+            self._queue.append((connection, request))
+            return
+        answer = self.score(request)
+        if answer.stream is not None:
+            self._streams = True
+        connection.reply(request, answer)
+
+    def score(self, request: Request) -> Answer:
+        start = time.monotonic()
+        self.pulse.beat(start)
+        try:
+            item = self.target.read(request)
+            self._alarm.start()
+            try:
+                result = self.target.one(item)
+            finally:
+                self._alarm.stop()
+        except BaseException as error:
+            return self.failure(error)
+        finally:
+            self.pulse.rest()
+        return self.finished(result, (time.monotonic() - start) * 1000)
+
+    def stream_ended(self) -> None:
+        self._streams = False
+        while self._queue and not self._streams:
+            connection, request = self._queue.popleft()
+            if not connection.gone:
+                self.submit(connection, request)
+
+
+class Concurrent(Scorer):
+    """An async run(): all requests at once, on the event loop."""
+
+    BEAT_S = 0.5
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._tasks: dict[Connection, asyncio.Task[None]] = {}
+        self._beats = False
+
+    def submit(self, connection: Connection, request: Request) -> None:
+        self.in_flight += 1
+        self._beat()
+        loop = asyncio.get_event_loop()
+        self._tasks[connection] = loop.create_task(self._run(connection, request))
+
+    def _beat(self) -> None:
+        """While requests are in flight; a run() that blocks the loop stops it."""
+        self._beats = self.in_flight > 0
+        if not self._beats:
+            self.pulse.rest()
+            return
+        self.pulse.beat(time.monotonic())
+        if self.in_flight == 1:
+            asyncio.get_event_loop().call_later(self.BEAT_S, self._beat_again)
+
+    def _beat_again(self) -> None:
+        if self._beats:
+            self.pulse.beat(time.monotonic())
+            asyncio.get_event_loop().call_later(self.BEAT_S, self._beat_again)
+
+    async def _run(self, connection: Connection, request: Request) -> None:
+        start = time.monotonic()
+        try:
+            result = self.target.one(self.target.read(request))
+            if isinstance(result, Awaitable):
+                result = await asyncio.wait_for(result, self.timeout_ms / 1000)
+            answer = self.finished(result, (time.monotonic() - start) * 1000)
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:
+            answer = self.failure(error)
+        finally:
+            self.in_flight -= 1
+            self._tasks.pop(connection, None)
+            if not self.in_flight:
+                self._beats = False
+                self.pulse.rest()
+        connection.reply(request, answer)
+
+    def gone(self, connection: Connection) -> None:
+        """The caller hung up: its run() is cancelled."""
+        task = self._tasks.pop(connection, None)
+        if task is not None:
+            task.cancel()
+
+
+class Batched(Scorer):
+    """Requests that wait are run together, each answer goes to its own caller.
+
+    Without a wait, a batch is what arrived while the one before it ran: a lone request is not delayed at
+    all. With `wait_s`, the first of a batch waits that long at most for others. A batch that fails is run
+    one by one, so that only the bad ones fail.
+    """
+
+    def __init__(self, *args: Any, size: int, wait_s: float) -> None:
+        super().__init__(*args)
+        self._alarm = Alarm(self.timeout_ms)
+        self._size = size
+        self._wait_s = wait_s
+        self._queue: deque[tuple[Connection, Request, Any]] = deque()
+        self._timer: asyncio.TimerHandle | None = None
+        self._soon = False
+
+    def submit(self, connection: Connection, request: Request) -> None:
+        try:
+            item = self.target.read(request)
+        except BaseException as error:
+            connection.reply(request, self.failure(error))
+            return
+        self._queue.append((connection, request, item))
+        self.in_flight += 1
+        self._schedule()
+
+    def _schedule(self) -> None:
+        loop = asyncio.get_event_loop()
+        if self._soon or not self._queue:
+            return
+        if not self._wait_s or len(self._queue) >= self._size:
+            self._soon = True
+            loop.call_soon(self._run)
+        elif self._timer is None:
+            self._timer = loop.call_later(self._wait_s, self._run)
+
+    def _run(self) -> None:
+        self._soon = False
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        batch = [self._queue.popleft() for _ in range(min(self._size, len(self._queue)))]
+        waiting = [entry for entry in batch if not entry[0].gone]
+        self.in_flight -= len(batch) - len(waiting)
+        start = time.monotonic()
+        if waiting:
+            results = self._results([item for _, _, item in waiting], start)
+            run_ms = (time.monotonic() - start) * 1000
+            self.in_flight -= len(waiting)
+            for (connection, request, _), result in zip(waiting, results):
+                failed = isinstance(result, BaseException)
+                answer = self.failure(result) if failed else self.finished(result, run_ms)
+                connection.reply(request, answer)
+        self._schedule()
+
+    def _results(self, items: list[Any], start: float) -> list[Any]:
+        self.pulse.beat(start)
+        try:
+            if len(items) > 1 and self.target.many is not None:
+                self._alarm.start()
+                try:
+                    return self.target.many(items)
+                finally:
+                    self._alarm.stop()
+        except BaseException as error:
+            reason = f"{type(error).__name__}: {error}"
+            self.log.warning(
+                "a batch of %s requests failed (%s); they are run one by one", len(items), reason[:500]
+            )
+        finally:
+            self.pulse.rest()
+        return [self._one(item) for item in items]
+
+    def _one(self, item: Any) -> Any:
+        self.pulse.beat(time.monotonic())
+        self._alarm.start()
+        try:
+            return self.target.one(item)
+        except BaseException as error:
+            return error
+        finally:
+            self._alarm.stop()
+            self.pulse.rest()

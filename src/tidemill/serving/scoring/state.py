@@ -1,0 +1,57 @@
+"""The state file: what whoever started the server reads, written whole and renamed."""
+
+from __future__ import annotations
+
+import json
+import os
+import traceback
+from typing import Any
+
+TRACEBACK_LIMIT = 32 << 10
+
+STARTING, READY, FAILED, DRAINING = "starting", "ready", "failed", "draining"
+
+
+def failure(stage: str, error: BaseException, text: str = "") -> dict[str, str]:
+    """`stage`: config, import, init, model, warmup. The end of a traceback is what helps, so that is kept."""
+    trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+    if len(trace) > TRACEBACK_LIMIT:
+        trace = "…" + trace[-TRACEBACK_LIMIT:]
+    return {
+        "stage": stage,
+        "type": type(error).__name__,
+        "message": (text or str(error))[:4096],
+        "traceback": trace,
+    }
+
+
+class StateFile:
+    def __init__(self, path: str, host: str) -> None:
+        self._path = path
+        self._now: dict[str, Any] = {
+            "state": STARTING,
+            "pid": os.getpid(),
+            "host": host,
+            "port": None,
+            "workers": 0,
+            "restarts": 0,
+            "error": None,
+        }
+
+    @property
+    def state(self) -> str:
+        return str(self._now["state"])
+
+    def set(self, **changed: Any) -> None:
+        if all(self._now[name] == value for name, value in changed.items()) and os.path.exists(self._path):
+            return
+        self._now.update(changed)
+        if not self._path:
+            return
+        partial = self._path + ".part"
+        with open(partial, "w", encoding="utf-8") as file:
+            json.dump(self._now, file)
+        os.replace(partial, self._path)
+
+    def get(self, name: str) -> Any | None:
+        return self._now[name]
