@@ -7,12 +7,14 @@ import re
 import shutil
 import urllib.request
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from docs_pages import DOCS, PAGES, ROOT, name_of, section
 
 from tidemill.cli.session import Given, Session
+from tidemill.serving.scoring import settings as serving_settings
 
 ARCHITECTURE = DOCS / "architecture.md"
 Ask = Callable[..., dict[str, Any]]
@@ -168,7 +170,9 @@ def test_variables_are_those_that_env_prints(server: Any) -> None:
     """$NAMES in the pages are set by `tidemill env`, by the job or in the same page, or read by a command."""
     from tidemill.cli.commands.backup import PASSPHRASE
 
+    serving = Path(serving_settings.__file__).read_text("utf-8")
     ours = set(server.env) | {"PWD", "HOME", PASSPHRASE}
+    ours |= set(re.findall(r'"(TIDEMILL_SERVING_[A-Z_]+)"', serving))
     for page in PAGES:
         text = page.read_text("utf-8")
         for name in re.findall(r"\$\{?([A-Z][A-Z_]{3,})", text):

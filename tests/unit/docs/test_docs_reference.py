@@ -54,6 +54,9 @@ def test_dependencies_are_documented() -> None:
     assert set(first_column(section(DEPENDENCIES, "Build"))) == names(given["build-system"]["requires"])
 
 
+SCORING = SOURCE / "serving" / "scoring"
+
+
 def test_dependencies_are_imported_as_documented() -> None:
     """Imports have their dependency; a dependency is imported, or its row says that it is not."""
     imported = set(_imports())
@@ -69,8 +72,19 @@ def test_dependencies_are_imported_as_documented() -> None:
     assert dependencies - used == unused
 
 
-def _imports() -> Iterator[str]:
-    for file in SOURCE.rglob("*.py"):
+def test_what_the_scoring_server_finds_in_the_users_environment_is_documented() -> None:
+    """It runs there: nothing of these is a dependency of ours."""
+    text = section(DEPENDENCIES, "In the user's environment")
+    documented = {name.replace("-", "_") for name in re.findall(r"^\| `([^`]+)` \|", text, re.MULTILINE)}
+    imported = set(_imports(SCORING)) - set(sys.stdlib_module_names)
+    assert {MODULES.get(name, name) for name in documented} == imported
+
+
+def _imports(folder: Path = SOURCE) -> Iterator[str]:
+    """Of the scoring server only when it is `folder`."""
+    for file in folder.rglob("*.py"):
+        if folder == SOURCE and SCORING in file.parents:
+            continue
         for node in ast.walk(ast.parse(file.read_text("utf-8"))):
             if isinstance(node, ast.Import):
                 yield from (alias.name.partition(".")[0] for alias in node.names)
