@@ -151,7 +151,7 @@ def test_a_deployment_comes_back_as_it_was_given(flows: dict[str, Any]):
     }
     assert flows["zeroes"] == {"blue": 0}
     assert flows["deployments"] == ["blue"]
-    assert "Created by" in flows["logs"]
+    assert "An instance of deployment 'sdk-ep/blue'" in flows["logs"]
 
 
 def test_refusals_name_value_place_and_fix(flows: dict[str, Any]):

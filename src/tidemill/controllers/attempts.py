@@ -22,7 +22,7 @@ from tidemill.app.node_visits import make_way
 from tidemill.app.services import Services
 from tidemill.app.transitions import Collected, Moment
 from tidemill.app.waiting import wait_set
-from tidemill.controllers import launching, staging
+from tidemill.controllers import instances, launching, staging
 from tidemill.controllers.beside import start_services
 from tidemill.controllers.cleaning import Cleaner, Leftover
 from tidemill.controllers.live_attempt import LiveAttempt
@@ -97,6 +97,8 @@ class Attempts:
                 self._start_services(live, event.task.rank)
             elif event.kind == "task_exited" and event.epoch >= live.attempt.epoch:
                 self._rank_ended(live, event)
+            elif event.kind in instances.KINDS and event.epoch >= live.attempt.epoch:
+                live.news.append(event)
             live.changed.set()
         elif event.kind == "node_closed":
             for live in self._live.values():
@@ -264,6 +266,7 @@ class Attempts:
         if live.attempt.stop_requested_at is None:
             live.attempt = attempt
         live.notes = (isolated, *staged.notes)
+        live.port = staged.ports[0] if plan.service is not None else 0
         secrets = await secretstore.for_job(self._s, row, plan)
         return launching.place(self._s, row, plan, attempt, staged, secrets)
 
@@ -297,6 +300,8 @@ class Attempts:
         while not live.settled:
             self._decide_stop(live, loop.time())
             await self._send(live)
+            if live.news and recorded:
+                await instances.record(self._s, live)
             timeout = self._next_wait(live, recorded, loop.time())
             if await wait_set(live.changed, timeout):
                 live.changed.clear()

@@ -126,7 +126,8 @@ class Composites:
         if (timer := self._timers.pop(uid, None)) is not None:
             timer.cancel()
         row = await self._s.store.read(lambda r: r.by_uid(uid))
-        if row is None or JobState(row.state).final:
+        # A deployment is the parent of its instances, and no job: another controller's.
+        if row is None or row.key.type != "jobs" or JobState(row.state).final:
             self._carried.discard(uid)
             return self._forget(uid)
         self._carried.add(uid)

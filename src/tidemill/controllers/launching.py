@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tidemill.app.services import Services
+from tidemill.controllers import serving
 from tidemill.controllers.staging import NodeFiles, Staged
 from tidemill.controllers.view import View, view_of
 from tidemill.domain.expressions import render_command
@@ -14,6 +15,7 @@ from tidemill.domain.launch import Rank, azureml_variables, ports_needed, ranks_
 from tidemill.domain.model import Attempt, Resource
 from tidemill.domain.plan import JobPlan
 from tidemill.domain.secretrefs import SecretRef, filled
+from tidemill.domain.serving.service import PlannedService
 from tidemill.engines.base import TaskSpec
 from tidemill.identity.tokens import ML_AUDIENCE
 
@@ -56,6 +58,8 @@ def place(
     view = view_of(s, plan)
     shared = shared_variables(s, row, plan, attempt)
     chosen = filled(job.environment_variables, secrets)
+    if plan.service is not None:
+        return [_instance(s, plan.service, plan, attempt, staged, view, shared, chosen)]
     placed: list[PlacedRank] = []
     for index, files in enumerate(staged.nodes):
         command = render_command(job.command, files.inputs, files.outputs)
@@ -90,6 +94,37 @@ def _placed(
         rootfs=view.rootfs,
         network_of=attempt.nodes[0] if rank.node_index else "",
         read_only=(*view.read_only, *_mounted(job, files)),
+    )
+    return PlacedRank(rank.rank, rank.node_index, rank.primary, rank.log, task)
+
+
+def _instance(
+    s: Services,
+    service: PlannedService,
+    plan: JobPlan,
+    attempt: Attempt,
+    staged: Staged,
+    view: View,
+    shared: Mapping[str, str],
+    chosen: Mapping[str, str],
+) -> PlacedRank:
+    """The one rank of an instance of a deployment. It is no run: what it logs belongs to none."""
+    (rank,), (files,), (port,) = ranks_of(plan.job, "", HOST, ()), staged.nodes, staged.ports
+    own = {name: value for name, value in shared.items() if name != "MLFLOW_RUN_ID"}
+    told = serving.variables(service, files.root, port)
+    task = TaskSpec(
+        attempt_id=attempt.id,
+        epoch=attempt.epoch,
+        rank=rank.rank,
+        argv=serving.argv(view, files.root),
+        env={**view.told(files.root), **own, **_file_variables(files), **told, **chosen},
+        cwd=f"{files.root}/code",
+        log_path=f"{files.root}/{rank.log}",
+        term_grace_s=service.drain_s,
+        gpu_ids=attempt.gpu_ids[rank.node_index] if attempt.gpu_ids else (),
+        rootfs=view.rootfs,
+        read_only=view.read_only,
+        service=serving.service_of(service, port),
     )
     return PlacedRank(rank.rank, rank.node_index, rank.primary, rank.log, task)
 

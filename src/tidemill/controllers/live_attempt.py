@@ -9,7 +9,7 @@ from tidemill.controllers import launching
 from tidemill.data.staging import Stopped
 from tidemill.domain.model import Attempt, Resource
 from tidemill.domain.outcome import AttemptEnd, RankEnd
-from tidemill.engines.base import TaskSpec
+from tidemill.engines.base import EngineEvent, TaskSpec
 
 
 @dataclass(slots=True)
@@ -35,6 +35,8 @@ class LiveAttempt:
     to_stop: set[int] = field(default_factory=set)
     stop_why: str = ""  # the word that goes with a stop, once there is one
     stop_deadline: float | None = None  # of the loop's clock: then its nodes are closed
+    news: list[EngineEvent] = field(default_factory=list[EngineEvent])  # of a service, not recorded yet
+    port: int = 0  # of a service
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     def node_of(self, rank: int) -> str:

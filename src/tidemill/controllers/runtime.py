@@ -7,6 +7,7 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
+from tidemill.app.endpoint_rows import DEPLOYMENTS, ENDPOINTS
 from tidemill.app.services import Services
 from tidemill.app.transitions import Moment
 from tidemill.controllers.attempts import Attempts
@@ -14,10 +15,12 @@ from tidemill.controllers.bayesian import Bayesian
 from tidemill.controllers.cleaning import Cleaner
 from tidemill.controllers.composites import Carrier, Composites
 from tidemill.controllers.deletions import Deletions
+from tidemill.controllers.deployments import Deployments
 from tidemill.controllers.environments import Environments
 from tidemill.controllers.nodes import Nodes
 from tidemill.controllers.pipelines import Pipelines
 from tidemill.controllers.pool import COMPUTES, Pool
+from tidemill.controllers.routing import Routing
 from tidemill.controllers.schedules import Schedules
 from tidemill.controllers.sweeps import Sweeps
 from tidemill.controllers.watchdog import Watchdog
@@ -46,6 +49,8 @@ class Runtime:
     cleaner: Cleaner
     watchdog: Watchdog
     schedules: Schedules
+    routing: Routing
+    deployments: Deployments
     _events: asyncio.Task[None] | None = None
 
     async def stop(self) -> None:
@@ -57,6 +62,8 @@ class Runtime:
         if self._events is not None:
             self._events.cancel()
             await asyncio.gather(self._events, return_exceptions=True)
+        await self.deployments.stop()
+        await self.routing.stop()
         await self.composites.stop()
         await self.environments.stop()
         await self.deletions.stop()
@@ -75,6 +82,13 @@ class Runtime:
                 self.deletions.node_changed()
             if item.kind == "resource:jobs":
                 self.composites.job_changed(item.uid)
+                if self.deployments.job_changed(item.uid):
+                    self.routing.changed()
+            elif item.kind == f"resource:{DEPLOYMENTS}":
+                self.deployments.wake(item.uid)
+                self.routing.changed()
+            elif item.kind == f"resource:{ENDPOINTS}":
+                self.routing.changed()
             elif item.kind == "resource:schedules":
                 self.schedules.changed()
 
@@ -122,7 +136,10 @@ async def start(services: Services) -> Runtime:
     )
     composites = Composites(services, carriers(services))
     deletions = Deletions(services)
-    watchdog = Watchdog(services, pool, attempts, nodes, environments, composites, deletions)
+    routing = Routing(services)
+    deployments = Deployments(services, routing)
+    routing.on_news = deployments.router_news
+    watchdog = Watchdog(services, pool, attempts, nodes, environments, composites, deletions, deployments)
     runtime = Runtime(
         services,
         pool,
@@ -134,6 +151,8 @@ async def start(services: Services) -> Runtime:
         cleaner,
         watchdog,
         Schedules(services),
+        routing,
+        deployments,
     )
     cleaner.start()
     await nodes.recover()
@@ -147,6 +166,8 @@ async def start(services: Services) -> Runtime:
     await runtime.environments.start()
     await runtime.composites.start()
     await runtime.deletions.start()
+    await runtime.routing.start()
+    await runtime.deployments.start()
     await runtime.schedules.start()
     watchdog.start()
     return runtime

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -23,6 +22,7 @@ import msgspec
 from tidemill.app.codec import encode
 from tidemill.app.services import Services
 from tidemill.app.transitions import Collected
+from tidemill.controllers import serving
 from tidemill.controllers.view import built_environment
 from tidemill.data.outputs import collect_artifacts, collect_logs, collect_outputs, prepare_outputs
 from tidemill.data.staging import Going, clear, stage_code, stage_inputs
@@ -76,14 +76,16 @@ async def stage(s: Services, plan: JobPlan, attempt: Attempt, going: Going = _on
     for node in attempt.nodes:
         root = await _prepare_dir(s, plan, attempt, node)
         staged = NodeFiles(root, {}, {})
-        if plan.code or plan.inputs or plan.outputs:
+        if plan.has_files:
             staged, said = await asyncio.to_thread(_stage_node, s, plan, Path(root), going)
             notes += [note for note in said if note not in notes]
             await s.engine.settle_dir(node, attempt.id)
         files.append(staged)
-    ports = free_ports(ports_needed(plan.job.distribution))
+    ports = serving.free_ports(ports_needed(plan.job.distribution))
+    if plan.service is not None:
+        ports = await serving.ports(s, attempt)
     result = Staged(tuple(files), ports, tuple(notes))
-    if not (plan.code or plan.inputs or plan.outputs or ports):
+    if not (plan.has_files or ports):
         return result, attempt  # nothing that staging twice could harm: no commit for it
 
     def remember(tx: Tx) -> Attempt:
@@ -98,7 +100,7 @@ async def stage(s: Services, plan: JobPlan, attempt: Attempt, going: Going = _on
 def may_have_started(plan: JobPlan, attempt: Attempt) -> bool:
     """Of an attempt found at a start: nothing runs before what had to be staged for it is committed."""
     staged = attempt.ranks != b"{}"
-    return staged or not (plan.code or plan.inputs or plan.outputs or ports_needed(plan.job.distribution))
+    return staged or not (plan.has_files or ports_needed(plan.job.distribution))
 
 
 async def _prepare_dir(s: Services, plan: JobPlan, attempt: Attempt, node: str) -> str:
@@ -110,7 +112,7 @@ async def _prepare_dir(s: Services, plan: JobPlan, attempt: Attempt, node: str) 
         own = (*FOLDERS, jobservices.FOLDER) if plan.services else FOLDERS
         return await s.engine.prepare_dir(node, attempt.id, (*own, *folders), links)
     except Unreachable:
-        if plan.code or plan.inputs or plan.outputs:
+        if plan.has_files:
             raise
         return s.engine.work_dir(node, attempt.id)
 
@@ -121,6 +123,8 @@ def _stage_node(s: Services, plan: JobPlan, root: Path, going: Going) -> tuple[N
         for name in KEPT:
             with suppress(FileExistsError):  # the code has a file of this name
                 (root / name).mkdir(exist_ok=True)
+    if plan.service is not None:
+        serving.stage(s.blobs, plan.service, root, going)
     inputs = stage_inputs(s.blobs, plan.inputs, root / "inputs", going)
     outputs = prepare_outputs(plan.outputs, root / "outputs")
     return NodeFiles(str(root), inputs.values, outputs), inputs.notes
@@ -138,18 +142,6 @@ async def make_room(s: Services, attempt: Attempt, kept: Sequence[str] = ()) -> 
                         clear(path)
 
     await asyncio.to_thread(remove)
-
-
-def free_ports(count: int) -> tuple[int, ...]:
-    """Ports of the loopback that are free now; held together while choosing, so that they differ."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for item in sockets:
-            item.bind(("127.0.0.1", 0))
-        return tuple(item.getsockname()[1] for item in sockets)
-    finally:
-        for item in sockets:
-            item.close()
 
 
 async def collect(

@@ -15,6 +15,7 @@ from tidemill.app.services import Services
 from tidemill.controllers.attempts import Attempts
 from tidemill.controllers.composites import Composites
 from tidemill.controllers.deletions import Deletions
+from tidemill.controllers.deployments import Deployments
 from tidemill.controllers.environments import Environments
 from tidemill.controllers.nodes import Nodes
 from tidemill.controllers.pool import Pool
@@ -48,10 +49,11 @@ class Watchdog:
         environments: Environments,
         composites: Composites,
         deletions: Deletions,
+        deployments: Deployments,
     ) -> None:
         self._s = services
         self._pool, self._attempts, self._nodes, self._environments = pool, attempts, nodes, environments
-        self._composites, self._deletions = composites, deletions
+        self._composites, self._deletions, self._deployments = composites, deletions, deployments
         self._live = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -96,6 +98,7 @@ class Watchdog:
         for node in overdue.held:
             self._nodes.check(node)
         await self._deletions.look_again()
+        await self._deployments.look_again()
         return await self._composites.look_again() or live
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from tidemill.domain.jobservices import JobService
 from tidemill.domain.jobspec import CommandJob
 from tidemill.domain.pipelines.model import Pipeline
+from tidemill.domain.serving.service import InstanceProgress, PlannedService
 
 COMMAND, PIPELINE, SWEEP = "command", "pipeline", "sweep"  # kinds of jobs
 
@@ -124,6 +125,12 @@ class JobPlan:
     artifacts: Place | None = None  # where logs and outputs/ go
     services: tuple[JobService, ...] = ()
     serverless: str = ""  # the size of its nodes, of a job whose compute was made for it and goes with it
+    service: PlannedService | None = None  # it is an instance of a deployment
+
+    @property
+    def has_files(self) -> bool:
+        """Something is put into its directory before it starts."""
+        return bool(self.code or self.inputs or self.outputs or self.service)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,3 +172,4 @@ class JobStatus:
     pipeline: Pipeline | None = None
     result_key: str = ""  # of a step whose result may be used again: app.step_reuse
     sweep: SweepProgress | None = None
+    instance: InstanceProgress | None = None

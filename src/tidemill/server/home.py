@@ -25,6 +25,7 @@ DEFAULT_REGION = "eastus"
 # What a start that was cut off before config.json may have left.
 _OURS = {
     "lock", "secrets", "tls", "db", "blobs", "envs", "images", "logs", "nodes", "helper", "backups",
+    "serving",
 }  # fmt: skip
 
 

@@ -32,6 +32,7 @@ _FOLDERS = {
     "db": (0o770, True),
     "logs": (0o770, True),
     "backups": (0o770, False),
+    "serving": (0o770, True),
     "blobs": (0o770, False),
     "envs": (0o775, False),  # jobs read these two, as users of their own
     "images": (0o775, False),

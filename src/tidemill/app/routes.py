@@ -1,0 +1,68 @@
+"""The route table as the rows say: which instances answer for which share of which endpoint."""
+
+from __future__ import annotations
+
+from tidemill.app import instances
+from tidemill.app.codec import decode_object, job_status
+from tidemill.app.endpoint_rows import (
+    ENDPOINTS,
+    deployment_status,
+    deployments_of,
+    endpoint_status,
+    mirror_of,
+    traffic_of,
+)
+from tidemill.domain.model import Resource
+from tidemill.domain.serving.deciding import Phase
+from tidemill.domain.serving.model import Provisioning
+from tidemill.domain.serving.routes import Backend, Endpoint, Target
+from tidemill.store.api import Read, ResourceQuery
+
+
+def endpoints(read: Read) -> tuple[Endpoint, ...]:
+    """Of all workspaces; those that are being deleted are not there any more."""
+    rows = read.find(ResourceQuery(ENDPOINTS, ascending=True))
+    return tuple(_endpoint(read, row) for row in rows if row.state != Provisioning.DELETING)
+
+
+def _endpoint(read: Read, row: Resource) -> Endpoint:
+    spec, scope = decode_object(row.spec), row.key.scope
+    deployments = [one for one in deployments_of(read, row) if one.state != Provisioning.DELETING]
+    return Endpoint(
+        f"{scope.subscription}/{scope.group}/{scope.workspace}/{row.key.name}",
+        row.uid,
+        str(spec["authMode"]),
+        endpoint_status(row).digests,
+        tuple(traffic_of(row).items()),
+        tuple(mirror_of(row).items()),
+        spec.get("publicNetworkAccess") != "Disabled",
+        tuple(backend(read, one) for one in deployments),
+    )
+
+
+def backend(read: Read, row: Resource) -> Backend:
+    """What serves now is routed: while it is replaced, or after that failed, that is the older plan's."""
+    status = deployment_status(row)
+    request = (status.serving or status.plan).spec.request
+    found = (_target(read, one, status.serving_generation) for one in instances.of_deployment(read, row))
+    return Backend(
+        row.key.name,
+        row.uid,
+        request.timeout_s,
+        request.queue_wait_s,
+        request.max_concurrent,
+        instances=tuple(target for target in found if target is not None),
+    )
+
+
+def _target(read: Read, row: Resource, generation: int) -> Target | None:
+    status = job_status(row.status)
+    instance, service = status.instance, status.plan.service
+    if instance is None or service is None or service.generation != generation:
+        return None
+    if instances.phase_of(row, status) is not Phase.READY:
+        return None
+    attempt = next((a for a in read.attempts_of(row.uid) if a.number == instance.attempt), None)
+    if attempt is None or attempt.ended_at is not None:
+        return None
+    return Target(row.uid, attempt.nodes[0], attempt.id, 0, instance.port)

@@ -1,0 +1,280 @@
+"""From what a deployment is to be to instances that answer, and back: `domain.serving.deciding` decides.
+
+One deployment is carried by one task at a time, woken by commits on its row or on one of its instances. All
+that a decision changes is one commit, made of the rows as they then are; a kill at any instant loses nothing
+and starts nothing twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from tidemill.app import implicit_computes, instances, routes
+from tidemill.app.codec import encode, job_status
+from tidemill.app.endpoint_rows import DEPLOYMENTS, deployment_status, event
+from tidemill.app.online_deployments import finish_deletion
+from tidemill.app.services import Services
+from tidemill.app.transitions import job_event
+from tidemill.domain.model import JobState, Resource
+from tidemill.domain.plan import Place
+from tidemill.domain.serving import deciding
+from tidemill.domain.serving.deciding import Drain, Fail, Finish, Gone, Serve, Start, Stop
+from tidemill.domain.serving.model import DeploymentSpec, Provisioning
+from tidemill.domain.serving.plan import DeploymentPlan, DeploymentStatus
+from tidemill.domain.serving.routes import Backend
+from tidemill.domain.units import plural
+from tidemill.store.api import Read, ResourceQuery, Tx
+
+log = logging.getLogger("tidemill.deployments")
+
+AGAIN_S = 1.0  # after a fault of ours
+SECOND = 1_000_000
+DRAIN_MARGIN_S = 5.0  # beyond the longest that a request may take
+
+
+class Router(Protocol):
+    """What the gateway knows and does. See controllers/routing.py."""
+
+    def changed(self) -> None:
+        """Rows that it goes by have changed."""
+        ...
+
+    def is_current(self, backend: Backend) -> bool:
+        """Whether the gateway serves a deployment as it is here."""
+        ...
+
+    def is_quiet(self, instance_uid: str) -> bool:
+        """Whether the gateway sends no more requests to that instance, and has none under way."""
+        ...
+
+
+class Deployments:
+    def __init__(self, services: Services, router: Router) -> None:
+        self._s = services
+        self._router = router
+        self._owner: dict[str, str] = {}  # deployment by instance: whose commits are ours to look at
+        self._woken: set[str] = set()
+        self._waiting: set[str] = set()  # deployments for which the gateway may be waited for
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._background: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        await self.look_again()
+
+    async def stop(self) -> None:
+        for timer in self._timers.values():
+            timer.cancel()
+        tasks = [*self._tasks.values(), *self._background]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def look_again(self) -> None:
+        """At the start, and a net under the wake-ups."""
+        for row in await self._s.store.read(lambda read: read.find(ResourceQuery(DEPLOYMENTS))):
+            self.wake(row.uid)
+
+    def job_changed(self, uid: str) -> bool:
+        """-> whether it is an instance of a deployment."""
+        owner = self._owner.get(uid)
+        if owner is not None:
+            self.wake(owner)
+        return owner is not None
+
+    def router_news(self) -> None:
+        for uid in self._waiting:
+            self.wake(uid)
+
+    def wake(self, uid: str) -> None:
+        """Something of this deployment has changed."""
+        self._woken.add(uid)
+        if uid not in self._tasks:
+            task = asyncio.create_task(self._carry(uid), name=f"deployment {uid}")
+            self._tasks[uid] = task
+            task.add_done_callback(lambda _: self._ended(uid))
+
+    def _ended(self, uid: str) -> None:
+        self._tasks.pop(uid, None)
+        if uid in self._woken:  # while it was ending
+            self.wake(uid)
+
+    async def _carry(self, uid: str) -> None:
+        while uid in self._woken:
+            self._woken.discard(uid)
+            if (timer := self._timers.pop(uid, None)) is not None:
+                timer.cancel()
+            try:
+                again_at = await self._look(uid)
+            except Exception:
+                log.exception("deployment %s could not be carried on; again in %s s", uid, AGAIN_S)
+                await asyncio.sleep(AGAIN_S)
+                self._woken.add(uid)
+                continue
+            if again_at is not None:
+                delay = max((again_at - self._s.clock.now()) / 1e6, 0.0) + 0.001
+                self._timers[uid] = asyncio.get_running_loop().call_later(delay, self.wake, uid)
+
+    async def _look(self, uid: str) -> int | None:
+        """Decides until nothing is to be done -> when to look again at the latest."""
+        while True:
+            now = self._s.clock.now()
+            seen = await self._s.store.read(lambda read: _see(read, uid))
+            if seen is None:
+                self._waiting.discard(uid)
+                return None
+            for row in seen.instances:
+                self._owner[row.uid] = uid
+            (self._waiting.discard if _is_settled(seen) else self._waiting.add)(uid)
+            decided = self._decide(seen, now)
+            if not decided.decisions:
+                return decided.again_at
+            drafts = self._drafts(seen, decided, now)
+            self._owner.update({row.uid: uid for rows in drafts.values() for row, _ in rows})
+            gone = await self._s.store.write(
+                lambda tx: self._carry_out(tx, uid, decided, drafts, now)  # noqa: B023
+            )
+            self._router.changed()
+            if gone:
+                self._forget(gone)
+                return None
+
+    def _decide(self, seen: Seen, now: int) -> deciding.Decided:
+        status = deployment_status(seen.row)
+        serving = status.serving or status.plan
+        quiet = self._router.is_quiet
+        view = deciding.Deployment(
+            seen.row.state,
+            status.generation,
+            wanted_of(status.plan.spec, status),
+            status.serving_generation,
+            wanted_of(serving.spec, status),
+            [instances.as_seen(row, quiet(row.uid)) for row in seen.instances],
+            seen.row.modified_at,
+            self._router.is_current(seen.backend),
+            round((serving.spec.request.timeout_s + DRAIN_MARGIN_S) * SECOND),
+        )
+        return deciding.decide(view, now)
+
+    def _drafts(self, seen: Seen, decided: deciding.Decided, now: int) -> Drafts:
+        """Rows of the instances to start, by generation: what they need to be made is looked up here."""
+        status = deployment_status(seen.row)
+        return {
+            one.generation: [
+                instances.new_row(
+                    self._s, seen.row, plan_of(status, one.generation), one.generation, one.why, now
+                )
+                for _ in range(one.count)
+            ]
+            for one in decided.decisions
+            if isinstance(one, Start)
+        }
+
+    def _carry_out(
+        self, tx: Tx, uid: str, decided: deciding.Decided, drafts: Drafts, now: int
+    ) -> Sequence[Resource]:
+        """If it is still what the rows ask for. -> the instances of a deployment that is gone."""
+        seen = _see(tx, uid)
+        if seen is None or self._decide(seen, now) != decided:
+            return ()
+        row, by_uid = seen.row, {one.uid: one for one in seen.instances}
+        status = deployment_status(row)
+        for one in decided.decisions:
+            match one:
+                case Start():
+                    _start(tx, row, drafts[one.generation], one, now)
+                case Drain():
+                    for instance in one.uids:
+                        instances.drain(tx, by_uid[instance], one.why, now)
+                case Stop():
+                    for instance in one.uids:
+                        instances.stop(tx, by_uid[instance], one.why, now)
+                case Serve():
+                    status = replace(status, serving=None, serving_generation=status.generation, error=None)
+                    tx.add_event(event(row, now, "Serving", one.message))
+                    row = tx.update(replace(row, status=encode(status)))
+                case Finish():
+                    tx.add_event(event(row, now, Provisioning.SUCCEEDED, one.message))
+                    status = replace(status, error=None)
+                    row = tx.update(replace(row, state=Provisioning.SUCCEEDED, status=encode(status)))
+                case Fail():
+                    tx.add_event(event(row, now, Provisioning.FAILED, one.error.message))
+                    status = replace(status, error=one.error)
+                    row = tx.update(replace(row, state=Provisioning.FAILED, status=encode(status)))
+                case Gone():
+                    for instance in seen.instances:
+                        tx.delete(instance)
+                    finish_deletion(tx, row, now)
+                    return seen.instances
+        return ()
+
+    def _forget(self, gone: Sequence[Resource]) -> None:
+        """The stored logs of instances of a deployment that is no more."""
+        for row in gone:
+            self._owner.pop(row.uid, None)
+        places = [place for row in gone if (place := job_status(row.status).plan.artifacts) is not None]
+        task = asyncio.create_task(asyncio.to_thread(self._remove, places))
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    def _remove(self, places: Sequence[Place]) -> None:
+        for place in places:
+            try:
+                self._s.blobs.delete_prefix(place.account, place.container, place.path)
+            except Exception:
+                log.exception("the logs below %s were not removed", place.path)
+
+
+Drafts = dict[int, list[tuple[Resource, instances.Told]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """One reading of a deployment and its instances."""
+
+    row: Resource
+    instances: Sequence[Resource]
+    backend: Backend  # as the route table is to have it
+
+
+def _see(read: Read, uid: str) -> Seen | None:
+    row = read.by_uid(uid)
+    if row is None:
+        return None
+    return Seen(row, instances.of_deployment(read, row), routes.backend(read, row))
+
+
+def _is_settled(seen: Seen) -> bool:
+    """Nothing of it waits for the gateway."""
+    status = {one.uid: job_status(one.status) for one in seen.instances if not JobState(one.state).final}
+    draining = any(s.instance is not None and s.instance.draining_at is not None for s in status.values())
+    return seen.row.state in (Provisioning.SUCCEEDED, Provisioning.FAILED) and not draining
+
+
+def plan_of(status: DeploymentStatus, generation: int) -> DeploymentPlan:
+    """Of the generation that was asked for, or of the one that serves meanwhile."""
+    if generation == status.generation or status.serving is None:
+        return status.plan
+    return status.serving
+
+
+def wanted_of(spec: DeploymentSpec, status: DeploymentStatus) -> int:
+    """How many instances there are to be."""
+    return spec.instances
+
+
+def _start(
+    tx: Tx, row: Resource, drafts: Sequence[tuple[Resource, instances.Told]], start: Start, now: int
+) -> None:
+    """With room for them beside those that are there."""
+    live = [one for one in instances.of_deployment(tx, row) if not JobState(one.state).final]
+    implicit_computes.resize(tx, row, 0, len(live) + start.count, now)
+    tx.add_event(event(row, now, "Starting", f"Starts {plural(start.count, 'instance')}: {start.why}."))
+    for draft, told in drafts:
+        tx.insert(draft)
+        for code, message in told:
+            tx.add_event(job_event(draft, now, code, message))

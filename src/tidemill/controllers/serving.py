@@ -1,0 +1,101 @@
+"""An instance of a deployment on its node: the scoring server, its model and its port.
+
+Beside what every attempt's directory has: azureml-models/NAME/VERSION/…, scoring/server (the scoring server's
+own files, so that an instance goes on with those that it was started with), scoring/state.json (its record).
+"""
+
+from __future__ import annotations
+
+import shutil
+import socket
+from pathlib import Path
+
+import tidemill
+from tidemill.app import isolation
+from tidemill.app.services import Services
+from tidemill.controllers.view import View
+from tidemill.data.blobstore import BlobStore
+from tidemill.data.blobtree import safe_parts
+from tidemill.data.staging import Going, clear
+from tidemill.domain.model import Attempt
+from tidemill.domain.serving.model import Probe
+from tidemill.domain.serving.service import PORT, STATE_FILE, PlannedService
+from tidemill.engines import base
+
+SERVER = "scoring/server"
+SOURCES = Path(tidemill.__file__).parent / "serving" / "scoring"
+BACKOFF = base.RestartPolicy("always", first_s=0.5, cap_s=30.0, steady_s=30.0)
+
+
+async def ports(s: Services, attempt: Attempt) -> tuple[int, ...]:
+    """The one that the server listens on: always the same in a network of the node's own."""
+    (node_id,) = attempt.nodes
+    node = await s.store.read(lambda read: read.node(node_id))
+    network = isolation.limits_of(node).get("network") if node is not None else None
+    return (PORT,) if network is not None and network.enforced else free_ports(1)
+
+
+def free_ports(count: int) -> tuple[int, ...]:
+    """Ports of the loopback that are free now; held together while choosing, so that they differ."""
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for item in sockets:
+            item.bind(("127.0.0.1", 0))
+        return tuple(item.getsockname()[1] for item in sockets)
+    finally:
+        for item in sockets:
+            item.close()
+
+
+def stage(blobs: BlobStore, service: PlannedService, root: Path, going: Going) -> None:
+    """Blocks: call it in a thread. Can be repeated. Raises NotFound where the model is gone."""
+    clear(root / SERVER)
+    shutil.copytree(SOURCES, root / SERVER, ignore=shutil.ignore_patterns("__pycache__"))
+    model = service.model
+    if model is None:
+        return
+    folder = root / model.folder
+    clear(folder)
+    folder.mkdir(parents=True)
+    target = folder / safe_parts(model.name)[0] if model.name else folder
+    blobs.copy_out(model.account, model.container, model.path, target, going=going)
+
+
+def variables(service: PlannedService, root: str, port: int) -> dict[str, str]:
+    """What the scoring server is told, by Azure's names where it has some."""
+    told = {
+        "AML_APP_ROOT": f"{root}/code",
+        "AZUREML_ENTRY_SCRIPT": service.script,
+        "AZUREML_SERVER_PORT": str(port),
+        "TIDEMILL_SERVING_STATE": f"{root}/{STATE_FILE}",
+        "TIDEMILL_SERVING_GRACE_S": f"{service.drain_s:g}",
+    }
+    model = service.model
+    if model is not None:
+        told["AZUREML_MODEL_DIR"] = f"{root}/{model.folder}"
+        if not service.script:
+            told["TIDEMILL_SERVING_MODEL"] = f"{root}/{model.folder}/{model.name}".rstrip("/")
+    return {name: value for name, value in told.items() if value}
+
+
+def argv(view: View, root: str) -> tuple[str, ...]:
+    """The Python that the environment has first in its path."""
+    find = 'exec "$(command -v python || command -v python3)" "$0"'
+    return (view.shell, "-c", find, f"{root}/{SERVER}/main.py")
+
+
+def service_of(service: PlannedService, port: int) -> base.Service:
+    return base.Service(BACKOFF, ready=_probe(service.readiness, port), live=_probe(service.liveness, port))
+
+
+def _probe(probe: Probe, port: int) -> base.Probe:
+    return base.Probe(
+        port,
+        "http",
+        "/",
+        probe.initial_delay_s,
+        probe.period_s,
+        probe.timeout_s,
+        probe.failure,
+        probe.success,
+    )

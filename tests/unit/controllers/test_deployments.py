@@ -1,0 +1,308 @@
+"""Deployments brought to instances and back, over the store in memory and the fake engine."""
+
+# ruff: noqa: ASYNC240 - small files of the test's own
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from world import OWNER, SCOPE, World
+
+from tidemill.app import assets, endpoints, implicit_computes, instances, online_deployments
+from tidemill.app.asset_rows import CODES, ENVIRONMENTS, MODELS
+from tidemill.app.codec import job_status
+from tidemill.app.endpoint_rows import deployment_key, deployment_status
+from tidemill.app.storage import account_for
+from tidemill.controllers import serving
+from tidemill.domain.errors import InvalidRequest
+from tidemill.domain.model import JobState, Resource
+from tidemill.domain.serving.deciding import Phase
+from tidemill.domain.serving.routes import Backend, Table
+from tidemill.engines.base import TaskKey, TaskSpec
+from tidemill.engines.fake import Plan
+from tidemill.store.api import ResourceQuery
+
+pytestmark = pytest.mark.timeout(20)
+
+BLOBS = "azureml://datastores/workspaceblobstore/paths"
+CONDA = "name: x\ndependencies: [python=3.11, pip, {pip: [numpy]}]\n"
+SERVES = Plan(after=None)
+BROKEN = {"stage": "init", "type": "KeyError", "message": "'weights'", "traceback": "Traceback: 'weights'"}
+
+
+@pytest.fixture
+async def w(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    sources = tmp_path / "scoring"
+    sources.mkdir()
+    (sources / "main.py").write_text("")
+    monkeypatch.setattr(serving, "SOURCES", sources)
+    world.plans["$0"] = SERVES
+    world.engine._plan = lambda spec: _plan(world, spec)  # pyright: ignore[reportPrivateUsage]
+    world.environments.built.add("d" * 8)
+    s = world.services
+    account = await s.store.read(lambda read: account_for(read, SCOPE))
+    for path in ("code/score.py", "m/model.pkl", "folder/a/b.txt"):
+        s.blobs.put_bytes(account, "azureml-blobstore", path, b"x")
+    for kind, name, properties in (
+        (MODELS, "digits", {"modelUri": f"{BLOBS}/m/model.pkl"}),
+        (MODELS, "folder", {"modelUri": f"{BLOBS}/folder"}),
+        (CODES, "code", {"codeUri": f"{BLOBS}/code"}),
+        (ENVIRONMENTS, "env", {"condaFile": CONDA}),
+    ):
+        await assets.put_version(s, OWNER, SCOPE, kind, name, "1", {"properties": properties})
+    await endpoints.put(s, OWNER, SCOPE, "ep1", {"properties": {"authMode": "Key"}})
+    return world
+
+
+def _plan(world: World, spec: TaskSpec) -> Plan:
+    """By the variable PLAN, as the deployment sets it."""
+    plan = world.plans.get(spec.env.get("PLAN", ""), SERVES)
+    state = Path(spec.env["TIDEMILL_SERVING_STATE"])
+    state.write_text(json.dumps({"state": "failed", "error": BROKEN if plan.exit_code == 3 else None}))
+    return plan
+
+
+async def deploy(w: World, name: str = "blue", count: int = 1, plan: str = "", **changes: Any) -> Resource:
+    properties = {
+        "model": "azureml:digits:1",
+        "environmentId": "azureml:env:1",
+        "codeConfiguration": {"codeId": "azureml:code:1", "scoringScript": "score.py"},
+        "instanceType": "Standard_DS1_v2",
+        "environmentVariables": {"PLAN": plan},
+        **changes,
+    }
+    body = {"properties": properties, "sku": {"name": "Default", "capacity": count}}
+    return (await online_deployments.put(w.services, OWNER, SCOPE, "ep1", name, body))[0]
+
+
+def row_of(w: World, name: str = "blue") -> Resource | None:
+    return w.read().get(deployment_key(SCOPE, "ep1", name))
+
+
+def state_of(w: World, name: str = "blue") -> str:
+    row = row_of(w, name)
+    return row.state if row is not None else "gone"
+
+
+def jobs_of(w: World, name: str = "blue") -> list[Resource]:
+    row = row_of(w, name)
+    assert row is not None
+    return list(instances.of_deployment(w.read(), row))
+
+
+def phases(w: World, name: str = "blue") -> list[str]:
+    return [instances.phase_of(row, job_status(row.status)).value for row in jobs_of(w, name)]
+
+
+def live(w: World, name: str = "blue") -> list[Resource]:
+    return [row for row in jobs_of(w, name) if not JobState(row.state).final]
+
+
+def routed(w: World, name: str = "blue") -> Backend:
+    raw = (w.services.settings.home / "serving" / "routes.json").read_bytes()
+    table = msgspec.json.decode(raw, type=Table)
+    return next(one for one in table.endpoints[0].deployments if one.name == name)
+
+
+async def settled(w: World, state: str = "Succeeded", name: str = "blue") -> None:
+    await w.until(lambda: state_of(w, name) == state, f"{name} is {state}: it is {state_of(w, name)}")
+
+
+def key_of(w: World, row: Resource) -> tuple[str, TaskKey]:
+    (attempt,) = [one for one in w.read().attempts_of(row.uid) if one.ended_at is None]
+    return attempt.nodes[0], TaskKey(attempt.id, 0)
+
+
+async def test_deployed_it_answers_and_is_in_the_table(w: World) -> None:
+    await w.start()
+    await deploy(w, count=2)
+    await settled(w)
+    assert phases(w) == ["ready", "ready"]
+    spec: TaskSpec = w.calls("start")[0][2]
+    assert spec.service is not None
+    root = Path(spec.cwd).parent
+    assert spec.env["AZUREML_MODEL_DIR"] == f"{root}/azureml-models/digits/1"
+    assert (root / "azureml-models/digits/1/model.pkl").read_bytes() == b"x"
+    assert (root / "code/score.py").exists()
+    assert spec.env["AZUREML_ENTRY_SCRIPT"] == "score.py"
+    targets = routed(w).instances
+    assert {t.uid for t in targets} == {row.uid for row in jobs_of(w)}
+    assert {(t.node, t.attempt) for t in targets} == {
+        (one.nodes[0], one.id) for row in jobs_of(w) for one in w.read().attempts_of(row.uid)
+    }
+    assert len({i.node_id for i in w.intervals(kind="allocation")}) == 2
+
+
+async def test_a_model_folder_keeps_its_name(w: World) -> None:
+    await w.start()
+    await deploy(w, model="azureml:folder:1")
+    await settled(w)
+    spec: TaskSpec = w.calls("start")[0][2]
+    assert Path(spec.env["AZUREML_MODEL_DIR"], "folder/a/b.txt").read_bytes() == b"x"
+
+
+async def test_a_failing_init_fails_the_deployment_with_its_traceback(w: World) -> None:
+    w.plans["broken"] = Plan(exit_code=3, ready_after=None)
+    await w.start()
+    await deploy(w, plan="broken")
+    await settled(w, "Failed")
+    row = row_of(w)
+    assert row is not None
+    error = deployment_status(row).error
+    assert error is not None
+    assert error.code == "UserScriptFailed"
+    assert "init() failed: KeyError: 'weights'" in error.message
+    assert "Traceback: 'weights'" in error.message
+    await w.until(lambda: not live(w), "its instance has ended")
+    assert len(jobs_of(w)) == 1
+
+
+async def test_an_environment_that_cannot_be_built_fails_it(w: World) -> None:
+    w.environments.built.clear()
+    w.environments.problem = InvalidRequest("No such package: numpyy.", "EnvironmentFailed")
+    await w.start()
+    await deploy(w)
+    await settled(w, "Failed")
+    row = row_of(w)
+    assert row is not None
+    error = deployment_status(row).error
+    assert error is not None
+    assert "No such package: numpyy." in error.message
+
+
+async def test_an_update_starts_new_ones_first(w: World) -> None:
+    w.plans["slow"] = Plan(after=None, ready_after=None)
+    await w.start()
+    await deploy(w)
+    await settled(w)
+    (old,) = jobs_of(w)
+    await deploy(w, plan="slow")
+    await w.until(lambda: len(live(w)) == 2)
+    assert [t.uid for t in routed(w).instances] == [old.uid]
+    assert state_of(w) == "Updating"
+    await deploy(w, plan="other")
+    await settled(w)
+    await w.until(lambda: len(live(w)) == 1, "only the newest one is left")
+    assert old.uid not in {row.uid for row in live(w)}
+    assert [t.uid for t in routed(w).instances] == [row.uid for row in live(w)]
+    status = deployment_status(row_of(w))  # type: ignore[arg-type]
+    assert (status.serving, status.serving_generation) == (None, 3)
+
+
+async def test_a_failed_update_leaves_the_old_instance_serving(w: World) -> None:
+    w.plans["broken"] = Plan(exit_code=3, ready_after=None)
+    await w.start()
+    await deploy(w)
+    await settled(w)
+    (old,) = jobs_of(w)
+    await deploy(w, plan="broken")
+    await settled(w, "Failed")
+    await w.until(lambda: [row.uid for row in live(w)] == [old.uid])
+    assert [t.uid for t in routed(w).instances] == [old.uid]
+    # And what serves is replaced when it is lost.
+    node, _ = key_of(w, old)
+    w.engine.lose(node)
+    await w.until(lambda: [t.node for t in routed(w).instances] not in ([node], []), "on another node")
+    assert state_of(w) == "Failed"
+
+
+async def test_scaled_it_gets_more_and_fewer(w: World) -> None:
+    await w.start()
+    await deploy(w)
+    await settled(w)
+    (first,) = jobs_of(w)
+    await deploy(w, count=3)
+    await settled(w)
+    assert len(routed(w).instances) == 3
+    await deploy(w, count=1)
+    await settled(w)
+    await w.until(lambda: len(live(w)) == 1)
+    assert [row.uid for row in live(w)] == [first.uid]
+
+
+async def test_a_killed_instance_is_out_of_rotation_until_it_is_back(w: World) -> None:
+    await w.start()
+    await deploy(w)
+    await settled(w)
+    (row,) = jobs_of(w)
+    node, key = key_of(w, row)
+    w.engine.nodes[node].tasks[key].plan = Plan(after=None, ready_after=60_000_000)
+    w.engine.finish(node, key, None, signal=9)
+    await w.until(lambda: routed(w).instances == ())
+    assert phases(w) == [Phase.UNREADY.value]
+    w.clock.ahead += 61_000_000
+    await w.until(lambda: len(routed(w).instances) == 1, "it is back")
+    assert [row.uid for row in jobs_of(w)] == [row.uid]
+    assert "InstanceRestarting" in w.codes(row.uid)
+
+
+async def test_a_lost_node_is_replaced(w: World) -> None:
+    await w.start()
+    await deploy(w)
+    await settled(w)
+    (target,) = routed(w).instances
+    w.engine.lose(target.node)
+    await w.until(lambda: len(routed(w).instances) == 1 and routed(w).instances[0].node != target.node)
+    assert state_of(w) == "Succeeded"
+
+
+async def test_deleted_nothing_is_left(w: World) -> None:
+    await w.start()
+    await deploy(w, count=2)
+    await settled(w)
+    uids = [row.uid for row in jobs_of(w)]
+    await online_deployments.delete(w.services, OWNER, SCOPE, "ep1", "blue")
+    await w.until(lambda: row_of(w) is None, "the deployment is gone")
+    await w.until(lambda: not w.nodes() and not w.read().count(ResourceQuery(implicit_computes.TYPE)))
+    assert not any(w.read().by_uid(uid) for uid in uids)
+    await w.until(lambda: not w.engine.nodes)
+    assert all(interval.ended_at for interval in w.intervals())
+
+
+@pytest.mark.parametrize("moment", range(0, 12))
+async def test_killed_at_any_instant_it_goes_on_the_same(w: World, moment: int) -> None:
+    """Killed after so many commits, and again in an update: nothing twice, nothing lost."""
+    await w.start()
+    await deploy(w, count=2)
+    await _after_commits(w, moment)
+    await w.restart()
+    await settled(w)
+    assert phases(w) == ["ready", "ready"]
+    await deploy(w, count=2, plan="other")
+    await _after_commits(w, moment)
+    await w.restart()
+    await settled(w)
+    await w.until(lambda: len(live(w)) == 2 and len(routed(w).instances) == 2)
+    assert len(jobs_of(w)) == 4
+    starts = [call[2].attempt_id for call in w.calls("start")]
+    assert len(set(starts)) == 4
+
+
+async def _after_commits(w: World, count: int) -> None:
+    seen = 0
+
+    def counted(_: object) -> None:
+        nonlocal seen
+        seen += 1
+
+    w.store.on_commit(counted)
+    await w.until(lambda: seen >= count or state_of(w) == "Succeeded")
+
+
+async def test_restarted_it_tells_nothing_twice(w: World) -> None:
+    await w.start()
+    await deploy(w)
+    await settled(w)
+    (row,) = jobs_of(w)
+    node, key = key_of(w, row)
+    w.engine.finish(node, key, None, signal=9)
+    await w.until(lambda: w.codes(row.uid).count("InstanceReady") == 2)
+    before = w.codes(row.uid)
+    await w.restart()
+    await w.until(lambda: w.running is not None and not w.running.attempts._background)  # pyright: ignore
+    await w.until(lambda: len(routed(w).instances) == 1)
+    assert w.codes(row.uid) == before
