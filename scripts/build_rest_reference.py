@@ -43,6 +43,7 @@ TITLES = {
     "tidemill.wire.native.activity": "Native API: activity log",
     "tidemill.wire.native.access": "Access",
     "tidemill.wire.native.schedules": "Native API: schedules",
+    "tidemill.wire.native.endpoints": "Native API: online endpoints",
     "tidemill.wire.native.secrets": "Native API: secrets",
     "tidemill.wire.native.keys": "Native API: the home's keys",
     "tidemill.portal.routes": "Portal",

@@ -101,6 +101,13 @@ async def compute_run_rate(s: Services, compute_uid: str) -> float:
     return float(run_rate(intervals, lambda i: _periods(s, i), s.clock.now()))
 
 
+async def compute_usd(s: Services, compute_uid: str) -> float | None:
+    """What the nodes of a compute have cost so far; None where one had a size without a price."""
+    intervals = await s.store.read(lambda r: r.intervals(compute_uid=compute_uid, kind="node"))
+    total = cost(intervals, lambda i: _periods(s, i), s.clock.now())
+    return None if total.unpriced_seconds else float(total.usd)
+
+
 async def node_usd(s: Services, node_id: str) -> float | None:
     """What a node has cost since the engine has it; None for a size without a price."""
     intervals = await s.store.read(lambda r: r.intervals(node_id=node_id, kind="node"))

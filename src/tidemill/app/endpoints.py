@@ -196,7 +196,7 @@ def check_shares(read: Read, endpoint: Resource, spec: EndpointSpec) -> Traffic:
             continue
         raise Conflict(
             f"Deployment {name!r} is {row.state} and serves nothing yet, so it can have no traffic. "
-            f"See: tidemill endpoint why {endpoint.key.name} --deployment {name}",
+            f"See: tidemill endpoint why --name {endpoint.key.name} --deployment-name {name}",
             "DeploymentNotReady",
             "properties.traffic",
         )

@@ -264,7 +264,7 @@ def _check_no_traffic(endpoint: Resource, row: Resource) -> None:
         said = f"{share} % of the endpoint's traffic" if share else f"{mirrored} % of it mirrored"
         raise Conflict(
             f"Deployment {name!r} has {said}: take it away first, for example "
-            f"tidemill endpoint traffic {above} OTHER=100. Deleting the whole endpoint deletes it, too.",
+            f"tidemill endpoint traffic --name {above} OTHER=100. Deleting the endpoint deletes it, too.",
             "DeploymentHasTraffic",
             name,
         )

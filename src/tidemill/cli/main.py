@@ -39,6 +39,8 @@ COMMANDS = {
     "schedule": (_ROOM + "schedule:schedule", "Jobs at set times."),
     "ssh": (_ROOM + "looking:ssh", "A shell, or a command, inside a running job or on a node."),
     "port-forward": (_ROOM + "looking:port_forward", "A port of a running job, on this machine."),
+    "endpoint": (_ROOM + "endpoint:endpoint", "Models that answer requests: addresses, keys, traffic."),
+    "deployment": (_ROOM + "deployment:deployment", "What answers behind an endpoint."),
     "compute": (_ROOM + "compute:compute", "Clusters: sizes, nodes, scaling, prices."),
     "environment": (_ROOM + "assets:environment", "Environments and their versions."),
     "data": (_ROOM + "assets:data", "Data assets and their versions."),

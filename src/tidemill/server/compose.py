@@ -52,6 +52,7 @@ ROUTE_MODULES = (
     "tidemill.wire.native.access",
     "tidemill.wire.native.fairness",
     "tidemill.wire.native.schedules",
+    "tidemill.wire.native.endpoints",
     "tidemill.wire.native.secrets",
     "tidemill.wire.native.credentials",
     "tidemill.wire.native.keys",

@@ -3,11 +3,9 @@ app.online_deployments."""
 
 from __future__ import annotations
 
-from typing import Any
-
 from starlette.responses import Response
 
-from tidemill.app import deployment_logs, endpoints, online_deployments
+from tidemill.app import deployment_logs, endpoint_views, endpoints, online_deployments
 from tidemill.app.codec import encode
 from tidemill.app.endpoint_rows import (
     deployment_key,
@@ -58,21 +56,11 @@ def routes() -> list[Route]:
     ]
 
 
-def render_endpoint(row: Resource, gateway: str) -> bytes:
-    """`gateway`: the address of the process that endpoints are reached by, "" where none runs."""
-    uri = f"{gateway}/endpoints/{_path(row)}" if gateway else None
-    computed: dict[str, Any] = {
-        "provisioningState": row.state,
-        "scoringUri": f"{uri}/score" if uri else None,
-        "swaggerUri": f"{uri}/swagger.json" if uri else None,
-    }
+def render_endpoint(row: Resource, scoring_uri: str | None) -> bytes:
+    swagger = scoring_uri.removesuffix("score") + "swagger.json" if scoring_uri else None
+    computed = {"provisioningState": row.state, "scoringUri": scoring_uri, "swaggerUri": swagger}
     extra = {"identity": endpoint_status(row).identity, "kind": "Managed", "etag": etag(row)}
     return render(row, extra_properties=encode(computed), extra=to_object(extra))
-
-
-def _path(row: Resource) -> str:
-    scope = row.key.scope
-    return f"{scope.subscription}/{scope.group}/{scope.workspace}/{row.key.name}"
 
 
 def render_deployment(row: Resource) -> bytes:
@@ -194,7 +182,7 @@ def _names(ctx: Context) -> tuple[str, str]:
 
 
 def _shown(ctx: Context, row: Resource) -> bytes:
-    return render_endpoint(row, ctx.services.addresses.gateway)
+    return render_endpoint(row, endpoint_views.scoring_uri(ctx.services, row))
 
 
 def _until_ready(ctx: Context, row: Resource) -> dict[str, str]:
