@@ -260,9 +260,9 @@ class JobServer:
                 found[path.parent.parent.name] = int(path.read_text())
         return found
 
-    def check_ledger(self, job: str) -> None:
+    def check_ledger(self, job: str, kept: bool = False) -> None:
         """One allocation per attempt and node, one node interval per node, the one inside the other, and
-        allocations of a node one after the other."""
+        allocations of a node one after the other. `kept`: nodes stayed for a look, one more each."""
         uid = self.sql("SELECT uid FROM resources WHERE type_key = 'jobs' AND name = ?", job)[0][0]
         attempts = self.sql("SELECT id, nodes FROM attempts WHERE job_uid = ?", uid)
         rows = self.sql(
@@ -271,6 +271,7 @@ class JobServer:
             uid,
         )
         expected = {f"{attempt}:{node}" for attempt, nodes in attempts for node in json.loads(nodes)}
+        expected |= {f"{allotted}:kept" for allotted in expected} if kept else set()
         assert {row[0] for row in rows} == expected
         assert len(rows) == len(expected)
         for _, node, started, ended in rows:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections.abc import Iterator
 
@@ -83,3 +84,60 @@ def test_validate_and_a_list_of_sizes_from_yaml(alone, tmp_path):
     assert (job["status"], job["serverless"]) == ("Completed", "Standard_DS1_v2")
     assert any("Not on Standard_NC6s_v3." in entry["message"] for entry in job["timeline"])
     nothing_left(alone)
+
+
+# --- nodes that stay for a look
+
+
+def kept(server: JobServer, name: str) -> dict | None:
+    return server.job(name)["kept"]
+
+
+def test_a_look_at_what_a_failed_job_left(alone, tmp_path):
+    file = tmp_path / "job.yml"
+    file.write_text(
+        "command: echo half > half.txt; echo out > outputs/result.txt; exit 3\n"
+        "environment: {image: 'python:3.11'}\nenvironment_variables: {GREETING: hello}\n"
+        "queue_settings: {priority: low}\n"
+    )
+    made = alone.cli("job", "create", "-f", str(file), "-n", "broken", "--keep-on-failure", "10m")
+    assert made.returncode == 0, made.stderr
+    job = alone.wait("broken")
+    assert job["status"] == "Failed"
+    assert job["kept"]["usd_hour"] == pytest.approx(0.293, rel=0.2)
+    (node,) = job["kept"]["nodes"]
+    inside = "pwd; cat half.txt outputs/result.txt; echo $GREETING; echo more > seen.txt"
+    looked = alone.cli("ssh", "broken", "--", "sh", "-c", inside)
+    assert looked.returncode == 0, looked.stderr
+    assert looked.stdout.splitlines()[1:] == ["half", "out", "hello"]
+    shown = alone.cli("job", "show", "-n", "broken").stdout
+    assert re.search(rf"{node} for (10|9) min \d\d s more", shown), shown
+    assert "so far at $0.2" in shown
+    assert "tidemill job release --name broken" in shown
+    assert "tidemill job release --name broken" in alone.cli("job", "why", "-n", "broken").stdout
+
+    alone.kill()
+    alone.start()
+    assert kept(alone, "broken")["nodes"] == [node]
+    looked = alone.cli("ssh", node, "--", "cat", "seen.txt")  # by the node's name
+    assert looked.stdout == "more\n", looked.stderr
+    released = alone.cli("job", "release", "-n", "broken")
+    assert released.returncode == 0, released.stderr
+    assert kept(alone, "broken") is None
+    nothing_left(alone)
+    alone.check_ledger("broken", kept=True)
+    again = alone.cli("job", "release", "-n", "broken")
+    assert "keeps no nodes" in again.stderr
+    gone = alone.cli("ssh", "broken", "--", "true")
+    assert "has ended (Failed)" in gone.stderr
+
+
+def test_its_time_passes_while_the_server_is_down(alone):
+    alone.submit("late-look", "exit 1", computeId=None, properties={"tidemill.keep_on_failure": "2s"})
+    alone.wait("late-look")
+    assert kept(alone, "late-look") is not None
+    alone.kill()
+    until(lambda: left(alone)[2], what="the node stays without a server")
+    alone.start()
+    nothing_left(alone)
+    assert any(e["code"] == "NodesReleased" for e in alone.job("late-look")["timeline"])

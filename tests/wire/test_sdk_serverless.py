@@ -62,6 +62,13 @@ queue_settings: {job_tier: standard, priority: low}
 out["yaml"] = shown(ml.jobs.create_or_update(load_job(str(tmp / "job.yml"))))
 out["bad"] = refused(lambda: run(instance_type="Standard_NC6s_v3"))
 
+kept = run("exit 3", properties={"tidemill.keep_on_failure": "20m"})
+try:
+    ml.jobs.stream(kept.name)
+except Exception:  # it fails
+    pass
+out["kept"] = [kept.name, ml.jobs.get(kept.name).properties.get("tidemill.keep_on_failure")]
+
 step = command(command="echo ${{inputs.x}}", environment="plain:1", inputs={"x": 1})
 sweep = step(x=Choice([1, 2])).sweep(sampling_algorithm="grid", primary_metric="m", goal="maximize")
 sweep.resources = JobResourceConfiguration(instance_type="Standard_DS1_v2", instance_count=1)
@@ -121,6 +128,18 @@ def test_it_is_given_back_with_the_size_that_it_has(found):
 
 def test_a_size_that_cannot_be_had_is_refused(found):
     assert found["bad"][:2] == [400, "GpusMissing"]
+
+
+def test_a_property_keeps_the_nodes_of_a_failed_job(found, server):
+    name, given = found["kept"]
+    assert given == "20m"
+    with sqlite3.connect(f"file:{server.home}/db/tidemill.db?mode=ro", uri=True) as db:
+        row = "SELECT state, next_at - modified_at FROM resources WHERE type = 'jobs' AND name = ?"
+        state, left = db.execute(row, (name,)).fetchone()
+        kept = "SELECT count(*) FROM intervals WHERE ended_at IS NULL AND id LIKE '%:kept'"
+        assert db.execute(kept).fetchone() == (1,)
+    assert state == "Failed"
+    assert left == pytest.approx(20 * 60e6, abs=5e6)
 
 
 def test_trials_and_steps_have_nodes_of_their_own(found, server):

@@ -115,6 +115,15 @@ async def node_usd(s: Services, node_id: str) -> float | None:
     return None if total.unpriced_seconds else float(total.usd)
 
 
+def of_intervals(s: Services, intervals: Sequence[Interval]) -> tuple[float | None, float | None]:
+    """(USD until now, USD per hour now) of rows of the ledger; None for a size without a price."""
+    now = s.clock.now()
+    total = cost(intervals, lambda i: _periods(s, i), now)
+    if total.unpriced_seconds:
+        return None, None
+    return float(total.usd), float(run_rate(intervals, lambda i: _periods(s, i), now))
+
+
 def listed(s: Services, size: str, region: str) -> dict[str, Any]:
     """A size's price fields in the catalogue."""
     price = s.sizes.price(size, region)

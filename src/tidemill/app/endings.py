@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from tidemill.app import families, implicit_computes
+from tidemill.app import families, implicit_computes, kept_nodes
 from tidemill.app.codec import encode, job_status
 from tidemill.app.jobs import find, key_of
 from tidemill.app.services import Services
@@ -60,7 +60,7 @@ async def delete(s: Services, caller: Caller, scope: Scope, name: str) -> bool:
     """Deletes an ended job's row, those of the jobs it started, and what they logged. -> False if there was
     none. A job that has not ended is a Conflict, and so is one that another started while that is there.
     Its events and ledger stay: what was spent stays on the bill."""
-    now = s.clock.now()
+    now, mono = s.clock.now(), s.clock.boottime()
 
     def change(tx: Tx) -> list[str]:
         row = tx.get(key_of(scope, name))
@@ -74,7 +74,7 @@ async def delete(s: Services, caller: Caller, scope: Scope, name: str) -> bool:
             )
         family = [row, *families.descendants(tx, row)]
         for one in family:
-            tx.delete(one)
+            tx.delete(kept_nodes.release(tx, one, now, mono, f"Deleted by {caller.name}.", caller.name))
             tx.add_event(Event(one.uid, "job", now, "Deleted", f"Deleted by {caller.name}.", caller.name))
         return [one.key.name for one in family]
 

@@ -102,13 +102,15 @@ def of_owner(read: Read, owner: Resource) -> Resource | None:
 
 
 def unwanted(read: Read) -> list[Resource]:
-    """Those whose owner is gone, or a job that has ended."""
+    """Those whose owner is gone, or a job that has ended and keeps no nodes for a look."""
     rows = read.find(ResourceQuery(TYPE, states=(SUCCEEDED,)))
     return [row for row in rows if _is_unwanted(read.by_uid(row.key.name))]
 
 
 def _is_unwanted(owner: Resource | None) -> bool:
-    return owner is None or (owner.key.type == "jobs" and JobState(owner.state).final)
+    if owner is None:
+        return True
+    return owner.key.type == "jobs" and JobState(owner.state).final and owner.next_at is None
 
 
 def _spec(size: str, minimum: int, maximum: int, label: str, purpose: str) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from tidemill.app import costs, families, isolation, job_logs, pipeline_views, sweep_views
+from tidemill.app import costs, families, isolation, job_logs, kept_nodes, pipeline_views, sweep_views
 from tidemill.app.codec import decode_object, job_status
 from tidemill.app.services import Services
 from tidemill.app.times import iso
@@ -128,6 +128,7 @@ async def detail(s: Services, row: Resource) -> dict[str, Any]:
         "isolation": await isolation.of_job(s, plan.isolation, attempts),
         "attempts_list": [_attempt(attempt) for attempt in attempts],
         "price": price.as_dict(),
+        "kept": await kept_nodes.shown(s, row),
         "children": await summaries(s, children),
         "steps": pipeline_views.steps_of(row, status, children),
         "sweep": await sweep_views.of(s, row) if status.kind == SWEEP else None,
@@ -185,6 +186,7 @@ async def why(s: Services, row: Resource) -> dict[str, Any]:
             sentence, code, expected = wait.sentence, wait.code, wait.expected_at
     elif state is JobState.FAILED and status.progress.error is not None:
         sentence, code = status.progress.error.message.split("\n", 1)[0], status.progress.error.code
+    kept = await kept_nodes.shown(s, row)
     return {
         "name": row.key.name,
         "state": row.state,
@@ -194,7 +196,10 @@ async def why(s: Services, row: Resource) -> dict[str, Any]:
         "reasons": [
             {"code": event.code, "message": event.message, "at": iso(event.at)} for event in events[-20:]
         ],
-        "next": _next(s, row.key.name, state),
+        "next": [
+            *_next(s, row.key.name, state),
+            *(kept_nodes.next_steps(row.key.name, kept) if kept is not None else ()),
+        ],
     }
 
 

@@ -13,6 +13,7 @@ from tidemill.app.access import authorise, check_lives, decide
 from tidemill.app.codec import job_status
 from tidemill.app.services import Caller, Services
 from tidemill.domain.errors import Conflict, Forbidden, InvalidRequest
+from tidemill.domain.jobspec import KEEP
 from tidemill.domain.launch import first_rank_on
 from tidemill.domain.looking import ACTION, GRANTING
 from tidemill.domain.model import JobState, Resource, Scope
@@ -85,7 +86,8 @@ async def _check_private(s: Services, caller: Caller, row: Resource) -> None:
 def _why_not(row: Resource) -> str:
     if JobState(row.state).final:
         return (
-            f"has ended ({row.state}): there is nothing left to look into. Its files: tidemill job download."
+            f"has ended ({row.state}): there is nothing left to look into. Its files: tidemill job download. "
+            f"Nodes of jobs with the property {KEEP} stay when they fail."
         )
     if row.state in (JobState.CANCEL_REQUESTED, JobState.FINALIZING):
         return f"is ending ({row.state})."

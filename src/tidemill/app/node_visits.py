@@ -4,6 +4,9 @@ A shell is a task of its own on the node: as the node's job user, in the node's 
 sandbox that shows no job's files. A job's ports are in reach there, so while a job runs on the node the shell
 is for those alone who may look inside that job, and others' shells end before a job starts. It counts as use
 of the node, which is not closed as idle meanwhile; the compute pays for the node as it always does.
+
+On a node that stays because its job failed (`app/kept_nodes.py`), a shell is among that job's files, in its
+environment or image, for those who may look inside the job; it ends when the node is released.
 """
 
 from __future__ import annotations
@@ -14,16 +17,21 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from tidemill.app import access, computes, looking
+from tidemill.app import access, computes, jobs, kept_nodes, looking
+from tidemill.app.codec import job_status
+from tidemill.app.compute_rules import SERVERLESS
 from tidemill.app.isolation import limits_of
 from tidemill.app.services import Caller, Services
+from tidemill.app.surroundings import view_of
 from tidemill.app.visitors import Visit
-from tidemill.domain.errors import Conflict, Forbidden, NotFound, OutOfSpace
+from tidemill.domain.errors import Conflict, Forbidden, InvalidRequest, NotFound, OutOfSpace
 from tidemill.domain.launch import DEFAULT_PATH
 from tidemill.domain.looking import MOST_S, MOST_VISITS, NODE_ACTION, use_interval
 from tidemill.domain.model import Event, Node, NodeState, Resource, Scope
+from tidemill.domain.plan import KeptNodes
 from tidemill.domain.scheduling.types import ClusterSpec
-from tidemill.domain.units import human_duration
+from tidemill.domain.secretrefs import references
+from tidemill.domain.units import human_duration, plural
 from tidemill.engines.base import EngineError, TaskSpec, Unreachable
 from tidemill.store.api import Read, Tx
 
@@ -31,21 +39,24 @@ log = logging.getLogger("tidemill.visits")
 
 _OPEN = (NodeState.IDLE, NodeState.RUNNING)
 _GRACE_S = 0.5  # from TERM to KILL
+_FIRST_RANK = 1_000_000  # no job has so many
+_KEPT_NO_LONGER = "Node {} is kept for the failed job no longer."
 _GONE_S = 10.0  # a shell that has to make way is gone within this, or the attempt is tried again
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A node that the caller may have a shell on now."""
+    """A node that the caller may have a shell on now. `job`: the failed one whose files are kept there."""
 
     node: Node
     spec: ClusterSpec
+    job: Resource | None = None
 
 
 async def target_of(s: Services, caller: Caller, scope: Scope, compute: str, node_id: str) -> Target:
     """Raises NotFound naming the nodes there are, Conflict (not open, no sandbox), Forbidden (it
-    runs a job that the caller may not look inside)."""
-    spec = await computes.resolve(s, scope, compute)
+    runs a job that the caller may not look inside). `compute`: also "serverless"."""
+    spec = await _compute_of(s, scope, compute, node_id)
     node, others = await s.store.read(lambda r: (r.node(node_id), r.nodes_of(spec.uid)))
     if node is None or node.compute_uid != spec.uid:
         raise NotFound(
@@ -63,7 +74,38 @@ async def target_of(s: Services, caller: Caller, scope: Scope, compute: str, nod
             node_id,
         )
     await _check_job(s, caller, node)
-    return Target(node, spec)
+    row = await s.store.read(lambda r: _job_on(r, node))
+    return Target(node, spec, row if kept_nodes.of(row) is not None else None)
+
+
+async def target_in_job(s: Services, caller: Caller, scope: Scope, name: str, number: int) -> Target | None:
+    """On the node of that number of a job that has failed and keeps its nodes; None: it keeps none. Raises
+    NotFound, Forbidden, InvalidRequest."""
+    row = await jobs.get(s, scope, name)
+    kept = kept_nodes.of(row)
+    if kept is None:
+        return None
+    await looking.check_may_enter(s, caller, row)
+    if number >= len(kept.nodes):
+        raise InvalidRequest(
+            f"Job {name!r} keeps {plural(len(kept.nodes), 'node')}, numbered from 0: there is no {number}.",
+            target="node",
+        )
+    node = await s.store.read(lambda r: r.node(kept.nodes[number]))
+    spec = await computes.resolve_uid(s, node.compute_uid) if node is not None else None
+    if node is None or spec is None or node.state not in _OPEN:
+        raise Conflict(f"Node {kept.nodes[number]} was closed.", "NodeNotOpen", name)
+    return Target(node, spec, row)
+
+
+async def _compute_of(s: Services, scope: Scope, compute: str, node_id: str) -> ClusterSpec:
+    if compute.casefold() != SERVERLESS:
+        return await computes.resolve(s, scope, compute)
+    node = await s.store.read(lambda r: r.node(node_id))
+    spec = await computes.resolve_uid(s, node.compute_uid) if node is not None else None
+    if spec is None or spec.workspace != scope or not spec.purpose:
+        raise NotFound(f"There is no node {node_id!r} of a job without a compute.", "NodeNotFound", node_id)
+    return spec
 
 
 async def begin(s: Services, caller: Caller, target: Target) -> Visit:
@@ -75,15 +117,18 @@ async def begin(s: Services, caller: Caller, target: Target) -> Visit:
             f"{MOST_VISITS} shells are open on node {node.id}: end one of them first.", "NodeBusy", node.id
         )
     visit = Visit(f"visit-{s.ids.uid()}", node.id, caller, now)
+    if target.job is not None:
+        attempt = node.attempt_id
+        visit = replace(visit, attempt=attempt, rank=_FIRST_RANK + int(s.ids.short(), 16))
     s.visits.add(visit)  # from here on a job that comes to this node sees it
     try:
         await _check_open(s, caller, node.id)
-        root = await s.engine.prepare_dir(node.id, visit.id)
+        task = await _task(s, target, visit)
         opened = f"{caller.name} opened a shell on node {node.id}, which counts as used while it is open."
         await s.store.write(lambda tx: _use(tx, visit, now, "ShellOpened", opened))
         if visit.ended:
             raise Conflict(visit.ended, "SessionEnded")
-        await s.engine.start(node.id, _task(node, visit, root))
+        await s.engine.start(node.id, task)
         return visit
     except BaseException:
         await _stop(s, visit, "it did not begin")
@@ -98,12 +143,18 @@ async def keep(s: Services, target: Target, visit: Visit) -> None:
             await s.store.write(lambda tx: _use(tx, visit, s.clock.now()))
 
 
-async def check_still(s: Services, caller: Caller, scope: Scope, target: Target) -> None:
+async def check_still(
+    s: Services, caller: Caller, scope: Scope, target: Target, action: str = NODE_ACTION, below: str = ""
+) -> None:
     """The sign-in, the principal, the role and the node are still there. Raises what a new request would be
     refused with."""
-    below = f"computes/{target.spec.name}/nodes/{target.node.id}"
-    await access.check_still(s, caller, NODE_ACTION, scope, below)
+    below = below or f"computes/{target.spec.name}/nodes/{target.node.id}"
+    await access.check_still(s, caller, action, scope, below)
     await _check_open(s, caller, target.node.id)
+    if target.job is not None:
+        uid = target.job.uid
+        if kept_nodes.of(await s.store.read(lambda r: r.by_uid(uid))) is None:
+            raise Conflict(_KEPT_NO_LONGER.format(target.node.id), "NodeNotKept", target.node.id)
 
 
 async def why_ended(s: Services, visit: Visit, code: int | None) -> str:
@@ -146,6 +197,18 @@ async def make_way(s: Services, row: Resource, nodes: Sequence[str]) -> None:
             ) from None
 
 
+async def leave(s: Services, kept: KeptNodes) -> None:
+    """Before the files of a failed job go: nobody is among them any more, or cannot be ended."""
+    for visit in s.visits.on(kept.nodes):
+        if visit.attempt != kept.attempt:
+            continue
+        visit.ended = visit.ended or _KEPT_NO_LONGER.format(visit.node_id)
+        await _stop(s, visit, visit.ended)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_GONE_S):
+                await visit.gone.wait()
+
+
 async def _stop(s: Services, visit: Visit, why: str) -> None:
     if visit.gone.is_set():
         return
@@ -157,14 +220,41 @@ async def _stop(s: Services, visit: Visit, why: str) -> None:
         s.visits.remove(visit)  # there is no such node
 
 
-def _task(node: Node, visit: Visit, root: str) -> TaskSpec:
+async def _task(s: Services, target: Target, visit: Visit) -> TaskSpec:
+    if target.job is not None:
+        return await _among_files(s, target.node, target.job, visit)
+    root = await s.engine.prepare_dir(target.node.id, visit.id)
+    env = {"PATH": DEFAULT_PATH, "HOME": root, "TMPDIR": "/tmp", "LANG": "C.UTF-8"}
+    return _asleep(target.node, visit, root, root, env)
+
+
+async def _among_files(s: Services, node: Node, row: Resource, visit: Visit) -> TaskSpec:
+    """In the surroundings of the job's own processes, but for its token and its secrets: those ended with it.
+    Raises InvalidRequest where its environment is gone."""
+    plan, kept = job_status(row.status).plan, kept_nodes.of(row)
+    view = view_of(s, plan)
+    root = s.engine.work_dir(node.id, visit.attempt)
+    own = {name: value for name, value in plan.job.environment_variables if not references([(name, value)])}
+    env = {**view.told(root), "HOME": root, "TMPDIR": root, "AZUREML_RUN_ID": row.key.name, **own}
+    task = _asleep(node, visit, root, f"{root}/code", env)
+    first = kept.nodes[0] if kept is not None else node.id
+    return replace(
+        task,
+        argv=(view.shell, "-c", "while sleep 3600; do :; done"),  # an image may have no other program
+        rootfs=view.rootfs,
+        read_only=view.read_only,
+        network_of="" if first == node.id else first,
+    )
+
+
+def _asleep(node: Node, visit: Visit, root: str, cwd: str, env: dict[str, str]) -> TaskSpec:
     return TaskSpec(
-        attempt_id=visit.id,
+        attempt_id=visit.task.attempt_id,
         epoch=1,
-        rank=0,
+        rank=visit.rank,
         argv=("/bin/sleep", "infinity"),  # sessions are entered in a task, and end with it
-        env={"PATH": DEFAULT_PATH, "HOME": root, "TMPDIR": "/tmp", "LANG": "C.UTF-8"},
-        cwd=root,
+        env=env,
+        cwd=cwd,
         log_path=f"{root}/.log",
         term_grace_s=_GRACE_S,
         timeout_s=MOST_S,

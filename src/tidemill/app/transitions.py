@@ -24,9 +24,10 @@ from tidemill.domain.model import (
     Resource,
 )
 from tidemill.domain.outcome import AttemptEnd
-from tidemill.domain.plan import JobError, JobProgress, JobStatus
+from tidemill.domain.plan import JobError, JobProgress, JobStatus, KeptNodes
 from tidemill.domain.states import Accept, Retry, State, after_attempt, propose
-from tidemill.store.api import Tx
+from tidemill.domain.units import SECOND, human_duration, join_words
+from tidemill.store.api import Read, Tx
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,8 +211,10 @@ def end(
     started_at: int | None,
     collected: Collected,
     notes: Sequence[str] = (),
+    heard_at: int = 0,
 ) -> JobState | None:
-    """Ends an attempt, frees its nodes, closes its allocations, and ends or requeues its job.
+    """Ends an attempt, frees its nodes, closes its allocations, and ends or requeues its job. `heard_at`:
+    now, where that is later: the time for a look at kept nodes begins then.
 
     -> the job's new state; None if there was nothing to do.
     """
@@ -234,14 +237,46 @@ def end(
             ended_at=when.at,
         )
     )
+    state, kept = None, None
+    if row is not None and not JobState(row.state).final:
+        state, kept = _end_job(tx, row, attempt, when.at, result, started_at, collected, heard_at)
     for node_id in attempt.nodes:
-        tx.close_interval(f"{attempt.id}:{node_id}", when.at, when.mono, result.outcome.value)
-        node = tx.node(node_id)
-        if node is not None and node.attempt_id == attempt.id and node.state is NodeState.RUNNING:
+        allotted = f"{attempt.id}:{node_id}"
+        tx.close_interval(allotted, when.at, when.mono, result.outcome.value)
+        if kept is not None and node_id in kept.nodes:
+            _hold_on(tx, attempt, node_id, when)
+        elif (node := _runs(tx, attempt, node_id)) is not None:
             tx.update_node(node_in(node, NodeState.IDLE, attempt_id="", idle_since=when.at))
-    if row is None or JobState(row.state).final:
-        return None
-    return _end_job(tx, row, attempt, when.at, result, started_at, collected)
+    return state
+
+
+def _runs(read: Read, attempt: Attempt, node_id: str) -> Node | None:
+    """The node, while it is the attempt's."""
+    node = read.node(node_id)
+    mine = node is not None and node.attempt_id == attempt.id and node.state is NodeState.RUNNING
+    return node if mine else None
+
+
+def kept_id(attempt_id: str, node_id: str) -> str:
+    """Of the ledger's row for a node that stays after its job has failed."""
+    return f"{attempt_id}:{node_id}:kept"
+
+
+def _hold_on(tx: Tx, attempt: Attempt, node_id: str, when: Moment) -> None:
+    """The node stays the job's, and is paid for as such."""
+    held = next(i for i in tx.intervals(node_id=node_id, kind="allocation") if i.job_uid == attempt.job_uid)
+    again = replace(
+        held,
+        id=kept_id(attempt.id, node_id),
+        started_at=when.at,
+        started_mono=when.mono,
+        boot_id=when.boot_id,
+        last_seen_at=when.at,
+        ended_at=None,
+        ended_mono=None,
+        end_reason="",
+    )
+    tx.open_interval(again)
 
 
 def _end_job(
@@ -252,7 +287,9 @@ def _end_job(
     result: AttemptEnd,
     started_at: int | None,
     collected: Collected,
-) -> JobState:
+    heard_at: int,
+) -> tuple[JobState, KeptNodes | None]:
+    """-> the job's new state, and the nodes that stay."""
     status = job_status(row.status)
     progress = status.progress
     if result.outcome is Outcome.SYSTEM_FAILURE:
@@ -270,7 +307,7 @@ def _end_job(
     if isinstance(verdict, Retry):
         tx.add_event(job_event(row, now, result.code, verdict.message))
         tx.update(with_progress(row, status, JobState.QUEUED, now, progress))
-        return JobState.QUEUED
+        return JobState.QUEUED, None
     state, code, message = verdict.state, verdict.code, verdict.message
     if state is JobState.COMPLETED and collected.error:
         state, code, message = JobState.FAILED, "OutputsNotStored", collected.error
@@ -287,10 +324,29 @@ def _end_job(
         registered=register_outputs(tx, row, named, now),
     )
     tx.add_event(job_event(row, now, state.value, message.split("\n", 1)[0]))
-    tx.update(with_progress(row, status, state, now, progress))
-    if status.plan.serverless:
+    keep_s = status.plan.job.keep_s if state is JobState.FAILED else 0
+    kept = _to_keep(tx, attempt, now, max(now, heard_at) + keep_s * SECOND) if keep_s else None
+    if kept is not None:
+        tx.add_event(job_event(row, now, "NodesKept", _kept_sentence(row, kept)))
+        row = replace(row, next_at=kept.until)
+    tx.update(with_progress(row, status, state, now, replace(progress, kept=kept)))
+    if status.plan.serverless and kept is None:
         implicit_computes.remove(tx, row, now)
-    return state
+    return state, kept
+
+
+def _to_keep(read: Read, attempt: Attempt, now: int, until: int) -> KeptNodes | None:
+    nodes = tuple(node_id for node_id in attempt.nodes if _runs(read, attempt, node_id) is not None)
+    return KeptNodes(attempt.id, nodes, now, until) if nodes else None
+
+
+def _kept_sentence(row: Resource, kept: KeptNodes) -> str:
+    what = f"Node {kept.nodes[0]} stays" if len(kept.nodes) == 1 else f"Nodes {join_words(kept.nodes)} stay"
+    name = row.key.name
+    return (
+        f"{what} for {human_duration(kept.until - kept.since)} with the job's files, at the same price. "
+        f"A look: tidemill ssh {name}. To end it: tidemill job release --name {name}."
+    )
 
 
 def close_intervals(tx: Tx, node_id: str, when: Moment, reason: str, observed: bool) -> None:

@@ -16,18 +16,21 @@ from tidemill.engines.base import EngineEvent, TaskKey
 
 @dataclass(slots=True)
 class Visit:
-    """A shell on a node is a task of its own there; `ended` says why the server ends it."""
+    """A shell on a node is a task of its own there; `ended` says why the server ends it. `attempt` and
+    `rank`: it is among the files of that ended attempt, as one more of its ranks."""
 
     id: str
     node_id: str
     caller: Caller
     since: int  # microseconds
+    attempt: str = ""
+    rank: int = 0
     ended: str = ""
     gone: asyncio.Event = field(default_factory=asyncio.Event)  # all of its processes are
 
     @property
     def task(self) -> TaskKey:
-        return TaskKey(self.id, 0)
+        return TaskKey(self.attempt or self.id, self.rank)
 
 
 class Visits:
@@ -43,8 +46,8 @@ class Visits:
         self._visits.pop(visit.id, None)
         visit.gone.set()
 
-    def knows(self, task_id: str) -> bool:
-        return task_id in self._visits
+    def knows(self, task: TaskKey) -> bool:
+        return any(visit.task == task for visit in self._visits.values())
 
     def on(self, nodes: Collection[str]) -> list[Visit]:
         """Those on any of these nodes, the oldest first."""
@@ -52,9 +55,9 @@ class Visits:
 
     def on_engine_event(self, event: EngineEvent) -> None:
         if event.kind == "task_exited" and event.task is not None:
-            visit = self._visits.get(event.task.attempt_id)
-            if visit is not None:
-                self.remove(visit)
+            for visit in self.on((event.node_id,)):
+                if visit.task == event.task:
+                    self.remove(visit)
         elif event.kind == "node_closed":
             for visit in self.on((event.node_id,)):
                 self.remove(visit)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from tidemill.cli.session import Session
 
 CHUNK = 32 * 1024
+SERVERLESS = "serverless"
 
 
 def run(session: Session, path: str, query: Query, command: list[str]) -> int:
@@ -60,6 +61,8 @@ def node_named(session: Session, name: str) -> str:
         nodes |= {node["id"]: compute["name"] for node in detail.get("nodes_list") or []}
     if name in nodes:
         return nodes[name]
+    if name.startswith(f"{SERVERLESS}-"):  # of a job without a compute: no compute lists it
+        return SERVERLESS
     if name in computes:
         its = [node for node, compute in nodes.items() if compute == name]
         there = f"its nodes: {', '.join(its)}" if its else "it has no node open now"

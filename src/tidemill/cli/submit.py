@@ -18,6 +18,7 @@ from tidemill.cli.yaml.load import Spec
 from tidemill.cli.yaml.schemas import MODEL_TYPES
 
 JOBS_API = "2025-01-01-preview"
+KEEP = "tidemill.keep_on_failure"
 ENVIRONMENTS_API = "2023-04-01-preview"
 VERSIONS_API = {
     "environments": "2023-04-01-preview",
@@ -37,6 +38,20 @@ def submit(session: Session, spec: Spec, name: str | None) -> dict[str, Any]:
     with blame.placed(spec):
         path = f"{session.workspace_id()}/jobs/{segment(made)}"
         return session.client.call("PUT", path, job_body(session, spec, made), {"api-version": JOBS_API})
+
+
+def keeping(spec: Spec, duration: str | None) -> Spec:
+    """The job with nodes that stay for so long when it fails. Raises CliError for a pipeline."""
+    if not duration:
+        return spec
+    if spec.data.get("type") == "pipeline":
+        raise CliError(
+            f"--keep-on-failure is for jobs with nodes of their own: give the step the property {KEEP}.",
+            USAGE,
+            "UsageError",
+        )
+    spec.data["properties"] = {**(spec.data.get("properties") or {}), KEEP: duration}
+    return spec
 
 
 def job_body(session: Session, spec: Spec, name: str) -> dict[str, Any]:

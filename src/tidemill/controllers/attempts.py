@@ -25,6 +25,7 @@ from tidemill.app.waiting import wait_set
 from tidemill.controllers import instances, launching, staging
 from tidemill.controllers.beside import start_services
 from tidemill.controllers.cleaning import Cleaner, Leftover
+from tidemill.controllers.kept import Kept
 from tidemill.controllers.live_attempt import LiveAttempt
 from tidemill.data.outputs import kept
 from tidemill.data.staging import Stopped
@@ -48,8 +49,11 @@ UNREACHABLE_S = 1.0  # a node that does not answer is asked again after this
 
 
 class Attempts:
-    def __init__(self, services: Services, moment: Callable[[], Moment], cleaner: Cleaner) -> None:
+    def __init__(
+        self, services: Services, moment: Callable[[], Moment], cleaner: Cleaner, kept: Kept
+    ) -> None:
         self._cleaner = cleaner
+        self._kept = kept
         self._s = services
         self._moment = moment
         self._live: dict[str, LiveAttempt] = {}
@@ -83,11 +87,13 @@ class Attempts:
         if event.task is not None:
             live = self._live.get(event.task.attempt_id)
             if live is None:
-                if event.kind == "task_started" and self._s.visits.knows(event.task.attempt_id):
+                if event.kind == "task_started" and self._s.visits.knows(event.task):
                     return
                 # Repeated for an attempt that has ended: the agent may drop it now. One that nobody knows is
                 # stopped; a stop changes nothing for a task that has ended.
                 if event.kind == "task_exited":
+                    if self._kept.keeps(event.task.attempt_id):
+                        return  # with its files
                     self._cleaner.add(Leftover(event.node_id, event.task.attempt_id, (event.task.rank,)))
                 else:
                     self._spawn(self._stop_orphan(event.node_id, event.task, event.epoch))
@@ -456,13 +462,16 @@ class Attempts:
         when = replace(now, at=now.at - live.heard_late, mono=now.mono - live.heard_late)
         started, notes = live.started_at, live.notes
         state = await self._s.store.write(
-            lambda tx: transitions.end(tx, live.attempt.id, when, result, started, collected, notes)
+            lambda tx: transitions.end(tx, live.attempt.id, when, result, started, collected, notes, now.at)
         )
         if state is JobState.FAILED:
+            await self._kept.job_failed(live.attempt.job_uid)
             log.info("job %s failed: %s", live.attempt.job_uid, result.message.split("\n", 1)[0])
 
     def _leave(self, live: LiveAttempt) -> None:
-        """Its files and records on its nodes are no longer needed."""
+        """Its files and records on its nodes are no longer needed, unless they stay for a look."""
+        if self._kept.keeps(live.attempt.id):
+            return
         for index, node_id in enumerate(live.attempt.nodes):
             ranks = tuple(rank for rank, placed in live.ranks.items() if placed.node_index == index)
             self._cleaner.add(Leftover(node_id, live.attempt.id, ranks))

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tidemill.app.services import Services
+from tidemill.app.surroundings import View, view_of
 from tidemill.controllers import serving
 from tidemill.controllers.staging import NodeFiles, Staged
-from tidemill.controllers.view import View, view_of
 from tidemill.domain.expressions import render_command
 from tidemill.domain.jobspec import CommandJob
 from tidemill.domain.launch import Rank, azureml_variables, ports_needed, ranks_of

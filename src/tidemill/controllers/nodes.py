@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from tidemill.app import computes, egress
+from tidemill.app import computes, egress, kept_nodes
 from tidemill.app.codec import encode
 from tidemill.app.services import Services
 from tidemill.app.transitions import Moment, close_intervals, node_in
@@ -276,6 +276,7 @@ class Nodes:
             was_lost = lost or node.state is NodeState.LOST
             tx.update_node(node_in(node, NodeState.CLOSED, closed_at=when.at, attempt_id="", reason=message))
             close_intervals(tx, node_id, when, "NodeLost" if was_lost else "NodeClosed", observed)
+            kept_nodes.node_gone(tx, node, when.at, when.mono)
             tx.add_event(Event(node_id, "node", when.at, "NodeClosed", message))
             tx.add_event(
                 Event(node.compute_uid, "compute", when.at, "NodeClosed", f"Node {node_id}: {message}")

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from tidemill.app import computes, implicit_computes, quotas, transitions
+from tidemill.app import computes, implicit_computes, kept_nodes, quotas, transitions
 from tidemill.app.codec import encode, job_status
 from tidemill.app.compute_rules import SERVERLESS
 from tidemill.app.services import Services
@@ -131,12 +131,12 @@ class Pool:
         for row in found.clusters:
             self._set_cluster(row, now)
         used = {job_status(row.status).plan.compute_uid for row in found.waiting}
-        used |= {attempt.compute_uid for _, attempt in found.running}
+        used |= {attempt.compute_uid for _, attempt in (*found.running, *found.kept)}
         for compute_uid in used | {node.compute_uid for node in found.nodes}:
             await self._ensure_cluster(compute_uid, now)
         for node in found.nodes:
             self._restore_node(node, now)
-        for row, attempt in found.running:
+        for row, attempt in (*found.running, *found.kept):
             self._running.add(row.uid)
             self._state.apply(sched.JobAssigned(self._request(row), attempt.nodes, attempt.created_at))
         for row in found.waiting:
@@ -218,7 +218,8 @@ class Pool:
 
     async def _job_changed(self, uid: str, row: Resource | None, now: int) -> None:
         waits = row is not None and row.state in WAITING
-        if uid in self._running and (row is None or waits or JobState(row.state).final):
+        ended = row is None or (JobState(row.state).final and kept_nodes.of(row) is None)
+        if uid in self._running and (ended or waits):
             self._running.discard(uid)
             self._state.apply(sched.JobReleased(uid, now))
         if waits and uid not in self._waiting:
@@ -355,7 +356,7 @@ class Pool:
                 case sched.Wait():
                     pool_rows.note_wait(tx, decision, when.at)
                 case sched.EndJob():
-                    pool_rows.end_job(tx, decision, when.at)
+                    pool_rows.end_job(tx, decision, when)
                     if decision.running:
                         carried.stopped.append(decision.job_uid)
         return carried

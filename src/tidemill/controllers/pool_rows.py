@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from tidemill.app import computes, implicit_computes, transitions
+from tidemill.app import computes, implicit_computes, kept_nodes, transitions
 from tidemill.app.codec import job_status
+from tidemill.app.transitions import Moment
 from tidemill.domain.model import Attempt, JobState, Node, Resource
 from tidemill.domain.plan import JobError
 from tidemill.domain.scheduling import types as sched
@@ -26,9 +27,13 @@ def note_wait(tx: Tx, decision: sched.Wait, now: int) -> None:
     tx.add_event(transitions.job_event(row, now, decision.code, decision.sentence))
 
 
-def end_job(tx: Tx, decision: sched.EndJob, now: int) -> None:
+def end_job(tx: Tx, decision: sched.EndJob, when: Moment) -> None:
+    now = when.at
     row = tx.by_uid(decision.job_uid)
-    if row is None or JobState(row.state).final:
+    if row is None:
+        return
+    if JobState(row.state).final:
+        kept_nodes.release(tx, row, when.at, when.mono, decision.sentence)
         return
     if decision.running:
         for attempt in tx.attempts_of(row.uid):
@@ -55,14 +60,21 @@ class Found:
     waiting: Sequence[Resource]
     preparing: Sequence[Resource]
     running: Sequence[tuple[Resource, Attempt]]
+    kept: Sequence[tuple[Resource, Attempt]]  # failed jobs with nodes that stay for a look
 
 
 def look(read: Read) -> Found:
     running: list[tuple[Resource, Attempt]] = []
+    held: list[tuple[Resource, Attempt]] = []
     for attempt in read.live_attempts():
         row = read.by_uid(attempt.job_uid)
         if row is not None:
             running.append((row, attempt))
+    for row in kept_nodes.all_kept(read):
+        kept = kept_nodes.of(row)
+        attempt = read.attempt(kept.attempt) if kept is not None else None
+        if attempt is not None:
+            held.append((row, attempt))
     return Found(
         clusters=[
             *read.find(ResourceQuery(computes.TYPE, ascending=True)),
@@ -72,4 +84,5 @@ def look(read: Read) -> Found:
         waiting=read.find(ResourceQuery("jobs", states=WAITING, ascending=True)),
         preparing=read.find(ResourceQuery("jobs", states=(JobState.PREPARING,))),
         running=running,
+        kept=held,
     )

@@ -17,6 +17,7 @@ from tidemill.controllers.composites import Carrier, Composites
 from tidemill.controllers.deletions import Deletions
 from tidemill.controllers.deployments import Deployments
 from tidemill.controllers.environments import Environments
+from tidemill.controllers.kept import Kept
 from tidemill.controllers.nodes import Nodes
 from tidemill.controllers.pipelines import Pipelines
 from tidemill.controllers.pool import COMPUTES, Pool
@@ -51,12 +52,14 @@ class Runtime:
     schedules: Schedules
     routing: Routing
     deployments: Deployments
+    kept: Kept
     _events: asyncio.Task[None] | None = None
 
     async def stop(self) -> None:
         """Lets go of everything that runs, in the order that starts nothing new; closes what runs nothing."""
         await self.watchdog.stop()
         await self.schedules.stop()
+        await self.kept.stop()
         await self.pool.stop()
         await self.nodes.close_idle(CLOSE_IDLE_S)
         if self._events is not None:
@@ -82,6 +85,7 @@ class Runtime:
                 self.deletions.node_changed()
             if item.kind == "resource:jobs":
                 self.composites.job_changed(item.uid)
+                self.kept.job_changed(item.uid)
                 if self.deployments.job_changed(item.uid):
                     self.routing.changed()
             elif item.kind == f"resource:{DEPLOYMENTS}":
@@ -129,7 +133,8 @@ async def start(services: Services) -> Runtime:
 
     nodes = Nodes(services, moment, host, size_of)
     cleaner = Cleaner(services.engine)
-    attempts = Attempts(services, moment, cleaner)
+    kept = Kept(services, cleaner)
+    attempts = Attempts(services, moment, cleaner, kept)
     environments = Environments(services)
     pool = Pool(
         services, moment, host, attempts.take, nodes.open, nodes.close, environments.follow, attempts.stop_job
@@ -153,13 +158,14 @@ async def start(services: Services) -> Runtime:
         Schedules(services),
         routing,
         deployments,
+        kept,
     )
     cleaner.start()
     await nodes.recover()
     live = await services.store.read(lambda r: r.live_attempts())
     for attempt in live:
         attempts.take(attempt)
-    await services.engine.keep_dirs({attempt.id for attempt in live})
+    await services.engine.keep_dirs({attempt.id for attempt in live} | await kept.load())
     services.store.on_commit(runtime.on_commit)
     runtime._events = asyncio.create_task(runtime.follow_engine(), name="engine events")
     await pool.start()
@@ -169,6 +175,7 @@ async def start(services: Services) -> Runtime:
     await runtime.routing.start()
     await runtime.deployments.start()
     await runtime.schedules.start()
+    kept.start()
     watchdog.start()
     return runtime
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import tidemill
 from tidemill.app import isolation
 from tidemill.app.services import Services
-from tidemill.controllers.view import View
+from tidemill.app.surroundings import View
 from tidemill.data.blobstore import BlobStore
 from tidemill.data.blobtree import safe_parts
 from tidemill.data.staging import Going, clear

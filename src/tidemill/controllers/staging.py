@@ -21,9 +21,9 @@ import msgspec
 
 from tidemill.app.codec import encode
 from tidemill.app.services import Services
+from tidemill.app.surroundings import built_environment
 from tidemill.app.transitions import Collected
 from tidemill.controllers import serving
-from tidemill.controllers.view import built_environment
 from tidemill.data.outputs import collect_artifacts, collect_logs, collect_outputs, prepare_outputs
 from tidemill.data.staging import Going, clear, stage_code, stage_inputs
 from tidemill.domain import jobservices

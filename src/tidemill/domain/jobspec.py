@@ -14,13 +14,16 @@ from typing import Any, cast
 
 from tidemill.domain.errors import InvalidRequest, NotOffered
 from tidemill.domain.fields import integer, mapping, text, variables
-from tidemill.domain.units import parse_duration
+from tidemill.domain.units import parse_duration, parse_span
 
 AML_TOKEN, USER_IDENTITY, MANAGED = "aml_token", "user_identity", "managed"
 _IDENTITIES = {"amltoken": AML_TOKEN, "useridentity": USER_IDENTITY, "managed": MANAGED}
 LOW, MEDIUM, HIGH = 1, 2, 3  # as the SDK writes them; none given is medium
 TIERS = {"spot": 0, "basic": LOW, "standard": MEDIUM, "premium": HIGH, "null": MEDIUM}
 """Priority by `jobTier`, of jobs that name none: "Spot" is what runs when nobody else wants to."""
+
+KEEP = "tidemill.keep_on_failure"  # among the job's properties: every client carries them
+MOST_KEPT_S = 24 * 3600
 
 NOT_OFFERED = {
     "automl": "AutoML",
@@ -109,6 +112,7 @@ class CommandJob:
     priority: int = MEDIUM
     instance_types: tuple[str, ...] = ()  # VM sizes, the first that fits counts; of jobs without a compute
     identity: JobIdentity = field(default_factory=JobIdentity)
+    keep_s: int = 0  # how long its nodes stay for a look when it has failed
 
 
 def job_kind(name: str, properties: Mapping[str, Any], offered: Collection[str]) -> str:
@@ -158,6 +162,7 @@ def read_command_job(name: str, properties: Mapping[str, Any]) -> CommandJob:
         distribution=distribution,
         node_count=node_count,
         instance_types=instance_types(resources),
+        keep_s=_keep(mapping(properties.get("properties"), "properties.properties")),
     )
 
 
@@ -321,6 +326,26 @@ def _priority(raw: Mapping[str, Any]) -> int:
             target="properties.queueSettings.jobTier",
         )
     return integer(raw.get("priority"), TIERS[tier.lower()], "properties.queueSettings.priority", -1000, 1000)
+
+
+def _keep(given: Mapping[str, Any]) -> int:
+    raw, where = given.get(KEEP), f"properties.properties.{KEEP}"
+    if raw is None or raw == "":
+        return 0
+    try:
+        seconds = parse_span(str(raw))
+    except ValueError:
+        raise InvalidRequest(
+            f"{KEEP} is {raw!r}: write how long the nodes of the job stay when it has failed, for example "
+            "30m, 1h30m or PT30M.",
+            target=where,
+        ) from None
+    if not 0 <= seconds <= MOST_KEPT_S:
+        raise InvalidRequest(
+            f"{KEEP} is {raw!r}: nodes stay for 24 h at most, because they are held all the time.",
+            target=where,
+        )
+    return int(seconds)
 
 
 def _identity(raw: Mapping[str, Any]) -> JobIdentity:

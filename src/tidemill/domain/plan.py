@@ -140,6 +140,16 @@ class JobError:
 
 
 @dataclass(frozen=True, slots=True)
+class KeptNodes:
+    """Nodes of a failed job that stay for a look, `nodes` in rank order. Times in microseconds."""
+
+    attempt: str
+    nodes: tuple[str, ...]
+    since: int
+    until: int
+
+
+@dataclass(frozen=True, slots=True)
 class JobProgress:
     """The moving part of a job. Times in microseconds; `attempt` counts from 1, 0: none yet."""
 
@@ -153,6 +163,7 @@ class JobProgress:
     built_environment: bool = False  # its environment was built for it: the build's log is one of its logs
     logs: tuple[tuple[str, int], ...] = ()  # (path, size) once collected
     registered: tuple[tuple[str, str], ...] = ()  # (output, asset id)
+    kept: KeptNodes | None = None  # while they are; the row's `next_at` is their end
 
 
 @dataclass(frozen=True, slots=True)

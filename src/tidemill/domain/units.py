@@ -12,6 +12,10 @@ _DURATION = re.compile(
     r"(?:T(?=\d)(?:(?P<hours>\d+(?:\.\d+)?)H)?(?:(?P<minutes>\d+(?:\.\d+)?)M)?(?:(?P<seconds>\d+(?:\.\d+)?)S)?)?$",
     re.IGNORECASE | re.ASCII,
 )
+_SPAN = re.compile(
+    r"(?:(?P<days>\d{1,9})d)?(?:(?P<hours>\d{1,9})h)?(?:(?P<minutes>\d{1,9})m)?(?:(?P<seconds>\d{1,9})s)?",
+    re.ASCII,
+)
 _LONGEST_S = 100 * 366 * 86_400
 _SECONDS = {"weeks": 604_800, "days": 86_400, "hours": 3_600, "minutes": 60, "seconds": 1}
 
@@ -35,6 +39,14 @@ def parse_duration(text: str) -> float:
     if seconds > _LONGEST_S:
         raise ValueError(f"{text[:40]!r} is longer than a hundred years")
     return seconds
+
+
+def parse_span(text: str) -> float:
+    """`30m`, `1h30m`, `45s`, `2d`, or as ISO 8601 has it -> seconds. Raises ValueError."""
+    short = _SPAN.fullmatch(text.strip().lower())
+    if short is None or not text.strip():
+        return parse_duration(text)
+    return float(sum(int(value) * _SECONDS[unit] for unit, value in short.groupdict().items() if value))
 
 
 def human_duration(micros: int) -> str:

@@ -263,7 +263,7 @@ class FakeEngine:
         return False
 
     async def keep_dirs(self, attempt_ids: Collection[str]) -> None:
-        for path in self._root.glob("*/*"):
+        for path in self._root.glob("*/work/*"):
             if path.name not in attempt_ids:
                 shutil.rmtree(path, ignore_errors=True)
 

@@ -22,6 +22,9 @@ HISTORY_API = "v1.0"
 
 job = group("job", "Submit, follow, stop and fetch jobs.")
 _name = click.option("--name", "-n", required=True, help="Name of the job.")
+_keep = click.option(
+    "--keep-on-failure", metavar="30m", help="When it fails, its nodes stay for so long: tidemill ssh JOB."
+)
 
 _COLUMNS = (
     Column("name", key("name"), wide=True),
@@ -50,16 +53,23 @@ _COLUMNS = (
     "--set", "settings", multiple=True, metavar="A.B=VALUE", help="Change a value of the file; repeatable."
 )
 @click.option("--name", "-n", help="Name of the job; else the file's, else a new one.")
+@_keep
 @click.option("--stream", is_flag=True, help="Follow it until it ends; exit code 1 when it fails.")
 @click.option("--web", is_flag=True, help="Open its page.")
 def create(
-    session: Session, file: str, settings: tuple[str, ...], name: str | None, stream: bool, web: bool
+    session: Session,
+    file: str,
+    settings: tuple[str, ...],
+    name: str | None,
+    keep_on_failure: str | None,
+    stream: bool,
+    web: bool,
 ) -> int:
     """Submit a job."""
-    from tidemill.cli.submit import submit
+    from tidemill.cli.submit import keeping, submit
     from tidemill.cli.yaml.load import load_job
 
-    spec = load_job(Path(file), settings, file)
+    spec = keeping(load_job(Path(file), settings, file), keep_on_failure)
     return _created(session, submit(session, spec, name), stream, web)
 
 
@@ -154,6 +164,8 @@ def show_facts(detail: dict[str, Any]) -> list[tuple[str, str]]:
         if value:
             facts.append((label, str(value)))
     facts.extend(closing_facts(detail))
+    if detail.get("kept"):
+        facts.append(("kept", _kept(detail["kept"], detail["name"])))
     if detail.get("steps"):
         from tidemill.cli import graphs
 
@@ -166,6 +178,16 @@ def show_facts(detail: dict[str, Any]) -> list[tuple[str, str]]:
     if timeline:
         facts.append(("time line", "\n".join(_moment(entry) for entry in timeline)))
     return facts
+
+
+def _kept(kept: dict[str, Any], name: str) -> str:
+    """Until when its nodes stay, what that has cost so far, and what can be done."""
+    nodes = ", ".join(kept["nodes"])
+    price = "no list price"
+    if kept["usd"] is not None:
+        price = f"{text.money(kept['usd'])} so far at {text.money(kept['usd_hour'])}/h"
+    left = f"{text.duration(kept['seconds_left'])} more (until {kept['until'][11:19]} UTC)"
+    return f"{nodes} for {left}, {price}\ntidemill ssh {name}\ntidemill job release --name {name}"
 
 
 def _where(detail: dict[str, Any]) -> str:
@@ -231,13 +253,16 @@ def stream(session: Session, name: str) -> int:
 @command(job, "rerun", "tidemill job rerun --name brave_apple_0k3d9x2hbw --stream")
 @_name
 @click.option("--new-name", help="Name of the new job; else one is made.")
+@_keep
 @click.option("--stream", is_flag=True, help="Follow it until it ends; exit code 1 when it fails.")
 @click.option("--web", is_flag=True, help="Open its page.")
-def rerun(session: Session, name: str, new_name: str | None, stream: bool, web: bool) -> int:
+def rerun(
+    session: Session, name: str, new_name: str | None, keep_on_failure: str | None, stream: bool, web: bool
+) -> int:
     """Submit a job again as it was, under a new name."""
     from tidemill.cli.again import RERUN_OF
 
-    return _again(session, name, new_name, RERUN_OF, (), stream, web)
+    return _again(session, name, new_name, RERUN_OF, (), stream, web, keep_on_failure)
 
 
 @command(
@@ -270,19 +295,34 @@ def _again(
     settings: tuple[str, ...],
     stream: bool,
     web: bool,
+    keep: str | None = None,
 ) -> int:
     from tidemill.cli import again
     from tidemill.cli.submit import JOBS_API as SUBMIT_API
+    from tidemill.cli.submit import KEEP
     from tidemill.cli.submit import new_name as made_up
 
     made = new_name or made_up()
     body = again.body_of(_arm(session, name), made, mark)
+    if keep:
+        body["properties"]["properties"][KEEP] = keep
     changes = again.change(session, body["properties"], settings, name)
     path = f"{session.workspace_id()}/jobs/{segment(made)}"
     created = session.client.call("PUT", path, body, {"api-version": SUBMIT_API})
     if settings:
         session.note("\n".join(map(str, changes)) or f"Nothing differs from {name}.")
     return _created(session, created, stream, web)
+
+
+@command(job, "release", "tidemill job release --name brave_apple_0k3d9x2hbw")
+@_name
+def release(session: Session, name: str) -> None:
+    """Give back the nodes that a failed job keeps for a look (--keep-on-failure)."""
+    summary = session.client.call("POST", f"{session.native}/jobs/{segment(name)}/release")
+    if session.output == "table":
+        click.echo(f"The nodes of {name} are released.")
+    else:
+        print_item(session, summary)
 
 
 @command(job, "cancel", "tidemill job cancel --name brave_apple_0k3d9x2hbw --wait")

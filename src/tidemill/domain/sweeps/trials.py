@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from tidemill.domain.errors import InvalidRequest
 from tidemill.domain.expressions import render
+from tidemill.domain.jobspec import KEEP
 from tidemill.domain.sweeps.space import Point, text_of
 from tidemill.domain.sweeps.spec import SweepSpec
 
@@ -57,7 +58,7 @@ def trial_body(
         **{word: sweep[word] for word in _FROM_SWEEP if sweep.get(word)},
         "inputs": {**(sweep.get("inputs") or {}), **parameters},
         "tags": {**tags, HYPERPARAMETERS: text_of(values)},
-        "properties": {POINT: text_of(list(point))},
+        "properties": {POINT: text_of(list(point)), **_kept_nodes(sweep)},
     }
     if sweep.get("resources") and "resources" not in properties:
         properties["resources"] = sweep["resources"]
@@ -66,6 +67,11 @@ def trial_body(
     outputs = cast(Mapping[str, Mapping[str, Any]], properties.get("outputs") or {})
     properties["outputs"] = {key: _own(value) for key, value in outputs.items()}
     return {"properties": properties}
+
+
+def _kept_nodes(sweep: Mapping[str, Any]) -> dict[str, Any]:
+    own = cast(Mapping[str, Any], sweep.get("properties") or {})
+    return {KEEP: own[KEEP]} if own.get(KEEP) else {}
 
 
 def _own(output: Mapping[str, Any]) -> dict[str, Any]:

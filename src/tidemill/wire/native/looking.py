@@ -41,6 +41,18 @@ def routes() -> list[Route]:
 
 
 async def exec_job(ctx: Context) -> Response:
+    """Inside it while it runs; on a node that stays when it has failed."""
+    s, name = ctx.services, ctx.params["name"]
+    number = whole(ctx.request.query.get("node", "0"), "node", 0, 10_000)
+    kept = await node_visits.target_in_job(s, ctx.caller, ctx.scope, name, number)
+    if kept is not None:
+        below = f"jobs/{name}"
+        place = _Place(
+            looking.ACTION,
+            below,
+            lambda: node_visits.check_still(s, ctx.caller, ctx.scope, kept, looking.ACTION, below),
+        )
+        return Upgrade(lambda socket: _Talk(ctx, place, socket, "a look").hold(lambda t: _visit(t, kept)))
     target = await _target(ctx)
     place = _place(ctx, target)
     return Upgrade(lambda socket: _Talk(ctx, place, socket, "a session").hold(lambda t: _session(t, target)))

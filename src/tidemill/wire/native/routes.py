@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from starlette.responses import Response
 
-from tidemill.app import compute_views, job_logs, job_services, job_views, jobs, overview
+from tidemill.app import compute_views, job_logs, job_services, job_views, jobs, kept_nodes, overview
 from tidemill.domain.errors import InvalidRequest
 from tidemill.domain.model import JobState
 from tidemill.domain.units import parse_whole
@@ -16,6 +16,7 @@ W = (
     "/workspaces/{ws}"
 )
 JOBS = "Microsoft.MachineLearningServices/workspaces/jobs/read"
+CANCEL = "Microsoft.MachineLearningServices/workspaces/jobs/cancel/action"
 COMPUTES = "Microsoft.MachineLearningServices/workspaces/computes/read"
 MAX_WAIT_S = 60.0
 
@@ -29,6 +30,7 @@ def routes() -> list[Route]:
         Route("GET", W + "/jobs/{name}/wait", JOBS, wait_job),
         Route("GET", W + "/jobs/{name}/stream", JOBS, stream_job),
         Route("GET", W + "/jobs/{name}/why", JOBS, why),
+        Route("POST", W + "/jobs/{name}/release", CANCEL, release),
         Route("GET", W + "/jobs/{name}/services", JOBS, list_services),
         Route("GET", W + "/jobs/{name}/logs", JOBS, list_logs),
         Route("GET", W + "/jobs/{name}/logs/{path:path}", JOBS, read_log),
@@ -114,6 +116,12 @@ async def wait_job(ctx: Context) -> Response:
 async def why(ctx: Context) -> Response:
     row = await jobs.get(ctx.services, ctx.scope, ctx.params["name"])
     return json_response(await job_views.why(ctx.services, row))
+
+
+async def release(ctx: Context) -> Response:
+    """Nodes that a failed job keeps, before their time."""
+    row = await kept_nodes.release_now(ctx.services, ctx.caller, ctx.scope, ctx.params["name"])
+    return json_response(await job_views.summary(ctx.services, row))
 
 
 async def list_services(ctx: Context) -> Response:
