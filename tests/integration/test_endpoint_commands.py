@@ -1,4 +1,4 @@
-"""`tidemill endpoint` and `tidemill deployment` against a real server: what needs no instance."""
+"""`tidemill endpoint` and `tidemill deployment` against a real server."""
 
 from __future__ import annotations
 
@@ -10,28 +10,33 @@ from typing import Any
 
 import pytest
 
+STORAGE = "storage-initializer"
 DEPLOYMENT = """\
 name: blue
 endpoint_name: digits
 model: {path: model.pkl}
 code_configuration: {code: src, scoring_script: score.py}
-environment: azureml:AzureML-sklearn-1.5@latest
-instance_type: Standard_DS3_v2
+environment: {conda_file: {dependencies: [python]}}
+instance_type: Standard_DS1_v2
 """
 
 
 @pytest.fixture(scope="module")
-def run(server: Any, tmp_path_factory: pytest.TempPathFactory):
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("files")
     (folder / "src").mkdir()
-    (folder / "src/score.py").write_text("def init(): pass\ndef run(data): return data\n")
+    (folder / "src/score.py").write_text("def init(): print('up and well')\ndef run(data): return data\n")
     (folder / "model.pkl").write_text("x")
     (folder / "blue.yml").write_text(DEPLOYMENT)
+    return folder
 
+
+@pytest.fixture(scope="module")
+def run(server: Any, files: Path):
     def call(*words: str, code: int = 0) -> str:
         tidemill = str(Path(sys.executable).with_name("tidemill"))
         argv = [tidemill, "--home", str(server.home), *words]
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=60, cwd=folder)
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=60, cwd=files)
         assert done.returncode == code, done.stdout + done.stderr
         return done.stdout if code == 0 else done.stderr
 
@@ -66,24 +71,34 @@ def test_keys_are_shown_and_regenerated(run: Any, endpoint: str):
     assert before["secondary_key"] == after["secondary_key"]
 
 
-def test_a_deployment_is_refused_with_its_line_or_comes_up(run: Any, endpoint: str):
-    wrong = ("--set", "instance_type=Standard_DS3_v3")
-    said = run("deployment", "create", "-f", "blue.yml", "--no-wait", *wrong, code=4)
+def test_a_deployment_is_refused_with_its_line(run: Any, endpoint: str):
+    said = run("deployment", "create", "-f", "blue.yml", "--set", "instance_type=Standard_DS3_v3", code=4)
     assert "--set instance_type: " in said
     assert "Did you mean" in said
-    shown = run("deployment", "create", "-f", "blue.yml", "--no-wait")
-    assert "digits/blue" in shown
-    assert "blue" in run("deployment", "list", "-e", "digits")
-    assert "Deployment blue is Creating" in run("endpoint", "why", "-n", "digits", "-d", "blue")
-    assert "is Creating and serves nothing yet" in run(
-        "endpoint", "traffic", "--name", "digits", "blue=100", code=4
+
+
+@pytest.mark.timeout(120)
+def test_blue_comes_up_and_a_failing_update_leaves_it(run: Any, endpoint: str, files: Path):
+    shown = run("deployment", "create", "-f", "blue.yml", "--all-traffic")
+    assert "1 of 1 ready" in shown
+    assert "100 %" in shown
+    assert "up and well" in run("deployment", "logs", "-e", "digits", "-n", "blue")
+    assert "An instance of" in run("deployment", "logs", "-e", "digits", "-n", "blue", "-c", STORAGE)
+    assert "Nothing is wrong with digits: 1 instance ready" in run("endpoint", "why", "-n", "digits")
+    assert "1 of 1" in run("endpoint", "watch", "-n", "digits", "--once")
+    assert "has 100 % of" in run("deployment", "delete", "-e", "digits", "-n", "blue", "-y", code=4)
+    (files / "src/score.py").write_text(
+        "def init(): raise RuntimeError('no such model')\ndef run(data): pass\n"
     )
-    assert "blue" in run("endpoint", "watch", "--name", "digits", "--once")
-    assert "Created by" in run(
-        "deployment", "logs", "-e", "digits", "-n", "blue", "-c", "storage-initializer"
-    )
-    run("deployment", "delete", "-e", "digits", "-n", "blue", "--yes")
-    assert run("deployment", "list", "-e", "digits", "-o", "json").strip() == "[]"
+    said = run("deployment", "create", "-f", "blue.yml", code=1)
+    assert "RuntimeError: no such model" in said
+    assert "Traceback" in said
+    found = json.loads(run("deployment", "show", "-e", "digits", "-n", "blue", "-o", "json"))
+    assert (found["state"], found["serves_older"]) == ("Failed", True)
+    assert [one["phase"] for one in found["instances"] if one["generation"] == 1] == ["ready"]
+    why = run("endpoint", "why", "-n", "digits")
+    assert "Deployment blue (its older instances go on to answer)" in why
+    assert "no such model" in run("deployment", "logs", "-e", "digits", "-n", "blue")
 
 
 def test_tags_change_and_deleted_is_gone(run: Any, endpoint: str):

@@ -1,4 +1,4 @@
-"""The unmodified azure-ai-ml client against online endpoints as resources: what needs no instance."""
+"""The unmodified azure-ai-ml client against online endpoints: made, deployed, changed, refused, deleted."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FLOWS = """
 import json, os
 from azure.ai.ml import MLClient
 from azure.ai.ml.entities import (CodeConfiguration, IdentityConfiguration, ManagedOnlineDeployment,
-                                  ManagedIdentityConfiguration,
+                                  Environment, ManagedIdentityConfiguration,
                                   ManagedOnlineEndpoint, Model, OnlineRequestSettings, ProbeSettings)
 from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
 from azure.identity import DefaultAzureCredential
@@ -55,15 +55,17 @@ out["entra"] = E.get_keys("entra").access_token.count(".")
 out["listed"] = sorted(e.name for e in E.list())
 
 os.makedirs("code", exist_ok=True)
-open("code/score.py", "w").write("def init(): pass\\ndef run(data): return data\\n")
+open("code/score.py", "w").write("def init(): print('up and well')\\ndef run(data): return data\\n")
 open("model.pkl", "w").write("x")
 deployment = ManagedOnlineDeployment(
-    name="blue", endpoint_name="sdk-ep", model=Model(path="model.pkl"), instance_type="Standard_DS3_v2",
+    name="blue", endpoint_name="sdk-ep", model=Model(path="model.pkl"), instance_type="Standard_DS1_v2",
     code_configuration=CodeConfiguration(code="code", scoring_script="score.py"),
-    environment="AzureML-sklearn-1.5@latest", instance_count=2, tags={"t": "u"},
+    environment=Environment(conda_file={"dependencies": ["python"]}, image="python:3.11"),
+    instance_count=2, tags={"t": "u"},
     request_settings=OnlineRequestSettings(request_timeout_ms=9000, max_concurrent_requests_per_instance=4),
     liveness_probe=ProbeSettings(initial_delay=20), environment_variables={"A": "b"})
-D.begin_create_or_update(deployment)
+made = D.begin_create_or_update(deployment).result()
+out["deployed"] = made.provisioning_state
 blue = D.get("blue", "sdk-ep")
 out["deployment"] = {"count": blue.instance_count, "size": blue.instance_type, "tags": blue.tags,
                      "timeout": blue.request_settings.request_timeout_ms,
@@ -72,9 +74,22 @@ out["deployment"] = {"count": blue.instance_count, "size": blue.instance_type, "
                      "script": blue.code_configuration.scoring_script, "scale": blue.scale_settings.type}
 out["zeroes"] = E.get("sdk-ep").traffic
 out["deployments"] = [d.name for d in D.list("sdk-ep")]
+out["written"] = D.get_logs("blue", "sdk-ep", lines=10)
 out["logs"] = D.get_logs("blue", "sdk-ep", lines=10, container_type="storage-initializer")
 
+blue.instance_count = 1
+out["scaled"] = D.begin_create_or_update(blue).result().instance_count
+open("code/score.py", "w").write("def init(): raise RuntimeError('no such model')\\ndef run(data): pass\\n")
+deployment.code_configuration = CodeConfiguration(code="code", scoring_script="score.py")
+refused("init", lambda: D.begin_create_or_update(deployment).result())
+out["failed"] = D.get("blue", "sdk-ep").provisioning_state
 e = E.get("sdk-ep")
+e.traffic = {"blue": 100}
+out["traffic"] = E.begin_create_or_update(e).result().traffic
+refused("busy", lambda: D.begin_delete("blue", "sdk-ep").result())
+e = E.get("sdk-ep")
+e.traffic = {"blue": 0}
+E.begin_create_or_update(e).result()
 e.traffic = {"blue": 90}
 refused("sum", lambda: E.begin_create_or_update(e).result())
 e.traffic = {"bleu": 100}
@@ -140,7 +155,7 @@ def test_keys_and_tokens(flows: dict[str, Any]):
 def test_a_deployment_comes_back_as_it_was_given(flows: dict[str, Any]):
     assert flows["deployment"] == {
         "count": 2,
-        "size": "Standard_DS3_v2",
+        "size": "Standard_DS1_v2",
         "tags": {"t": "u"},
         "timeout": 9000,
         "concurrent": 4,
@@ -156,7 +171,10 @@ def test_a_deployment_comes_back_as_it_was_given(flows: dict[str, Any]):
 
 def test_refusals_name_value_place_and_fix(flows: dict[str, Any]):
     said = {name: (status, code) for name, (status, code, _) in flows["errors"].items()}
+    code = said.pop("init")[1]
+    assert code == "UserScriptFailed"
     assert said == {
+        "busy": (409, "DeploymentHasTraffic"),
         "sum": (400, "InvalidTraffic"),
         "name": (400, "DeploymentNotFound"),
         "identity": (400, "IdentityNotFound"),

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tidemill.app.endpoint_rows import find_deployment
+from tidemill.app.codec import job_status
+from tidemill.app.endpoint_rows import deployment_status, find_deployment
 from tidemill.app.job_logs import BUILD_LOG, LogFile, list_logs, read_log
 from tidemill.app.services import Services
 from tidemill.app.times import iso
 from tidemill.domain.model import Event, JobState, Resource, Scope
+from tidemill.domain.serving.model import Provisioning
 from tidemill.store.api import Read, ResourceQuery
 
 SERVER, INITIALIZER = "InferenceServer", "StorageInitializer"  # Azure's names of the two containers
@@ -28,7 +30,7 @@ async def read(s: Services, scope: Scope, endpoint: str, name: str, tail: int, k
     row, instances = await s.store.read(look)
     if not instances:
         return await _timeline(s, row, tail)
-    parts = [await _of_instance(s, instance, tail, kind) for instance in shown(instances)]
+    parts = [await _of_instance(s, instance, tail, kind) for instance in shown(row, instances)]
     return "\n".join(parts)
 
 
@@ -37,17 +39,26 @@ def instances_of(read: Read, deployment: Resource) -> Sequence[Resource]:
     return read.find(ResourceQuery("jobs", deployment.key.scope, parent_uid=deployment.uid))
 
 
-def shown(instances: Sequence[Resource]) -> Sequence[Resource]:
-    """Those that live, else the last few."""
+def shown(deployment: Resource, instances: Sequence[Resource]) -> Sequence[Resource]:
+    """Of instances, newest first: those that live, else the last few; the last failure of a failed one."""
     live = [row for row in instances if not JobState(row.state).final]
+    if deployment.state == Provisioning.FAILED:
+        wanted = deployment_status(deployment).generation
+        failed = [row for row in instances if row not in live and _generation(row) == wanted]
+        return [*failed[:1], *live]
     return live or instances[:_ENDED]
+
+
+def _generation(row: Resource) -> int:
+    service = job_status(row.status).plan.service
+    return service.generation if service is not None else 0
 
 
 async def _of_instance(s: Services, row: Resource, tail: int, kind: str) -> str:
     files = await list_logs(s, row)
     wanted = [file for file in files if (file.path == BUILD_LOG) == (kind == INITIALIZER)]
     text = "".join([await _last_lines(s, row, file, tail) for file in wanted])
-    if kind == INITIALIZER:
+    if kind == INITIALIZER or not text:  # nothing was written: what happened instead
         text = await _timeline(s, row, tail) + text
     return f"=== instance {row.key.name}: {row.state}\n{text}"
 

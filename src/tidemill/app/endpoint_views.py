@@ -18,10 +18,12 @@ from tidemill.app.endpoint_rows import (
     mirror_of,
     traffic_of,
 )
+from tidemill.app.instances import phase_of
 from tidemill.app.services import Services
 from tidemill.app.times import iso
-from tidemill.domain.model import Event, JobState, Resource, Scope
+from tidemill.domain.model import Event, Resource, Scope
 from tidemill.domain.serving.plan import DeploymentPlan
+from tidemill.domain.serving.service import InstanceProgress
 from tidemill.store.api import Read, ResourceQuery
 
 MOST_EVENTS = 100
@@ -116,7 +118,7 @@ async def _deployment(s: Services, endpoint: Resource, row: Resource) -> dict[st
         "request_timeout_s": plan.spec.request.timeout_s,
         "max_concurrent": plan.spec.request.max_concurrent,
         "max_queue_wait_s": plan.spec.request.queue_wait_s,
-        "instances": [await _instance(s, one) for one in shown(instances)],
+        "instances": [await _instance(s, one) for one in shown(row, instances)],
         "serves_older": status.serving is not None,
         "error": None
         if status.error is None
@@ -139,15 +141,19 @@ def _model(plan: DeploymentPlan) -> str | None:
 
 
 async def _instance(s: Services, row: Resource) -> dict[str, Any]:
-    """A job of its own; `waits`: why it does not run yet."""
+    """A job of its own; `waits`: why it is not ready."""
     attempts = await s.store.read(lambda read: read.attempts_of(row.uid))
-    error = job_status(row.status).progress.error
+    status = job_status(row.status)
+    held, error = status.instance or InstanceProgress(), status.progress.error
     return {
         "name": row.key.name,
         "state": row.state,
+        "phase": phase_of(row, status),
+        "generation": status.plan.service.generation if status.plan.service else 0,
+        "restarts": held.restarts,
         "node": attempts[-1].nodes[0] if attempts and attempts[-1].nodes else None,
-        "since": iso(row.modified_at),
-        "waits": "" if JobState(row.state).final else job_views.waiting_sentence(s, row),
+        "started_at": iso(status.progress.started_at),
+        "waits": held.unready or job_views.waiting_sentence(s, row),
         "error": None if error is None else error.message,
     }
 

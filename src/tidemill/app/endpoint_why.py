@@ -7,7 +7,8 @@ from typing import Any
 
 from tidemill.app import endpoint_views
 from tidemill.app.services import Services
-from tidemill.domain.model import JobState, Scope
+from tidemill.domain.model import Scope
+from tidemill.domain.serving.deciding import Phase
 from tidemill.domain.serving.model import Provisioning
 from tidemill.domain.units import plural
 
@@ -50,14 +51,18 @@ def _of_all(deployments: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def _of_deployment(one: Mapping[str, Any]) -> list[dict[str, Any]]:
     name, reasons = one["name"], list[dict[str, Any]]()
     if one["error"] is not None:
-        kept = " Its older instances go on to answer." if one["serves_older"] else ""
-        message = f"Deployment {name}: {one['error']['message'].rstrip()}{kept}"
+        kept = " (its older instances go on to answer)" if one["serves_older"] else ""
+        message = f"Deployment {name}{kept}: {one['error']['message'].rstrip()}"
         reasons.append(_reason(name, one["error"]["code"], message))
     elif one["state"] not in (Provisioning.SUCCEEDED, Provisioning.FAILED):
         reasons.append(_reason(name, one["state"], f"Deployment {name} is {one['state']}."))
+    ready = sum(instance["phase"] == Phase.READY for instance in one["instances"])
+    if one["state"] == Provisioning.SUCCEEDED and ready < one["instance_count"]:
+        text = f"Deployment {name}: {ready} of {plural(one['instance_count'], 'instance')} are ready."
+        reasons.append(_reason(name, "InstancesMissing", text))
     for instance in one["instances"]:
         if instance["waits"]:
-            text = f"Instance {instance['name']} is {instance['state']}: {instance['waits']}"
+            text = f"Instance {instance['name']} is {instance['phase']}: {instance['waits']}"
             reasons.append(_reason(name, "InstanceWaits", text))
         elif instance["error"] and one["error"] is None:
             text = f"Instance {instance['name']} ended: {instance['error']}"
@@ -70,10 +75,10 @@ def _reason(deployment: str, code: str, message: str) -> dict[str, Any]:
 
 
 def _well(found: Mapping[str, Any]) -> str:
-    running = sum(
-        instance["state"] == JobState.RUNNING for one in found["deployments"] for instance in one["instances"]
+    ready = sum(
+        instance["phase"] == Phase.READY for one in found["deployments"] for instance in one["instances"]
     )
-    return f"Nothing is wrong with {found['name']}: {plural(running, 'instance')} running."
+    return f"Nothing is wrong with {found['name']}: {plural(ready, 'instance')} ready."
 
 
 def _next(found: Mapping[str, Any], reasons: Sequence[Mapping[str, Any]]) -> list[str]:

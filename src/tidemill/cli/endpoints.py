@@ -50,9 +50,10 @@ def put_endpoint(session: Session, spec: Spec, location: str) -> None:
         session.client.begin("PUT", path_of(session, spec.data["name"]), body, {"api-version": API})
 
 
-def put_deployment(session: Session, spec: Spec, location: str) -> None:
-    """Uploads what is not there yet; the deployment then comes up by itself."""
+def put_deployment(session: Session, spec: Spec, location: str) -> int:
+    """Uploads what is not there yet; the deployment then comes up by itself. -> where its time line was."""
     data = spec.data
+    before = last_event(session, data["endpoint_name"], data["name"])
     with placed(spec):
         code = (data.get("code_configuration") or {}).get("code")
         found = DeploymentReferences(
@@ -65,6 +66,13 @@ def put_deployment(session: Session, spec: Spec, location: str) -> None:
         path = deployment_path(session, data["endpoint_name"], data["name"])
         body = deployment_body(data, found, location)
         session.client.call("PUT", path, body, {"api-version": DEPLOYMENTS_API})
+    return before
+
+
+def last_event(session: Session, endpoint: str, name: str) -> int:
+    """The number of the newest entry of a deployment's time line, 0 where there is none yet."""
+    found = session.client.find(native(session, endpoint, "deployments", name))
+    return found["timeline"][-1]["seq"] if found and found["timeline"] else 0
 
 
 @contextmanager
@@ -104,26 +112,23 @@ def model_id(session: Session, spec: Spec, model: str | Mapping[str, Any]) -> st
     return session.client.call("PUT", found, body, {"api-version": MODELS_API})["id"]
 
 
-def follow(session: Session, endpoint: str, name: str) -> dict[str, Any]:
-    """Tells what becomes of a deployment until it is ready -> DeploymentView. Raises CliError when it failed,
-    with init()'s traceback where that is why."""
-    seen = 0
+def follow(session: Session, endpoint: str, name: str, seen: int) -> dict[str, Any]:
+    """Tells what becomes of a deployment from the entry `seen` of its time line on, until it is ready ->
+    DeploymentView. Raises CliError when it failed, with init()'s traceback where that is why."""
+    began: float | None = None
     while True:
         found = session.client.get(native(session, endpoint, "deployments", name))
         for entry in found["timeline"]:
             if entry["seq"] > seen:
                 seen = entry["seq"]
-                session.note(f"{_elapsed(entry['elapsed_s'])}  {entry['message'].splitlines()[0]}")
+                began = entry["elapsed_s"] if began is None else began
+                session.note(f"{entry['elapsed_s'] - began:7.1f} s  {entry['message'].splitlines()[0]}")
         if found["state"] == "Succeeded":
             return found
         if found["state"] in _FINAL:
             error = found["error"] or {"code": "DeploymentFailed", "message": "It failed."}
             raise CliError(error["message"], FAILED, error["code"])
         time.sleep(_LOOK_S)
-
-
-def _elapsed(seconds: float) -> str:
-    return f"{seconds:7.1f} s"
 
 
 def set_traffic(session: Session, endpoint: str, changes: Mapping[str, Mapping[str, int]]) -> None:

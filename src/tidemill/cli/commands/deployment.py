@@ -9,7 +9,7 @@ import click
 
 from tidemill.cli import text
 from tidemill.cli.commands.compute import confirm, location_of
-from tidemill.cli.commands.endpoint import instances
+from tidemill.cli.commands.endpoint import instances, told
 from tidemill.cli.errors import USAGE, CliError
 from tidemill.cli.framework import Whole, command, group
 from tidemill.cli.output import Column, key, print_item, print_list
@@ -65,9 +65,9 @@ def create(
     extra = tuple(f"{field}={value}" for field, value in given.items() if value is not None)
     spec = load_deployment(Path(file), (*settings, *extra), file)
     above, made = spec.data["endpoint_name"], spec.data["name"]
-    endpoints.put_deployment(session, spec, location_of(session))
+    before = endpoints.put_deployment(session, spec, location_of(session))
     if not no_wait:
-        endpoints.follow(session, above, made)
+        endpoints.follow(session, above, made, before)
     if all_traffic:
         endpoints.set_traffic(session, above, {"traffic": {made: 100}})
     _print(session, above, made)
@@ -106,10 +106,11 @@ def update(session: Session, endpoint: str, name: str, instance_count: int, no_w
     from tidemill.cli import endpoints
 
     path = endpoints.deployment_path(session, endpoint, name)
+    before = endpoints.last_event(session, endpoint, name)
     body = {"sku": {"capacity": instance_count}}
     session.client.call("PATCH", path, body, {"api-version": endpoints.DEPLOYMENTS_API})
     if not no_wait:
-        endpoints.follow(session, endpoint, name)
+        endpoints.follow(session, endpoint, name, before)
     _print(session, endpoint, name)
 
 
@@ -170,7 +171,7 @@ def show_facts(found: dict[str, Any]) -> list[tuple[str, str]]:
         ("model", found["model"] or "none"),
         ("scoring script", found["code"] or "none"),
         ("environment", str(found["environment"])),
-        ("instances", f"{instances(found)} of {found['instance_type']}"),
+        ("instances", f"{instances(found)} ready, {found['instance_type']}"),
         (
             "requests",
             f"{found['max_concurrent']} at once per instance, {found['request_timeout_s']:g} s each, "
@@ -180,11 +181,12 @@ def show_facts(found: dict[str, Any]) -> list[tuple[str, str]]:
     ]
     for one in found["instances"]:
         where = f" on {one['node']}" if one["node"] else ""
-        facts.append((f"instance {one['name']}", f"{one['state']}{where}. {one['waits']}".rstrip(". ") + "."))
+        again = f", restarted {one['restarts']} times" if one["restarts"] else ""
+        waits = f": {one['waits']}" if one["waits"] else ""
+        facts.append((f"instance {one['name']}", f"{one['phase']}{where}{again}{waits}"))
     if found["error"]:
         facts.append(("error", found["error"]["message"].rstrip()))
     events = found["timeline"][-_SHOWN_EVENTS:]
     if events:
-        lines = [f"{entry['at'][:19].replace('T', ' ')}  {text.plain(entry['message'])}" for entry in events]
-        facts.append(("time line", "\n".join(lines)))
+        facts.append(("time line", "\n".join(map(told, events))))
     return facts

@@ -323,9 +323,9 @@ def watch(session: Session, name: str, once: bool) -> None:
 
 
 def instances(item: dict[str, Any]) -> str:
-    """`1 of 2`: those that run, of those that are wanted."""
-    running = sum(one["state"] == "Running" for one in item.get("instances") or [])
-    return f"{running} of {item.get('instance_count', 0)}"
+    """`1 of 2`: those that are ready, of those that are wanted."""
+    ready = sum(one["phase"] == "ready" for one in item.get("instances") or [])
+    return f"{ready} of {item.get('instance_count', 0)}"
 
 
 _WATCHED = (
@@ -375,12 +375,17 @@ def show_facts(found: dict[str, Any]) -> list[tuple[str, str]]:
         facts.append(("so far", text.money(found["cost_usd"])))
     for one in found["deployments"]:
         what = one["model"] or one["code"] or ""
-        size = f"{instances(one)} instances of {one['instance_type']}"
+        size = f"{instances(one)} instances ready, {one['instance_type']}"
         facts.append((f"deployment {one['name']}", f"{one['state']}, {what}, {size}"))
         if one["error"]:
             facts.append(("", one["error"]["message"].rstrip()))
     events = found["timeline"][-_SHOWN_EVENTS:]
     if events:
-        lines = [f"{entry['at'][:19].replace('T', ' ')}  {text.plain(entry['message'])}" for entry in events]
-        facts.append(("time line", "\n".join(lines)))
+        facts.append(("time line", "\n".join(map(told, events))))
     return facts
+
+
+def told(entry: dict[str, Any]) -> str:
+    """An entry of a time line; of a traceback its first line."""
+    first = text.plain(entry["message"]).splitlines()[0]
+    return f"{entry['at'][:19].replace('T', ' ')}  {first}"
