@@ -14,7 +14,7 @@ from tidemill.app.endpoint_rows import (
 )
 from tidemill.domain.model import Resource
 from tidemill.domain.serving.deciding import Phase
-from tidemill.domain.serving.model import Provisioning
+from tidemill.domain.serving.model import TARGET_UTILIZATION, Provisioning
 from tidemill.domain.serving.routes import Backend, Endpoint, Target
 from tidemill.store.api import Read, ResourceQuery
 
@@ -43,7 +43,8 @@ def _endpoint(read: Read, row: Resource) -> Endpoint:
 def backend(read: Read, row: Resource) -> Backend:
     """What serves now is routed: while it is replaced, or after that failed, that is the older plan's."""
     status = deployment_status(row)
-    request = (status.serving or status.plan).spec.request
+    spec = (status.serving or status.plan).spec
+    request = spec.request
     found = (_target(read, one, status.serving_generation) for one in instances.of_deployment(read, row))
     return Backend(
         row.key.name,
@@ -51,6 +52,9 @@ def backend(read: Read, row: Resource) -> Backend:
         request.timeout_s,
         request.queue_wait_s,
         request.max_concurrent,
+        wake=bool(status.serving_generation)
+        and spec.scale.kind == TARGET_UTILIZATION
+        and not spec.scale.minimum,
         instances=tuple(target for target in found if target is not None),
     )
 

@@ -23,7 +23,7 @@ from tidemill.domain.model import JobState, Resource
 from tidemill.domain.plan import Place
 from tidemill.domain.serving import deciding
 from tidemill.domain.serving.deciding import Drain, Fail, Finish, Gone, Serve, Start, Stop
-from tidemill.domain.serving.model import DeploymentSpec, Provisioning
+from tidemill.domain.serving.model import TARGET_UTILIZATION, DeploymentSpec, Provisioning
 from tidemill.domain.serving.plan import DeploymentPlan, DeploymentStatus
 from tidemill.domain.serving.routes import Backend
 from tidemill.domain.units import plural
@@ -150,9 +150,9 @@ class Deployments:
         view = deciding.Deployment(
             seen.row.state,
             status.generation,
-            wanted_of(status.plan.spec, status),
+            wanted_of(status.plan.spec, status, proved=status.serving_generation == status.generation),
             status.serving_generation,
-            wanted_of(serving.spec, status),
+            wanted_of(serving.spec, status, proved=True),
             [instances.as_seen(row, quiet(row.uid)) for row in seen.instances],
             seen.row.modified_at,
             self._router.is_current(seen.backend),
@@ -262,9 +262,14 @@ def plan_of(status: DeploymentStatus, generation: int) -> DeploymentPlan:
     return status.serving
 
 
-def wanted_of(spec: DeploymentSpec, status: DeploymentStatus) -> int:
-    """How many instances there are to be."""
-    return spec.instances
+def wanted_of(spec: DeploymentSpec, status: DeploymentStatus, *, proved: bool) -> int:
+    """How many instances there are to be. What has never served (not `proved`) is tried out by at least one,
+    also where it may sleep."""
+    if spec.scale.kind != TARGET_UTILIZATION:
+        return spec.instances
+    scaled = spec.instances if status.scaled is None else status.scaled
+    lowest = spec.scale.minimum if proved else max(1, spec.scale.minimum)
+    return min(max(scaled, lowest), spec.scale.maximum)
 
 
 def _start(

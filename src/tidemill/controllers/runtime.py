@@ -22,6 +22,7 @@ from tidemill.controllers.nodes import Nodes
 from tidemill.controllers.pipelines import Pipelines
 from tidemill.controllers.pool import COMPUTES, Pool
 from tidemill.controllers.routing import Routing
+from tidemill.controllers.scaling import Scaling
 from tidemill.controllers.schedules import Schedules
 from tidemill.controllers.sweeps import Sweeps
 from tidemill.controllers.watchdog import Watchdog
@@ -53,6 +54,7 @@ class Runtime:
     routing: Routing
     deployments: Deployments
     kept: Kept
+    scaling: Scaling
     _events: asyncio.Task[None] | None = None
 
     async def stop(self) -> None:
@@ -65,6 +67,7 @@ class Runtime:
         if self._events is not None:
             self._events.cancel()
             await asyncio.gather(self._events, return_exceptions=True)
+        await self.scaling.stop()
         await self.deployments.stop()
         await self.routing.stop()
         await self.composites.stop()
@@ -90,6 +93,7 @@ class Runtime:
                     self.routing.changed()
             elif item.kind == f"resource:{DEPLOYMENTS}":
                 self.deployments.wake(item.uid)
+                self.scaling.changed(item.uid)
                 self.routing.changed()
             elif item.kind == f"resource:{ENDPOINTS}":
                 self.routing.changed()
@@ -143,7 +147,9 @@ async def start(services: Services) -> Runtime:
     deletions = Deletions(services)
     routing = Routing(services)
     deployments = Deployments(services, routing)
+    scaling = Scaling(services)
     routing.on_news = deployments.router_news
+    routing.on_report = scaling.on_report
     watchdog = Watchdog(services, pool, attempts, nodes, environments, composites, deletions, deployments)
     runtime = Runtime(
         services,
@@ -159,6 +165,7 @@ async def start(services: Services) -> Runtime:
         routing,
         deployments,
         kept,
+        scaling,
     )
     cleaner.start()
     await nodes.recover()
@@ -174,6 +181,7 @@ async def start(services: Services) -> Runtime:
     await runtime.deletions.start()
     await runtime.routing.start()
     await runtime.deployments.start()
+    await runtime.scaling.start()
     await runtime.schedules.start()
     kept.start()
     watchdog.start()

@@ -268,6 +268,11 @@ class Engine(Protocol):
         """Bytes in that file now; 0 while it does not exist."""
         ...
 
+    def cpu_used(self, node_id: str) -> int | None:
+        """Microseconds of CPU that the node's processes have used since it was opened, those that have ended
+        included; None where nobody counts them."""
+        ...
+
     def events(self) -> AsyncIterator[EngineEvent]: ...
     async def detach(self) -> None:
         """Lets go of every agent without touching what they run (server shutdown)."""

@@ -92,6 +92,7 @@ class FakeEngine:
         self.limits: dict[str, Limit] = {}  # of every node
         self.open_fails: set[str] = set()
         self.nodes: dict[str, _Node] = {}
+        self.cpu: dict[str, int] = {}  # microseconds used, by node
         self._root = root
         self._clock = clock
         self._capacity = capacity or HostCapacity(Vector(4000, 8 << 30, 0), (), "fake")
@@ -274,6 +275,9 @@ class FakeEngine:
     async def log_size(self, node_id: str, attempt_id: str, path: str) -> int:
         file = self._file(node_id, attempt_id, path)
         return file.stat().st_size if file.is_file() else 0
+
+    def cpu_used(self, node_id: str) -> int | None:
+        return self.cpu.get(node_id)
 
     async def events(self) -> AsyncIterator[EngineEvent]:
         while True:

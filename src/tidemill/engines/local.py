@@ -287,6 +287,10 @@ class LocalEngine(Visits):
     async def log_size(self, node_id: str, attempt_id: str, path: str) -> int:
         return attemptlogs.size(self.work_dir(node_id, attempt_id), path)
 
+    def cpu_used(self, node_id: str) -> int | None:
+        node = self._nodes.get(node_id)
+        return words.cpu_used(node.hello) if node is not None else None
+
     # --- the stream
 
     async def events(self) -> AsyncIterator[EngineEvent]:

@@ -306,3 +306,79 @@ async def test_restarted_it_tells_nothing_twice(w: World) -> None:
     await w.until(lambda: w.running is not None and not w.running.attempts._background)  # pyright: ignore
     await w.until(lambda: len(routed(w).instances) == 1)
     assert w.codes(row.uid) == before
+
+
+def to_zero(**more: Any) -> dict[str, Any]:
+    settings = {"minInstances": 0, "maxInstances": 4, "idleTimeBeforeScaleToZero": "PT10S", **more}
+    return {"scaleSettings": {"scaleType": "TargetUtilization", "pollingInterval": "PT1S", **settings}}
+
+
+def report(w: World, held: int = 0, in_flight: int = 0, last_at: int = 0) -> None:
+    """As the gateway would say it."""
+    row = row_of(w)
+    assert row is not None
+    assert w.running is not None
+    measured = {row.uid: {"in_flight": in_flight, "last_at": last_at}}
+    w.running.routing.on_report({"held": {row.uid: held} if held else {}, "deployments": measured})
+
+
+async def test_it_sleeps_when_nobody_asks_and_wakes_with_the_first_request(w: World) -> None:
+    await w.start()
+    await deploy(w, **to_zero())
+    await settled(w)
+    assert routed(w).wake
+    report(w, last_at=w.clock.now())
+    w.clock.ahead += 11_000_000
+    await w.until(lambda: not live(w) and not w.nodes(), "it sleeps, and holds no node")
+    assert state_of(w) == "Succeeded"
+    assert (routed(w).instances, routed(w).wake) == ((), True)
+    assert all(interval.ended_at for interval in w.intervals())
+    report(w, held=1)
+    await w.until(lambda: len(routed(w).instances) == 1, "it is awake")
+    report(w)
+    row = row_of(w)
+    assert row is not None
+    said = [event.message for event in w.read().events(row.uid) if event.code == "Scaled"]
+    assert said == [
+        "0 instances from now on: nothing was asked of it for 10 s.",
+        "1 instance from now on: 1 request came while it slept.",
+    ]
+
+
+async def test_an_update_of_one_that_sleeps_is_tried_out(w: World) -> None:
+    w.plans["broken"] = Plan(exit_code=3, ready_after=None)
+    await w.start()
+    await deploy(w, **to_zero())
+    await settled(w)
+    w.clock.ahead += 11_000_000
+    await w.until(lambda: not live(w))
+    await deploy(w, plan="broken", **to_zero())
+    await settled(w, "Failed")
+    await w.until(lambda: not live(w))
+    report(w, held=1)
+    await w.until(lambda: len(routed(w).instances) == 1, "the older plan still answers")
+
+
+async def test_more_requests_more_instances_and_their_cpu_counts(w: World) -> None:
+    await w.start()
+    settings = to_zero(minInstances=1, targetRequestsPerInstance=5)
+    await deploy(w, **settings)
+    await settled(w)
+    report(w, in_flight=14)
+    await w.until(lambda: len(routed(w).instances) == 3, "3 instances")
+    report(w, in_flight=1)
+    await w.until(lambda: len(w.running.scaling._watched) == 1)  # pyright: ignore
+    assert len(live(w)) == 3
+
+
+async def test_a_restart_while_it_sleeps_leaves_it_asleep(w: World) -> None:
+    await w.start()
+    await deploy(w, **to_zero())
+    await settled(w)
+    w.clock.ahead += 11_000_000
+    await w.until(lambda: not live(w))
+    await w.restart()
+    await w.until(lambda: bool(w.running and w.running.scaling._watched))  # pyright: ignore
+    assert not live(w)
+    report(w, held=2)
+    await w.until(lambda: len(routed(w).instances) == 2, "2 requests, 1 at once per instance")

@@ -175,11 +175,15 @@ def _scale(spec: Mapping[str, Any] | None) -> dict[str, Any]:
         "min_instances": "minInstances",
         "max_instances": "maxInstances",
         "target_utilization_percentage": "targetUtilizationPercentage",
+        "target_requests_per_instance": "targetRequestsPerInstance",
     }
     body: dict[str, Any] = {"scaleType": "TargetUtilization"}
     body |= {wire: spec[key] for key, wire in names.items() if spec.get(key) is not None}
-    if spec.get("polling_interval") is not None:
-        body["pollingInterval"] = iso_duration(spec["polling_interval"])
+    times = {
+        "polling_interval": "pollingInterval",
+        "idle_time_before_scale_to_zero": "idleTimeBeforeScaleToZero",
+    }
+    body |= {wire: iso_duration(spec[key]) for key, wire in times.items() if spec.get(key) is not None}
     return body
 
 

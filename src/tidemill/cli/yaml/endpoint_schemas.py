@@ -127,6 +127,8 @@ DEPLOYMENT = Record(
                             "max_instances": Field(Integer(1)),
                             "polling_interval": Field(Integer(1)),
                             "target_utilization_percentage": Field(Integer(1)),
+                            "target_requests_per_instance": Field(Integer(1)),
+                            "idle_time_before_scale_to_zero": Field(Integer(1)),
                         },
                     ),
                 },

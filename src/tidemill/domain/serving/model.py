@@ -81,13 +81,17 @@ class RequestSettings:
 @dataclass(frozen=True, slots=True)
 class ScaleSettings:
     """`kind` DEFAULT_SCALE: as many instances as asked for. TARGET_UTILIZATION: between `minimum` and
-    `maximum`, towards `target_percent` of CPU."""
+    `maximum`, towards `target_percent` of CPU, and of the requests that an instance may have at once, or
+    `target_requests` of them. With a minimum of 0 it sleeps after `idle_s` without a request. The last two
+    are Tidemill's own."""
 
     kind: str = DEFAULT_SCALE
     minimum: int = 1
     maximum: int = 1
     polling_s: float = 1.0
     target_percent: int = 70
+    target_requests: int | None = None
+    idle_s: float = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,6 +321,17 @@ def _scale(raw: Mapping[str, Any]) -> ScaleSettings:
             f"{where}.targetUtilizationPercentage",
             1,
             100,
+        ),
+        integer(
+            raw.get("targetRequestsPerInstance"), 0, f"{where}.targetRequestsPerInstance", 1, MAX_CONCURRENT
+        )
+        or None,
+        duration(
+            raw.get("idleTimeBeforeScaleToZero"),
+            default.idle_s,
+            f"{where}.idleTimeBeforeScaleToZero",
+            1,
+            24 * LONGEST_S,
         ),
     )
 

@@ -52,6 +52,7 @@ class DeploymentStatus:
     serving: DeploymentPlan | None = None
     serving_generation: int = 0  # 0: nothing serves yet
     error: JobError | None = None
+    scaled: int | None = None  # instances that autoscaling wants; None: it has not said yet
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,8 +25,8 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """A deployment. `wake`: it has no instances because nobody asks for anything; requests are held, and
-    control is told. Times in seconds."""
+    """A deployment. `wake`: it may have no instances because nobody asks for anything; then requests are
+    held, and control is told. Times in seconds."""
 
     name: str
     uid: str
