@@ -37,6 +37,7 @@ TITLES = {
     "tidemill.wire.azure.online_endpoints": "Online endpoints",
     "tidemill.wire.azure.keyvault": "Key Vault: a workspace's secrets",
     "tidemill.wire.azure.insights": "Activity log",
+    "tidemill.wire.azure.autoscale": "Autoscale settings",
     "tidemill.wire.azure.history": "Run history and artifacts",
     "tidemill.wire.mlflow.routes": "MLflow",
     "tidemill.wire.native.routes": "Native API",

@@ -13,12 +13,16 @@ pytestmark = [pytest.mark.sdk, pytest.mark.timeout(240)]
 
 FLOWS = """
 import json, os
+from datetime import timedelta
 from azure.ai.ml import MLClient
 from azure.ai.ml.entities import (CodeConfiguration, IdentityConfiguration, ManagedOnlineDeployment,
                                   Environment, ManagedIdentityConfiguration,
                                   ManagedOnlineEndpoint, Model, OnlineRequestSettings, ProbeSettings)
 from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
 from azure.identity import DefaultAzureCredential
+from azure.mgmt.monitor import MonitorManagementClient
+from azure.mgmt.monitor.models import (AutoscaleProfile, AutoscaleSettingResource, MetricTrigger, ScaleAction,
+                                       ScaleCapacity, ScaleRule)
 
 ml = MLClient(DefaultAzureCredential(), os.environ["AZURE_SUBSCRIPTION_ID"],
               os.environ["AZURE_RESOURCE_GROUP"], os.environ["AZUREML_WORKSPACE_NAME"])
@@ -104,7 +108,38 @@ refused("missing", lambda: D.begin_create_or_update(ManagedOnlineDeployment(
 refused("endpoint", lambda: D.begin_create_or_update(ManagedOnlineDeployment(
     name="green", endpoint_name="nowhere", model="azureml:nothing:1")).result())
 refused("logs", lambda: D.get_logs("red", "sdk-ep", lines=1))
+A = MonitorManagementClient(
+    DefaultAzureCredential(), os.environ["AZURE_SUBSCRIPTION_ID"], base_url=os.environ["TM_HTTPS"],
+    credential_scopes=["https://management.azure.com/.default"]).autoscale_settings
+group = os.environ["AZURE_RESOURCE_GROUP"]
+
+def setting(target, metric="CpuUtilizationPercentage"):
+    rule = ScaleRule(
+        metric_trigger=MetricTrigger(
+            metric_name=metric, metric_resource_uri=target, time_grain=timedelta(minutes=1),
+            statistic="Average", operator="GreaterThan", time_aggregation="Average", threshold=70,
+            time_window=timedelta(minutes=5)),
+        scale_action=ScaleAction(direction="Increase", type="ChangeCount", value="2",
+                                 cooldown=timedelta(hours=1)))
+    profile = AutoscaleProfile(name="p", capacity=ScaleCapacity(minimum="1", maximum="5", default="1"),
+                               rules=[rule])
+    return {"location": "local", "enabled": True, "target_resource_uri": target, "profiles": [profile]}
+
+made = A.create_or_update(group, "auto", AutoscaleSettingResource(**setting(blue.id)))
+got = A.get(group, "auto")
+out["autoscale"] = [made.id == got.id, got.type, got.profiles[0].capacity.maximum,
+                    str(got.profiles[0].rules[0].metric_trigger.time_window),
+                    [s.name for s in A.list_by_resource_group(group)],
+                    [s.name for s in A.list_by_subscription()]]
+refused("second", lambda: A.create_or_update(group, "b", AutoscaleSettingResource(**setting(blue.id))))
+refused("metric", lambda: A.create_or_update(group, "auto", AutoscaleSettingResource(
+    **setting(blue.id, "Moon"))))
+refused("target", lambda: A.create_or_update(group, "b", AutoscaleSettingResource(
+    **setting(blue.id + "x"))))
+A.delete(group, "auto")
+A.create_or_update(group, "again", AutoscaleSettingResource(**setting(blue.id)))
 D.begin_delete("blue", "sdk-ep").result()
+out["settings left"] = [s.name for s in A.list_by_resource_group(group)]
 out["left"] = [d.name for d in D.list("sdk-ep")]
 E.begin_delete("sdk-ep").result()
 try:
@@ -119,7 +154,7 @@ print("\\n" + json.dumps(out, default=str))
 def flows(server: Any, sdk_python: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     done = subprocess.run(
         [sdk_python, "-c", FLOWS],
-        env={**os.environ, **server.env},
+        env={**os.environ, **server.env, "TM_HTTPS": server.state["addresses"]["https"]},
         cwd=tmp_path_factory.mktemp("flows"),
         capture_output=True,
         text=True,
@@ -174,6 +209,9 @@ def test_refusals_name_value_place_and_fix(flows: dict[str, Any]):
     code = said.pop("init")[1]
     assert code == "UserScriptFailed"
     assert said == {
+        "second": (409, "TargetHasSetting"),
+        "metric": (400, "BadRequest"),
+        "target": (404, "ResourceNotFound"),
         "busy": (409, "DeploymentHasTraffic"),
         "sum": (400, "InvalidTraffic"),
         "name": (400, "DeploymentNotFound"),
@@ -184,6 +222,15 @@ def test_refusals_name_value_place_and_fix(flows: dict[str, Any]):
     }
     assert "sums to 90" in flows["errors"]["sum"][2]
     assert "There are: blue" in flows["errors"]["name"][2]
+
+
+def test_autoscale_settings_of_a_deployment(flows: dict[str, Any]):
+    same, kind, maximum, window, in_group, in_subscription = flows["autoscale"]
+    assert same
+    assert kind == "Microsoft.Insights/autoscaleSettings"
+    assert (maximum, window) == ("5", "0:05:00")
+    assert in_group == in_subscription == ["auto"]
+    assert flows["settings left"] == []
 
 
 def test_deleted_is_gone(flows: dict[str, Any]):

@@ -23,6 +23,7 @@ from tidemill.store.api import Read, ResourceQuery
 
 ENDPOINTS = "onlineEndpoints"
 DEPLOYMENTS = "onlineEndpoints/deployments"
+AUTOSCALE = "autoscaleSettings"  # of a group; `ref`: the deployment's uid
 
 _endpoint_status = msgspec.json.Decoder(EndpointStatus)
 _deployment_status = msgspec.json.Decoder(DeploymentStatus)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from tidemill.app import costs, job_views
+from tidemill.app import autoscale_settings, costs, job_views
 from tidemill.app.access import Part
 from tidemill.app.codec import decode_object, job_status
 from tidemill.app.deployment_logs import instances_of, shown
@@ -102,7 +102,9 @@ async def _summary(s: Services, row: Resource, deployments: Sequence[Resource]) 
 async def _deployment(s: Services, endpoint: Resource, row: Resource) -> dict[str, Any]:
     status, spec = deployment_status(row), decode_object(row.spec)
     plan = status.plan
-    instances = await s.store.read(lambda read: instances_of(read, row))
+    instances, setting = await s.store.read(
+        lambda read: (instances_of(read, row), autoscale_settings.of_deployment(read, row))
+    )
     return {
         "name": row.key.name,
         "endpoint": endpoint.key.name,
@@ -115,6 +117,7 @@ async def _deployment(s: Services, endpoint: Resource, row: Resource) -> dict[st
         "instance_type": spec["instanceType"],
         "instance_count": plan.spec.instances,
         "scale": spec["scaleSettings"]["scaleType"],
+        "autoscale": None if setting is None else setting.key.name,
         "request_timeout_s": plan.spec.request.timeout_s,
         "max_concurrent": plan.spec.request.max_concurrent,
         "max_queue_wait_s": plan.spec.request.queue_wait_s,

@@ -16,6 +16,7 @@ from tidemill.app.codec import decode_object, encode
 from tidemill.app.compute_rules import object_at
 from tidemill.app.deployment_planning import plan_deployment
 from tidemill.app.endpoint_rows import (
+    AUTOSCALE,
     DEPLOYMENTS,
     being_deleted,
     deployment_key,
@@ -286,6 +287,8 @@ def finish_deletion(tx: Tx, row: Resource, now: int) -> bool:
     if tx.count(ResourceQuery("jobs", row.key.scope, parent_uid=row.uid, exclude_states=_FINAL)):
         return False
     implicit_computes.remove(tx, row, now)
+    for setting in tx.find(ResourceQuery(AUTOSCALE, ref=row.uid)):
+        tx.delete(setting)
     tx.delete(row)
     tx.add_event(event(row, now, "Deleted", "Its instances have ended."))
     endpoint = tx.get(endpoint_key(row.key.scope, row.key.parent))

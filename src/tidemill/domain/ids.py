@@ -8,6 +8,8 @@ from tidemill.domain.errors import InvalidRequest
 from tidemill.domain.model import Key, Scope
 
 PROVIDER = "Microsoft.MachineLearningServices"
+# Of types of rows that are not its own.
+PROVIDERS = {"deployments": "Microsoft.Resources", "autoscaleSettings": "Microsoft.Insights"}
 
 _WORKSPACE_ID = re.compile(
     r"^/?subscriptions/(?P<sub>[^/]+)/resource[gG]roups/(?P<rg>[^/]+)/(?:providers/Microsoft\.MachineLearningServices/)?"
@@ -37,7 +39,7 @@ def resource_id(key: Key) -> str:
         return f"{key.scope.arm_id}/{path}"
     if key.type == "resourceGroups":
         return f"/subscriptions/{key.scope.subscription}/{path}"
-    provider = "Microsoft.Resources" if key.type == "deployments" else PROVIDER
+    provider = PROVIDERS.get(key.type, PROVIDER)
     return f"{key.scope.arm_id}/providers/{provider}/{path}"
 
 

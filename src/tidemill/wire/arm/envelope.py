@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from tidemill.app.times import iso
-from tidemill.domain.ids import PROVIDER, resource_id
+from tidemill.domain.ids import PROVIDER, PROVIDERS, resource_id
 from tidemill.domain.model import Resource
 
 encode = msgspec.json.Encoder().encode
@@ -22,8 +22,8 @@ def arm_type(row: Resource) -> str:
     """`Microsoft.MachineLearningServices/workspaces/models/versions`."""
     if row.key.type == "resourceGroups":
         return "Microsoft.Resources/resourceGroups"
-    if row.key.type == "deployments":
-        return "Microsoft.Resources/deployments"
+    if row.key.type in PROVIDERS:
+        return f"{PROVIDERS[row.key.type]}/{row.key.type}"
     scope = row.key.scope
     above = "registries/" if scope.registry else "workspaces/" if scope.workspace else ""
     return f"{PROVIDER}/{above}{row.key.type}"
