@@ -1,12 +1,14 @@
-"""`tidemill endpoint` and `tidemill deployment` against a real server."""
+"""`tidemill endpoint` and `tidemill deployment` against a real server, and the pages about them."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode, urlsplit
 
 import pytest
 
@@ -99,6 +101,65 @@ def test_blue_comes_up_and_a_failing_update_leaves_it(run: Any, endpoint: str, f
     why = run("endpoint", "why", "-n", "digits")
     assert "Deployment blue (its older instances go on to answer)" in why
     assert "no such model" in run("deployment", "logs", "-e", "digits", "-n", "blue")
+
+
+class Pages:
+    """A signed-in browser without a screen."""
+
+    def __init__(self, server: Any, link: str) -> None:
+        where = server.state["workspace"]
+        self.base = f"/ui/{where['subscription']}/{where['group']}/{where['name']}"
+        self.origin = server.state["addresses"]["http"]
+        self._cookie = ""
+        parts = urlsplit(link)
+        status, headers, _ = self.send("GET", f"{parts.path}?{parts.query}")
+        assert status == 303
+        self._cookie = headers["set-cookie"].split(";")[0]
+
+    def send(self, method: str, path: str, form: dict[str, str] | None = None) -> tuple[int, Any, str]:
+        connection = HTTPConnection(urlsplit(self.origin).netloc, timeout=30)
+        headers = {"cookie": self._cookie, "origin": self.origin}
+        try:
+            connection.request(method, path, urlencode(form) if form is not None else None, headers)
+            answer = connection.getresponse()
+            return answer.status, answer.headers, answer.read().decode()
+        finally:
+            connection.close()
+
+
+@pytest.fixture(scope="module")
+def pages(server: Any, run: Any) -> Pages:
+    return Pages(server, run("portal", "--no-browser").strip())
+
+
+@pytest.mark.timeout(120)
+def test_pages_show_an_endpoint_and_share_out_its_traffic(run: Any, endpoint: str, pages: Pages):
+    """Deployments that sleep are enough: nothing of it needs an instance."""
+    for name in ("one", "two"):
+        run("deployment", "create", "-f", "blue.yml", "-n", name, "--set", "instance_count=0")
+    _, _, listed = pages.send("GET", f"{pages.base}/endpoints")
+    assert ">digits</a>" in listed
+    here = f"{pages.base}/endpoints/digits"
+    status, headers, page = pages.send("GET", here)
+    assert status == 200
+    assert "default-src 'none'" in headers["content-security-policy"]
+    assert 'name="traffic.one"' in page
+    assert "two" in page
+    shares = {"traffic.one": "90", "traffic.two": "10", "traffic.blue": "0"}
+    status, headers, _ = pages.send("POST", f"{here}/traffic", shares)
+    assert (status, headers["location"]) == (303, f"{here}?done=traffic")
+    found = json.loads(run("endpoint", "show", "-n", "digits", "-o", "json"))
+    assert found["traffic"] == {"one": 90, "two": 10}
+    status, _, page = pages.send("POST", f"{here}/traffic", {"traffic.one": "90"})
+    assert status == 400
+    assert "Traffic sums to 90" in page
+    shares = {"traffic.one": "100", "mirror.two": "20"}
+    assert pages.send("POST", f"{here}/traffic", shares)[0] == 303
+    assert "20 % copied to two" in pages.send("GET", here)[2]
+    status, _, log = pages.send("GET", f"{here}/logs/one")
+    assert status == 200
+    assert "Created by" in log
+    assert pages.send("GET", f"{pages.base}/endpoints/digit")[0] == 404
 
 
 def test_tags_change_and_deleted_is_gone(run: Any, endpoint: str):

@@ -7,6 +7,7 @@ from typing import Any
 
 from tidemill.app import autoscale_settings, costs, job_views
 from tidemill.app.access import Part
+from tidemill.app.asset_rows import MODELS, version_key
 from tidemill.app.codec import decode_object, job_status
 from tidemill.app.deployment_logs import instances_of, shown
 from tidemill.app.endpoint_rows import (
@@ -21,7 +22,7 @@ from tidemill.app.endpoint_rows import (
 from tidemill.app.instances import phase_of
 from tidemill.app.services import Services
 from tidemill.app.times import iso
-from tidemill.domain.model import Event, Resource, Scope
+from tidemill.domain.model import Event, Key, Resource, Scope
 from tidemill.domain.serving.plan import DeploymentPlan
 from tidemill.domain.serving.service import InstanceProgress
 from tidemill.store.api import Read, ResourceQuery
@@ -102,8 +103,12 @@ async def _summary(s: Services, row: Resource, deployments: Sequence[Resource]) 
 async def _deployment(s: Services, endpoint: Resource, row: Resource) -> dict[str, Any]:
     status, spec = deployment_status(row), decode_object(row.spec)
     plan = status.plan
-    instances, setting = await s.store.read(
-        lambda read: (instances_of(read, row), autoscale_settings.of_deployment(read, row))
+    instances, setting, job = await s.store.read(
+        lambda read: (
+            instances_of(read, row),
+            autoscale_settings.of_deployment(read, row),
+            _model_job(read, row.key.scope, plan),
+        )
     )
     return {
         "name": row.key.name,
@@ -112,6 +117,7 @@ async def _deployment(s: Services, endpoint: Resource, row: Resource) -> dict[st
         "traffic": traffic_of(endpoint).get(row.key.name, 0),
         "mirror_traffic": mirror_of(endpoint).get(row.key.name, 0),
         "model": _model(plan),
+        "model_job": job,
         "code": plan.spec.scoring_script or None,
         "environment": plan.environment.label,
         "instance_type": spec["instanceType"],
@@ -141,6 +147,15 @@ def _model(plan: DeploymentPlan) -> str | None:
     if model is None:
         return None
     return f"{model.name}:{model.version}" if model.name else model.given
+
+
+def _model_job(read: Read, scope: Scope, plan: DeploymentPlan) -> str | None:
+    """The job of this workspace that made the model, if one did and is still there."""
+    if plan.model is None or not plan.model.name:
+        return None
+    version = read.get(version_key(scope, MODELS, plan.model.name, plan.model.version))
+    job = None if version is None else decode_object(version.spec).get("jobName")
+    return str(job) if job and read.get(Key(scope, "jobs", str(job))) is not None else None
 
 
 async def _instance(s: Services, row: Resource) -> dict[str, Any]:

@@ -19,6 +19,7 @@ W = "/ui/{sub}/{rg}/{ws}"  # the address below which a workspace's pages are
 READ_COMPUTES = "Microsoft.MachineLearningServices/workspaces/computes/read"
 SECTIONS = (
     ("jobs", "Jobs"),
+    ("endpoints", "Endpoints"),
     ("computes", "Computes"),
     ("schedules", "Schedules"),
     ("queue", "Queue"),

@@ -33,6 +33,8 @@ GROUPS = {
     "Closing": "stopping",
     "Lost": "failed",
     "Succeeded": "completed",
+    "Creating": "waiting",
+    "Updating": "waiting",
     "Deleting": "stopping",
 }
 
