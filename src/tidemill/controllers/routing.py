@@ -156,6 +156,7 @@ class Routing:
             writer.close()
             if self._gateway is writer:
                 self._gateway, self._served, self._in_flight = None, 0, {}
+                self.on_report({})  # what it held is no more
                 self.on_news()
 
     def _told(self, said: Any) -> None:
