@@ -59,7 +59,12 @@ class Box:
         """Makes the order one of the same command inside the sandbox. What is `handed` is to be closed, but
         for what is returned: where its init will say how the job ended (-1: it will not)."""
         job = bwrap.Job(
-            directory, order.cwd, spec.get("rootfs", ""), spec.get("read_only"), spec.get("devices")
+            directory,
+            spec.get("chdir") or order.cwd,
+            spec.get("rootfs", ""),
+            spec.get("read_only"),
+            spec.get("devices"),
+            shown_at=[(str(source), str(target)) for source, target in spec.get("shown_at") or ()],
         )
         if self._init >= 0 and "/" not in order.argv[0]:
             order.argv = [_on_path(order, job.rootfs), *order.argv[1:]]

@@ -58,6 +58,7 @@ async def plan_deployment(
     found = await s.store.read(lambda read: _look(s, read, scope, spec))
     model = None if found.model is None else await asyncio.to_thread(_with_files, s, found.model)
     environment = await _environment(s, scope, spec, model)
+    _check_serves(spec, environment)
     level = strictest(s.settings.require_isolation, level_of(tags, "tags"))
     if level:
         await isolation.check_host(s, level)
@@ -75,6 +76,23 @@ async def plan_deployment(
         identity_of(endpoint),
         level,
     )
+
+
+def _check_serves(spec: DeploymentSpec, environment: PlannedEnvironment) -> None:
+    """Something answers: a script, a model that needs none, or the environment's image itself. Raises
+    InvalidRequest."""
+    if environment.container is not None and not environment.in_image:
+        raise InvalidRequest(
+            f"Environment {environment.label} has an inference_config, so its image is to serve by itself; "
+            f"but it has no image that this server uses. {environment.host_instead}".rstrip(),
+            target=_ENVIRONMENT,
+        )
+    if not (spec.code_id or spec.model or environment.container):
+        raise InvalidRequest(
+            f"Deployment {spec.name!r} has neither a scoring script nor a model, and its environment no "
+            "inference_config: there is nothing to serve.",
+            target=_MODEL,
+        )
 
 
 def identity_of(endpoint: Resource) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from dataclasses import replace
 
 from tidemill.app import dockerfiles, images
 from tidemill.app.asset_rows import ENVIRONMENTS, container_key, find_version, no_such_name
@@ -14,6 +15,7 @@ from tidemill.data.uris import AssetId, AssetName, RegistryUri, parse_uri
 from tidemill.domain.errors import InvalidRequest
 from tidemill.domain.model import Resource, Scope
 from tidemill.domain.plan import PlannedEnvironment
+from tidemill.domain.serving.container import read_container
 from tidemill.environments.spec import EnvironmentSpec, from_arm, from_curated
 from tidemill.store.api import Read
 
@@ -43,7 +45,13 @@ async def plan_environment(s: Services, scope: Scope, given: str) -> PlannedEnvi
         return await planned(
             s, scope, given, from_curated(s.curated.require(uri.name), images=s.settings.images)
         )
-    return await planned(s, scope, given, spec_of_row(s, row))
+    return _with_container(row, await planned(s, scope, given, spec_of_row(s, row)))
+
+
+def _with_container(row: Resource, found: PlannedEnvironment) -> PlannedEnvironment:
+    """With the routes of the server that its image brings, if it says so. Raises InvalidRequest."""
+    raw = decode_object(row.spec).get("inferenceConfig")
+    return replace(found, container=read_container(raw)) if raw else found
 
 
 def _registered(

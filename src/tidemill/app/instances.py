@@ -20,7 +20,14 @@ from tidemill.domain.plan import JobError, JobPlan, JobProgress, JobStatus, Plac
 from tidemill.domain.serving import deciding
 from tidemill.domain.serving.deciding import Phase
 from tidemill.domain.serving.plan import DeploymentPlan, PlannedModel
-from tidemill.domain.serving.service import MODELS, Ended, InstanceProgress, PlannedService, StagedModel
+from tidemill.domain.serving.service import (
+    MODELS,
+    MOUNT,
+    Ended,
+    InstanceProgress,
+    PlannedService,
+    StagedModel,
+)
 from tidemill.store.api import Read, ResourceQuery, Tx
 
 SECOND = 1_000_000
@@ -118,6 +125,8 @@ def _job_plan(plan: DeploymentPlan, generation: int, name: str) -> JobPlan:
             "" if plan.model is None else plan.model.type,
             spec.liveness,
             spec.readiness,
+            container=plan.environment.container,
+            mount=spec.model_mount_path or MOUNT,
         ),
     )
 

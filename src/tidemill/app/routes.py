@@ -46,6 +46,7 @@ def backend(read: Read, row: Resource) -> Backend:
     spec = (status.serving or status.plan).spec
     request = spec.request
     found = (_target(read, one, status.serving_generation) for one in instances.of_deployment(read, row))
+    container = (status.serving or status.plan).environment.container
     return Backend(
         row.key.name,
         row.uid,
@@ -55,6 +56,7 @@ def backend(read: Read, row: Resource) -> Backend:
         wake=bool(status.serving_generation)
         and spec.scale.kind == TARGET_UTILIZATION
         and not spec.scale.minimum,
+        score_path=container.scoring.path if container is not None else "/score",
         instances=tuple(target for target in found if target is not None),
     )
 

@@ -33,6 +33,8 @@ class View:
     mpirun: str = ""
     ray: str = ""
     own_venv: bool = False
+    command: tuple[str, ...] = ()  # the image's own
+    working_dir: str = ""  # the image's
 
     def told(self, root: str) -> dict[str, str]:
         """Of its environment and its programs, for a job whose directory is `root`."""
@@ -47,7 +49,7 @@ class View:
 
 def view_of(s: Services, plan: JobPlan) -> View:
     """Raises InvalidRequest where something of the environment is gone, or lacks what the job needs."""
-    view = _in_image(s, plan.environment) if plan.environment.in_image else _on_host(s, plan.environment)
+    view = _in_image(s, plan) if plan.environment.in_image else _on_host(s, plan.environment)
     kind = plan.job.distribution.kind
     if kind == "mpi" and not view.mpirun:
         where = f"image {plan.environment.image}" if view.rootfs else "this host"
@@ -83,8 +85,10 @@ def _on_host(s: Services, planned: PlannedEnvironment) -> View:
     )
 
 
-def _in_image(s: Services, planned: PlannedEnvironment) -> View:
-    """Azure ML runs the command in the image's shell: entry point and working directory are not used."""
+def _in_image(s: Services, plan: JobPlan) -> View:
+    """Azure ML runs the command in the image's shell: entry point and working directory are not used, but for
+    a deployment whose image has a server of its own."""
+    planned = plan.environment
     image = _image(s, planned)
     variables = {"LANG": "C.UTF-8", **dict(image.env)}
     path, reads, ray = image.path, [str(s.settings.ca_bundle)], "ray" if "ray" in image.programs else ""
@@ -94,7 +98,8 @@ def _in_image(s: Services, planned: PlannedEnvironment) -> View:
         reads.append(str(built.path))
         reads += [str(built.base_prefix)] if s.environments.manages(built.base_prefix) else []
         ray = ray or _program(built.bin_dir, "ray")
-    if not image.shell:
+    own_server = plan.service is not None and plan.service.container is not None
+    if not image.shell and not own_server:
         raise InvalidRequest(
             f"Image {planned.image} has no shell (bash or sh) to run the command in: use one that has.",
             "ShellMissing",
@@ -108,6 +113,8 @@ def _in_image(s: Services, planned: PlannedEnvironment) -> View:
         mpirun="mpirun" if "mpirun" in image.programs else "",
         ray=ray,
         own_venv=planned.packages,
+        command=(*image.entrypoint, *image.cmd),
+        working_dir=image.working_dir,
     )
 
 

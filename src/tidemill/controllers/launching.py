@@ -116,7 +116,7 @@ def _instance(
         attempt_id=attempt.id,
         epoch=attempt.epoch,
         rank=rank.rank,
-        argv=serving.argv(view, files.root),
+        argv=serving.argv(view, service, files.root),
         env={**view.told(files.root), **own, **_file_variables(files), **told, **chosen},
         cwd=f"{files.root}/code",
         log_path=f"{files.root}/{rank.log}",
@@ -125,6 +125,8 @@ def _instance(
         rootfs=view.rootfs,
         read_only=view.read_only,
         service=serving.service_of(service, port),
+        shown_at=serving.shown_at(service, files.root),
+        chdir=(view.working_dir or "/") if service.container is not None else "",
     )
     return PlacedRank(rank.rank, rank.node_index, rank.primary, rank.log, task)
 

@@ -17,9 +17,10 @@ from tidemill.app.surroundings import View
 from tidemill.data.blobstore import BlobStore
 from tidemill.data.blobtree import safe_parts
 from tidemill.data.staging import Going, clear
+from tidemill.domain.errors import InvalidRequest
 from tidemill.domain.model import Attempt
 from tidemill.domain.serving.model import Probe
-from tidemill.domain.serving.service import PORT, STATE_FILE, PlannedService
+from tidemill.domain.serving.service import MODELS, PORT, STATE_FILE, Container, PlannedService, Route
 from tidemill.engines import base
 
 SERVER = "scoring/server"
@@ -27,12 +28,22 @@ SOURCES = Path(tidemill.__file__).parent / "serving" / "scoring"
 BACKOFF = base.RestartPolicy("always", first_s=0.5, cap_s=30.0, steady_s=30.0)
 
 
-async def ports(s: Services, attempt: Attempt) -> tuple[int, ...]:
-    """The one that the server listens on: always the same in a network of the node's own."""
+async def ports(s: Services, service: PlannedService, attempt: Attempt) -> tuple[int, ...]:
+    """The one that the server listens on: always the same in a network of the node's own. Raises
+    InvalidRequest."""
     (node_id,) = attempt.nodes
     node = await s.store.read(lambda read: read.node(node_id))
     network = isolation.limits_of(node).get("network") if node is not None else None
-    return (PORT,) if network is not None and network.enforced else free_ports(1)
+    own = network is not None and network.enforced
+    if service.container is not None:
+        if not own:
+            raise InvalidRequest(
+                "The environment's image has a server of its own, which needs a network of its own (its "
+                "ports are fixed): this host gives nodes none. See: tidemill doctor",
+                "NetworkMissing",
+            )
+        return (service.container.scoring.port,)
+    return (PORT,) if own else free_ports(1)
 
 
 def free_ports(count: int) -> tuple[int, ...]:
@@ -71,28 +82,52 @@ def variables(service: PlannedService, root: str, port: int) -> dict[str, str]:
         "TIDEMILL_SERVING_GRACE_S": f"{service.drain_s:g}",
     }
     model = service.model
-    if model is not None:
+    if service.container is not None:
+        told = {"AML_APP_ROOT": f"{root}/code", "AZUREML_ENTRY_SCRIPT": service.script}
+        if model is not None:
+            told["AZUREML_MODEL_DIR"] = f"{service.mount}{model.folder.removeprefix(MODELS)}"
+    elif model is not None:
         told["AZUREML_MODEL_DIR"] = f"{root}/{model.folder}"
         if not service.script:
             told["TIDEMILL_SERVING_MODEL"] = f"{root}/{model.folder}/{model.name}".rstrip("/")
     return {name: value for name, value in told.items() if value}
 
 
-def argv(view: View, root: str) -> tuple[str, ...]:
-    """The Python that the environment has first in its path."""
+def argv(view: View, service: PlannedService, root: str) -> tuple[str, ...]:
+    """Our server by the Python that the environment has first in its path, or the image's own command. Raises
+    InvalidRequest."""
+    if service.container is not None:
+        if not view.command:
+            raise InvalidRequest(
+                "The environment's image has neither an entry point nor a command: nothing of it can serve.",
+                "EntryPointMissing",
+            )
+        return view.command
     find = 'exec "$(command -v python || command -v python3)" "$0"'
     return (view.shell, "-c", find, f"{root}/{SERVER}/main.py")
 
 
+def shown_at(service: PlannedService, root: str) -> tuple[tuple[str, str], ...]:
+    """Where a container finds its models, besides AZUREML_MODEL_DIR."""
+    if service.container is None or service.model is None:
+        return ()
+    return ((f"{root}/{MODELS}", service.mount),)
+
+
 def service_of(service: PlannedService, port: int) -> base.Service:
-    return base.Service(BACKOFF, ready=_probe(service.readiness, port), live=_probe(service.liveness, port))
+    routes = service.container or Container(Route(port), Route(port), Route(port))
+    return base.Service(
+        BACKOFF,
+        ready=_probe(service.readiness, routes.readiness),
+        live=_probe(service.liveness, routes.liveness),
+    )
 
 
-def _probe(probe: Probe, port: int) -> base.Probe:
+def _probe(probe: Probe, route: Route) -> base.Probe:
     return base.Probe(
-        port,
+        route.port,
         "http",
-        "/",
+        route.path,
         probe.initial_delay_s,
         probe.period_s,
         probe.timeout_s,

@@ -83,7 +83,7 @@ async def stage(s: Services, plan: JobPlan, attempt: Attempt, going: Going = _on
         files.append(staged)
     ports = serving.free_ports(ports_needed(plan.job.distribution))
     if plan.service is not None:
-        ports = await serving.ports(s, attempt)
+        ports = await serving.ports(s, plan.service, attempt)
     result = Staged(tuple(files), ports, tuple(notes))
     if not (plan.has_files or ports):
         return result, attempt  # nothing that staging twice could harm: no commit for it

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from tidemill.domain.jobservices import JobService
 from tidemill.domain.jobspec import CommandJob
 from tidemill.domain.pipelines.model import Pipeline
-from tidemill.domain.serving.service import InstanceProgress, PlannedService
+from tidemill.domain.serving.service import Container, InstanceProgress, PlannedService
 
 COMMAND, PIPELINE, SWEEP = "command", "pipeline", "sweep"  # kinds of jobs
 
@@ -90,6 +90,7 @@ class PlannedEnvironment:
     built: str = ""
     host_instead: str = ""
     build: PlannedBuild | None = None
+    container: Container | None = None  # of deployments: its image has a server of its own
 
     @property
     def packages(self) -> bool:

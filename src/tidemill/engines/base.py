@@ -116,6 +116,9 @@ class TaskSpec:
     service: Service | None = None  # None: it runs once
     rootfs: str = ""  # an unpacked image, below what nodes can see; "": a minimal view of the host
     read_only: tuple[str, ...] = ()  # what the task may read at the same path, besides its own directory
+    # (a folder below its directory, where else it is shown, read-only); in a sandbox alone
+    shown_at: tuple[tuple[str, str], ...] = ()
+    chdir: str = ""  # where it starts instead of `cwd`, a path of its sandbox
 
 
 @dataclass(frozen=True, slots=True)

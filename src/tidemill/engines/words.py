@@ -40,6 +40,8 @@ def start(task: TaskSpec) -> dict[str, Any]:
         "service": _service(task.service) if task.service else None,
         "rootfs": task.rootfs,
         "read_only": list(task.read_only),
+        "shown_at": [list(pair) for pair in task.shown_at],
+        "chdir": task.chdir,
     }
 
 

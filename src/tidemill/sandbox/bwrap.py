@@ -41,9 +41,10 @@ _GPU_CONTROL = ("/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools", "/
 class Job:
     """What one task is shown. `directory` is its own, writable; `read_only` paths are bound at the same
     place, those below `directory` over it; `rootfs` "" is the host's minimal view; `devices` are files in
-    /dev; `writable` are folders besides its own."""
+    /dev; `writable` are folders besides its own; `shown_at` are (source, target) of what lies below its
+    directory and is shown somewhere else, too, read-only."""
 
-    __slots__ = ("cwd", "devices", "directory", "read_only", "rootfs", "writable")
+    __slots__ = ("cwd", "devices", "directory", "read_only", "rootfs", "shown_at", "writable")
 
     def __init__(
         self,
@@ -53,8 +54,10 @@ class Job:
         read_only: list[str] | None = None,
         devices: list[str] | None = None,
         writable: list[str] | None = None,
+        shown_at: list[tuple[str, str]] | None = None,
     ) -> None:
         self.directory = directory
+        self.shown_at = shown_at or []
         self.cwd = cwd
         self.rootfs = rootfs
         self.read_only = read_only or []
@@ -158,7 +161,8 @@ def _shown(source: str, target: str) -> list[str]:
 
 
 def _image_root(job: Job, etc_folder: str) -> list[str]:
-    root = image_root(job.rootfs, [job.directory, *job.writable, *job.read_only])
+    targets = [target for _, target in job.shown_at]
+    root = image_root(job.rootfs, [job.directory, *job.writable, *job.read_only, *targets])
     return root + names_of_host(job.rootfs, etc_folder)
 
 
@@ -223,6 +227,8 @@ def _files(job: Job) -> list[str]:
         made += ["--bind", path, path]
     for path in sorted(path for path in reads if path.startswith(below)):
         made += ["--ro-bind-try", path, path]
+    for source, target in job.shown_at:
+        made += ["--ro-bind", source, target]
     return made
 
 

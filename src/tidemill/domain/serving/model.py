@@ -250,10 +250,11 @@ def _check_whole(spec: DeploymentSpec) -> None:
             "code_configuration: code, scoring_script).",
             target=f"properties.codeConfiguration.{lacks}",
         )
-    if not spec.code_id and not spec.model:
+    if not spec.code_id and not spec.model and not spec.environment_id:
         raise InvalidRequest(
             f"Deployment {spec.name!r} has neither a scoring script nor a model: there is nothing to serve. "
-            "Give code_configuration, or a model that needs none (an mlflow_model).",
+            "Give code_configuration, a model that needs none (an mlflow_model), or an environment whose "
+            "image serves by itself (inference_config).",
             target="properties.model",
         )
     script = spec.scoring_script

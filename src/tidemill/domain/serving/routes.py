@@ -26,7 +26,8 @@ class Target:
 @dataclass(frozen=True, slots=True)
 class Backend:
     """A deployment. `wake`: it may have no instances because nobody asks for anything; then requests are
-    held, and control is told. Times in seconds."""
+    held, and control is told. `score_path`: of its instances, for the endpoint's /score. Times in
+    seconds."""
 
     name: str
     uid: str
@@ -34,6 +35,7 @@ class Backend:
     queue_wait_s: float = 0.5
     max_concurrent: int = 1  # per instance
     wake: bool = False
+    score_path: str = "/score"
     instances: tuple[Target, ...] = ()
 
 

@@ -8,7 +8,24 @@ from tidemill.domain.serving.model import Probe
 
 PORT = 5001  # of the scoring server, in a network of the instance's own; else one that was free
 MODELS = "azureml-models"  # as in Azure's containers: MODELS/NAME/VERSION is AZUREML_MODEL_DIR
+MOUNT = f"/var/azureml-app/{MODELS}"  # where containers of users' own find models, unless they say where
 STATE_FILE = "scoring/state.json"  # below the attempt's directory; written by the scoring server
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    port: int
+    path: str = "/"
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    """An environment's `inferenceConfig`: its image brings a server of its own, started by the image's own
+    command. It is asked at these routes; `scoring` is where requests to the endpoint's address go."""
+
+    liveness: Route
+    readiness: Route
+    scoring: Route
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +43,8 @@ class StagedModel:
 @dataclass(frozen=True, slots=True)
 class PlannedService:
     """`generation`: of the deployment's plan that it was made from. `script`: below the code folder, "" where
-    the model needs none; `model_type` of such a one. `drain_s`: what it gets to finish requests in."""
+    the model needs none; `model_type` of such a one. `container`: the image's own server runs, not ours, and
+    finds models below `mount`. `drain_s`: what it gets to finish requests in."""
 
     generation: int
     script: str = ""
@@ -35,6 +53,8 @@ class PlannedService:
     liveness: Probe = field(default_factory=Probe)
     readiness: Probe = field(default_factory=Probe)
     drain_s: float = 10.0
+    container: Container | None = None
+    mount: str = ""
 
 
 @dataclass(frozen=True, slots=True)

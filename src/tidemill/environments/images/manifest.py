@@ -67,6 +67,7 @@ class ImageConfig:
     working_dir: str = ""
     user: str = ""
     entrypoint: tuple[str, ...] = ()
+    cmd: tuple[str, ...] = ()
 
 
 def digest_of(raw: bytes) -> str:
@@ -146,6 +147,7 @@ def read_config(raw: bytes, architecture: str) -> ImageConfig:
         str(config.get("WorkingDir") or ""),
         str(config.get("User") or ""),
         tuple(str(word) for word in _list(config, "Entrypoint")),
+        tuple(str(word) for word in _list(config, "Cmd")),
     )
 
 

@@ -228,6 +228,7 @@ class ImageStore:
                 working_dir=config.working_dir,
                 user=config.user,
                 entrypoint=config.entrypoint,
+                cmd=config.cmd,
                 shell=facts["shell"],
                 libc=facts["libc"],
                 pythons=tuple((version, path) for version, path in facts["pythons"]),

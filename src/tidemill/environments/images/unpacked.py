@@ -26,6 +26,7 @@ class UnpackedImage:
     working_dir: str = ""
     user: str = ""
     entrypoint: tuple[str, ...] = ()
+    cmd: tuple[str, ...] = ()
     shell: str = ""
     libc: str = ""
     pythons: tuple[tuple[str, str], ...] = ()
@@ -66,5 +67,5 @@ def read_record(folder: Path) -> UnpackedImage | None:
 def _read(path: Path, stamp: int) -> UnpackedImage:
     values = json.loads(path.read_text("utf-8"))
     pairs = {name: tuple(tuple(pair) for pair in values[name]) for name in ("env", "pythons")}
-    lists = {name: tuple(values[name]) for name in ("entrypoint", "programs")}
+    lists = {name: tuple(values[name]) for name in ("entrypoint", "cmd", "programs") if name in values}
     return UnpackedImage(**{**values, **pairs, **lists, "root": path.parent / ROOT})
