@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import uuid
+import os
 from urllib.parse import unquote
 
 from .http import Head, Refused
@@ -35,6 +35,12 @@ def _path_of_url(target: str) -> str:
     return "/" + rest.partition("/")[2]
 
 
+def _new_id() -> str:
+    """A random UUID (version 4)."""
+    text = os.urandom(16).hex()
+    return f"{text[:8]}-{text[8:12]}-4{text[13:16]}-a{text[17:20]}-{text[20:]}"
+
+
 def identity_headers(request: Request) -> str:
     """Header lines that name request and client, as Azure's server answers them. Raises Refused (431).
 
@@ -43,7 +49,7 @@ def identity_headers(request: Request) -> str:
     headers = request.headers
     ours = headers.get("x-request-id")
     if ours is None:
-        ours = str(uuid.uuid4())
+        ours = _new_id()
     elif len(ours) > ID_LIMIT:
         raise Refused(431, f"x-request-id must not exceed {ID_LIMIT} characters")
     legacy = headers.get("x-ms-request-id", "")

@@ -63,11 +63,14 @@ class Alarm:
 class Scorer:
     """`submit` is called with a request for /score, and later calls `connection.reply` once for it."""
 
-    def __init__(self, target: Target, pulse: Pulse, log: Log, timeout_ms: float) -> None:
+    def __init__(
+        self, target: Target, pulse: Pulse, log: Log, timeout_ms: float, loop: asyncio.AbstractEventLoop
+    ) -> None:
         self.target = target
         self.pulse = pulse
         self.log = log
         self.timeout_ms = timeout_ms
+        self.loop = loop
         self.in_flight = 0
 
     def submit(self, connection: Connection, request: Request) -> None:
@@ -98,25 +101,52 @@ class Scorer:
 
 
 class Inline(Scorer):
-    """A synchronous run(), one request at a time, called where the request was read: no hop, no queue.
+    """A synchronous run(), one request at a time, in the thread of the event loop: no hop.
 
-    While an answer is streamed, the next requests wait in a queue.
+    Brisk runs are grouped: what has arrived is run back to back and answered together, within HOLD_S.
+    Between run() and the network's code the processor's caches change hands, which at 0.1 ms a run costs a
+    quarter of the rate. After a run that was not brisk, the next MISTRUST ones are answered each at once.
     """
+
+    HOLD_S = 0.001
+    BRISK_S = 0.001
+    MISTRUST = 200
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self._alarm = Alarm(self.timeout_ms)
         self._streams = False
+        self._soon = False
+        self._mistrust = 16  # first runs are slower than those to come
         self._queue: deque[tuple[Connection, Request]] = deque()
 
     def submit(self, connection: Connection, request: Request) -> None:
-        if self._streams:
-            self._queue.append((connection, request))
-            return
-        answer = self.score(request)
-        if answer.stream is not None:
-            self._streams = True
-        connection.reply(request, answer)
+        self._queue.append((connection, request))
+        self._schedule()
+
+    def _schedule(self) -> None:
+        if self._queue and not self._soon and not self._streams:
+            self._soon = True
+            self.loop.call_soon(self._run)
+
+    def _run(self) -> None:
+        """Runs a group; then the loop reads what arrived meanwhile."""
+        self._soon = False
+        held: list[tuple[Connection, Request, Answer]] = []
+        end = time.monotonic() + self.HOLD_S
+        while self._queue:
+            connection, request = self._queue.popleft()
+            if connection.gone:
+                continue
+            answer = self.score(request)
+            held.append((connection, request, answer))
+            if answer.stream is not None:
+                self._streams = True
+            if self._streams or self._mistrust or time.monotonic() >= end:
+                break
+        for connection, request, answer in held:
+            connection.reply(request, answer)
+        self._schedule()
 
     def score(self, request: Request) -> Answer:
         start = time.monotonic()
@@ -132,14 +162,16 @@ class Inline(Scorer):
             return self.failure(error)
         finally:
             self.pulse.rest()
-        return self.finished(result, (time.monotonic() - start) * 1000)
+        taken = time.monotonic() - start
+        if taken > self.BRISK_S:
+            self._mistrust = self.MISTRUST
+        elif self._mistrust:
+            self._mistrust -= 1
+        return self.finished(result, taken * 1000)
 
     def stream_ended(self) -> None:
         self._streams = False
-        while self._queue and not self._streams:
-            connection, request = self._queue.popleft()
-            if not connection.gone:
-                self.submit(connection, request)
+        self._schedule()
 
 
 class Concurrent(Scorer):
@@ -155,8 +187,7 @@ class Concurrent(Scorer):
     def submit(self, connection: Connection, request: Request) -> None:
         self.in_flight += 1
         self._beat()
-        loop = asyncio.get_event_loop()
-        self._tasks[connection] = loop.create_task(self._run(connection, request))
+        self._tasks[connection] = self.loop.create_task(self._run(connection, request))
 
     def _beat(self) -> None:
         """While requests are in flight; a run() that blocks the loop stops it."""
@@ -166,12 +197,12 @@ class Concurrent(Scorer):
             return
         self.pulse.beat(time.monotonic())
         if self.in_flight == 1:
-            asyncio.get_event_loop().call_later(self.BEAT_S, self._beat_again)
+            self.loop.call_later(self.BEAT_S, self._beat_again)
 
     def _beat_again(self) -> None:
         if self._beats:
             self.pulse.beat(time.monotonic())
-            asyncio.get_event_loop().call_later(self.BEAT_S, self._beat_again)
+            self.loop.call_later(self.BEAT_S, self._beat_again)
 
     async def _run(self, connection: Connection, request: Request) -> None:
         start = time.monotonic()
@@ -227,14 +258,13 @@ class Batched(Scorer):
         self._schedule()
 
     def _schedule(self) -> None:
-        loop = asyncio.get_event_loop()
         if self._soon or not self._queue:
             return
         if not self._wait_s or len(self._queue) >= self._size:
             self._soon = True
-            loop.call_soon(self._run)
+            self.loop.call_soon(self._run)
         elif self._timer is None:
-            self._timer = loop.call_later(self._wait_s, self._run)
+            self._timer = self.loop.call_later(self._wait_s, self._run)
 
     def _run(self) -> None:
         self._soon = False

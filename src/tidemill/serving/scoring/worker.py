@@ -117,7 +117,7 @@ class Serving:
         version = settings.server_version
         self.headers = f"x-ms-server-version: {version}\r\n" if version else ""
         self.access: AccessLog | None = AccessLog(loop.call_later) if log.wants_requests() else None
-        self.scorer = _scorer(settings, target, self.pulse, log)
+        self.scorer = _scorer(settings, target, self.pulse, log, loop)
         self.app = App(self.scorer, swagger.of(settings, target, log), v2, Cors(settings.cors_origins))
         self.has_cors = bool(settings.cors_origins)
         self._channel = channel
@@ -228,8 +228,10 @@ class Serving:
             self._loop.call_soon(self._loop.stop)
 
 
-def _scorer(settings: Settings, target: Target, pulse: Pulse, log: Log) -> Scorer:
-    common = target, pulse, log, settings.scoring_timeout_ms
+def _scorer(
+    settings: Settings, target: Target, pulse: Pulse, log: Log, loop: asyncio.AbstractEventLoop
+) -> Scorer:
+    common = target, pulse, log, settings.scoring_timeout_ms, loop
     if target.is_async:
         return Concurrent(*common)
     if target.many is not None and settings.batch_size > 1:
