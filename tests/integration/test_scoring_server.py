@@ -270,6 +270,7 @@ def test_before_init_is_done_callers_are_told(tmp_path: Path) -> None:
     script = f"import os, time\ndef init():\n    while not os.path.exists({str(go)!r}): time.sleep(0.01)\n"
     with scoring(tmp_path, script + "def run(x): return x\n", ready=False) as server:
         server.wait_until("starting")
+        assert server.score({}).headers["x-tidemill-not-ready"] == "1"
         for reply in (server.ask("GET", "/"), server.score({})):
             assert (reply.status, reply.json["message"]) == (
                 503,

@@ -38,16 +38,16 @@ def failed(status: int, text: str = FAILED) -> Answer:
 def of(result: Any) -> Answer:
     """Raises TypeError, ValueError when `result` is neither JSON, nor a response, nor a stream."""
     if result is None or type(result) in _PLAIN:
-        return Answer(200, b"{}" if result is None else jsonio.dumps(result), JSON, _DONE)
+        return Answer(200, b"{}" if result is None else jsonio.dumps(result), JSON, DONE)
     if hasattr(result, "status_code") and hasattr(result, "headers"):
         return _of_response(result)
     if isinstance(result, (collections.abc.Iterator, collections.abc.AsyncIterator)):
-        return Answer(200, b"", "", _DONE, stream=result)
-    return Answer(200, jsonio.dumps(result), JSON, _DONE)
+        return Answer(200, b"", "", DONE, stream=result)
+    return Answer(200, jsonio.dumps(result), JSON, DONE)
 
 
 _PLAIN = frozenset((list, dict, str, int, float, bool, tuple))
-_DONE = "x-ms-run-function-failed: False\r\n"
+DONE = "x-ms-run-function-failed: False\r\n"
 # Ours to say: they describe the connection, or the body as we send it.
 _OURS = frozenset(("connection", "content-length", "content-type", "keep-alive", "transfer-encoding"))
 

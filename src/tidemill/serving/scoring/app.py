@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Callable
+from typing import TYPE_CHECKING, Callable
 from urllib.parse import parse_qs
 
 from . import answers
@@ -12,6 +12,7 @@ from .health import PATHS
 from .http import Refused
 from .request import Request
 from .scorers import Scorer
+from .v2 import V2
 
 if TYPE_CHECKING:
     from .connection import Connection
@@ -22,7 +23,7 @@ Swagger = Callable[[str], Answer]
 class App:
     """`swagger` answers for a version; `v2` for a path of the Open Inference Protocol."""
 
-    def __init__(self, scorer: Scorer, swagger: Swagger, v2: Any | None, cors: Cors) -> None:
+    def __init__(self, scorer: Scorer, swagger: Swagger, v2: V2, cors: Cors) -> None:
         self._scorer = scorer
         self._swagger = swagger
         self._v2 = v2
@@ -48,7 +49,7 @@ class App:
         elif path in PATHS:
             _only_get(method)
             connection.reply(request, _healthy(path))
-        elif self._v2 is not None and (path == "/v2" or path.startswith("/v2/")):
+        elif path == "/v2" or path.startswith("/v2/"):
             self._v2.serve(connection, request)
         else:
             raise Refused(404, f"There is nothing at {path[:200]}: ask /, /score, /swagger.json or /v2.")

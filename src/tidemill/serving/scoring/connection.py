@@ -273,7 +273,7 @@ class Connection(asyncio.Protocol):
         except BaseException as error:
             await _close(pieces)
             self._serving.stream_ended()
-            self.reply(request, self._serving.scorer.failure(error))
+            self.reply(request, self._serving.scorer.failure(error, request))
             return
         self._keep_alive = self._keep_alive and chunked
         self._states[self._slot] = shared.ANSWERING
@@ -287,7 +287,9 @@ class Connection(asyncio.Protocol):
                 piece = await self._piece(pieces)
                 data = None if piece is None else answers.piece(piece)
         except BaseException as error:
-            self._serving.scorer.failure(error)  # tells the log; the caller sees an answer without its end
+            self._serving.scorer.failure(
+                error, request
+            )  # tells the log; the caller sees an answer without its end
             self._abort()
         finally:
             await _close(pieces)

@@ -20,6 +20,8 @@ from .shared import Board, Channel
 FIRST_BYTES_S = 20.0
 LINGER_S = 5.0
 HELD_S = 30.0
+# Says to a gateway that no code of the user's has seen this request: it may ask another instance.
+UNTOUCHED = "x-tidemill-not-ready: 1\r\n"
 _ACCEPTED_AT_ONCE = 64
 _PEEKED = 4096
 
@@ -137,7 +139,7 @@ class Door:
             return
         health_now = self._ask()
         if not health_now.ready and not health_now.soon:
-            return self.refuse(connection, 503, health_now.reason)
+            return self.refuse(connection, 503, health_now.reason, UNTOUCHED)
         connection.held = True
         connection.deadline = time.monotonic() + HELD_S
         self._held.append(connection)
@@ -201,9 +203,9 @@ class Door:
 
     # -- going
 
-    def refuse(self, connection: Connection, status: int, reason: str) -> None:
+    def refuse(self, connection: Connection, status: int, reason: str, headers: str = "") -> None:
         connection.held = False
-        _send(connection.sock, message(status, reason, headers=self._headers))
+        _send(connection.sock, message(status, reason, headers=self._headers + headers))
         self._linger(connection)
 
     def _linger(self, connection: Connection) -> None:
@@ -251,7 +253,7 @@ class Door:
             if not connection.deadline or now < connection.deadline:
                 continue
             if connection.held:
-                self.refuse(connection, 503, f"No worker took this request within {HELD_S:g} s.")
+                self.refuse(connection, 503, f"No worker took this request within {HELD_S:g} s.", UNTOUCHED)
             elif connection.lingers:
                 self.close(connection)
             else:

@@ -9,7 +9,7 @@ import traceback
 from collections import deque
 from typing import TYPE_CHECKING, Any, Awaitable
 
-from . import answers
+from . import answers, tensors
 from .answers import Answer
 from .http import Refused
 from .log import Log, write
@@ -76,9 +76,11 @@ class Scorer:
     def submit(self, connection: Connection, request: Request) -> None:
         raise NotImplementedError
 
-    def failure(self, error: BaseException) -> Answer:
+    def failure(self, error: BaseException, request: Request) -> Answer:
         """A clean answer; the traceback, from the user's code on, goes to the log."""
         if isinstance(error, Refused):
+            if request.path.startswith("/v2/"):
+                return tensors.error(error.status, error.message)
             return answers.error(error.status, error.message)
         if isinstance(error, (ScoringTimeout, asyncio.TimeoutError)) and not error.args:
             self.log.error("run() did not finish within SCORING_TIMEOUT_MS=%g", self.timeout_ms)
@@ -91,11 +93,11 @@ class Scorer:
         write("".join(traceback.format_exception(type(error), error, trace)))
         return answers.failed(500)
 
-    def finished(self, result: Any, run_ms: float) -> Answer:
+    def finished(self, result: Any, item: Any, request: Request, run_ms: float) -> Answer:
         try:
-            answer = self.target.finish(result)
+            answer = self.target.finish(result, item)
         except BaseException as error:
-            return self.failure(error)
+            return self.failure(error, request)
         answer.run_ms = run_ms
         return answer
 
@@ -159,7 +161,7 @@ class Inline(Scorer):
             finally:
                 self._alarm.stop()
         except BaseException as error:
-            return self.failure(error)
+            return self.failure(error, request)
         finally:
             self.pulse.rest()
         taken = time.monotonic() - start
@@ -167,7 +169,7 @@ class Inline(Scorer):
             self._mistrust = self.MISTRUST
         elif self._mistrust:
             self._mistrust -= 1
-        return self.finished(result, taken * 1000)
+        return self.finished(result, item, request, taken * 1000)
 
     def stream_ended(self) -> None:
         self._streams = False
@@ -207,14 +209,15 @@ class Concurrent(Scorer):
     async def _run(self, connection: Connection, request: Request) -> None:
         start = time.monotonic()
         try:
-            result = self.target.one(self.target.read(request))
+            item = self.target.read(request)
+            result = self.target.one(item)
             if isinstance(result, Awaitable):
                 result = await asyncio.wait_for(result, self.timeout_ms / 1000)
-            answer = self.finished(result, (time.monotonic() - start) * 1000)
+            answer = self.finished(result, item, request, (time.monotonic() - start) * 1000)
         except asyncio.CancelledError:
             raise
         except BaseException as error:
-            answer = self.failure(error)
+            answer = self.failure(error, request)
         finally:
             self.in_flight -= 1
             self._tasks.pop(connection, None)
@@ -251,7 +254,7 @@ class Batched(Scorer):
         try:
             item = self.target.read(request)
         except BaseException as error:
-            connection.reply(request, self.failure(error))
+            connection.reply(request, self.failure(error, request))
             return
         self._queue.append((connection, request, item))
         self.in_flight += 1
@@ -279,9 +282,11 @@ class Batched(Scorer):
             results = self._results([item for _, _, item in waiting], start)
             run_ms = (time.monotonic() - start) * 1000
             self.in_flight -= len(waiting)
-            for (connection, request, _), result in zip(waiting, results):
-                failed = isinstance(result, BaseException)
-                answer = self.failure(result) if failed else self.finished(result, run_ms)
+            for (connection, request, item), result in zip(waiting, results):
+                if isinstance(result, BaseException):
+                    answer = self.failure(result, request)
+                else:
+                    answer = self.finished(result, item, request, run_ms)
                 connection.reply(request, answer)
         self._schedule()
 

@@ -46,7 +46,7 @@ class Target:
     def one(self, item: Any) -> Any:
         raise NotImplementedError
 
-    def finish(self, result: Any) -> Answer:
+    def finish(self, result: Any, item: Any) -> Answer:
         return answers.of(result)
 
 

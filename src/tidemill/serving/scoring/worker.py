@@ -13,7 +13,7 @@ import sys
 import time
 from typing import Any
 
-from . import jsonio, script, shared, state, swagger
+from . import jsonio, loaders, models, script, shared, state, swagger
 from .app import App
 from .connection import Connection
 from .cors import Cors
@@ -23,6 +23,7 @@ from .scorers import Batched, Concurrent, Inline, Pulse, Scorer
 from .script import Target
 from .settings import Settings
 from .shared import Board, Channel
+from .v2 import V2
 
 NOT_READY = 3  # exit code
 
@@ -31,9 +32,9 @@ def main(settings: Settings, board: Board, index: int, channel: Channel, log: Lo
     """-> exit code. What failed is told through the channel, its traceback through the log."""
     _prepare(settings)
     try:
-        target, v2 = _load(settings, log)
+        target, model = _load(settings, log)
         loop = _new_loop(log)
-        serving = Serving(settings, board, index, channel, log, target, v2, loop)
+        serving = Serving(settings, board, index, channel, log, target, model, loop)
         serving.warm_up()
     except script.Failed as failed:
         return _say_failed(channel, log, failed.stage, failed.error)
@@ -56,17 +57,27 @@ def _prepare(settings: Settings) -> None:
             stream.reconfigure(line_buffering=True)
 
 
-def _load(settings: Settings, log: Log) -> tuple[Target, Any]:
+def _load(settings: Settings, log: Log) -> tuple[Target, models.Model | None]:
+    """An entry script wins over a model. Raises script.Failed, script.NotUsable."""
     started = time.monotonic()
-    if settings.model or not _has_script(settings):
-        raise script.NotUsable("There is neither an entry script (AZUREML_ENTRY_SCRIPT) nor a model.")
-    found = script.load(settings)
-    log.info("%s: init() took %.2f s; run() %s", found.name, time.monotonic() - started, found.kind)
-    return found, None
+    if settings.entry_script or (not settings.model and _has_main(settings)):
+        found = script.load(settings)
+        log.info("%s: init() took %.2f s; run() %s", found.name, time.monotonic() - started, found.kind)
+        return found, None
+    path, kind = models.find(settings)
+    try:
+        model = models.Model(loaders.name_of(path), loaders.load(path, kind))
+    except script.NotUsable:
+        raise
+    except BaseException as error:
+        raise script.Failed("model", error) from error
+    joins = "requests that wait are joined" if model.many else "requests are not joined"
+    log.info("%s: a model of %s, loaded in %.2f s; %s", path, kind, time.monotonic() - started, joins)
+    return model, model
 
 
-def _has_script(settings: Settings) -> bool:
-    return bool(settings.entry_script) or os.path.isfile(os.path.join(settings.app_root, "main.py"))
+def _has_main(settings: Settings) -> bool:
+    return os.path.isfile(os.path.join(settings.app_root, "main.py"))
 
 
 def _say_failed(channel: Channel, log: Log, stage: str, error: BaseException) -> int:
@@ -105,7 +116,7 @@ class Serving:
         channel: Channel,
         log: Log,
         target: Target,
-        v2: Any | None,
+        model: models.Model | None,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         self.states = board.states
@@ -118,6 +129,7 @@ class Serving:
         self.headers = f"x-ms-server-version: {version}\r\n" if version else ""
         self.access: AccessLog | None = AccessLog(loop.call_later) if log.wants_requests() else None
         self.scorer = _scorer(settings, target, self.pulse, log, loop)
+        v2 = V2(target.name, model, lambda: self.scorer)
         self.app = App(self.scorer, swagger.of(settings, target, log), v2, Cors(settings.cors_origins))
         self.has_cors = bool(settings.cors_origins)
         self._channel = channel
