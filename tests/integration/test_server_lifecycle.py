@@ -110,9 +110,9 @@ def test_up_status_env_down(home):
     assert status["addresses"] == state["addresses"]
     assert json.loads(launch.env(home, "json"))["AZUREML_WORKSPACE_NAME"] == "main"
 
-    assert set(launch.down(home)["stopped"]) == {state["pid"], state["data_pid"]}
-    assert not alive(state["pid"])
-    assert not alive(state["data_pid"])
+    pids = {state["pid"], state["data_pid"], state["gateway_pid"]}
+    assert set(launch.down(home)["stopped"]) == pids
+    assert not any(map(alive, pids))
     assert launch.status(home) == {"up": False, "home": str(home)}
     assert launch.down(home) == {"stopped": []}
     with pytest.raises(NotFound, match="tidemill up"):
@@ -129,7 +129,7 @@ def test_second_up_names_the_pid(home):
     assert launch.status(home)["answers"]
 
 
-@pytest.mark.parametrize("flag", ["https", "http", "data"])
+@pytest.mark.parametrize("flag", ["https", "http", "data", "gateway"])
 def test_taken_port_names_the_flag(home, flag):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -150,17 +150,19 @@ def test_home_that_is_something_else_is_refused(tmp_path):
 
 
 @pytest.mark.kill
-def test_killed_control_adopts_its_data_process_and_ports(home):
+def test_killed_control_adopts_its_other_processes_and_ports(home):
     first = launch.up(home, **ANY, detach=True)
     token = token_of(home, first)
     for _ in range(3):
         os.kill(first["pid"], signal.SIGKILL)
         until(lambda pid=first["pid"]: not alive(pid))
         assert alive(first["data_pid"])
+        assert alive(first["gateway_pid"])
         started = time.monotonic()
         again = launch.up(home, **ANY, detach=True)
         assert time.monotonic() - started < 5  # a bound against hanging; the figure is the benchmark's
         assert again["data_pid"] == first["data_pid"]
+        assert again["gateway_pid"] == first["gateway_pid"]
         assert again["addresses"] == first["addresses"]
         assert call(again, workspace(again), token)[0] == 200  # tokens outlive the server
         first = again
@@ -183,17 +185,46 @@ def test_killed_data_process_is_started_again_on_its_port(home):
 
 
 @pytest.mark.kill
-def test_both_killed_and_down_with_only_data_left(home):
+def test_killed_gateway_is_back_on_its_port_within_a_second(home):
     state = launch.up(home, **ANY, detach=True)
-    for name in ("pid", "data_pid"):
+    port = int(state["addresses"]["gateway"].rsplit(":", 1)[1])
+    context = ssl.create_default_context(cafile=str(home / "tls" / "ca.pem"))
+
+    def status() -> int | None:
+        connection = http.client.HTTPSConnection("localhost", port, timeout=5, context=context)
+        try:
+            connection.request("GET", "/endpoints/s/g/w/e/score")
+            return connection.getresponse().status
+        except OSError:
+            return None
+        finally:
+            connection.close()
+
+    assert status() == 404
+    os.kill(state["gateway_pid"], signal.SIGKILL)
+    until(lambda: not alive(state["gateway_pid"]))
+    assert until(status, 1.0) == 404
+    read = lambda: json.loads((home / "server.json").read_bytes())  # noqa: E731
+    new = until(lambda: read()["gateway_pid"] != state["gateway_pid"] and read())
+    assert new["addresses"] == state["addresses"]
+    assert launch.down(home)["stopped"]
+    assert not alive(new["gateway_pid"])
+
+
+@pytest.mark.kill
+def test_all_killed_and_down_with_only_the_others_left(home):
+    state = launch.up(home, **ANY, detach=True)
+    for name in ("pid", "data_pid", "gateway_pid"):
         os.kill(state[name], signal.SIGKILL)
-    until(lambda: not alive(state["pid"]) and not alive(state["data_pid"]))
+    until(lambda: not any(alive(state[name]) for name in ("pid", "data_pid", "gateway_pid")))
     again = launch.up(home, **ANY, detach=True)
     assert again["data_pid"] != state["data_pid"]
+    assert again["gateway_pid"] != state["gateway_pid"]
     os.kill(again["pid"], signal.SIGKILL)
     until(lambda: not alive(again["pid"]))
-    assert again["data_pid"] in launch.down(home)["stopped"]
-    assert not alive(again["data_pid"])
+    others = {again["data_pid"], again["gateway_pid"]}
+    assert others <= set(launch.down(home)["stopped"])
+    assert not any(map(alive, others))
 
 
 def test_terminate_is_a_clean_stop(home):
@@ -201,6 +232,7 @@ def test_terminate_is_a_clean_stop(home):
     os.kill(state["pid"], signal.SIGTERM)
     until(lambda: not alive(state["pid"]))
     assert not alive(state["data_pid"])
+    assert not alive(state["gateway_pid"])
     assert not (home / "server.json").exists()
     assert "Traceback" not in (home / "logs" / "control.log").read_text()
 

@@ -23,7 +23,7 @@ from tidemill.domain.roles import OWNER_ROLE, RoleAssignment
 from tidemill.identity import ca
 from tidemill.identity.keys import load_or_create
 from tidemill.identity.storage_keys import StorageKeys
-from tidemill.server.data_process import read_state
+from tidemill.server import side
 from tidemill.server.home import Home, load_config
 from tidemill.store.api import Tx
 from tidemill.store.sql import open_store
@@ -113,7 +113,7 @@ def start_data_process(home: Path, port: int = 0) -> tuple[subprocess.Popen[byte
     process = subprocess.Popen(argv)
 
     def listening() -> int | None:
-        state = read_state(home / "data.json")
+        state = side.read_state(home, side.DATA)
         return state["port"] if state and state["pid"] == process.pid else None
 
     try:

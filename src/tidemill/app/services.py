@@ -68,8 +68,8 @@ class Addresses:
     @property
     def ports(self) -> dict[str, int]:
         """By name: what a job may reach of this host."""
-        named = {"https": self.https, "http": self.http, "data": self.data}
-        return {name: int(address.rsplit(":", 1)[1]) for name, address in named.items()}
+        named = {"https": self.https, "http": self.http, "data": self.data, "gateway": self.gateway}
+        return {name: int(address.rsplit(":", 1)[1]) for name, address in named.items() if address}
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,11 +23,10 @@ import msgspec
 from tidemill.app import routes
 from tidemill.app.codec import encode
 from tidemill.app.services import Services
-from tidemill.domain.serving.routes import FILE, FOLDER, Backend, Table
+from tidemill.domain.serving.routes import FILE, FOLDER, SOCKET, Backend, Table
 
 log = logging.getLogger("tidemill.routing")
 
-SOCKET = "control.sock"
 AGAIN_S = 1.0
 PATIENCE_S = 10.0  # for a gateway that does not say what it serves
 MAX_LINE = 1 << 20

@@ -178,6 +178,34 @@ class TokenIssuer:
         cached = self._verified.get(token)
         if cached is not None and now < cached[0]:
             return cached[1]
+        claims, expires = self._valid(token, now)
+        audience = claims.get("aud")
+        if not isinstance(audience, str) or audience.rstrip("/") not in self._accepted:
+            raise Unauthenticated(
+                f"The access token is for the audience {audience!r}, not for this server.",
+                "InvalidAuthenticationTokenAudience",
+            )
+        caller = _caller(claims)
+        if len(self._verified) >= CACHED_TOKENS:
+            self._verified.clear()
+        self._verified[token] = (expires, caller)
+        return caller
+
+    def verify_for_endpoint(self, token: str, endpoint_uid: str) -> str:
+        """The oid of whom a token of `issue_for_endpoint` was given to. Raises Unauthenticated saying which
+        check failed."""
+        claims, _ = self._valid(token, self._now())
+        audience = claims.get("aud")
+        if audience != endpoint_uid:
+            raise Unauthenticated(
+                f"The access token is for the audience {audience!r}, not for this endpoint. Get its own: "
+                "tidemill endpoint token.",
+                "InvalidAuthenticationTokenAudience",
+            )
+        return str(claims.get("oid", ""))
+
+    def _valid(self, token: str, now: int) -> tuple[dict[str, Any], int]:
+        """-> (claims, when it ends) of a token of this server's that holds now, for whatever audience."""
         kid, claims = self._claims(token)
         expires = _seconds(claims, "exp")
         if now >= expires:
@@ -197,17 +225,7 @@ class TokenIssuer:
                 f"The access token is from the wrong issuer: {claims.get('iss')!r} is not {self.issuer!r}.",
                 "InvalidAuthenticationTokenTenant",
             )
-        audience = claims.get("aud")
-        if not isinstance(audience, str) or audience.rstrip("/") not in self._accepted:
-            raise Unauthenticated(
-                f"The access token is for the audience {audience!r}, not for this server.",
-                "InvalidAuthenticationTokenAudience",
-            )
-        caller = _caller(claims)
-        if len(self._verified) >= CACHED_TOKENS:
-            self._verified.clear()
-        self._verified[token] = (expires, caller)
-        return caller
+        return claims, expires
 
     def issue_id_token(self, principal: Principal, client_id: str, nonce: str, issuer: str) -> str:
         """Who signed in, for the program that asked (OpenID Connect). Its audience is the program: it opens

@@ -30,7 +30,7 @@ from tidemill.domain.isolation import LEVELS, strictest
 from tidemill.engines.helped import HelperHost
 from tidemill.identity import ca
 from tidemill.identity import keys as key_files
-from tidemill.server import dataproc, exposure, privileges
+from tidemill.server import exposure, privileges, side
 from tidemill.server import home as homes
 from tidemill.server.listener import Listener, configure
 from tidemill.server.lock import HomeLock
@@ -44,13 +44,15 @@ _log = logging.getLogger("tidemill.control")
 @dataclass(frozen=True, slots=True)
 class Options:
     """Ports: None means the one of the last start, so that addresses stay valid, at first the usual one;
-    0 means the one of the last start if free, else any. Empty strings keep what the home has, and so does
+    0 means the one of the last start if free, else any. The gateway's is at first the one after the data
+    process's, if that is free. Empty strings keep what the home has, and so does
     None for `listen` and `name` (words of server/exposure.py)."""
 
     home: Path
     https_port: int | None = None
     http_port: int | None = None
     data_port: int | None = None
+    gateway_port: int | None = None
     database: str | None = None
     region: str = ""
     capacity: str = ""
@@ -120,13 +122,24 @@ async def _serve(
         stack.callback(_close, http)
         state: dict[str, Any] = {}
 
-        def data_changed(pid: int) -> None:
-            state["data_pid"] = pid
-            homes.write_server(home, state)
+        def changed(name: str) -> Callable[[int], None]:
+            def note(pid: int) -> None:
+                state[name] = pid
+                homes.write_server(home, state)
 
-        data = _find_or_start_data(home, options, config, data_changed)
+            return note
+
+        data = _find_or_start_data(home, options, config, changed("data_pid"))
         stack.push_async_callback(data.stop)
-        ports = {"https": _port(https), "http": _port(http), "data": data.port}
+        gateway = _find_or_start_gateway(home, options, config, standing, data, changed("gateway_pid"))
+        stack.push_async_callback(gateway.stop)
+        ports = {
+            "https": _port(https),
+            "http": _port(http),
+            "data": data.ports["port"],
+            "gateway": gateway.ports["port"],
+            "gateway_http": gateway.ports["http_port"],
+        }
         if ports != remembered:
             config = replace(config, ports=ports)
             homes.save_config(home, config)
@@ -134,15 +147,18 @@ async def _serve(
             https=f"https://localhost:{ports['https']}",
             http=f"http://127.0.0.1:{ports['http']}",
             data=f"https://localhost:{ports['data']}",
+            gateway=f"https://localhost:{ports['gateway']}",
         )
         app = await _start_services(stack, home, config, keys, addresses, standing)
-        await data.ready()
-        data.supervise()
+        for process in (data, gateway):
+            await process.ready()
+            process.supervise()
         await _start_listeners(stack, app, certificates, https, http)
         renewal = asyncio.create_task(exposure.renew(home, config), name="certificates")
         stack.callback(renewal.cancel)
 
-        state |= _state(home, config, data.pid, addresses, started, standing)
+        pids = {"data_pid": data.pid, "gateway_pid": gateway.pid}
+        state |= _state(home, config, pids, addresses, started, standing)
         homes.write_server(home, state)
         stack.callback(home.server_json.unlink, missing_ok=True)
         _quiet_collector()
@@ -213,26 +229,68 @@ def _asked(port: int | None, remembered: int, usual: int) -> int:
 
 def _find_or_start_data(
     home: homes.Home, options: Options, config: homes.Config, changed: Callable[[int], None]
-) -> dataproc.DataProcess:
+) -> side.Supervised:
     """Adopts the data process that a killed server left, unless another port is asked for now, or it was
     started for other addresses and names."""
-    remembered = config.ports.get("data", 0)
-    found = dataproc.find(home)
+    mark = side.mark_of(config.listening, config.own_pair)
+    found = side.find(home, side.DATA)
     if found is not None:
-        pid, port = found
-        if options.data_port in (None, 0, port) and dataproc.listens_as(home, config):
-            data = dataproc.DataProcess(home, port, changed)
-            data.pid = pid
-            _log.info("data process %d adopted", pid)
-            return data
-        dataproc.terminate(pid, dataproc.STOP_S)
+        if options.data_port in (None, 0, found["port"]) and found["listening"] == mark:
+            return _adopted(side.DATA, home, found, changed)
+        side.terminate(found["pid"], side.STOP_S)
+    remembered = config.ports.get("data", 0)
     asked = _asked(options.data_port, remembered, DATA_PORT)
     probe = listen(asked, "--data-port", remembered=remembered, others=config.listening.addresses)
-    port = _port(probe)
+    data = side.Supervised(side.DATA, home, {"port": _port(probe)}, changed)
     _close(probe)
-    data = dataproc.DataProcess(home, port, changed)
     data.start()
     return data
+
+
+def _find_or_start_gateway(
+    home: homes.Home,
+    options: Options,
+    config: homes.Config,
+    standing: privileges.Standing,
+    data: side.Supervised,
+    changed: Callable[[int], None],
+) -> side.Supervised:
+    """The same of the gateway. A port that nobody asked for is any, where the one that it had is taken."""
+    flags = ("--helped",) if standing.helped else ()
+    mark = side.mark_of(config.listening, config.own_pair, standing.helped)
+    found = side.find(home, side.GATEWAY)
+    if found is not None:
+        if options.gateway_port in (None, 0, found["port"]) and found["listening"] == mark:
+            return _adopted(side.GATEWAY, home, found, changed, flags)
+        side.terminate(found["pid"], side.STOP_S)
+    beside = config.listening.addresses
+    usual = config.ports.get("gateway", 0) or _after(data.ports["port"])
+    https = listen(options.gateway_port or 0, "--gateway-port", remembered=usual, others=beside)
+    last = config.ports.get("gateway_http", 0) or _after(_port(https))
+    http = listen(0, "--gateway-port", remembered=last, both=False)
+    ports = {"port": _port(https), "http_port": _port(http)}
+    _close(https)
+    _close(http)
+    gateway = side.Supervised(side.GATEWAY, home, ports, changed, flags)
+    gateway.start()
+    return gateway
+
+
+def _adopted(
+    kind: side.Kind,
+    home: homes.Home,
+    found: dict[str, Any],
+    changed: Callable[[int], None],
+    flags: tuple[str, ...] = (),
+) -> side.Supervised:
+    process = side.Supervised(kind, home, {name: found[name] for name in kind.ports}, changed, flags)
+    process.pid = found["pid"]
+    _log.info("%s %d adopted", kind.name, process.pid)
+    return process
+
+
+def _after(port: int) -> int:
+    return port + 1 if port < 65535 else 0
 
 
 async def _start_listeners(
@@ -252,7 +310,7 @@ async def _start_listeners(
 def _state(
     home: homes.Home,
     config: homes.Config,
-    data_pid: int,
+    pids: dict[str, int],
     addresses: Addresses,
     started: int,
     standing: privileges.Standing,
@@ -262,10 +320,15 @@ def _state(
         "version": __version__,
         "home": str(home.root),
         "pid": os.getpid(),
-        "data_pid": data_pid,
+        **pids,
         "uid": os.getuid(),
         "why_root": standing.why_root,
-        "addresses": {"https": addresses.https, "http": addresses.http, "data": addresses.data},
+        "addresses": {
+            "https": addresses.https,
+            "http": addresses.http,
+            "data": addresses.data,
+            "gateway": addresses.gateway,
+        },
         "listen": list(config.listening.addresses),
         "names": list(config.listening.names),
         "fingerprint": ca.known_fingerprint(home.tls),
@@ -311,6 +374,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--https-port", type=int)
     parser.add_argument("--http-port", type=int)
     parser.add_argument("--data-port", type=int)
+    parser.add_argument("--gateway-port", type=int)
     parser.add_argument("--database")
     parser.add_argument("--region", default="")
     parser.add_argument("--capacity", default="")

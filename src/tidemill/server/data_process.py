@@ -11,32 +11,26 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import fcntl
-import json
 import logging
-import logging.handlers
 import os
 import signal
 import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from tidemill.domain.errors import TidemillError
 from tidemill.domain.listening import Listening
 from tidemill.identity.ca import Pair, tls_files
+from tidemill.server import side
 from tidemill.server.home import Home, read_config
 from tidemill.server.ports import listen
 
 if TYPE_CHECKING:
     from tidemill.data.blobstore import BlobStore
-    from tidemill.domain.model import Caller
-    from tidemill.store.api import Read
-    from tidemill.store.postgres import PostgresStore
-    from tidemill.store.sqlite import SqliteReader
     from tidemill.wire.blob.call import Call
     from tidemill.wire.blob.errors import StorageError
 
@@ -44,9 +38,6 @@ T = TypeVar("T")
 
 EXIT_HELD = 3
 EXIT_PORT_TAKEN = 4
-LOCK = "data.lock"
-STATE = "data.json"
-_LOG_BYTES = 10 << 20
 _SWEEP_EVERY_S = 3600.0
 _GRACE_S = 3  # control kills after five
 
@@ -56,9 +47,9 @@ log = logging.getLogger("tidemill.data")
 def main(argv: Sequence[str] | None = None) -> int:
     options = _options(argv)
     home: Path = options.home
-    lock = hold(home)
+    lock = side.hold(home, side.DATA)
     if lock is None:
-        holder = read_state(options.state or home / STATE)
+        holder = side.read_state(home, side.DATA)
         pid = holder["pid"] if holder else "unknown"
         print(f"The data process of {home} is running already (pid {pid}).", file=sys.stderr)
         return EXIT_HELD
@@ -69,79 +60,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except TidemillError as error:
         print(error.message, file=sys.stderr)
         return EXIT_PORT_TAKEN
-    _log_to(home / "logs" / "data.log")
-    state = options.state or home / STATE
+    side.log_to(home / "logs" / side.DATA.log, log)
+    state = options.state or home / side.DATA.state
     try:
         _serve(home, sockets, state, listening, config.own_pair if config is not None else None)
     finally:
         state.unlink(missing_ok=True)
         os.close(lock)
     return 0
-
-
-def hold(home: Path) -> int | None:
-    """Takes home/data.lock: -> its descriptor, to be kept open; None while another data process lives."""
-    fd = os.open(home / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(fd)
-        return None
-    return fd
-
-
-def read_state(path: Path) -> dict[str, Any] | None:
-    """{"pid", "port", "listening"} of the data process, as far as its file says; None where there is none."""
-    try:
-        state = json.loads(path.read_bytes())
-        listening = str(state.get("listening", ""))
-        return {"pid": int(state["pid"]), "port": int(state["port"]), "listening": listening}
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def is_held(home: Path) -> bool:
-    """True while a data process of this home lives."""
-    fd = hold(home)
-    if fd is None:
-        return True
-    os.close(fd)
-    return False
-
-
-class HomeReader:
-    """The home's store, opened with the first request that needs it: control may still be making it."""
-
-    def __init__(self, home: Path) -> None:
-        self._home = home
-        self._opened: SqliteReader | PostgresStore | None = None
-
-    async def read(self, fn: Callable[[Read], T]) -> T:
-        if self._opened is None:
-            from tidemill.store.sql import open_reader
-
-            home = Home(self._home)
-            config = read_config(home)
-            database = config.database if config is not None else ""
-            self._opened = open_reader(database or home.db / "tidemill.db")
-        return await self._opened.read(fn)
-
-    async def close(self) -> None:
-        if self._opened is not None:
-            await self._opened.close()
-
-
-def bearer_verifier(home: Path) -> Callable[[str], Caller]:
-    """Verifies the tokens of this home. Cryptography is loaded with the first token, not before: most
-    clients use account keys."""
-    made: list[Callable[[str], Caller]] = []
-
-    def verify(token: str) -> Caller:
-        if not made:
-            made.append(_issuer(home))
-        return made[0](token)
-
-    return verify
 
 
 def _options(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -162,6 +88,7 @@ def _serve(
     from tidemill.data.blobstore import BlobStore
     from tidemill.identity.storage_keys import StorageKeys
     from tidemill.server.listener import Listener, configure
+    from tidemill.server.reading import HomeReader, bearer_verifier
     from tidemill.server.tls import Certificates
     from tidemill.wire.blob.app import BlobApp
     from tidemill.wire.blob.call import refusal_of
@@ -182,7 +109,7 @@ def _serve(
     port: int = sockets[0].getsockname()[1]
 
     def started() -> None:
-        _write_state(state, {"pid": os.getpid(), "port": port, "listening": mark_of(listening, own)})
+        side.write_state(state, {"pid": os.getpid(), "port": port, "listening": side.mark_of(listening, own)})
         log.info("serving on port %d, pid %d", port, os.getpid())
         sweeper.start()
 
@@ -217,45 +144,6 @@ def _sweep(store: BlobStore, stop: threading.Event) -> None:
             log.exception("the sweep failed")
         if stop.wait(_SWEEP_EVERY_S):
             return
-
-
-def _issuer(root: Path) -> Callable[[str], Caller]:
-    from tidemill.app.services import Addresses
-    from tidemill.identity.keys import load_or_create
-    from tidemill.server.compose import issuer
-    from tidemill.server.home import load_config
-
-    home = Home(root)
-    config = load_config(home)
-    ports = config.ports
-    addresses = Addresses(
-        f"https://localhost:{ports.get('https', 0)}",
-        f"http://127.0.0.1:{ports.get('http', 0)}",
-        f"https://localhost:{ports.get('data', 0)}",
-    )
-    return issuer(home, config, load_or_create(home.secrets), addresses).verify
-
-
-def mark_of(listening: Listening, own: Pair | None) -> str:
-    """What a data process was started for, to be compared with what is wanted now."""
-    pair = [str(own.certificate), str(own.key)] if own is not None else []
-    return json.dumps([listening.addresses, listening.names, pair])
-
-
-def _write_state(path: Path, state: dict[str, Any]) -> None:
-    temporary = path.with_name(path.name + ".new")
-    temporary.write_text(json.dumps(state))
-    temporary.replace(path)
-
-
-def _log_to(path: Path) -> None:
-    path.parent.mkdir(mode=0o700, exist_ok=True)
-    handler = logging.handlers.RotatingFileHandler(path, maxBytes=_LOG_BYTES, backupCount=2)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
-    root = logging.getLogger()
-    root.addHandler(handler)
-    root.setLevel(logging.WARNING)
-    log.setLevel(logging.INFO)
 
 
 def _now() -> int:

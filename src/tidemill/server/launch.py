@@ -33,6 +33,7 @@ def up(
     https_port: int | None = None,
     http_port: int | None = None,
     data_port: int | None = None,
+    gateway_port: int | None = None,
     database: str | None = None,
     region: str = "",
     capacity: str = "",
@@ -55,6 +56,7 @@ def up(
         "https_port": https_port,
         "http_port": http_port,
         "data_port": data_port,
+        "gateway_port": gateway_port,
         "database": database,
         "region": region,
         "capacity": capacity,
@@ -155,27 +157,28 @@ def _read_line(descriptor: int, seconds: float) -> dict[str, Any] | None:
 
 
 def down(home: Path) -> dict[str, Any]:
-    """Stops the server of `home` and its data process, also when only one of them is left; or its connection.
-    -> {"stopped": [pids]}; nothing running is no error. Jobs' agents are not touched."""
-    from tidemill.server import dataproc
+    """Stops the server of `home`, its data process and its gateway, also when only some of them are left; or
+    its connection. -> {"stopped": [pids]}; nothing running is no error. Jobs' agents are not touched."""
+    from tidemill.server import side
 
     where = homes.Home(Path(home).expanduser().absolute())
     if not where.root.exists():
         return {"stopped": []}
     stopped: list[int] = []
-    # A server that ends well takes it along. The home of a connection has none.
-    data = dataproc.find(where) if where.config.exists() else None
+    # A server that ends well takes them along. The home of a connection has none.
+    kinds = side.KINDS if where.config.exists() else ()
+    beside = [(state["pid"], where.root / kind.state) for kind in kinds if (state := side.find(where, kind))]
     pid = holder(where.lock)
-    for found, file in ((pid, where.lock), (data and data[0], where.root / dataproc.STATE)):
+    for found, file in ((pid, where.lock), *beside):
         if found and not _may_be_ended(found, file):
             raise Conflict(f"Process {found} is not of this home's server, as {file} says.", "StopFailed")
     if pid is not None:
-        if not dataproc.terminate(pid, STOP_S):
+        if not side.terminate(pid, STOP_S):
             raise Conflict(f"The server (pid {pid}) does not end.", "StopFailed")
         stopped.append(pid)
-    if data is not None:
-        dataproc.terminate(data[0], dataproc.STOP_S)
-        stopped.append(data[0])
+    for found, _ in beside:
+        side.terminate(found, side.STOP_S)
+        stopped.append(found)
     where.server_json.unlink(missing_ok=True)
     if os.geteuid() == 0:
         from tidemill.sandbox import cgroups
@@ -189,11 +192,11 @@ def down(home: Path) -> dict[str, Any]:
 
 def _may_be_ended(pid: int, file: Path) -> bool:
     """As root: the file that says which process it is may be another user's, and so must the process be."""
-    from tidemill.server import dataproc
+    from tidemill.server import side
 
     if os.geteuid() != 0:
         return True
-    return dataproc.user_of(pid) in (file.lstat().st_uid, None)
+    return side.user_of(pid) in (file.lstat().st_uid, None)
 
 
 def status(home: Path) -> dict[str, Any]:

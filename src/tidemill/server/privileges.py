@@ -19,7 +19,7 @@ from pathlib import Path
 from tidemill.domain.errors import Forbidden, InvalidRequest
 from tidemill.helper.nodedir import give, hand_over_all_in, home_id
 from tidemill.sandbox import cgroups, disk, idmap, linux, uids, view
-from tidemill.server import dataproc, helper_process, seen
+from tidemill.server import helper_process, seen, side
 from tidemill.server import home as homes
 from tidemill.server.folders import opened
 from tidemill.server.lock import holder, in_use
@@ -63,14 +63,14 @@ def drop(root: Path, typed: Sequence[str] = (), keep: bool = False) -> Standing:
     why = "asked for (--keep-root)" if keep else why_not(home)
     if why:
         helper_process.stop(home)
-        _end_data_of_another(home, 0)
+        _end_those_of_another(home, 0)
         _take_back(home)
         return Standing(why_root=why)
     try:
         user = uids.claim(str(home)).first
     except (OSError, uids.Full) as error:
         return Standing(why_root=f"its home gets no user of its own: {error}")
-    _end_data_of_another(home, user)
+    _end_those_of_another(home, user)
     _keep(home, user)
     shown = seen.to_be_seen(home, typed)  # while one can tell what root wrote there
     _give(home, user)
@@ -189,14 +189,15 @@ def _take_back(home: Path) -> None:
         _give_files(top, 0)
 
 
-def _end_data_of_another(home: Path, user: int) -> None:
-    """A data process that a killed server left is adopted, but for one of another user. Which one it is says
-    a file that its user owns."""
+def _end_those_of_another(home: Path, user: int) -> None:
+    """Data process and gateway that a killed server left are adopted, but for those of another user. Which
+    process it is says a file that its user owns."""
     where = homes.Home(home)
-    found = dataproc.find(where) if where.config.exists() else None
-    owner = user if found is None else dataproc.user_of(found[0])
-    if found and owner not in (user, None) and (home / dataproc.STATE).lstat().st_uid == owner:
-        dataproc.terminate(found[0], dataproc.STOP_S)
+    for kind in side.KINDS if where.config.exists() else ():
+        found = side.find(where, kind)
+        owner = user if found is None else side.user_of(found["pid"])
+        if found and owner not in (user, None) and (home / kind.state).lstat().st_uid == owner:
+            side.terminate(found["pid"], side.STOP_S)
 
 
 def _settle_environment(home: Path) -> None:

@@ -152,7 +152,7 @@ def test_sizes(ask: Ask) -> None:
 def test_the_home_is_as_drawn(server: Any, job: str) -> None:
     """Every name of the drawing exists (those of nodes while there is one), and nothing else does."""
     drawn = section(ARCHITECTURE, "Home").partition("```\n")[2].partition("```")[0]
-    told = {line.split()[0].strip("/") for line in drawn.splitlines()[1:]} | {"data.json"}
+    told = {line.split()[0].strip("/") for line in drawn.splitlines()[1:]} | {"data.json", "gateway.json"}
     found = {entry.name for entry in server.home.iterdir()}
     assert found == told, found ^ told
     for folder in ("secrets", "tls", "db", "blobs"):

@@ -28,6 +28,11 @@ from tidemill.cli.session import Session
 )
 @click.option("--http-port", type=Whole(0, 65535), help="Port of the loopback http listener (at first 8440).")
 @click.option("--data-port", type=Whole(0, 65535), help="Port of the storage server (at first 8445).")
+@click.option(
+    "--gateway-port",
+    type=Whole(0, 65535),
+    help="Port of online endpoints (at first the one after --data-port).",
+)
 @click.option("--database", metavar="URL", help="Database (default: SQLite in the home).")
 @click.option(
     "--capacity",
@@ -157,6 +162,7 @@ def status_facts(found: dict[str, Any]) -> list[tuple[str, str]]:
         ("home", str(found.get("home", ""))),
         ("control", f"pid {found.get('pid')}"),
         ("data", f"pid {found.get('data_pid')}"),
+        ("gateway", f"pid {found.get('gateway_pid')}"),
     ]
     if found.get("remote"):
         relays = "" if found.get("relays") else " (on this machine: nothing is relayed)"
@@ -168,7 +174,7 @@ def status_facts(found: dict[str, Any]) -> list[tuple[str, str]]:
         facts.append(("known as", ", ".join(found.get("names") or [])))
     if found.get("fingerprint"):
         facts.append(("fingerprint", str(found["fingerprint"])))
-    labels: dict[str, str] = {"https": "Azure API", "http": "portal", "data": "storage"}
+    labels = {"https": "Azure API", "http": "portal", "data": "storage", "gateway": "endpoints"}
     facts.extend((labels.get(name) or name, str(value)) for name, value in addresses.items())
     uptime = found.get("uptime_s")
     if uptime is None and isinstance(found.get("started_at"), int):

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 FOLDER = "serving"  # below the home
 FILE = "routes.json"
+SOCKET = "control.sock"  # beside it: where the gateway tells control what it does
+MOST_BODY = 128 << 20  # bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +45,8 @@ class Backend:
 class Endpoint:
     """`path`: "SUBSCRIPTION/GROUP/WORKSPACE/NAME". `auth`: "Key" | "AMLToken" | "AADToken"; `digests`: of its
     keys. `traffic` and `mirror`: (deployment, percent); no traffic: requests must name a deployment.
-    `public`: it may be reached from outside of this host."""
+    `public`: it may be reached from outside of this host. `body_bytes`: the most that a request's body may
+    have."""
 
     path: str
     uid: str
@@ -53,6 +56,7 @@ class Endpoint:
     mirror: tuple[tuple[str, int], ...] = ()
     public: bool = True
     deployments: tuple[Backend, ...] = ()
+    body_bytes: int = MOST_BODY
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,96 @@
+"""The access log: a line for each request, written in batches. Keys, tokens and queries are never in it."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tidemill.serving.gateway.exchange import Exchange
+    from tidemill.serving.gateway.http1 import Request
+
+MOST_BYTES = 10 << 20  # then it is moved to .1, as often as it takes
+MOST_LINES = 512  # that wait to be written
+_log = logging.getLogger("tidemill.gateway")
+
+
+class AccessLog:
+    """`path`: None keeps none. Lines: time, caller, method, target without its query, status, bytes of the
+    answer, milliseconds, deployment, request id."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._file = -1
+        self._size = 0
+        self._lines: list[str] = []
+        self._second = 0
+        self._stamp = ""
+        if path is not None:
+            self._open(path)
+
+    def _open(self, path: Path) -> None:
+        self._file = os.open(
+            path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
+        )
+        self._size = os.fstat(self._file).st_size
+
+    def ended(self, exchange: Exchange, us: int) -> None:
+        if self._file < 0:
+            return
+        request = exchange.request
+        target = request.target.partition(b"?")[0].decode("latin-1")
+        self._add(
+            f"{exchange.caller.peer} {request.method.decode()} {target} {exchange.status} {exchange.size} "
+            f"{us / 1000:.3f} {exchange.deployment.name} {exchange.request_id.decode('latin-1')}\n"
+        )
+
+    def denied(self, peer: str, request: Request | None, status: int) -> None:
+        if self._file < 0:
+            return
+        what = "- -"
+        if request is not None:
+            what = f"{request.method.decode()} {request.target.partition(b'?')[0].decode('latin-1')}"
+        self._add(f"{peer} {what} {status} 0 0 - -\n")
+
+    def failed(self, what: str) -> None:
+        _log.exception(what)
+
+    def _add(self, line: str) -> None:
+        now = int(time.time())
+        if now != self._second:
+            self._second = now
+            self._stamp = time.strftime("%FT%TZ ", time.gmtime(now))
+        self._lines.append(self._stamp + line)
+        if len(self._lines) >= MOST_LINES:
+            self.flush()
+
+    def flush(self) -> None:
+        if not self._lines:
+            return
+        lines, self._lines = self._lines, []
+        data = "".join(lines).encode("utf-8", "replace")
+        with contextlib.suppress(OSError):  # a full disk must not end anybody's request
+            os.write(self._file, data)
+        self._size += len(data)
+        if self._size > MOST_BYTES:
+            self._turn()
+
+    def _turn(self) -> None:
+        assert self._path is not None
+        try:
+            os.replace(self._path, self._path.with_name(self._path.name + ".1"))
+            os.close(self._file)
+            self._open(self._path)
+        except OSError:
+            _log.exception("the access log could not be turned over")
+            self._size = 0
+
+    def close(self) -> None:
+        self.flush()
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1

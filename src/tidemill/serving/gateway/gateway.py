@@ -1,0 +1,184 @@
+"""The gateway of one process: callers' connections on one side, instances on the other, the table between."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import resource
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from tidemill.domain.serving.routes import Table
+from tidemill.serving.gateway import admission
+from tidemill.serving.gateway.access_log import AccessLog
+from tidemill.serving.gateway.admission import AAD_TOKEN, AML_TOKEN, KEY, Admitted
+from tidemill.serving.gateway.client import Client
+from tidemill.serving.gateway.dispatch import IDLE_S, Dial, Dispatcher
+from tidemill.serving.gateway.exchange import Exchange
+from tidemill.serving.gateway.http1 import Request
+from tidemill.serving.gateway.live import Live, LiveEndpoint
+from tidemill.serving.gateway.refusals import Denied
+
+Check = Callable[[LiveEndpoint, str], Awaitable[None]]
+"""Whether a token opens an endpoint. Raises Denied."""
+
+LOOK_S = 1.0  # how often connections are looked at, while there are any
+MOST_CONNECTIONS = 8192
+
+
+class Gateway:
+    """`on_news(at once)` is called when what control is told has changed."""
+
+    tunnel_idle_s = 3600.0
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        dial: Dial,
+        check: Check,
+        log: AccessLog,
+    ) -> None:
+        self.loop = loop
+        self.now = loop.time
+        self.drains = False
+        self.live = Live(random.Random().shuffle)
+        self.dispatcher = Dispatcher(loop, dial, lambda urgent: self.on_news(urgent), log.ended)
+        self.on_news: Callable[[bool], None] = lambda _: None
+        self._check = check
+        self._log = log
+        self._clients: set[Client] = set()
+        self._most = connections_allowed()
+        self._looking: asyncio.TimerHandle | None = None
+        self._checks: set[asyncio.Task[None]] = set()
+        self._ids = os.urandom(10).hex()
+        self._id = 0
+
+    # --- the table
+
+    def apply(self, table: Table) -> None:
+        for gone in self.live.apply(table):
+            self.dispatcher.drop(gone)
+        for deployment in self.live.deployments.values():
+            if deployment.waiting:
+                self.dispatcher.wake(deployment)
+        self.on_news(True)
+
+    def report(self) -> dict[str, Any]:
+        """What control is told: see controllers/routing.py."""
+        now = self.now()
+        in_flight: dict[str, int] = {}
+        for instance in self.live.instances():
+            if instance.in_flight:
+                uid = instance.target.uid
+                in_flight[uid] = in_flight.get(uid, 0) + instance.in_flight
+        deployments = self.live.deployments
+        return {
+            "version": self.live.version,
+            "in_flight": in_flight,
+            "held": {
+                uid: len(one.waiting) for uid, one in deployments.items() if one.waiting and not one.instances
+            },
+            "deployments": {uid: one.metrics.report(now) for uid, one in deployments.items()},
+        }
+
+    # --- connections
+
+    def came(self, client: Client) -> None:
+        if len(self._clients) >= self._most:
+            client.abort()
+            return
+        self._clients.add(client)
+        if self._looking is None:
+            self._looking = self.loop.call_later(LOOK_S, self._look)
+
+    def left(self, client: Client) -> None:
+        self._clients.discard(client)
+
+    def _look(self) -> None:
+        now = self.now()
+        for client in list(self._clients):
+            client.look_at_clock(now)
+        idle = False
+        for instance in self.live.instances():
+            for upstream in instance.idle[:]:
+                if now - upstream.idle_since > IDLE_S:
+                    upstream.close()
+            idle = idle or bool(instance.idle)
+        self._log.flush()
+        self._looking = self.loop.call_later(LOOK_S, self._look) if self._clients or idle else None
+
+    async def drain(self, seconds: float) -> None:
+        """No new requests; returns when those under way have ended, or after `seconds`."""
+        self.drains = True
+        for client in list(self._clients):
+            client.drain()
+        until = self.now() + seconds
+        while self.dispatcher.active and self.now() < until:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+        for client in list(self._clients):
+            client.abort()
+        self._log.flush()
+
+    # --- requests
+
+    def admit(self, client: Client, request: Request) -> Admitted | None:
+        """None where a token must be looked at first. Raises Denied."""
+        endpoint, path = admission.find(self.live, request)
+        admission.check_reach(endpoint, client.is_local)
+        secret = admission.bearer(request)
+        if endpoint.record.auth != KEY:
+            return None
+        admission.check_key(endpoint, secret)
+        return Admitted(endpoint, admission.choose(endpoint, request), path)
+
+    def look(
+        self, client: Client, request: Request, done: Callable[[Request, Admitted | Denied], None]
+    ) -> None:
+        """The rest of an admission that takes reading."""
+
+        async def check() -> None:
+            try:
+                endpoint, path = admission.find(self.live, request)
+                await self._check(endpoint, admission.bearer(request))
+                done(request, Admitted(endpoint, admission.choose(endpoint, request), path))
+            except Denied as denied:
+                done(request, denied)
+            except Exception:
+                self._log.failed("a token could not be looked at")
+                done(request, Denied(503, "NotNow", "The token cannot be looked at now. Try again."))
+
+        task = self.loop.create_task(check())
+        self._checks.add(task)
+        task.add_done_callback(self._checks.discard)
+
+    def exchange(
+        self, client: Client, request: Request, admitted: Admitted, body: bytes, whole: bool
+    ) -> Exchange:
+        identity = request.request_id
+        fields = request.fields
+        head = b"%b %b HTTP/1.1\r\n%b%b" % (request.method, admitted.path, fields, client.forwarded)
+        if not identity:
+            self._id += 1
+            identity = f"{self._ids}{self._id & 0xFFFFFFFFFFFF:012x}".encode()
+            head += b"X-Request-Id: " + identity + b"\r\n"
+        if request.upgrade:
+            head += b"Connection: Upgrade\r\nUpgrade: " + request.upgrade + b"\r\n"
+        exchange = Exchange(client, request, admitted.deployment, head + b"\r\n", body, whole)
+        exchange.request_id = identity
+        return exchange
+
+    def dispatch(self, exchange: Exchange, admitted: Admitted) -> None:
+        self.dispatcher.start(exchange)
+
+    def denied(self, client: Client, request: Request | None, denied: Denied) -> None:
+        self._log.denied(client.peer, request, denied.status)
+
+
+def connections_allowed() -> int:
+    """Three in eight of the files that this process may open: each caller's may take one to an instance."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return MOST_CONNECTIONS if soft == resource.RLIM_INFINITY else min(MOST_CONNECTIONS, soft * 3 // 8)
+
+
+__all__ = ["AAD_TOKEN", "AML_TOKEN", "KEY", "Check", "Gateway"]

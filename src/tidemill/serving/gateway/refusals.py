@@ -1,0 +1,30 @@
+"""What the gateway itself answers: errors in ARM's shape, as Azure's clients read them."""
+
+from __future__ import annotations
+
+import json
+from http import HTTPStatus
+
+_REASONS = {status.value: status.phrase for status in HTTPStatus} | {499: "Client Closed Request"}
+
+
+class Denied(Exception):
+    """A request that is not passed on. `more`: header lines of the answer."""
+
+    def __init__(self, status: int, code: str, message: str, more: str = "") -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.message = message
+        self.more = more
+
+
+def answer(status: int, code: str, message: str, *, close: bool, more: str = "", body: bool = True) -> bytes:
+    """`body`: False for the answer to HEAD."""
+    content = json.dumps({"error": {"code": code, "message": message}}).encode()
+    head = (
+        f"HTTP/1.1 {status} {_REASONS.get(status, '')}\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(content)}\r\n{more}{'Connection: close' if close else ''}"
+    )
+    ending = "\r\n\r\n" if close else "\r\n"
+    return (head + ending).encode("latin-1") + (content if body else b"")
