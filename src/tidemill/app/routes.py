@@ -12,20 +12,21 @@ from tidemill.app.endpoint_rows import (
     mirror_of,
     traffic_of,
 )
+from tidemill.app.scaled import bounds_of
 from tidemill.domain.model import Resource
 from tidemill.domain.serving.deciding import Phase
-from tidemill.domain.serving.model import TARGET_UTILIZATION, Provisioning
+from tidemill.domain.serving.model import Provisioning
 from tidemill.domain.serving.routes import Backend, Endpoint, Target
 from tidemill.store.api import Read, ResourceQuery
 
 
-def endpoints(read: Read) -> tuple[Endpoint, ...]:
+def endpoints(read: Read, now: int) -> tuple[Endpoint, ...]:
     """Of all workspaces; those that are being deleted are not there any more."""
     rows = read.find(ResourceQuery(ENDPOINTS, ascending=True))
-    return tuple(_endpoint(read, row) for row in rows if row.state != Provisioning.DELETING)
+    return tuple(_endpoint(read, row, now) for row in rows if row.state != Provisioning.DELETING)
 
 
-def _endpoint(read: Read, row: Resource) -> Endpoint:
+def _endpoint(read: Read, row: Resource, now: int) -> Endpoint:
     spec, scope = decode_object(row.spec), row.key.scope
     deployments = [one for one in deployments_of(read, row) if one.state != Provisioning.DELETING]
     return Endpoint(
@@ -36,15 +37,15 @@ def _endpoint(read: Read, row: Resource) -> Endpoint:
         tuple(traffic_of(row).items()),
         tuple(mirror_of(row).items()),
         spec.get("publicNetworkAccess") != "Disabled",
-        tuple(backend(read, one) for one in deployments),
+        tuple(backend(read, one, now) for one in deployments),
     )
 
 
-def backend(read: Read, row: Resource) -> Backend:
+def backend(read: Read, row: Resource, now: int) -> Backend:
     """What serves now is routed: while it is replaced, or after that failed, that is the older plan's."""
     status = deployment_status(row)
     spec = (status.serving or status.plan).spec
-    request = spec.request
+    request, bounds = spec.request, bounds_of(read, row, spec, now)
     found = (_target(read, one, status.serving_generation) for one in instances.of_deployment(read, row))
     container = (status.serving or status.plan).environment.container
     return Backend(
@@ -53,9 +54,7 @@ def backend(read: Read, row: Resource) -> Backend:
         request.timeout_s,
         request.queue_wait_s,
         request.max_concurrent,
-        wake=bool(status.serving_generation)
-        and spec.scale.kind == TARGET_UTILIZATION
-        and not spec.scale.minimum,
+        wake=bool(status.serving_generation) and bounds is not None and not bounds.minimum,
         score_path=container.scoring.path if container is not None else "/score",
         instances=tuple(target for target in found if target is not None),
     )

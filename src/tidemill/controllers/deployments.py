@@ -17,13 +17,14 @@ from tidemill.app import implicit_computes, instances, routes
 from tidemill.app.codec import encode, job_status
 from tidemill.app.endpoint_rows import DEPLOYMENTS, deployment_status, event
 from tidemill.app.online_deployments import finish_deletion
+from tidemill.app.scaled import Bounds, bounds_of, wanted_of
 from tidemill.app.services import Services
 from tidemill.app.transitions import job_event
 from tidemill.domain.model import JobState, Resource
 from tidemill.domain.plan import Place
 from tidemill.domain.serving import deciding
 from tidemill.domain.serving.deciding import Drain, Fail, Finish, Gone, Serve, Start, Stop
-from tidemill.domain.serving.model import TARGET_UTILIZATION, DeploymentSpec, Provisioning
+from tidemill.domain.serving.model import Provisioning
 from tidemill.domain.serving.plan import DeploymentPlan, DeploymentStatus
 from tidemill.domain.serving.routes import Backend
 from tidemill.domain.units import plural
@@ -79,6 +80,12 @@ class Deployments:
         for row in await self._s.store.read(lambda read: read.find(ResourceQuery(DEPLOYMENTS))):
             self.wake(row.uid)
 
+    def settings_changed(self) -> None:
+        """An autoscale setting: how many instances a deployment may have."""
+        task = asyncio.create_task(self.look_again())
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
     def job_changed(self, uid: str) -> bool:
         """-> whether it is an instance of a deployment."""
         owner = self._owner.get(uid)
@@ -123,7 +130,7 @@ class Deployments:
         """Decides until nothing is to be done -> when to look again at the latest."""
         while True:
             now = self._s.clock.now()
-            seen = await self._s.store.read(lambda read: _see(read, uid))
+            seen = await self._s.store.read(lambda read: _see(read, uid, now))  # noqa: B023
             if seen is None:
                 self._waiting.discard(uid)
                 return None
@@ -146,13 +153,14 @@ class Deployments:
     def _decide(self, seen: Seen, now: int) -> deciding.Decided:
         status = deployment_status(seen.row)
         serving = status.serving or status.plan
+        proved = status.serving_generation == status.generation
         quiet = self._router.is_quiet
         view = deciding.Deployment(
             seen.row.state,
             status.generation,
-            wanted_of(status.plan.spec, status, proved=status.serving_generation == status.generation),
+            wanted_of(status.plan.spec, status, seen.bounds, proved=proved),
             status.serving_generation,
-            wanted_of(serving.spec, status, proved=True),
+            wanted_of(serving.spec, status, seen.serving_bounds, proved=True),
             [instances.as_seen(row, quiet(row.uid)) for row in seen.instances],
             seen.row.modified_at,
             self._router.is_current(seen.backend),
@@ -178,7 +186,7 @@ class Deployments:
         self, tx: Tx, uid: str, decided: deciding.Decided, drafts: Drafts, now: int
     ) -> Sequence[Resource]:
         """If it is still what the rows ask for. -> the instances of a deployment that is gone."""
-        seen = _see(tx, uid)
+        seen = _see(tx, uid, now)
         if seen is None or self._decide(seen, now) != decided:
             return ()
         row, by_uid = seen.row, {one.uid: one for one in seen.instances}
@@ -239,13 +247,23 @@ class Seen:
     row: Resource
     instances: Sequence[Resource]
     backend: Backend  # as the route table is to have it
+    bounds: Bounds | None  # of what was asked for last
+    serving_bounds: Bounds | None  # of what serves meanwhile
 
 
-def _see(read: Read, uid: str) -> Seen | None:
+def _see(read: Read, uid: str, now: int) -> Seen | None:
     row = read.by_uid(uid)
     if row is None:
         return None
-    return Seen(row, instances.of_deployment(read, row), routes.backend(read, row))
+    status = deployment_status(row)
+    serving = (status.serving or status.plan).spec
+    return Seen(
+        row,
+        instances.of_deployment(read, row),
+        routes.backend(read, row, now),
+        bounds_of(read, row, status.plan.spec, now),
+        bounds_of(read, row, serving, now),
+    )
 
 
 def _is_settled(seen: Seen) -> bool:
@@ -260,16 +278,6 @@ def plan_of(status: DeploymentStatus, generation: int) -> DeploymentPlan:
     if generation == status.generation or status.serving is None:
         return status.plan
     return status.serving
-
-
-def wanted_of(spec: DeploymentSpec, status: DeploymentStatus, *, proved: bool) -> int:
-    """How many instances there are to be. What has never served (not `proved`) is tried out by at least one,
-    also where it may sleep."""
-    if spec.scale.kind != TARGET_UTILIZATION:
-        return spec.instances
-    scaled = spec.instances if status.scaled is None else status.scaled
-    lowest = spec.scale.minimum if proved else max(1, spec.scale.minimum)
-    return min(max(scaled, lowest), spec.scale.maximum)
 
 
 def _start(

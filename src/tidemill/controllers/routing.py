@@ -117,7 +117,8 @@ class Routing:
     async def _write(self) -> None:
         self._dirty.clear()
         try:
-            endpoints = await self._s.store.read(routes.endpoints)
+            now = self._s.clock.now()
+            endpoints = await self._s.store.read(lambda read: routes.endpoints(read, now))
             if endpoints != self._table.endpoints or not (self._folder / FILE).exists():
                 table = Table(self._table.version + 1, endpoints)
                 await asyncio.to_thread(_replace, self._folder / FILE, encode(table))

@@ -7,7 +7,7 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from tidemill.app.endpoint_rows import DEPLOYMENTS, ENDPOINTS
+from tidemill.app.endpoint_rows import AUTOSCALE, DEPLOYMENTS, ENDPOINTS
 from tidemill.app.services import Services
 from tidemill.app.transitions import Moment
 from tidemill.controllers.attempts import Attempts
@@ -97,6 +97,10 @@ class Runtime:
                 self.routing.changed()
             elif item.kind == f"resource:{ENDPOINTS}":
                 self.routing.changed()
+            elif item.kind == f"resource:{AUTOSCALE}":
+                self.routing.changed()
+                self.deployments.settings_changed()
+                self.scaling.settings_changed()
             elif item.kind == "resource:schedules":
                 self.schedules.changed()
 

@@ -1,8 +1,8 @@
 """Autoscaling: what the gateway and the nodes measure becomes the number of instances of a deployment.
 
-Only deployments with TARGET_UTILIZATION are looked at, each by its own polling interval; one that sleeps is
-not, until the gateway holds a request for it. What was measured is in memory alone: after a restart it
-begins anew, so it errs towards more.
+Only deployments that are scaled (app.scaled) are looked at, each by its own polling interval; one that
+sleeps is not, until the gateway holds a request for it. What was measured is in memory alone: after a restart
+it begins anew, so it errs towards more.
 """
 
 from __future__ import annotations
@@ -14,12 +14,20 @@ from typing import Any, cast
 
 from tidemill.app import routes
 from tidemill.app.codec import encode
-from tidemill.app.endpoint_rows import DEPLOYMENTS, deployment_status, event
+from tidemill.app.endpoint_rows import (
+    DEPLOYMENTS,
+    deployment_status,
+    deployments_of,
+    event,
+    find_endpoint,
+)
+from tidemill.app.scaled import Bounds, bounds_of
 from tidemill.app.services import Services
-from tidemill.controllers.deployments import wanted_of
 from tidemill.domain.model import Resource
-from tidemill.domain.serving.model import TARGET_UTILIZATION, DeploymentSpec, Provisioning
-from tidemill.domain.serving.scaling import Memory, Policy, Sample, Scaled, scale
+from tidemill.domain.serving.autoscale import CPU, REQUESTS
+from tidemill.domain.serving.model import DeploymentSpec, Provisioning
+from tidemill.domain.serving.rules import Asked, Reading, ask
+from tidemill.domain.serving.scaling import Memory, Policy, Sample, scale
 from tidemill.domain.units import plural
 from tidemill.store.api import Read, ResourceQuery, Tx
 
@@ -27,6 +35,15 @@ log = logging.getLogger("tidemill.scaling")
 
 SECOND = 1_000_000
 CALM_US = 60 * SECOND
+PROFILE_S = 15.0  # between looks at which profile holds
+# The gateway's names of latencies, and Azure's.
+_METRICS = {
+    "mean_ms": "RequestLatency",
+    "p50_ms": "RequestLatency_P50",
+    "p90_ms": "RequestLatency_P90",
+    "p95_ms": "RequestLatency_P95",
+    "p99_ms": "RequestLatency_P99",
+}
 
 
 @dataclass(slots=True)
@@ -37,15 +54,32 @@ class _Watched:
     in_flight: float = 0.0
     held: int = 0
     last_at: int = 0
+    measured: dict[str, float] = field(default_factory=dict[str, float])  # by the gateway's names
+    readings: list[Reading] = field(default_factory=list[Reading])
+    changed_at: int = 0
     cpu: dict[str, tuple[int, int]] = field(default_factory=dict[str, tuple[int, int]])  # by node: (at, used)
     task: asyncio.Task[None] | None = None
     news: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """One reading of a deployment that is scaled. `nodes`: thousandths of a core, by node that answers;
+    `siblings`: uids of all deployments of its endpoint."""
+
+    row: Resource
+    spec: DeploymentSpec
+    bounds: Bounds
+    wanted: int
+    nodes: dict[str, int]
+    siblings: tuple[str, ...]
 
 
 class Scaling:
     def __init__(self, services: Services) -> None:
         self._s = services
         self._watched: dict[str, _Watched] = {}
+        self._starting: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         rows = await self._s.store.read(lambda read: read.find(ResourceQuery(DEPLOYMENTS)))
@@ -54,6 +88,7 @@ class Scaling:
 
     async def stop(self) -> None:
         tasks = [watched.task for watched in self._watched.values() if watched.task is not None]
+        tasks += [self._starting] if self._starting is not None else []
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -65,6 +100,10 @@ class Scaling:
             watched.task = asyncio.create_task(self._follow(uid, watched), name=f"scaling {uid}")
         watched.news.set()
 
+    def settings_changed(self) -> None:
+        """An autoscale setting: a deployment that was not scaled may be now."""
+        self._starting = asyncio.create_task(self.start())
+
     def on_report(self, report: dict[str, Any]) -> None:
         """Of the gateway; see controllers/routing.py."""
         held = cast(dict[str, Any], report.get("held") or {})
@@ -75,6 +114,8 @@ class Scaling:
             if uid in measured:
                 watched.in_flight = float(measured[uid].get("in_flight") or 0)
                 watched.last_at = max(watched.last_at, int(measured[uid].get("last_at") or 0))
+                numbers = cast(dict[str, Any], measured[uid]).items()
+                watched.measured = {k: float(v) for k, v in numbers if isinstance(v, int | float)}
             if watched.held > before:
                 watched.news.set()
 
@@ -99,20 +140,57 @@ class Scaling:
 
     async def _look(self, uid: str, watched: _Watched) -> float | None:
         """-> seconds until the next look, None: not before there is news, -1: never."""
-        found = await self._s.store.read(lambda read: _see(read, uid))
+        found = await self._s.store.read(lambda read: _see(read, uid, self._s.clock.now()))
         if found is None:
             return -1
-        row, spec, wanted, nodes = found
-        if row.state in (Provisioning.CREATING, Provisioning.UPDATING):
-            return spec.scale.polling_s
+        if found.row.state in (Provisioning.CREATING, Provisioning.UPDATING):
+            return found.spec.scale.polling_s
         now = self._s.clock.now()
-        load = max(watched.in_flight, float(watched.held))
-        sample = Sample(now, load, self._cpu(watched, nodes, now), watched.held, watched.last_at)
-        done = scale(_policy(spec), wanted, sample, watched.memory)
-        watched.memory = done.memory
-        if done.wanted != wanted:
-            await self._s.store.write(lambda tx: _write(tx, uid, wanted, done, now))
-        return None if done.wanted == 0 and not watched.held else spec.scale.polling_s
+        cpu = self._cpu(watched, found.nodes, now)
+        memory, done = watched.memory, self._by_setting(watched, found, cpu, now)
+        if done is None:
+            load = max(watched.in_flight, float(watched.held))
+            sample = Sample(now, load, cpu, watched.held, watched.last_at)
+            scaled = scale(_policy(found.spec, found.bounds), found.wanted, sample, memory)
+            watched.memory, done = scaled.memory, Asked(scaled.wanted, scaled.why)
+        if done.wanted != found.wanted:
+            watched.changed_at = now
+            await self._s.store.write(lambda tx: _write(tx, uid, found.wanted, done, now))
+        profile = found.bounds.profile
+        if profile is not None:
+            return min((rule.trigger.grain_s / 4 for rule in profile.rules), default=PROFILE_S)
+        return None if done.wanted == 0 and not watched.held else found.spec.scale.polling_s
+
+    def _by_setting(self, watched: _Watched, found: _Seen, cpu: float | None, now: int) -> Asked | None:
+        """What its autoscale setting asks for; None where it has none, or what it may not decide: a sleeping
+        deployment is awake with the first request, by whatever rules."""
+        profile = found.bounds.profile
+        if profile is None:
+            watched.readings = []
+            return None
+        if found.wanted == 0:
+            return Asked(1, "a request came while it slept") if watched.held else Asked(0)
+        own = {_METRICS[k]: v for k, v in watched.measured.items() if k in _METRICS}
+        if "rate" in watched.measured:
+            own[REQUESTS] = watched.measured["rate"] * 60
+        if cpu is not None:
+            own[CPU] = cpu * 100 / max(len(found.nodes), 1)
+        watched.readings.append(Reading(now, own, self._of_endpoint(found, own)))
+        spans = (rule.trigger.window_s + 2 * rule.trigger.grain_s for rule in profile.rules)
+        oldest = now - round(max(spans, default=0.0) * SECOND)
+        watched.readings = [one for one in watched.readings if one.at >= oldest]
+        return ask(profile, found.wanted, watched.readings, watched.changed_at, now)
+
+    def _of_endpoint(self, found: _Seen, own: dict[str, float]) -> dict[str, float]:
+        """Of all its deployments: requests together, latencies by how many each answers."""
+        all_ = [w.measured for uid in found.siblings if (w := self._watched.get(uid)) is not None]
+        total = sum(one.get("rate", 0.0) for one in all_)
+        together = {**own, REQUESTS: total * 60}
+        for name, metric in _METRICS.items():
+            known = [(one["rate"], one[name]) for one in all_ if one.get("rate") and name in one]
+            if known:
+                together[metric] = sum(rate * ms for rate, ms in known) / sum(rate for rate, _ in known)
+        return together
 
     def _cpu(self, watched: _Watched, nodes: dict[str, int], now: int) -> float | None:
         """Instances' CPU in use since the last look; None where it is not counted, or was not before."""
@@ -131,31 +209,37 @@ class Scaling:
 
 
 def _serving(row: Resource) -> DeploymentSpec | None:
-    """What its instances are, or are to be; None where they are not scaled."""
+    """What its instances are, or are to be; None where nothing of it is to be scaled."""
     status = deployment_status(row)
     failed = row.state == Provisioning.FAILED and status.serving_generation != status.generation
-    spec = status.serving.spec if failed and status.serving is not None else status.plan.spec
-    if row.state == Provisioning.DELETING or spec.scale.kind != TARGET_UTILIZATION:
+    if row.state == Provisioning.DELETING or (failed and not status.serving_generation):
         return None
-    return None if failed and not status.serving_generation else spec
+    return status.serving.spec if failed and status.serving is not None else status.plan.spec
 
 
-def _see(read: Read, uid: str) -> tuple[Resource, DeploymentSpec, int, dict[str, int]] | None:
-    """-> (its row, what it is to be, instances now wanted, thousandths of a core by node that answers)."""
+def _see(read: Read, uid: str, now: int) -> _Seen | None:
     row = read.by_uid(uid)
     spec = _serving(row) if row is not None else None
     if row is None or spec is None:
         return None
-    nodes = (read.node(target.node) for target in routes.backend(read, row).instances)
+    bounds = bounds_of(read, row, spec, now)
+    if bounds is None:
+        return None
+    targets = routes.backend(read, row, now).instances
+    nodes = (read.node(target.node) for target in targets)
     sizes = {node.id: node.granted.cpu_milli for node in nodes if node is not None}
-    return row, spec, wanted_of(spec, deployment_status(row), proved=True), sizes
+    endpoint = find_endpoint(read, row.key.scope, row.key.parent)
+    siblings = tuple(one.uid for one in deployments_of(read, endpoint))
+    status = deployment_status(row)
+    wanted = spec.instances if status.scaled is None else status.scaled  # it may be out of its bounds
+    return _Seen(row, spec, bounds, wanted, sizes, siblings)
 
 
-def _policy(spec: DeploymentSpec) -> Policy:
+def _policy(spec: DeploymentSpec, bounds: Bounds) -> Policy:
     settings = spec.scale
     return Policy(
-        settings.minimum,
-        settings.maximum,
+        bounds.minimum,
+        bounds.maximum,
         settings.target_percent,
         spec.request.max_concurrent,
         settings.target_requests,
@@ -164,13 +248,11 @@ def _policy(spec: DeploymentSpec) -> Policy:
     )
 
 
-def _write(tx: Tx, uid: str, wanted: int, done: Scaled, now: int) -> None:
-    row = tx.by_uid(uid)
-    spec = _serving(row) if row is not None else None
-    if row is None or spec is None:
+def _write(tx: Tx, uid: str, wanted: int, done: Asked, now: int) -> None:
+    seen = _see(tx, uid, now)
+    if seen is None or seen.wanted != wanted:  # somebody has asked for something else meanwhile
         return
-    status = deployment_status(row)
-    if wanted_of(spec, status, proved=True) != wanted:  # somebody has asked for something else meanwhile
-        return
-    tx.add_event(event(row, now, "Scaled", f"{plural(done.wanted, 'instance')} from now on: {done.why}."))
-    tx.update(replace(row, status=encode(replace(status, scaled=done.wanted))))
+    text = f"{plural(done.wanted, 'instance')} from now on: {done.why}."
+    tx.add_event(event(seen.row, now, "Scaled", text))
+    status = replace(deployment_status(seen.row), scaled=done.wanted)
+    tx.update(replace(seen.row, status=encode(status)))

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,14 @@ import msgspec
 import pytest
 from world import OWNER, SCOPE, World
 
-from tidemill.app import assets, endpoints, implicit_computes, instances, online_deployments
+from tidemill.app import (
+    assets,
+    autoscale_settings,
+    endpoints,
+    implicit_computes,
+    instances,
+    online_deployments,
+)
 from tidemill.app.asset_rows import CODES, ENVIRONMENTS, MODELS
 from tidemill.app.codec import job_status
 from tidemill.app.endpoint_rows import deployment_key, deployment_status
@@ -382,3 +390,45 @@ async def test_a_restart_while_it_sleeps_leaves_it_asleep(w: World) -> None:
     assert not live(w)
     report(w, held=2)
     await w.until(lambda: len(routed(w).instances) == 2, "2 requests, 1 at once per instance")
+
+
+def setting(rules: list[dict[str, Any]] | None = None, low: int = 1, high: int = 4) -> dict[str, Any]:
+    target = f"{SCOPE.arm_id}/onlineEndpoints/ep1/deployments/blue"
+    capacity = {"minimum": str(low), "maximum": str(high), "default": str(low)}
+    return {
+        "properties": {
+            "targetResourceUri": target,
+            "enabled": True,
+            "profiles": [{"name": "always", "capacity": capacity, "rules": rules or []}],
+        }
+    }
+
+
+async def test_an_autoscale_setting_bounds_and_scales(w: World) -> None:
+    group = replace(SCOPE, workspace="")
+    await w.start()
+    await deploy(w)
+    await settled(w)
+    await autoscale_settings.put(w.services, OWNER, group, "a", setting(low=2))
+    await w.until(lambda: len(routed(w).instances) == 2, "as many as the setting has at least")
+    rule = {
+        "metricTrigger": {
+            "metricName": "RequestsPerMinute",
+            "operator": "GreaterThan",
+            "threshold": 100,
+            "timeGrain": "PT1S",
+            "timeWindow": "PT1S",
+        },
+        "scaleAction": {"direction": "Increase", "value": "1", "cooldown": "PT1M"},
+    }
+    row = row_of(w)
+    assert row is not None
+    assert w.running is not None
+    w.running.routing.on_report({"deployments": {row.uid: {"rate": 5.0, "in_flight": 1}}})
+    w.clock.ahead += 120_000_000
+    await autoscale_settings.put(w.services, OWNER, group, "a", setting([rule], low=2))
+    await w.until(lambda: len(routed(w).instances) == 3, "one more by the rule", 10.0)
+    said = [event.message for event in w.read().events(row.uid) if event.code == "Scaled"]
+    assert said[-1] == "3 instances from now on: RequestsPerMinute is 300 (> 100)."
+    await autoscale_settings.delete(w.services, OWNER, group, "a")
+    await w.until(lambda: len(routed(w).instances) == 1, "as many as the deployment asks for")
