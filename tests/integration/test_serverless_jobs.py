@@ -9,6 +9,8 @@ from collections.abc import Iterator
 import pytest
 from jobserver import JobServer, until
 
+from receivers import HookReceiver, MailServer
+
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[JobServer]:
@@ -141,3 +143,46 @@ def test_its_time_passes_while_the_server_is_down(alone):
     alone.start()
     nothing_left(alone)
     assert any(e["code"] == "NodesReleased" for e in alone.job("late-look")["timeline"])
+
+
+# --- told at the end
+
+
+def test_told_of_the_end_over_a_kill_of_the_server(alone, tmp_path):
+    with MailServer() as mail, HookReceiver() as receiver:
+        port = str(mail.port)
+        words = (
+            "--smtp-host",
+            "127.0.0.1",
+            "--smtp-port",
+            port,
+            "--security",
+            "none",
+            "--sender",
+            "t@example.org",
+        )
+        assert alone.cli("notifications", "set", *words, "--webhooks", "127.0.0.1").returncode == 0
+        tried = alone.cli("notifications", "test", "--email", "ann@example.org", "--webhook", receiver.url)
+        assert tried.returncode == 0, tried.stderr
+        assert (mail.recipients, [post["event"] for post in receiver.posts]) == (
+            ["ann@example.org"],
+            ["Test"],
+        )
+        told = {"tidemill.notify": f"ben@example.org {receiver.url}", "tidemill.notify_on": "JobFailed"}
+        alone.submit("told", "echo begun; sleep 2; exit 4", computeId=None, properties=told)
+        alone.until_log("told", "begun")
+        alone.kill()
+        alone.start()
+        assert alone.wait("told")["status"] == "Failed"
+        until(lambda: len(receiver.posts) == 2 and len(mail.messages) == 2, what="both messages")
+        assert receiver.posts[1]["job"]["name"] == "told"
+        assert "exit code 4" in mail.messages[1].get_payload()
+        until(lambda: sum(e["code"] == "NotificationSent" for e in alone.job("told")["timeline"]) == 2)
+    refused = alone.cli(
+        "notifications",
+        "test",
+        "--webhook",
+        alone.state["addresses"]["http"].replace("127.0.0.1", "localhost"),
+    )
+    assert "is not on the list of what webhooks may reach" in refused.stderr
+    assert "password" not in alone.cli("notifications", "show").stdout

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from tidemill.app import notices
 from tidemill.app.codec import decode_object, encode, job_status
 from tidemill.app.on_behalf import in_name_of
 from tidemill.app.output_assets import register_outputs
@@ -75,6 +76,7 @@ def end(tx: Tx, row: Resource, state: JobState, code: str, message: str, now: in
         registered=register_outputs(tx, row, status.plan.outputs if completed else (), now),
     )
     tx.add_event(job_event(row, now, state.value, message.split("\n", 1)[0]))
+    notices.post(tx, row, status.plan, progress, state, status.kind)
     return tx.update(with_progress(row, status, state, now, progress))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from tidemill.app import families, implicit_computes, kept_nodes
+from tidemill.app import families, implicit_computes, kept_nodes, notices
 from tidemill.app.codec import encode, job_status
 from tidemill.app.jobs import find, key_of
 from tidemill.app.services import Services
@@ -51,6 +51,7 @@ def cancel_in(tx: Tx, row: Resource, now: int, by: str, timetable: str) -> Resou
     tx.add_event(Event(row.uid, "job", now, "Canceled", text, by))
     progress = replace(status.progress, ended_at=now, error=JobError("Canceled", text))
     canceled = encode(replace(status, progress=progress))
+    notices.post(tx, row, status.plan, progress, JobState.CANCELED, status.kind)
     if status.plan.serverless:
         implicit_computes.remove(tx, row, now)
     return tx.update(replace(row, state=JobState.CANCELED, status=canceled, modified_at=now))

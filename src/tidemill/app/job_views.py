@@ -10,7 +10,7 @@ from tidemill.app.codec import decode_object, job_status
 from tidemill.app.services import Services
 from tidemill.app.times import iso
 from tidemill.domain.errors import NotFound
-from tidemill.domain.model import Attempt, Event, JobState, Resource
+from tidemill.domain.model import Attempt, Event, JobState, Resource, Scope
 from tidemill.domain.plan import COMMAND, SWEEP, JobStatus
 from tidemill.domain.states import cancel_timetable
 
@@ -91,8 +91,11 @@ def waiting_sentence(s: Services, row: Resource) -> str:
 
 def page_of(s: Services, row: Resource) -> str:
     """The address of a job's page in the portal."""
-    scope = row.key.scope
-    return f"{s.addresses.http}/ui/{scope.subscription}/{scope.group}/{scope.workspace}/jobs/{row.key.name}"
+    return page_at(s, row.key.scope, row.key.name)
+
+
+def page_at(s: Services, scope: Scope, name: str) -> str:
+    return f"{s.addresses.http}/ui/{scope.subscription}/{scope.group}/{scope.workspace}/jobs/{name}"
 
 
 async def detail(s: Services, row: Resource) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
-from tidemill.app import command_jobs, families, pipeline_jobs, sweep_jobs
+from tidemill.app import command_jobs, families, notices, pipeline_jobs, secretstore, sweep_jobs
 from tidemill.app.codec import decode_object, encode, job_status
 from tidemill.app.compute_rules import object_at
 from tidemill.app.prepared import Child, Prepare, Prepared
@@ -20,6 +20,7 @@ from tidemill.domain.ids import check_name
 from tidemill.domain.jobservices import asked_for
 from tidemill.domain.jobspec import job_kind
 from tidemill.domain.model import Caller, Event, JobState, Key, Resource, Scope
+from tidemill.domain.notifications import secret_texts
 from tidemill.domain.plan import COMMAND, PIPELINE, SWEEP, ChildOf
 from tidemill.store.api import AlreadyExists, Granted, Read, ResourceQuery, Tx
 
@@ -70,6 +71,7 @@ async def submit(
     await check_usable(s, caller, properties)
     prepared = await KINDS[kind](s, caller, scope, name, properties, child)
     row = _row(s, caller, key_of(scope, name), properties, prepared, child)
+    unheard = await _unheard(s, caller, scope, prepared)
     submitted = f"Submitted by {caller.name} to {prepared.where}."
 
     def insert(tx: Tx) -> Resource:
@@ -80,7 +82,7 @@ async def submit(
                 tx.add_event(Event(parent.uid, "job", row.created_at, *told))
         inserted = tx.insert(row)
         tx.add_event(Event(row.uid, "job", row.created_at, "Submitted", submitted, caller.name))
-        for code, note in (*_told(properties), *prepared.notes):
+        for code, note in (*_told(properties, unheard), *prepared.notes):
             tx.add_event(Event(row.uid, "job", row.created_at, code, note))
         prepared.also(tx, inserted)
         if also is not None:
@@ -127,7 +129,18 @@ async def check(s: Services, caller: Caller, scope: Scope, name: str, body: Mapp
     properties = _properties(body)
     await check_usable(s, caller, properties)
     prepared = await KINDS[job_kind(name, properties, KINDS)](s, caller, scope, name, properties, None)
+    await _unheard(s, caller, scope, prepared)
     _row(s, caller, key_of(scope, name), properties, prepared, None)
+
+
+async def _unheard(s: Services, caller: Caller, scope: Scope, prepared: Prepared) -> tuple[str, ...]:
+    """What nobody will be told at its end although it says so. Raises NotFound or Forbidden for a secret of a
+    webhook that is not there, or that the caller may not read."""
+    notify = prepared.status.plan.job.notify
+    if notify is None:
+        return ()
+    await secretstore.check_usable(s, caller, scope, secret_texts(notify.hooks))
+    return await notices.notes(s, prepared.status.plan)
 
 
 def _row(
@@ -183,14 +196,11 @@ def _properties(body: Mapping[str, Any]) -> dict[str, Any]:
     return {**found, "services": services} if services else found
 
 
-def _told(properties: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Where it comes from, and what of it is kept without effect."""
+def _told(properties: Mapping[str, Any], more: Sequence[str]) -> list[tuple[str, str]]:
+    """Where it comes from, and what of it will be without effect."""
     given = object_at(properties, "properties", "properties.properties")
     notes = [f"{word} {given[mark]}." for mark, word in ORIGINS.items() if given.get(mark)]
-    asked = object_at(properties, "notificationSetting", "properties.notificationSetting")
-    if asked.get("emails") or asked.get("webhooks"):
-        notes.append("No notification is sent at its end: Tidemill sends neither e-mail nor webhooks yet.")
-    return [("Note", note) for note in notes]
+    return [("Note", note) for note in (*notes, *more)]
 
 
 def _digest(properties: Mapping[str, Any]) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from tidemill.app import notices
 from tidemill.app.services import Services
 from tidemill.app.transitions import Collected, Moment, close_intervals, end, node_in
 from tidemill.domain.model import AttemptState, Event, Node, NodeState, Outcome
@@ -38,6 +39,9 @@ async def settle(s: Services) -> None:
         await s.store.write(lambda tx, id=attempt.id: _interrupt(tx, id, now, taken))
     for node in nodes:
         await s.store.write(lambda tx, id=node.id: _close(tx, id, now))
+    waiting = await s.store.read(notices.pending)
+    for notice in waiting:  # the home that it was made of sends them
+        await s.store.write(lambda tx, uid=notice.uid: _drop(tx, uid))
     reason = (
         f"Restored from {note['from']}, a backup of {note['home']} as it was at {taken}: "
         f"{len(attempts)} running attempts ended, {len(nodes)} nodes closed."
@@ -45,6 +49,12 @@ async def settle(s: Services) -> None:
     log.info(reason)
     s.activity.system(now, _ACTION, "", "home", reason)
     path.unlink()
+
+
+def _drop(tx: Tx, uid: str) -> None:
+    row = tx.by_uid(uid)
+    if row is not None:
+        tx.delete(row)
 
 
 def _interrupt(tx: Tx, attempt_id: str, now: int, taken: str) -> None:

@@ -184,10 +184,17 @@ async def check_usable(
         await s.store.read(lambda r, wanted=ref: _version(r, scope, wanted))
 
 
-async def for_job(s: Services, job: Resource, plan: JobPlan) -> dict[SecretRef, str]:
-    """The values for a job that is about to start. Who submitted it must still be allowed to read them, and
-    each look is on disk in the activity log before this returns. Raises NotFound, Forbidden or OutOfSpace."""
-    refs = references(plan.job.environment_variables)
+async def for_job(
+    s: Services,
+    job: Resource,
+    plan: JobPlan,
+    texts: Sequence[tuple[str, str]] | None = None,
+    what: str = "the environment",
+) -> dict[SecretRef, str]:
+    """The values for a job that is about to start, or of other `texts` of its definition. Who submitted it
+    must still be allowed to read them, and each look is on disk in the activity log before this returns.
+    Raises NotFound, Forbidden or OutOfSpace."""
+    refs = references(plan.job.environment_variables if texts is None else texts)
     scope, values = job.key.scope, dict[SecretRef, str]()
     submitter = Caller(plan.user or plan.team, job.created_by, PrincipalKind.USER.value)
     for ref in refs:
@@ -201,7 +208,7 @@ async def for_job(s: Services, job: Resource, plan: JobPlan) -> dict[SecretRef, 
             actor_kind="job",
             scope=scope.arm_id,
             resource=where,
-            reason=f"Into the environment of job {job.key.name}, submitted by {submitter.name}.",
+            reason=f"Into {what} of job {job.key.name}, submitted by {submitter.name}.",
         )
         try:
             assignment = await _authorise(s, submitter, scope, ref)

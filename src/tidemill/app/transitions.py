@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tidemill.app import implicit_computes
+from tidemill.app import implicit_computes, notices
 from tidemill.app.codec import encode, job_status
 from tidemill.app.output_assets import register_outputs
 from tidemill.domain.model import (
@@ -330,6 +330,7 @@ def _end_job(
         tx.add_event(job_event(row, now, "NodesKept", _kept_sentence(row, kept)))
         row = replace(row, next_at=kept.until)
     tx.update(with_progress(row, status, state, now, replace(progress, kept=kept)))
+    notices.post(tx, row, status.plan, progress, state, status.kind)
     if status.plan.serverless and kept is None:
         implicit_computes.remove(tx, row, now)
     return state, kept

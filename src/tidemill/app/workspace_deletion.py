@@ -35,6 +35,7 @@ CHILD_TYPES = (
     "secrets",
     "experiments",
     "schedules",
+    "notices",
     "onlineEndpoints/deployments",
     "onlineEndpoints",
     "pendingUploads",

@@ -52,6 +52,7 @@ COMMANDS = {
     "keys": (_ROOM + "keys:keys", "The home's own keys, and their rotation."),
     "backup": (_ROOM + "backup:backup", "Everything of a home in one file, and a home of such a file."),
     "retention": (_ROOM + "housekeeping:retention", "What may be removed from the home, and when."),
+    "notifications": (_ROOM + "notifications:notifications", "Messages at the end of jobs: mail, webhooks."),
     "gc": (_ROOM + "housekeeping:gc", "What would be removed; with --apply, remove it."),
     "activity": (_ROOM + "activity:activity", "Who did what, allowed or refused."),
     "workspace": (_ROOM + "workspace:workspace", "Workspaces."),

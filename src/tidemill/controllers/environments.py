@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import replace
 
-from tidemill.app import images, implicit_computes, transitions
+from tidemill.app import images, implicit_computes, notices, transitions
 from tidemill.app.codec import job_status
 from tidemill.app.services import Services
 from tidemill.domain.errors import OutOfSpace, TidemillError
@@ -145,6 +145,7 @@ class Environments:
         tx.add_event(transitions.job_event(row, now, "EnvironmentFailed", problem.message))
         progress = replace(status.progress, ended_at=now, error=problem)
         tx.update(transitions.with_progress(row, status, JobState.FAILED, now, progress))
+        notices.post(tx, row, status.plan, progress, JobState.FAILED, status.kind)
         if status.plan.serverless:
             implicit_computes.remove(tx, row, now)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from tidemill.app import computes, implicit_computes, kept_nodes, transitions
+from tidemill.app import computes, implicit_computes, kept_nodes, notices, transitions
 from tidemill.app.codec import job_status
 from tidemill.app.transitions import Moment
 from tidemill.domain.model import Attempt, JobState, Node, Resource
@@ -46,6 +46,7 @@ def end_job(tx: Tx, decision: sched.EndJob, when: Moment) -> None:
         error=JobError(decision.code, decision.sentence),
     )
     tx.update(transitions.with_progress(row, status, JobState.CANCELED, now, progress))
+    notices.post(tx, row, status.plan, progress, JobState.CANCELED, status.kind)
     if status.plan.serverless:
         implicit_computes.remove(tx, row, now)
     tx.add_event(transitions.job_event(row, now, decision.code, decision.sentence))

@@ -19,6 +19,7 @@ from tidemill.controllers.deployments import Deployments
 from tidemill.controllers.environments import Environments
 from tidemill.controllers.kept import Kept
 from tidemill.controllers.nodes import Nodes
+from tidemill.controllers.notices import Notices
 from tidemill.controllers.pipelines import Pipelines
 from tidemill.controllers.pool import COMPUTES, Pool
 from tidemill.controllers.routing import Routing
@@ -55,6 +56,7 @@ class Runtime:
     deployments: Deployments
     kept: Kept
     scaling: Scaling
+    notices: Notices
     _events: asyncio.Task[None] | None = None
 
     async def stop(self) -> None:
@@ -62,6 +64,7 @@ class Runtime:
         await self.watchdog.stop()
         await self.schedules.stop()
         await self.kept.stop()
+        await self.notices.stop()
         await self.pool.stop()
         await self.nodes.close_idle(CLOSE_IDLE_S)
         if self._events is not None:
@@ -103,6 +106,8 @@ class Runtime:
                 self.scaling.settings_changed()
             elif item.kind == "resource:schedules":
                 self.schedules.changed()
+            elif item.kind == "resource:notices":
+                self.notices.changed()
 
     async def _tell_nodes(self, event: EngineEvent) -> None:
         """What becomes of a node is told once: on a full disk it is written as soon as there is space."""
@@ -170,6 +175,7 @@ async def start(services: Services) -> Runtime:
         deployments,
         kept,
         scaling,
+        Notices(services),
     )
     cleaner.start()
     await nodes.recover()
@@ -188,6 +194,7 @@ async def start(services: Services) -> Runtime:
     await runtime.scaling.start()
     await runtime.schedules.start()
     kept.start()
+    await runtime.notices.start()
     watchdog.start()
     return runtime
 

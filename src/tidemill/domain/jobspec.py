@@ -14,6 +14,7 @@ from typing import Any, cast
 
 from tidemill.domain.errors import InvalidRequest, NotOffered
 from tidemill.domain.fields import integer, mapping, text, variables
+from tidemill.domain.notifications import Notify, read_notify
 from tidemill.domain.units import parse_duration, parse_span
 
 AML_TOKEN, USER_IDENTITY, MANAGED = "aml_token", "user_identity", "managed"
@@ -112,6 +113,7 @@ class CommandJob:
     priority: int = MEDIUM
     instance_types: tuple[str, ...] = ()  # VM sizes, the first that fits counts; of jobs without a compute
     identity: JobIdentity = field(default_factory=JobIdentity)
+    notify: Notify | None = None  # who is told when it ends
     keep_s: int = 0  # how long its nodes stay for a look when it has failed
 
 
@@ -177,6 +179,7 @@ def read_header(name: str, properties: Mapping[str, Any]) -> CommandJob:
         timeout_s=_timeout(limits.get("timeout")),
         priority=_priority(mapping(properties.get("queueSettings"), "properties.queueSettings")),
         identity=_identity(mapping(properties.get("identity"), "properties.identity")),
+        notify=read_notify(properties),
     )
 
 

@@ -59,6 +59,7 @@ ROUTE_MODULES = (
     "tidemill.wire.native.keys",
     "tidemill.wire.native.validation",
     "tidemill.wire.native.housekeeping",
+    "tidemill.wire.native.notifications",
     "tidemill.portal.routes",
 )
 

@@ -346,12 +346,3 @@ async def test_upcoming_and_delete(world: World, clock: HandClock):
     clock.ahead = DAY
     await schedule_runs.run_due(world.services, row.uid)
     assert job_names(world) == []
-
-
-async def test_notifications_are_kept_and_said_to_be_without_effect(world: World, clock: HandClock):
-    await world.cluster()
-    setting = {"emailOn": ["JobFailed"], "emails": ["ann@example.org"]}
-    job = await world.submit("told", "cpu", notificationSetting=setting)
-    assert decode_object(job.spec)["notificationSetting"] == setting
-    assert any("No notification is sent at its end" in line for line in said(world, job))
-    assert not any("notification" in line for line in said(world, await world.submit("silent", "cpu")))
