@@ -21,8 +21,9 @@ _LINE = re.compile(rb"(" + _TOKEN + rb") ([!-~\x80-\xff]+) HTTP/1\.([01])\r\n")
 _FIELDS = re.compile(rb"(?:" + _TOKEN + rb":[\t -~\x80-\xff]*\r\n)*")
 _FIELD = re.compile(r"([^:\r\n]+):[ \t]*([^\r\n]*)\r\n")
 _LENGTH = re.compile(r"[0-9]{1,18}")
-_CHUNK = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[\t -~\x80-\xff]*)?")
+_CHUNK = re.compile(rb"([0-9A-Fa-f]{1,15})(?:;[\t -~\x80-\xff]*)?")
 
+METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"))
 # Fields of which a second one is a contradiction, not a list.
 _SINGLE = frozenset(("content-length", "transfer-encoding", "host", "content-type", "authorization"))
 
@@ -81,10 +82,13 @@ def parse_head(block: bytes) -> Head:
             headers[key] += ("; " if key == "cookie" else ", ") + value
         else:
             headers[key] = value
+    method = line.group(1).decode("ascii")
+    if method not in METHODS:
+        raise Refused(501, f"The method {_cut(method)} is not known here.")
     version = line.group(3)[0] - 48
     if version and "host" not in headers:
         raise Refused(400, "The request has no Host header.")
-    return Head(line.group(1).decode("ascii"), line.group(2).decode("latin-1"), version, headers)
+    return Head(method, line.group(2).decode("latin-1"), version, headers)
 
 
 def _length(headers: dict[str, str], version: int) -> int | None:
