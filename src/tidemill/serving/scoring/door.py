@@ -105,10 +105,11 @@ class Door:
         """Edge-triggered: bytes that are only peeked at stay, and shall not wake us again."""
         connection.worker = None
         events = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
-        self._poller.register(connection.sock.fileno(), events, lambda _: self._look(connection))
+        self._poller.register(connection.sock.fileno(), events, lambda events: self._look(connection, events))
         self._look(connection)
 
-    def _look(self, connection: Connection) -> None:
+    def _look(self, connection: Connection, events: int = 0) -> None:
+        ended = events & (select.EPOLLRDHUP | select.EPOLLHUP)
         while not connection.held:
             try:
                 data = connection.sock.recv(_PEEKED, socket.MSG_PEEK)
@@ -120,7 +121,7 @@ class Door:
             if not data:
                 return self.close(connection)
             length = health.look(data)
-            if length == health.UNSURE and len(data) < _PEEKED:
+            if length == health.UNSURE and len(data) < _PEEKED and not ended:
                 connection.deadline = connection.deadline or time.monotonic() + FIRST_BYTES_S
                 return
             head = health.asks(data[:length]) if length > 0 else None
