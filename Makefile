@@ -10,8 +10,9 @@ BIN := .venv/bin
 UV := .venv/bin/uv
 SDK := .venv-sdk
 MLFLOW := mlflow2 mlflow3 azureml-mlflow
+AZMLSERVER := .venv-azmlserver
 
-.PHONY: help demo demo-sdk test test-fast lint bench lock clean install sdk mlflow system
+.PHONY: help demo demo-sdk test test-fast lint bench lock clean install sdk mlflow azmlserver system
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -22,7 +23,7 @@ demo: .venv/.ready ## Install, start Tidemill in a scratch home, train on the di
 demo-sdk: .venv/.ready $(SDK)/.ready ## The same job through Microsoft's azure-ai-ml SDK, in a venv of its own
 	@$(BIN)/python examples/demo.py --sdk $(SDK)/bin/python
 
-test: install sdk mlflow system ## Install everything the tests need and run them all
+test: install sdk mlflow azmlserver system ## Install everything the tests need and run them all
 	$(BIN)/python -m pytest -q
 
 test-fast: .venv/.dev ## Unit and contract tests only
@@ -43,7 +44,7 @@ lock: .venv/.uv ## Resolve the locked requirements anew
 		-o requirements/tidemill.txt pyproject.toml
 	$(UV) pip compile -q --universal --no-emit-index-url --no-header --generate-hashes --python-version 3.11 \
 		--extra dev -c requirements/tidemill.txt -o requirements/dev.txt pyproject.toml
-	for name in sdk $(MLFLOW); do \
+	for name in sdk azmlserver $(MLFLOW); do \
 		$(UV) pip compile -q --no-emit-index-url --no-header --generate-hashes --python-version 3.11 \
 			-o requirements/$$name.txt requirements/$$name.in; done
 
@@ -53,6 +54,7 @@ clean: ## Remove what make installed (homes of Tidemill are left alone)
 install: .venv/.dev
 sdk: $(SDK)/.ready
 mlflow: $(MLFLOW:%=.venv-%/.ready)
+azmlserver: $(AZMLSERVER)/.ready
 
 .venv/.uv:
 	@$(PYTHON) -c 'import sys; sys.exit("Tidemill needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Set PYTHON=python3.11." if sys.version_info < (3, 11) else 0)'

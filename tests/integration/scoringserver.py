@@ -71,7 +71,10 @@ class Scoring:
         try:
             connection.request(method, path, data, {"Content-Type": "application/json", **(headers or {})})
             reply = connection.getresponse()
-            found = {name.lower(): value for name, value in reply.getheaders()}
+            found: dict[str, str] = {}
+            for name, value in reply.getheaders():
+                key = name.lower()
+                found[key] = f"{found[key]}, {value}" if key in found else value
             return Reply(reply.status, found, reply.read())
         finally:
             connection.close()

@@ -75,7 +75,7 @@ def test_headers_are_bounded(server: Scoring, size: int, status: int) -> None:
 @pytest.mark.parametrize(
     "request_",
     [
-        b"POST /score HTTP/1.1\r\nHost: x\r\nContent-Length: 6\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"POST /score HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n",
         b"POST /score HTTP/1.1\r\nHost: x\r\nTransfer-Encoding : chunked\r\n\r\n0\r\n\r\n",
         b"POST /score HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n{}x",
         b"POST /score HTTP/1.1\r\nHost: x\nContent-Length: 2\r\n\r\n{}",
