@@ -20,6 +20,7 @@ NAMES = (
     "neighbours",
     "sweeps",
     "nodes",
+    "endpoints",
     "queue_length",
     "api",
     "idle",

@@ -1,0 +1,149 @@
+"""Deployments of a scikit-learn model, with its environment built before: until it answers, and from zero.
+
+    python -m benchmarks.endpoints [--rounds 5]
+
+The floor is measured in the same run: the same Python with the same imports, started bare on this host; an
+instance has the CPU of its node, which is a slice. The environment is built at the start, from a package index.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.common import Table
+
+sys.path.append(str(Path(__file__).resolve().parent.parent / "tests" / "integration"))
+sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))
+
+DEPLOY_S, DEPLOY_GOAL_S = 5.0, 2.0
+ZERO_S, ZERO_GOAL_S = 2.0, 0.5
+IMPORTS = "import json, os, numpy, joblib; from sklearn.linear_model import LogisticRegression"
+SCORE = f"""
+{IMPORTS}
+def init():
+    global model
+    model = LogisticRegression().fit([[0.0], [1.0], [2.0], [3.0]], [0, 0, 1, 1])
+def run(data):
+    return {{"sum": int(model.predict([json.loads(data)["data"]])[0]), "version": 1, "pid": os.getpid()}}
+"""
+CONDA = "name: sk\ndependencies: [python=3.11, pip, {pip: [scikit-learn, numpy, joblib]}]\n"
+TO_ZERO = {
+    "scaleType": "TargetUtilization",
+    "minInstances": 0,
+    "maxInstances": 1,
+    "idleTimeBeforeScaleToZero": "PT1S",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> Table:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.endpoints")
+    parser.add_argument("--rounds", type=int, default=5)
+    rounds = parser.parse_args(argv).rounds
+    deployed, woken, asleep_free, floor = _measure(rounds)
+    table = Table(
+        f"A scikit-learn deployment on a Standard_DS3_v2, environment built; medians of {rounds}",
+        ("what", "seconds", "bare start", "ratio", "target", "met", "goal", "met"),
+    )
+    for what, seconds, target, goal in (
+        ("deploy, until it answers through the gateway", deployed, DEPLOY_S, DEPLOY_GOAL_S),
+        ("first answer from zero", woken, ZERO_S, ZERO_GOAL_S),
+    ):
+        table.add(
+            what,
+            f"{seconds:.2f}",
+            f"{floor:.2f}",
+            seconds / floor,
+            f"<= {target:g}",
+            seconds <= target,
+            f"<= {goal:g}",
+            "yes" if seconds <= goal else "no",
+        )
+    table.add("nodes held while it sleeps", str(asleep_free), "", None, "0", asleep_free == 0, "", None)
+    table.show()
+    return table
+
+
+def _measure(rounds: int) -> tuple[float, float, int, float]:
+    """-> (deploy, first answer from zero, nodes held while asleep, a bare start of the same imports)."""
+    from jobserver import JobServer, until
+    from servedeployments import Deployments
+    from test_gateway_served import Caller
+
+    with tempfile.TemporaryDirectory(prefix="tidemill-bench-") as folder:
+        server = JobServer(Path(folder) / "home")
+        server.start()
+        try:
+            served = Deployments(server)
+            served.prepare()
+            served.code("sk", SCORE)
+            image = "mcr.microsoft.com/azureml/openmpi4.1.0-ubuntu20.04"  # the host stands in for it
+            body = {"properties": {"image": image, "condaFile": CONDA}}
+            status, answer = server.arm("PUT", "environments/sk/versions/1", body)
+            assert status in (200, 201), answer
+            given = {
+                "environmentId": f"{server.workspace}/environments/sk/versions/1",
+                "instanceType": "Standard_DS3_v2",
+                "requestSettings": {"requestTimeout": "PT30S", "maxQueueWait": "PT30S"},
+            }
+            served.deploy("builds", code="sk", **given)
+            served.until("Succeeded", "builds", 600)
+            served.delete("builds")
+            served.until("gone", "builds")
+            caller = Caller(served)
+            deployed = [_deploy(served, caller, f"round{number}", given) for number in range(rounds)]
+            served.deploy("sleepy", code="sk", scaleSettings=TO_ZERO, **given)
+            served.until("Succeeded", "sleepy")
+            caller.traffic(sleepy=100)
+            woken: list[float] = []
+            held = 0
+            for _ in range(rounds):
+                until(lambda: not served.routed("sleepy"), 60, "it sleeps")
+                until(lambda: not server.nodes(), 30, "no node is held")
+                held = max(held, len(server.nodes()))
+                began = time.perf_counter()
+                status, _, answer = caller.ask(3)
+                woken.append(time.perf_counter() - began)
+                assert (status, answer["sum"]) == (200, 1), answer
+            floor = _floor(server.home, rounds)
+        finally:
+            server.end()
+    return statistics.median(deployed), statistics.median(woken), held, floor
+
+
+def _deploy(served: object, caller: object, name: str, given: dict[str, object]) -> float:
+    """Seconds from the PUT to the first answer of that deployment."""
+    from servedeployments import Deployments
+    from test_gateway_served import Caller
+
+    assert isinstance(served, Deployments)
+    assert isinstance(caller, Caller)
+    began = time.perf_counter()
+    served.deploy(name, code="sk", **given)
+    served.until("Succeeded", name, 60)
+    status, _, answer = caller.ask(3, azureml_model_deployment=name)
+    taken = time.perf_counter() - began
+    assert (status, answer["sum"]) == (200, 1), answer
+    served.delete(name)
+    served.until("gone", name)
+    return taken
+
+
+def _floor(home: Path, rounds: int) -> float:
+    python = next((home / "envs").glob("*/**/bin/python"))
+    taken: list[float] = []
+    for _ in range(rounds):
+        began = time.perf_counter()
+        subprocess.run([str(python), "-c", IMPORTS], check=True)
+        taken.append(time.perf_counter() - began)
+    return statistics.median(taken)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""What must hold: 64 clients at full rate while traffic moves, a deployment is updated, an instance is killed
+and control is killed: nothing fails but what was in flight on the killed instance.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+
+import pytest
+from jobserver import JobServer, until
+from loadclient import Load
+from servedeployments import SCORE, Deployments
+from test_deployments_served import kill_instance
+from test_gateway_served import Caller
+
+pytestmark = [pytest.mark.kill, pytest.mark.timeout(240)]
+
+CLIENTS = 64
+SETTINGS = {"maxConcurrentRequestsPerInstance": 64, "requestTimeout": "PT20S", "maxQueueWait": "PT10S"}
+
+
+@pytest.fixture(scope="module")
+def called(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Caller]:
+    server = JobServer(tmp_path_factory.mktemp("loaded") / "home", cancel_grace_s=2.0, close_grace_s=2.0)
+    server.start()
+    served = Deployments(server)
+    served.prepare()
+    for number in (2, 3):
+        served.code(f"v{number}", SCORE.replace("VERSION", str(number)))
+    served.deploy("blue", count=2, requestSettings=SETTINGS)
+    served.deploy("green", code="v2", count=2, requestSettings=SETTINGS)
+    served.until("Succeeded", "blue")
+    served.until("Succeeded", "green")
+    caller = Caller(served)
+    caller.traffic(blue=100)
+    until(lambda: caller.ask(1)[0] == 200, what="an answer")
+    yield caller
+    server.end()
+
+
+def load(called: Caller) -> Load:
+    port = json.loads((called.server.home / "gateway.json").read_text())["http_port"]
+    return Load(int(port), "/" + called.uri.split("/", 3)[3], called.keys[0], CLIENTS)
+
+
+def test_nothing_fails_but_what_was_in_flight_on_what_was_killed(called: Caller) -> None:
+    served, running = called.served, load(called)
+    for blue in (75, 50, 25, 0):
+        called.traffic(**{name: share for name, share in (("blue", blue), ("green", 100 - blue)) if share})
+        time.sleep(0.5)  # under load: nothing is waited for
+    served.deploy("green", code="v3", count=2, requestSettings=SETTINGS)
+    served.until("Succeeded", "green", 60)
+    until(lambda: called.ask(1)[2]["version"] == 3, 5, "the new version")
+    time.sleep(0.5)
+    target = served.routed("green")[0]
+    killed_at = time.time()
+    kill_instance(served, target)
+    until(lambda: len(served.routed("green")) < 2, 20, "it is out of rotation")
+    until(lambda: len(served.routed("green")) == 2, 40, "it is back")
+    back_at = time.time()
+    served.server.kill()
+    time.sleep(0.5)
+    served.server.start()
+    until(lambda: served.state("green") == "Succeeded", 20, "control is back")
+    time.sleep(0.5)
+    result = running.stop()
+    print(f"{result['answered']} answered, {len(result['failed'])} failed")
+    assert result["answered"] > 1000
+    others = [what for at, what in result["failed"] if not killed_at <= at <= back_at]
+    assert others == []
+    assert len(result["failed"]) <= CLIENTS
+
+
+def test_from_zero_nothing_of_a_burst_is_lost(called: Caller) -> None:
+    served = called.served
+    zero = {
+        "scaleType": "TargetUtilization",
+        "minInstances": 0,
+        "maxInstances": 2,
+        "idleTimeBeforeScaleToZero": "PT2S",
+    }
+    served.deploy("sleepy", requestSettings=SETTINGS, scaleSettings=zero)
+    served.until("Succeeded", "sleepy")
+    until(lambda: not served.routed("sleepy"), 20, "it sleeps")
+    until(lambda: not any(n.startswith("sums.sleepy-") for n in served.server.nodes()), 20, "no node is held")
+    called.traffic(sleepy=100)
+    began = time.monotonic()
+    assert called.ask(1)[0] == 200
+    print(f"first answer from zero after {time.monotonic() - began:.2f} s")
+    until(lambda: not served.routed("sleepy"), 20, "it sleeps again")
+    running = load(called)
+    until(lambda: served.routed("sleepy"), 20, "it is awake")
+    time.sleep(1)
+    result = running.stop()
+    assert result["failed"] == []
+    assert result["answered"] > CLIENTS
