@@ -3,7 +3,7 @@
     python -m benchmarks.endpoints [--rounds 5]
 
 The floor is measured in the same run: the same Python with the same imports, started bare on this host; an
-instance has the CPU of its node, which is a slice. The environment is built at the start, from a package index.
+instance has the CPU of its node, which is a slice. The environment is built at the start, from an index.
 """
 
 from __future__ import annotations
