@@ -37,6 +37,7 @@ COMMANDS = {
     "job": (_ROOM + "job:job", "Submit, follow, stop and fetch jobs."),
     "validate": (_ROOM + "validate:validate", "Check a file without submitting it."),
     "schedule": (_ROOM + "schedule:schedule", "Jobs at set times."),
+    "serve": (_ROOM + "serve:serve", "Serve a script or a model here, as a deployment would."),
     "ssh": (_ROOM + "looking:ssh", "A shell, or a command, inside a running job or on a node."),
     "port-forward": (_ROOM + "looking:port_forward", "A port of a running job, on this machine."),
     "endpoint": (_ROOM + "endpoint:endpoint", "Models that answer requests: addresses, keys, traffic."),

@@ -142,3 +142,18 @@ def test_modules_named_in_the_docs_exist() -> None:
                 *SOURCE.glob(f"*/*/{name}"),
             )
             assert any(Path(place).exists() for place in places), f"{page.name}: {name}"
+
+
+def test_the_page_of_the_scoring_server_has_its_variables() -> None:
+    """Those that settings.py reads, and their defaults where those are plain."""
+    source = (SCORING / "settings.py").read_text("utf-8")
+    read = set(re.findall(r'(?:environ\.get\(|_number\(environ, )"([A-Z_]+)"', source))
+    read |= {name for name in re.findall(r'"([A-Z_]+)"', source) if name.startswith("AZUREML_")}
+    text = section(DOCS / "serving.md", "Variables")
+    assert set(re.findall(r"`([A-Z][A-Z_]{5,})`", text)) - {"AML_APP_ROOT"} == read - {"AML_APP_ROOT"}
+    defaults = dict(re.findall(r'_number\(environ, "([A-Z_]+)", ([0-9_<> ]+),', source))
+    for name, value in defaults.items():
+        shown = re.search(rf"\| `{name}` \| ([0-9]+) \|", text)
+        assert shown, name
+        low, _, shift = value.replace("_", "").partition("<<")
+        assert int(shown[1]) == int(low) << int(shift or 0), name
