@@ -33,6 +33,7 @@ from tidemill.app.workspaces import require_workspace
 from tidemill.domain.errors import Conflict, InvalidRequest
 from tidemill.domain.fields import choice
 from tidemill.domain.model import Caller, Resource, Scope
+from tidemill.domain.serving.limits import read_limits
 from tidemill.domain.serving.model import AML_TOKEN, KEY, EndpointSpec, Provisioning, read_endpoint
 from tidemill.domain.serving.plan import EndpointStatus
 from tidemill.domain.serving.traffic import Traffic, check_traffic
@@ -52,6 +53,7 @@ async def put(
     Raises InvalidRequest, NotOffered, Conflict, AccessDenied."""
     given = object_at(body, "properties")
     spec = read_endpoint(name, given)
+    read_limits(object_at(given, "properties", "properties.properties"))
     identity = await identities.asked_for(s, caller, body, endpoint_key(scope, name))
     keys = endpoint_keys.given_or_new(object_at(given, "keys", "properties.keys"))
     draft = _Draft(

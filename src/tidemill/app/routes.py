@@ -15,6 +15,7 @@ from tidemill.app.endpoint_rows import (
 from tidemill.app.scaled import bounds_of
 from tidemill.domain.model import Resource
 from tidemill.domain.serving.deciding import Phase
+from tidemill.domain.serving.limits import read_limits
 from tidemill.domain.serving.model import Provisioning
 from tidemill.domain.serving.routes import Backend, Endpoint, Target
 from tidemill.store.api import Read, ResourceQuery
@@ -28,6 +29,7 @@ def endpoints(read: Read, now: int) -> tuple[Endpoint, ...]:
 
 def _endpoint(read: Read, row: Resource, now: int) -> Endpoint:
     spec, scope = decode_object(row.spec), row.key.scope
+    limits = read_limits(spec.get("properties") or {})
     deployments = [one for one in deployments_of(read, row) if one.state != Provisioning.DELETING]
     return Endpoint(
         f"{scope.subscription}/{scope.group}/{scope.workspace}/{row.key.name}",
@@ -38,6 +40,8 @@ def _endpoint(read: Read, row: Resource, now: int) -> Endpoint:
         tuple(mirror_of(row).items()),
         spec.get("publicNetworkAccess") != "Disabled",
         tuple(backend(read, one, now) for one in deployments),
+        limits.body_bytes,
+        limits.rate,
     )
 
 

@@ -46,7 +46,7 @@ class Endpoint:
     """`path`: "SUBSCRIPTION/GROUP/WORKSPACE/NAME". `auth`: "Key" | "AMLToken" | "AADToken"; `digests`: of its
     keys. `traffic` and `mirror`: (deployment, percent); no traffic: requests must name a deployment.
     `public`: it may be reached from outside of this host. `body_bytes`: the most that a request's body may
-    have."""
+    have; `rate`: requests a second, 0 for as many as come."""
 
     path: str
     uid: str
@@ -57,6 +57,7 @@ class Endpoint:
     public: bool = True
     deployments: tuple[Backend, ...] = ()
     body_bytes: int = MOST_BODY
+    rate: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,9 +26,9 @@ class AccessLog:
         self._path = path
         self._file = -1
         self._size = 0
-        self._lines: list[str] = []
-        self._second = 0
-        self._stamp = ""
+        self._lines: list[bytes] = []
+        self._stamp = b""
+        self.tick()
         if path is not None:
             self._open(path)
 
@@ -42,37 +42,47 @@ class AccessLog:
         if self._file < 0:
             return
         request = exchange.request
-        target = request.target.partition(b"?")[0].decode("latin-1")
-        self._add(
-            f"{exchange.caller.peer} {request.method.decode()} {target} {exchange.status} {exchange.size} "
-            f"{us / 1000:.3f} {exchange.deployment.name} {exchange.request_id.decode('latin-1')}\n"
+        self._lines.append(
+            b"%b%b %b %b %d %d %d.%03d %b %b\n"
+            % (
+                self._stamp,
+                exchange.caller.peer,
+                request.method,
+                request.target.partition(b"?")[0],
+                exchange.status,
+                exchange.size,
+                us // 1000,
+                us % 1000,
+                exchange.deployment.label,
+                exchange.request_id,
+            )
         )
+        if len(self._lines) >= MOST_LINES:
+            self.flush()
 
-    def denied(self, peer: str, request: Request | None, status: int) -> None:
+    def denied(self, peer: bytes, request: Request | None, status: int) -> None:
         if self._file < 0:
             return
-        what = "- -"
+        self.tick()
+        what = b"- -"
         if request is not None:
-            what = f"{request.method.decode()} {request.target.partition(b'?')[0].decode('latin-1')}"
-        self._add(f"{peer} {what} {status} 0 0 - -\n")
+            what = request.method + b" " + request.target.partition(b"?")[0]
+        self._lines.append(b"%b%b %b %d 0 0 - -\n" % (self._stamp, peer, what, status))
+        if len(self._lines) >= MOST_LINES:
+            self.flush()
+
+    def tick(self) -> None:
+        """The time of the lines that come; called often while there are requests."""
+        self._stamp = time.strftime("%FT%TZ ", time.gmtime()).encode()
 
     def failed(self, what: str) -> None:
         _log.exception(what)
-
-    def _add(self, line: str) -> None:
-        now = int(time.time())
-        if now != self._second:
-            self._second = now
-            self._stamp = time.strftime("%FT%TZ ", time.gmtime(now))
-        self._lines.append(self._stamp + line)
-        if len(self._lines) >= MOST_LINES:
-            self.flush()
 
     def flush(self) -> None:
         if not self._lines:
             return
         lines, self._lines = self._lines, []
-        data = "".join(lines).encode("utf-8", "replace")
+        data = b"".join(lines)
         with contextlib.suppress(OSError):  # a full disk must not end anybody's request
             os.write(self._file, data)
         self._size += len(data)

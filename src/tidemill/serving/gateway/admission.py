@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import re
-from typing import NamedTuple
+from hashlib import sha256
+from hmac import compare_digest
 from urllib.parse import unquote_to_bytes
 
+from tidemill.domain.serving.limits import RATE
 from tidemill.serving.gateway.http1 import Request
 from tidemill.serving.gateway.live import Deployment, Live, LiveEndpoint
 from tidemill.serving.gateway.refusals import Denied
 
-PREFIX = "/endpoints/"
+SCORE = b"/score"
 KEY, AML_TOKEN, AAD_TOKEN = "Key", "AMLToken", "AADToken"  # how callers sign in: Endpoint.auth
 CHALLENGE = "WWW-Authenticate: Bearer\r\n"
 _PATH = re.compile(
@@ -20,12 +20,8 @@ _PATH = re.compile(
 )
 
 
-class Admitted(NamedTuple):
-    """`path`: what the instance is asked for."""
-
-    endpoint: LiveEndpoint
-    deployment: Deployment
-    path: bytes
+Admitted = tuple[LiveEndpoint, Deployment, bytes]
+"""The endpoint, the deployment, and the path that its instance is asked for."""
 
 
 def find(live: Live, request: Request) -> tuple[LiveEndpoint, bytes]:
@@ -51,6 +47,13 @@ def find(live: Live, request: Request) -> tuple[LiveEndpoint, bytes]:
     return endpoint, rest if rest[:1] == b"/" else b"/" + rest
 
 
+def path_at(deployment: Deployment, path: bytes) -> bytes:
+    """What an instance is asked for: its /score may have another name."""
+    if deployment.score_path is not None and (path == SCORE or path.startswith(SCORE + b"?")):
+        return deployment.score_path + path[len(SCORE) :]
+    return path
+
+
 def choose(endpoint: LiveEndpoint, request: Request) -> Deployment:
     """By the header azureml-model-deployment, else by the shares of traffic. Raises Denied."""
     if request.deployment is not None:
@@ -70,7 +73,7 @@ def choose(endpoint: LiveEndpoint, request: Request) -> Deployment:
             "No deployment of this endpoint gets traffic. Give one a share (tidemill endpoint traffic), or "
             "name one in the header azureml-model-deployment.",
         )
-    return endpoint.named(endpoint.deck.shares[endpoint.deck.deal()][0])
+    return endpoint.dealt[endpoint.deck.deal()]
 
 
 def check_reach(endpoint: LiveEndpoint, is_local: bool) -> None:
@@ -83,7 +86,24 @@ def check_reach(endpoint: LiveEndpoint, is_local: bool) -> None:
         )
 
 
-def bearer(request: Request) -> str:
+def check_rate(endpoint: LiveEndpoint, now: float) -> None:
+    """Counts a request; a second's worth may come at once. Raises Denied."""
+    rate = endpoint.record.rate
+    if not rate:
+        return
+    endpoint.allowance = min(max(rate, 1.0), endpoint.allowance + (now - endpoint.counted_at) * rate)
+    endpoint.counted_at = now
+    if endpoint.allowance < 1.0:
+        raise Denied(
+            429,
+            "RateLimitExceeded",
+            f"This endpoint takes {rate:g} requests a second ({RATE} of its properties).",
+            "Retry-After: 1\r\n",
+        )
+    endpoint.allowance -= 1.0
+
+
+def bearer(request: Request) -> bytes:
     """The key or token. Raises Denied."""
     given = request.authorization
     if given is None:
@@ -93,18 +113,19 @@ def bearer(request: Request) -> str:
             "The request has no Authorization header. Send: Authorization: Bearer KEY-OR-TOKEN.",
             CHALLENGE,
         )
-    scheme, _, value = given.partition(b" ")
-    if scheme.lower() != b"bearer" or not value.strip():
-        raise Denied(401, "Unauthorized", "The Authorization header is not: Bearer KEY-OR-TOKEN.", CHALLENGE)
-    return value.strip().decode("latin-1")
+    value = given[7:].strip()
+    if given[:7].lower() != b"bearer " or not value:
+        text = "The Authorization header is not: Bearer KEY-OR-TOKEN."
+        raise Denied(401, "Unauthorized", text, CHALLENGE)
+    return value
 
 
-def check_key(endpoint: LiveEndpoint, key: str) -> None:
+def check_key(endpoint: LiveEndpoint, key: bytes) -> None:
     """In a time that does not depend on how much of it is right. Raises Denied."""
-    digest = hashlib.sha256(key.encode("latin-1")).digest()
+    digest = sha256(key).digest()
     right = False
     for known in endpoint.digests:
-        right |= hmac.compare_digest(digest, known)
+        right |= compare_digest(digest, known)
     if not right:
         raise Denied(
             401,

@@ -41,11 +41,10 @@ class Client(asyncio.Protocol):
         self._is_checked = True  # False while a token is looked at
         self._keep_alive = True
         self._lingers = False
-        self._ended = False  # the caller sends no more
         self._pressed = False  # the caller does not read its answer as fast as it comes
         self._sheds = False  # reading is paused
         self.since = 0.0  # of what is awaited of the caller, by the loop's clock
-        self.peer = ""
+        self.peer = b""
         self.is_local = False
         self.forwarded = b""
 
@@ -53,10 +52,11 @@ class Client(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        self.peer = str((transport.get_extra_info("peername") or ("",))[0])
-        self.is_local = self.peer in ("127.0.0.1", "::1")
+        peer = str((transport.get_extra_info("peername") or ("",))[0])
+        self.peer = peer.encode()
+        self.is_local = peer in ("127.0.0.1", "::1")
         scheme = "https" if self._secure else "http"
-        self.forwarded = f"X-Forwarded-For: {self.peer}\r\nX-Forwarded-Proto: {scheme}\r\n".encode()
+        self.forwarded = f"X-Forwarded-For: {peer}\r\nX-Forwarded-Proto: {scheme}\r\n".encode()
         self.since = self._gateway.now()
         self._gateway.came(self)
 
@@ -67,13 +67,6 @@ class Client(asyncio.Protocol):
         if self._exchange is not None:
             exchange, self._exchange = self._exchange, None
             self._gateway.dispatcher.cancel(exchange)
-
-    def eof_received(self) -> bool:
-        """A caller that only closes its side still gets the answer that it waits for."""
-        self._ended = True
-        if self._is_tunnel:
-            return False
-        return self._exchange is not None and not self._streams and not self._secure
 
     def pause_writing(self) -> None:
         self._pressed = True
@@ -176,7 +169,7 @@ class Client(asyncio.Protocol):
             self._read_body(data)
 
     def _check_length(self, length: int, admitted: Admitted) -> None:
-        limit = admitted.endpoint.record.body_bytes
+        limit = admitted[0].record.body_bytes
         if length > limit:
             self._keep_alive = False
             raise Denied(413, "PayloadTooLarge", f"The body has {length} bytes; {limit} is the limit.")
@@ -309,7 +302,7 @@ class Client(asyncio.Protocol):
         self.since = self._gateway.now()
         if self._streams:  # the rest of the request is nobody's
             self._streams, keep_alive = False, False
-        if not keep_alive or self._gateway.drains or (self._ended and not self._buffer):
+        if not keep_alive or self._gateway.drains:
             self._transport.close()
             return
         if self._buffer or self._sheds:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from time import perf_counter_ns
@@ -12,6 +11,7 @@ from time import perf_counter_ns
 from tidemill.domain.serving.routes import Target
 from tidemill.domain.serving.routing import least_loaded
 from tidemill.engines.base import EngineError
+from tidemill.serving.gateway.access_log import AccessLog
 from tidemill.serving.gateway.exchange import Exchange
 from tidemill.serving.gateway.live import Deployment, Instance
 from tidemill.serving.gateway.upstream import Upstream
@@ -30,16 +30,17 @@ _IDEMPOTENT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b"TRACE
 
 
 class Dispatcher:
-    """`on_news(at once)`: what control is told has changed; `log` gets each request that ended."""
+    """`on_news(at once)`: what control is told has changed."""
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
         dial: Dial,
         on_news: Callable[[bool], None],
-        log: Callable[[Exchange, int], None],
+        log: AccessLog,
     ) -> None:
         self._loop = loop
+        self._now = loop.time
         self._dial = dial
         self._news = on_news
         self._log = log
@@ -56,7 +57,7 @@ class Dispatcher:
     def start(self, exchange: Exchange) -> None:
         metrics = exchange.deployment.metrics
         metrics.in_flight += 1
-        metrics.last_at = time.time()
+        metrics.last_ns = exchange.started
         self._active.add(exchange)
         if self._ticking is None:
             self._tick_later()
@@ -67,22 +68,21 @@ class Dispatcher:
         exchange.deadline = self.deadline(exchange)
 
     def deadline(self, exchange: Exchange) -> float:
-        return self._loop.time() + exchange.deployment.backend.timeout_s
+        return self._now() + exchange.deployment.backend.timeout_s
 
     def _place(self, exchange: Exchange) -> None:
         deployment = exchange.deployment
-        instances = deployment.instances
         deployment.turn += 1
-        most = deployment.backend.max_concurrent
-        now = self._loop.time()
-        instance = least_loaded(instances, most, now, deployment.turn)
+        backend = deployment.backend
+        now = self._now()
+        instance = least_loaded(deployment.instances, backend.max_concurrent, now, deployment.turn)
         if instance is None:
             self._wait(exchange, now)
             return
         instance.in_flight += 1
         exchange.instance = instance
         if exchange.whole:
-            exchange.deadline = now + deployment.backend.timeout_s
+            exchange.deadline = now + backend.timeout_s
         while instance.idle:
             upstream = instance.idle.pop()
             if not upstream.transport.is_closing():
@@ -127,7 +127,7 @@ class Dispatcher:
     def wake(self, deployment: Deployment) -> None:
         """It may have room for requests that wait."""
         waiting = deployment.waiting
-        now = self._loop.time()
+        now = self._now()
         while waiting:
             if waiting[0].over:
                 waiting.popleft()
@@ -148,13 +148,11 @@ class Dispatcher:
         try:
             sock = await self._dial(instance.target)
             _, upstream = await self._loop.create_connection(lambda: Upstream(self, instance), sock=sock)
-        except (EngineError, OSError) as error:
+        except (EngineError, OSError):
             instance.dialing -= 1
-            self._unreachable(instance, error)
+            self._unreachable(instance)
             return
         instance.dialing -= 1
-        instance.failures = 0
-        instance.down_until = 0.0
         self.idle(upstream)
 
     def idle(self, upstream: Upstream) -> None:
@@ -169,17 +167,30 @@ class Dispatcher:
         if instance.removed:
             upstream.transport.close()
             return
-        upstream.idle_since = self._loop.time()
+        upstream.idle_since = self._now()
         instance.idle.append(upstream)
 
-    def _unreachable(self, instance: Instance, error: Exception) -> None:
-        pause = min(_FIRST_DOWN_S * 2**instance.failures, _LONGEST_DOWN_S)
-        instance.failures += 1
-        instance.down_until = self._loop.time() + pause
+    def _unreachable(self, instance: Instance) -> None:
+        self._avoid(instance)
         while len(instance.pending) > instance.dialing:
             exchange = instance.pending.popleft()
             if not exchange.over:
-                self._again(exchange, f"The instance cannot be reached: {error}")
+                self._free(exchange)
+                self._place(exchange)
+
+    def not_ready(self, exchange: Exchange) -> None:
+        """The instance is there, and has not begun: as if it could not be reached."""
+        if exchange.instance is not None:
+            self._avoid(exchange.instance)
+        self._free(exchange)
+        self._place(exchange)
+
+    def _avoid(self, instance: Instance) -> None:
+        """For a while; the longer, the more often it failed since it was last reached."""
+        now = self._now()
+        if instance.down_until <= now:
+            instance.down_until = now + min(_FIRST_DOWN_S * 2**instance.failures, _LONGEST_DOWN_S)
+            instance.failures += 1
 
     def lost(self, exchange: Exchange, reused: bool, exc: Exception | None) -> None:
         """The instance closed the connection before its answer was complete."""
@@ -213,7 +224,9 @@ class Dispatcher:
         metrics = exchange.deployment.metrics
         metrics.in_flight -= 1
         metrics.answered(us, exchange.status)
-        self._log(exchange, us)
+        if exchange.answered and exchange.instance is not None:
+            exchange.instance.failures = 0
+        self._log.ended(exchange, us)
         self._free(exchange)
 
     def fail(self, exchange: Exchange, status: int, code: str, message: str) -> None:
@@ -246,7 +259,7 @@ class Dispatcher:
         self._ticking = self._loop.call_later(TICK_S, self._tick)
 
     def _tick(self) -> None:
-        now = self._loop.time()
+        now = self._now()
         for exchange in list(self._active):
             if exchange.deadline:
                 if now >= exchange.deadline:
@@ -257,6 +270,7 @@ class Dispatcher:
             deployment.waiting = deque(one for one in deployment.waiting if not one.over)
             self.wake(deployment)
         self._news(False)
+        self._log.tick()
         if self._active:
             self._tick_later()
         else:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 class Caller(Protocol):
     """Whom the answer is for. `peer`: its address."""
 
-    peer: str
+    peer: bytes
 
     def answer(self, exchange: Exchange, data: bytes, ended: bool) -> None:
         """Bytes of the answer. `ended`: there are no more."""
@@ -65,7 +65,14 @@ class Exchange:
     )
 
     def __init__(
-        self, caller: Caller, request: Request, deployment: Deployment, head: bytes, body: bytes, whole: bool
+        self,
+        caller: Caller,
+        request: Request,
+        deployment: Deployment,
+        head: bytes,
+        body: bytes,
+        whole: bool,
+        request_id: bytes,
     ) -> None:
         self.caller = caller
         self.request = request
@@ -84,4 +91,4 @@ class Exchange:
         self.size = 0
         self.answered = False
         self.over = False
-        self.request_id = b""
+        self.request_id = request_id

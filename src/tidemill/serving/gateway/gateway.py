@@ -17,7 +17,7 @@ from tidemill.serving.gateway.client import Client
 from tidemill.serving.gateway.dispatch import IDLE_S, Dial, Dispatcher
 from tidemill.serving.gateway.exchange import Exchange
 from tidemill.serving.gateway.http1 import Request
-from tidemill.serving.gateway.live import Live, LiveEndpoint
+from tidemill.serving.gateway.live import Deployment, Live, LiveEndpoint
 from tidemill.serving.gateway.refusals import Denied
 
 Check = Callable[[LiveEndpoint, str], Awaitable[None]]
@@ -25,6 +25,20 @@ Check = Callable[[LiveEndpoint, str], Awaitable[None]]
 
 LOOK_S = 1.0  # how often connections are looked at, while there are any
 MOST_CONNECTIONS = 8192
+MOST_MIRRORED = 100  # requests under way at a deployment that gets copies
+
+
+class Shadow:
+    """The caller of mirrored requests: nobody. See exchange.Caller."""
+
+    peer = b"mirror"
+    forwarded = b""
+
+    def answer(self, exchange: Exchange, data: bytes, ended: bool) -> None: ...
+    def fail(self, exchange: Exchange, status: int, code: str, message: str) -> None: ...
+    def wants_body(self, exchange: Exchange) -> None: ...
+    def hold_body(self, exchange: Exchange) -> None: ...
+    def tunnel(self, exchange: Exchange, data: bytes) -> None: ...
 
 
 class Gateway:
@@ -43,7 +57,7 @@ class Gateway:
         self.now = loop.time
         self.drains = False
         self.live = Live(random.Random().shuffle)
-        self.dispatcher = Dispatcher(loop, dial, lambda urgent: self.on_news(urgent), log.ended)
+        self.dispatcher = Dispatcher(loop, dial, lambda urgent: self.on_news(urgent), log)
         self.on_news: Callable[[bool], None] = lambda _: None
         self._check = check
         self._log = log
@@ -51,7 +65,7 @@ class Gateway:
         self._most = connections_allowed()
         self._looking: asyncio.TimerHandle | None = None
         self._checks: set[asyncio.Task[None]] = set()
-        self._ids = os.urandom(10).hex()
+        self._ids = os.urandom(10).hex().encode()
         self._id = 0
 
     # --- the table
@@ -130,7 +144,8 @@ class Gateway:
         if endpoint.record.auth != KEY:
             return None
         admission.check_key(endpoint, secret)
-        return Admitted(endpoint, admission.choose(endpoint, request), path)
+        admission.check_rate(endpoint, self.now())
+        return endpoint, admission.choose(endpoint, request), path
 
     def look(
         self, client: Client, request: Request, done: Callable[[Request, Admitted | Denied], None]
@@ -140,8 +155,9 @@ class Gateway:
         async def check() -> None:
             try:
                 endpoint, path = admission.find(self.live, request)
-                await self._check(endpoint, admission.bearer(request))
-                done(request, Admitted(endpoint, admission.choose(endpoint, request), path))
+                await self._check(endpoint, admission.bearer(request).decode("latin-1"))
+                admission.check_rate(endpoint, self.now())
+                done(request, (endpoint, admission.choose(endpoint, request), path))
             except Denied as denied:
                 done(request, denied)
             except Exception:
@@ -153,23 +169,40 @@ class Gateway:
         task.add_done_callback(self._checks.discard)
 
     def exchange(
-        self, client: Client, request: Request, admitted: Admitted, body: bytes, whole: bool
+        self, client: Client | Shadow, request: Request, admitted: Admitted, body: bytes, whole: bool
     ) -> Exchange:
+        _, deployment, path = admitted
+        if deployment.score_path is not None:
+            path = admission.path_at(deployment, path)
         identity = request.request_id
-        fields = request.fields
-        head = b"%b %b HTTP/1.1\r\n%b%b" % (request.method, admitted.path, fields, client.forwarded)
-        if not identity:
+        if identity:
+            more = b"\r\n"
+        else:
             self._id += 1
-            identity = f"{self._ids}{self._id & 0xFFFFFFFFFFFF:012x}".encode()
-            head += b"X-Request-Id: " + identity + b"\r\n"
+            identity = b"%b%012x" % (self._ids, self._id)
+            more = b"X-Request-Id: %b\r\n\r\n" % identity
         if request.upgrade:
-            head += b"Connection: Upgrade\r\nUpgrade: " + request.upgrade + b"\r\n"
-        exchange = Exchange(client, request, admitted.deployment, head + b"\r\n", body, whole)
-        exchange.request_id = identity
-        return exchange
+            more = b"Connection: Upgrade\r\nUpgrade: %b\r\n%b" % (request.upgrade, more)
+        head = b"%b %b HTTP/1.1\r\n%b%b%b" % (request.method, path, request.fields, client.forwarded, more)
+        return Exchange(client, request, deployment, head, body, whole, identity)
 
     def dispatch(self, exchange: Exchange, admitted: Admitted) -> None:
         self.dispatcher.start(exchange)
+        endpoint = admitted[0]
+        if endpoint.mirror is not None and exchange.whole and not exchange.request.upgrade:
+            card = endpoint.mirror.deal()
+            if card >= 0:  # once the caller's own request is on its way
+                self.loop.call_soon(self._mirror, exchange, endpoint, endpoint.mirrored[card], admitted[2])
+
+    def _mirror(
+        self, original: Exchange, endpoint: LiveEndpoint, deployment: Deployment, path: bytes
+    ) -> None:
+        """A copy, whose answer is for nobody. One that finds many others under way is not made."""
+        if deployment.metrics.in_flight >= MOST_MIRRORED:
+            return
+        request, body = original.request, original.body
+        copy = self.exchange(Shadow(), request, (endpoint, deployment, path), body, True)
+        self.dispatcher.start(copy)
 
     def denied(self, client: Client, request: Request | None, denied: Denied) -> None:
         self._log.denied(client.peer, request, denied.status)

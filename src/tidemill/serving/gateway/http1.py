@@ -9,7 +9,6 @@ know, and the rest is passed on as it came.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 
 from tidemill.serving.scoring.http import CHUNK_LINE_LIMIT, FIELDS_LIMIT, HEAD_LIMIT, TRAILER_LIMIT, Refused
 
@@ -21,20 +20,26 @@ _FIELDS = rb"(?:" + _TOKEN + rb":[\t -~\x80-\xff]*+\r\n)*+"
 _REQUEST = re.compile(rb"(" + _TOKEN + rb") ([!-~\x80-\xff]++) HTTP/1\.([01])\r\n" + _FIELDS + rb"\r\n")
 _REQUEST_LINE = re.compile(_TOKEN + rb" [!-~\x80-\xff]+ HTTP/1\.[01]\r\n")
 _ANSWER = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: [\t -~\x80-\xff]*+)?\r\n" + _FIELDS + rb"\r\n")
-# Fields that the gateway must know of a request, and those that end with it: hop by hop, the caller's
-# credentials, and what others could say of where a request comes from.
-_OF_REQUEST = re.compile(
-    rb"\n(authorization|azureml-model-deployment|connection|content-length|expect|forwarded|host|keep-alive"
-    rb"|proxy-authenticate|proxy-authorization|proxy-connection|te|trailer|transfer-encoding|upgrade"
-    rb"|x-forwarded-for|x-forwarded-host|x-forwarded-proto|x-request-id):[ \t]*"
+# Fields that the gateway must know, and those that end with it: hop by hop, the caller's credentials, and
+# what others could say of where a request comes from. Searched for in lower case, from the line feed before.
+_VALUE = rb"):[ \t]*([^\r\n]*)"
+_PASSED = rb"content-length|host|x-request-id"
+_ENDING = (
+    rb"authorization|azureml-model-deployment|connection|expect|forwarded|keep-alive|proxy-authenticate"
+    rb"|proxy-authorization|proxy-connection|te|trailer|transfer-encoding|upgrade|x-forwarded-for"
+    rb"|x-forwarded-host|x-forwarded-proto"
 )
-_OF_ANSWER = re.compile(
-    rb"\n(azureml-model-deployment|connection|content-length|keep-alive|ms-azureml-model-error-reason"
-    rb"|ms-azureml-model-error-statuscode|proxy-authenticate|proxy-connection|te|trailer|transfer-encoding"
-    rb"|upgrade):[ \t]*"
+_OF_REQUEST = re.compile(rb"\n(" + _PASSED + rb"|" + _ENDING + _VALUE)
+_ENDING_HERE = (
+    rb"azureml-model-deployment|connection|keep-alive|ms-azureml-model-error-reason"
+    rb"|ms-azureml-model-error-statuscode|proxy-authenticate|proxy-connection|te|trailer|transfer-encoding|upgrade"
 )
-_KEPT = frozenset((b"content-length", b"host", b"x-request-id"))
-_LENGTH = re.compile(rb"[0-9]{1,18}")
+_OF_ANSWER = re.compile(rb"\n(content-length|" + _ENDING_HERE + _VALUE)
+_LINES_ENDING = re.compile(rb"(?im)^(?:" + _ENDING + rb"):[^\n]*\n")
+_LINES_ENDING_HERE = re.compile(rb"(?im)^(?:" + _ENDING_HERE + rb"):[^\n]*\n")
+_AUTHORIZATION = b"\nauthorization:"
+_OF_CONNECTION = frozenset((b"close", b"keep-alive", b"upgrade", b"te", b""))
+_LF = b"\n"
 _CHUNK = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[\t -~\x80-\xff]*)?")
 _TRAILER = re.compile(_TOKEN + rb":[\t -~\x80-\xff]*")
 
@@ -66,79 +71,82 @@ class Request:
         line = _REQUEST.fullmatch(block)
         if line is None:
             raise _unreadable(block)
-        self.method: bytes = line[1]
-        self.target: bytes = line[2]
-        self.version = 1 if line[3] == b"1" else 0
+        self.method: bytes
+        self.target: bytes
+        self.method, self.target, minor = line.groups()
+        version = self.version = 1 if minor == b"1" else 0
         start = line.end(3) + 1  # at the line feed of "\r\n", which each field's line has before it
         low = block[start:-2].lower()
+        if low.count(b"\n") > FIELDS_LIMIT + 1:
+            raise Refused(431, f"The request has {low.count(_LF) - 1} headers; {FIELDS_LIMIT} is the limit.")
+        pairs = _OF_REQUEST.findall(low)
+        found: dict[bytes, bytes] = dict(pairs)
+        if len(found) != len(pairs):
+            raise _twice([name for name, _ in pairs])
         self.authorization: bytes | None = None
         self.deployment: bytes | None = None
         self.request_id = b""
         self.length = 0
         self.expects = False
         self.upgrade = b""
-        self.keep_alive = self.version == 1
-        fields = block[start + 1 : -2]
-        count = low.count(b"\n") - 1
-        if count > FIELDS_LIMIT:
-            raise Refused(431, f"The request has {count} headers; {FIELDS_LIMIT} is the limit.")
-        found: dict[bytes, bytes] = {}
-        cuts: list[tuple[int, int]] = []
-        for match in _OF_REQUEST.finditer(low):
-            name, at = match[1], match.end()
-            end = low.index(b"\n", at)
-            if name in found:
-                raise Refused(400, f"The header {name.decode()} is there twice.")
-            found[name] = block[start + at : start + end - 1].rstrip(b" \t")
-            if name not in _KEPT:
-                cuts.append((match.start(), end))
-        if b"host" not in found and self.version:
+        self.keep_alive = version == 1
+        known = 0
+        if b"host" in found:
+            known = 1
+        elif version:
             raise Refused(400, "The request has no Host header.")
-        self._understand(found)
-        if cuts:
-            fields = _without(fields, cuts)
-        if b"connection" in found:
-            fields = self._without_named(fields, found[b"connection"])
-        self.fields = fields
-
-    def _understand(self, found: dict[bytes, bytes]) -> None:
-        self.authorization = found.get(b"authorization")
-        self.deployment = found.get(b"azureml-model-deployment")
-        self.request_id = found.get(b"x-request-id", b"")
         length = found.get(b"content-length")
+        if length is not None:
+            known += 1
+            self.length = _number(length)
+        if b"authorization" in found:
+            known += 1
+            at = low.index(_AUTHORIZATION)
+            end = low.index(b"\n", at + 1)
+            self.authorization = block[start + at + len(_AUTHORIZATION) : start + end - 1].strip(b" \t")
+            self.fields = block[start + 1 : start + at + 1] + block[start + end + 1 : -2]
+        else:
+            self.fields = block[start + 1 : -2]
+        if known < len(found):
+            self._understand_rest(found)
+
+    def _understand_rest(self, found: dict[bytes, bytes]) -> None:
+        """What most requests do not have."""
+        self.request_id = found.get(b"x-request-id", b"").rstrip(b" \t")
+        deployment = found.get(b"azureml-model-deployment")
+        if deployment is not None:
+            self.deployment = deployment.rstrip(b" \t")
         coding = found.get(b"transfer-encoding")
         if coding is not None:
-            self._in_chunks(coding, length)
-        elif length is not None:
-            if _LENGTH.fullmatch(length) is None:
-                raise Refused(400, f"Content-Length: {_shown(length)} is not a number of bytes.")
-            self.length = int(length)
+            self._in_chunks(coding.rstrip(b" \t"), found.get(b"content-length"))
         expect = found.get(b"expect")
         if expect is not None and self.version:
-            if expect.lower() != b"100-continue":
+            if expect.rstrip(b" \t") != b"100-continue":
                 raise Refused(417, f"Expect: {_shown(expect)} is not understood, only 100-continue is.")
             self.expects = True
+        self.fields = _LINES_ENDING.sub(b"", self.fields)
         connection = found.get(b"connection")
         if connection is not None:
             words = _words(connection)
             self.keep_alive = b"close" not in words and (self.version == 1 or b"keep-alive" in words)
             if b"upgrade" in words and self.version:
-                self.upgrade = found.get(b"upgrade", b"")
+                self.upgrade = found.get(b"upgrade", b"").rstrip(b" \t")
+            self.fields = self._without_named(self.fields, words)
 
     def _in_chunks(self, coding: bytes, length: bytes | None) -> None:
         if length is not None:
             raise Refused(400, "The request has a Content-Length and a Transfer-Encoding.")
         if not self.version:
             raise Refused(400, "Transfer-Encoding is not part of HTTP/1.0.")
-        if coding.lower() != b"chunked":
+        if coding != b"chunked":
             raise Refused(501, f"Transfer-Encoding: {_shown(coding)} is not understood, only chunked is.")
         self.length = CHUNKED
 
-    def _without_named(self, fields: bytes, connection: bytes) -> bytes:
+    def _without_named(self, fields: bytes, words: set[bytes]) -> bytes:
         """Fields that Connection names are for this hop alone. Raises Refused for what must not be one."""
-        named = _words(connection) - {b"close", b"keep-alive", b"upgrade", b"te"}
+        named = words - _OF_CONNECTION
         if named & {b"content-length", b"host", b"x-request-id"}:
-            raise Refused(400, f"Connection: {_shown(connection)} names a header that must be passed on.")
+            raise Refused(400, "The header Connection names one that must be passed on.")
         return _without_lines(fields, named) if named else fields
 
 
@@ -154,47 +162,46 @@ class Answer:
             raise Broken("its head could not be read")
         self.status = int(line[2])
         start = block.index(b"\n")
-        self.reason = block[line.end(2) : start - 1].strip()
-        low = block[start:-2].lower()
-        fields = block[start + 1 : -2]
+        self.reason = b"" if self.status == 200 else block[line.end(2) : start - 1].strip()
+        self.fields = block[start + 1 : -2]
         self.keep_alive = line[1] == b"1"
-        length, coding, connection = None, None, b""
-        cuts: list[tuple[int, int]] = []
-        for match in _OF_ANSWER.finditer(low):
-            name, at = match[1], match.end()
-            end = low.index(b"\n", at)
-            value = low[at : end - 1].rstrip(b" \t")
-            if name == b"content-length":
-                if _LENGTH.fullmatch(value) is None or length not in (None, value):
-                    raise Broken("it has no one Content-Length")
-                length = value
-                continue
-            cuts.append((match.start(), end))
-            if name == b"transfer-encoding":
-                if coding is not None or value != b"chunked":
-                    raise Broken("its Transfer-Encoding is not chunked")
-                coding = value
-            elif name == b"connection":
-                connection = connection + b"," + value
-        if cuts:
-            fields = _without(fields, cuts)
-        if connection:
-            words = _words(connection)
-            self.keep_alive = b"close" not in words and (self.keep_alive or b"keep-alive" in words)
-            named = words - {b"close", b"keep-alive", b"upgrade", b"content-length", b""}
-            fields = _without_lines(fields, named) if named else fields
-        self.fields = fields
-        self.length = self._length(length, coding, method)
+        pairs = _OF_ANSWER.findall(block[start:-2].lower())
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            self._check_twice([name for name, _ in pairs])
+        length = found.pop(b"content-length", None)
+        if length is not None:
+            try:
+                length = _number(length)
+            except Refused:
+                raise Broken("its Content-Length is no number") from None
+        self.length = self._length(length, found.get(b"transfer-encoding"), method)
+        if found:
+            self.fields = _LINES_ENDING_HERE.sub(b"", self.fields)
+            connection = found.get(b"connection", b"keep-alive")
+            if connection != b"keep-alive" or not self.keep_alive:
+                words = _words(connection)
+                self.keep_alive = self.keep_alive and b"close" not in words
+                named = words - _OF_CONNECTION - {b"content-length"}
+                self.fields = _without_lines(self.fields, named) if named else self.fields
 
-    def _length(self, length: bytes | None, coding: bytes | None, method: bytes) -> int:
-        if coding is not None and length is not None:
-            raise Broken("it has a Content-Length and a Transfer-Encoding")
+    def _check_twice(self, names: list[bytes]) -> None:
+        for name in (b"content-length", b"transfer-encoding", b"connection"):
+            if names.count(name) > 1:
+                raise Broken(f"its header {name.decode()} is there twice")
+
+    def _length(self, length: int | None, coding: bytes | None, method: bytes) -> int:
+        if coding is not None:
+            if length is not None:
+                raise Broken("it has a Content-Length and a Transfer-Encoding")
+            if coding.rstrip(b" \t") != b"chunked":
+                raise Broken("its Transfer-Encoding is not chunked")
         if method == b"HEAD" or self.status < 200 or self.status in (204, 304):
             return 0
         if coding is not None:
             return CHUNKED
         if length is not None:
-            return int(length)
+            return length
         self.keep_alive = False
         return UNTIL_CLOSE
 
@@ -282,15 +289,18 @@ def _unreadable(block: bytes) -> Refused:
     return Refused(400, "The headers could not be read.")
 
 
-def _without(fields: bytes, cuts: Iterable[tuple[int, int]]) -> bytes:
-    """Without the lines at these places, which are counted from the line feed before the first one."""
-    kept: list[bytes] = []
-    last = 0
-    for start, end in cuts:
-        kept.append(fields[last:start])
-        last = end
-    kept.append(fields[last:])
-    return b"".join(kept)
+def _twice(names: list[bytes]) -> Refused:
+    name = next(one for one in names if names.count(one) > 1)
+    return Refused(400, f"The header {name.decode()} is there twice.")
+
+
+def _number(value: bytes) -> int:
+    """Of bytes: digits and nothing else. Raises Refused."""
+    if not value.isdigit() or len(value) > 18:
+        value = value.rstrip(b" \t")
+        if not value.isdigit() or len(value) > 18:
+            raise Refused(400, f"Content-Length: {_shown(value)} is not a number of bytes.")
+    return int(value)
 
 
 def _without_lines(fields: bytes, names: set[bytes]) -> bytes:

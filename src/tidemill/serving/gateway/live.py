@@ -49,9 +49,21 @@ class Instance:
 
 
 class Deployment:
-    """`waiting`: requests for which no instance is free."""
+    """`waiting`: requests for which no instance is free. `score_path`: what its instances call /score, where
+    that is something else."""
 
-    __slots__ = ("backend", "header", "instances", "metrics", "name", "turn", "uid", "waiting")
+    __slots__ = (
+        "backend",
+        "header",
+        "instances",
+        "label",
+        "metrics",
+        "name",
+        "score_path",
+        "turn",
+        "uid",
+        "waiting",
+    )
 
     def __init__(self, backend: Backend) -> None:
         self.uid = backend.uid
@@ -64,6 +76,8 @@ class Deployment:
     def take(self, backend: Backend) -> None:
         self.backend = backend
         self.name = backend.name
+        self.label = backend.name.encode()
+        self.score_path = None if backend.score_path == "/score" else backend.score_path.encode()
         self.header = f"azureml-model-deployment: {backend.name}\r\n".encode()
         known = {one.target: one for one in self.instances}
         kept = [known.pop(target, None) or Instance(target, self) for target in backend.instances]
@@ -73,7 +87,19 @@ class Deployment:
 
 
 class LiveEndpoint:
-    __slots__ = ("by_name", "deck", "digests", "mirror", "record")
+    """`allowance`: requests that its rate still allows, counted at `counted_at`."""
+
+    __slots__ = (
+        "allowance",
+        "by_name",
+        "counted_at",
+        "dealt",
+        "deck",
+        "digests",
+        "mirror",
+        "mirrored",
+        "record",
+    )
 
     def __init__(
         self,
@@ -83,14 +109,20 @@ class LiveEndpoint:
         shuffle: Shuffle,
     ) -> None:
         self.record = record
+        self.allowance = before.allowance if before is not None else max(record.rate, 1.0)
+        self.counted_at = before.counted_at if before is not None else 0.0
         self.by_name = {one.name.lower().encode(): one for one in deployments.values()}
         names = {one.name for one in deployments.values()}
         self.deck = _deck(record.traffic, names, before and before.deck, shuffle)
         self.mirror = _deck(record.mirror, names, before and before.mirror, shuffle)
         self.digests = tuple(bytes.fromhex(one) for one in record.digests)
 
-    def named(self, name: str) -> Deployment:
-        return self.by_name[name.lower().encode()]
+        self.dealt = self._of(self.deck)
+        self.mirrored = self._of(self.mirror)
+
+    def _of(self, deck: Deck | None) -> list[Deployment]:
+        """The deployments that the cards of a deck mean."""
+        return [self.by_name[name.lower().encode()] for name, _ in deck.shares] if deck is not None else []
 
 
 class Live:

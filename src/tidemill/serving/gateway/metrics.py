@@ -3,7 +3,9 @@ than the one before."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
+from time import perf_counter_ns
 
 _BUCKETS = 4 * 40  # of microseconds, up to 2**39
 WINDOW_S = 10.0
@@ -57,7 +59,7 @@ class Metrics:
         "_was",
         "errors",
         "in_flight",
-        "last_at",
+        "last_ns",
         "requests",
         "total",
     )
@@ -66,7 +68,7 @@ class Metrics:
         self.requests = 0
         self.errors = 0
         self.in_flight = 0
-        self.last_at = 0.0  # seconds since the epoch
+        self.last_ns = 0  # of the last request, by perf_counter
         self.total = Times()
         self._now, self._before = Times(), Times()
         self._turned = self._rate = 0.0
@@ -99,7 +101,9 @@ class Metrics:
         return {
             "rate": round(self._rate, 3),
             "in_flight": self.in_flight,
-            "last_at": int(self.last_at * 1e6),
+            "last_at": (time.time_ns() - (perf_counter_ns() - self.last_ns)) // 1_000_000 * 1000
+            if self.last_ns
+            else 0,
             "requests": self.requests,
             "errors": self.errors,
             "p50_ms": p50,

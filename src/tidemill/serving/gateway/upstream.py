@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 JOINED = 64 << 10  # a body up to this is sent in one piece with its head
 _OK = b"HTTP/1.1 200 OK\r\n"
 _MODEL_ERROR = b"HTTP/1.1 424 Failed Dependency\r\n"
+_NOT_READY = b"x-tidemill-not-ready:"  # of a scoring server that has not looked at the request
 _AWAITED = -3  # the length of an answer whose head has not come
 
 
@@ -155,6 +156,9 @@ class Upstream(asyncio.Protocol):
             return self._broken(exchange, str(error))
         if answer.status < 200:
             return self._interim(exchange, answer, data[end:])
+        if answer.status == 503 and exchange.whole and _NOT_READY in answer.fields.lower():
+            self.abort()
+            return self._dispatcher.not_ready(exchange)
         exchange.answered = True
         exchange.status = answer.status
         self._keeps = answer.keep_alive
