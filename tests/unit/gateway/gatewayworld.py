@@ -102,7 +102,7 @@ class World:
     allowed: set[str] = field(default_factory=set)  # tokens
 
     def route(self, *, traffic: dict[str, int] | None = None, **changes: Any) -> None:
-        """One endpoint, with a deployment for each backing. `changes`: of the endpoint, or of all deployments."""
+        """One endpoint, a deployment for each backing. `changes`: of the endpoint, or of all deployments."""
         of_endpoint = {"auth", "digests", "mirror", "public", "body_bytes", "rate"}
         more = {name: changes.pop(name) for name in of_endpoint & changes.keys()}
         deployments = tuple(
@@ -244,6 +244,6 @@ async def world(*names: str) -> AsyncIterator[World]:
 
 async def until(condition: Callable[[], Any], seconds: float = 5.0) -> Any:
     async with asyncio.timeout(seconds):
-        while not (found := condition()):
+        while not (found := condition()):  # noqa: ASYNC110
             await asyncio.sleep(0.002)
         return found

@@ -151,10 +151,8 @@ async def test_head_expect_and_chunks() -> None:
         ].answer = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2;x=y\r\nok\r\n0\r\nA: b\r\n\r\n"
         line.close()
         line = await w.open()
-        line.raw(
-            f"POST {PATH} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEY}\r\nExpect: 100-continue\r\n".encode()
-        )
-        line.raw(b"Content-Length: 4\r\n\r\n")
+        line.raw(f"POST {PATH} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEY}\r\n".encode())
+        line.raw(b"Expect: 100-continue\r\nContent-Length: 4\r\n\r\n")
         assert await line.reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
         line.raw(b"four")
         answer = await line.answer()

@@ -151,10 +151,10 @@ class Client(asyncio.Protocol):
     def _take(self, request: Request, admitted: Admitted, data: bytes) -> None:
         """The request may come in."""
         self._keep_alive = request.keep_alive and not self._gateway.drains
+        self._check_length(request.length, admitted)
         if request.length == len(data):  # mostly
             self._start(request, admitted, data)
             return
-        self._check_length(request.length, admitted)
         self._admitted = admitted
         self._left, self._read, self._parts = request.length, 0, []
         self._chunks = Chunks() if request.length == CHUNKED else None
