@@ -223,3 +223,10 @@ def test_scripts_named_exist() -> None:
             r"\b((?:scripts|examples|tests)/[\w./-]+\.(?:py|yml|sh))", page.read_text("utf-8")
         ):
             assert (ROOT / name).exists(), f"{name_of(page)}: {name}"
+
+
+def test_how_often_the_system_tries_again() -> None:
+    from tidemill.domain.states import DEFAULT_LIMITS
+
+    page = (DOCS / "reference" / "job-yaml.md").read_text("utf-8")
+    assert f"is tried again, at most {DEFAULT_LIMITS.system_failures} times" in page

@@ -99,8 +99,24 @@ def run(
                 extra[job.party] = extra.get(job.party, 0) + rate
             elif plan.host_blocked or plan.quota_blocked:
                 _reclaim(plan, job, everyone(), supply)
+                if plan.spec.purpose:
+                    live = [one for one in live if not _behind(one, plan, supply)]
         if plan.done:
-            live.remove(plan)
+            live = [one for one in live if one is not plan]
+
+
+def _behind(plan: Plan, first: Plan, supply: Supply) -> bool:
+    """Whether it is one more of those for one purpose, and there is not even one node for it: what is left is
+    kept for `first`. Then it is not gone through job by job."""
+    spec, other = plan.spec, first.spec
+    if plan is first or not spec.purpose or (spec.name, spec.workspace) != (other.name, other.workspace):
+        return False
+    if plan.idle or plan.coming or plan.planned or supply.fits(spec, 1, 1):
+        return False
+    plan.blocked = next(iter(plan.state.queue.jobs.values()))
+    plan.host_blocked, plan.quota_blocked = first.host_blocked, first.quota_blocked
+    plan.done = True
+    return True
 
 
 def _next(live: list[Plan], share: Share) -> tuple[Plan, QueueKey | None]:

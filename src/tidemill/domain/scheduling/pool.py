@@ -27,6 +27,7 @@ from tidemill.domain.scheduling.allowance import (
 from tidemill.domain.scheduling.backfill import reserve
 from tidemill.domain.scheduling.capacity import Budget, elastic_grants, limits
 from tidemill.domain.scheduling.cluster import ClusterState, LastPlan, Run
+from tidemill.domain.scheduling.dozing import Dozing
 from tidemill.domain.scheduling.planner import Plan
 from tidemill.domain.scheduling.shares import DAY, Pair, Shares, decayed
 from tidemill.domain.scheduling.tracking import Tracker
@@ -55,6 +56,7 @@ class PoolState:
 
     def __init__(self, host: Host, half_life_us: int = DAY, quotas: Quotas = NO_QUOTAS) -> None:
         self._track = Tracker(host, Shares(half_life_us, quotas), quotas)
+        self._dozing = Dozing()
         self._again = False  # starts have changed the shares that the rest was planned with
 
     @property
@@ -88,6 +90,7 @@ class PoolState:
         """What to do now: ended jobs, starts, closings, openings, then news for those that wait."""
         track = self._track
         due = [uid for uid, at in track.due.items() if at <= now]
+        due += self._dozing.first(self._waits)
         plans: dict[str, Plan] = {}
         out: list[Decision] = []
         told: list[ClusterState] = []
@@ -136,7 +139,9 @@ class PoolState:
         """Plans of every cluster that competes, for those that sleep too."""
         for uid, state in self._track.clusters.items():
             spec = state.spec
-            if uid not in plans and spec and not spec.deleting and self._competes(spec):
+            if uid in plans or not spec or spec.deleting or (spec.purpose and not state.idle):
+                continue  # what has nothing idle has nothing to take
+            if self._competes(spec):
                 plans[uid] = planner.begin(state)
         return [plans[uid] for uid in sorted(plans) if self._competes(plans[uid].spec)]
 
@@ -208,7 +213,7 @@ class PoolState:
         for plan in plans:
             fleet = plan.state.fleet()
             if plan.state.queue and fleet.slots:
-                self._track.awake.add(plan.state.uid)
+                self._ask_again(plan)
             missing = autoscale.to_fill(fleet) - plan.opens
             for _ in range(missing):
                 if not supply.fits(plan.spec, 1, 0):
@@ -217,6 +222,18 @@ class PoolState:
                 supply.take(plan.spec, 1)
                 wishes.append((plan, True))
         return self._make(wishes) if wishes else []
+
+    def _ask_again(self, plan: Plan) -> None:
+        """When anything happens; of those for one purpose that wait for room, only who may come next."""
+        waits = plan.host_blocked or plan.quota_blocked or plan.left
+        if plan.spec.purpose and waits and not plan.opening:
+            self._dozing.add(plan.spec, next(iter(plan.state.queue.jobs.values())))
+        else:
+            self._track.awake.add(plan.state.uid)
+
+    def _waits(self, cluster_uid: str) -> bool:
+        state = self._track.clusters.get(cluster_uid)
+        return state is not None and bool(state.queue)
 
     def _make(self, wishes: list[tuple[Plan, bool]]) -> list[OpenNode]:
         sizes = self._node_sizes()
