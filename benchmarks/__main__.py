@@ -30,6 +30,7 @@ NAMES = (
     "scheduler",
     "access",
     "tracking",
+    "serving",
 )
 
 
