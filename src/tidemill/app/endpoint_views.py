@@ -128,6 +128,7 @@ async def _deployment(s: Services, endpoint: Resource, row: Resource) -> dict[st
         "max_concurrent": plan.spec.request.max_concurrent,
         "max_queue_wait_s": plan.spec.request.queue_wait_s,
         "instances": [await _instance(s, one) for one in shown(row, instances)],
+        "metrics": _metrics(s, row),
         "serves_older": status.serving is not None,
         "error": None
         if status.error is None
@@ -156,6 +157,12 @@ def _model_job(read: Read, scope: Scope, plan: DeploymentPlan) -> str | None:
     version = read.get(version_key(scope, MODELS, plan.model.name, plan.model.version))
     job = None if version is None else decode_object(version.spec).get("jobName")
     return str(job) if job and read.get(Key(scope, "jobs", str(job))) is not None else None
+
+
+def _metrics(s: Services, row: Resource) -> dict[str, Any] | None:
+    """None where no gateway has said anything of it."""
+    found = s.live.traffic.get(row.uid)
+    return None if found is None else {**found.as_dict(), "last_at": iso(found.last_at or None)}
 
 
 async def _instance(s: Services, row: Resource) -> dict[str, Any]:

@@ -60,6 +60,7 @@ def _of_deployment(one: Mapping[str, Any]) -> list[dict[str, Any]]:
     if one["state"] == Provisioning.SUCCEEDED and ready < one["instance_count"]:
         text = f"Deployment {name}: {ready} of {plural(one['instance_count'], 'instance')} are ready."
         reasons.append(_reason(name, "InstancesMissing", text))
+    reasons += _of_requests(one, ready)
     for instance in one["instances"]:
         if instance["waits"]:
             text = f"Instance {instance['name']} is {instance['phase']}: {instance['waits']}"
@@ -67,6 +68,24 @@ def _of_deployment(one: Mapping[str, Any]) -> list[dict[str, Any]]:
         elif instance["error"] and one["error"] is None:
             text = f"Instance {instance['name']} ended: {instance['error']}"
             reasons.append(_reason(name, "InstanceEnded", text))
+    return reasons
+
+
+def _of_requests(one: Mapping[str, Any], ready: int) -> list[dict[str, Any]]:
+    """What the gateway says."""
+    name, metrics, most = one["name"], one["metrics"] or {}, one["max_concurrent"]
+    reasons: list[dict[str, Any]] = []
+    if metrics.get("held"):
+        text = f"Deployment {name} wakes up: {plural(metrics['held'], 'request')} held meanwhile."
+        reasons.append(_reason(name, "Waking", text))
+    if ready and metrics.get("in_flight", 0) >= ready * most:
+        flying, wait = plural(metrics["in_flight"], "request"), f"{one['max_queue_wait_s']:g} s"
+        text = (
+            f"Deployment {name} is at its limit: {flying} in flight, at most {ready * most} at once with "
+            f"{plural(ready, 'instance')}. Others wait {wait}, then get 429. More instances, or a higher "
+            "max_concurrent_requests_per_instance, would help."
+        )
+        reasons.append(_reason(name, "AtItsLimit", text))
     return reasons
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 
+from tidemill.app.serving_metrics import Traffic
 from tidemill.domain.model import Touched
 from tidemill.domain.scheduling.pool import PoolState
 from tidemill.domain.scheduling.types import Wait
@@ -20,6 +21,7 @@ class Live:
         self.scheduler: Callable[[], PoolState] | None = None
         self.actions: frozenset[str] = frozenset()  # every action that a route of this server needs
         self.sign_ins_swept_at = 0  # when old sign-ins were last removed
+        self.traffic: Mapping[str, Traffic] = {}  # by deployment: the gateway's last word; {} without one
 
     def on_commit(self, touched: frozenset[Touched]) -> None:
         if not self._watchers:

@@ -23,6 +23,7 @@ import msgspec
 from tidemill.app import routes
 from tidemill.app.codec import encode
 from tidemill.app.services import Services
+from tidemill.app.serving_metrics import read_report
 from tidemill.domain.serving.routes import FILE, FOLDER, SOCKET, Backend, Table
 
 log = logging.getLogger("tidemill.routing")
@@ -156,6 +157,7 @@ class Routing:
             writer.close()
             if self._gateway is writer:
                 self._gateway, self._served, self._in_flight = None, 0, {}
+                self._s.live.traffic = {}
                 self.on_report({})  # what it held is no more
                 self.on_news()
 
@@ -168,6 +170,7 @@ class Routing:
         busy = {str(uid): int(count) for uid, count in flight.items() if count}
         news = served != self._served or busy.keys() != self._in_flight.keys()
         self._served, self._in_flight = served, busy
+        self._s.live.traffic = read_report(report)
         self.on_report(report)
         if news:
             self.on_news()

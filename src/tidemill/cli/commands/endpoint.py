@@ -333,8 +333,24 @@ _WATCHED = (
     Column("state", key("state"), state=True),
     Column("traffic", key("traffic"), lambda v, _: f"{v} %", right=True),
     Column("instances", instances, right=True),
+    Column("per second", key("metrics", "rate"), lambda v, _: "-" if v is None else f"{v:.1f}", right=True),
+    Column("in flight", key("metrics", "in_flight"), right=True),
+    Column("waiting", key("metrics", "held"), right=True),
+    Column("p50", key("metrics", "p50_ms"), lambda v, _: _ms(v), right=True),
+    Column("p95", key("metrics", "p95_ms"), lambda v, _: _ms(v), right=True),
+    Column("p99", key("metrics", "p99_ms"), lambda v, _: _ms(v), right=True),
+    Column("errors", lambda item: _errors(item.get("metrics")), right=True),
     Column("per hour", key("run_rate_usd_hour"), lambda usd, _: text.money(usd), right=True),
 )
+
+
+def _ms(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f} ms"
+
+
+def _errors(metrics: dict[str, Any] | None) -> str | None:
+    """`3 of 1200`."""
+    return None if not metrics else f"{metrics['errors']} of {metrics['requests']}"
 
 
 @command(endpoint, "delete", "tidemill endpoint delete --name digits --yes")
