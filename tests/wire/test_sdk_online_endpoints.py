@@ -12,7 +12,7 @@ import pytest
 pytestmark = [pytest.mark.sdk, pytest.mark.timeout(240)]
 
 FLOWS = """
-import json, os
+import json, os, requests
 from datetime import timedelta
 from azure.ai.ml import MLClient
 from azure.ai.ml.entities import (CodeConfiguration, IdentityConfiguration, ManagedOnlineDeployment,
@@ -81,15 +81,36 @@ out["deployments"] = [d.name for d in D.list("sdk-ep")]
 out["written"] = D.get_logs("blue", "sdk-ep", lines=10)
 out["logs"] = D.get_logs("blue", "sdk-ep", lines=10, container_type="storage-initializer")
 
+open("request.json", "w").write('{"x": [1, 2]}')
+try:
+    E.invoke("sdk-ep", request_file="request.json")
+except Exception as error:
+    out["no traffic"] = str(error)
+# From now on the client names this deployment each time: it keeps its headers from one call to the next.
+out["by name"] = E.invoke("sdk-ep", request_file="request.json", deployment_name="blue")
+e = E.get("sdk-ep")
+e.traffic = {"blue": 100}
+E.begin_create_or_update(e).result()
+out["invoked"] = E.invoke("sdk-ep", request_file="request.json")
+old = E.get_keys("sdk-ep").primary_key
+E.begin_regenerate_keys("sdk-ep").result()
+uri = E.get("sdk-ep").scoring_uri
+ask = lambda key: requests.post(uri, data='{"x": 1}', headers={"Authorization": f"Bearer {key}"}).status_code
+out["old and new key"] = [ask(old), ask(E.get_keys("sdk-ep").primary_key)]
+out["auth modes"] = []
+for mode in ("aml_token", "aad_token", "key"):
+    e = E.get("sdk-ep")
+    e.auth_mode = mode
+    E.begin_create_or_update(e).result()
+    out["auth modes"].append(E.invoke("sdk-ep", request_file="request.json"))
 blue.instance_count = 1
 out["scaled"] = D.begin_create_or_update(blue).result().instance_count
 open("code/score.py", "w").write("def init(): raise RuntimeError('no such model')\\ndef run(data): pass\\n")
 deployment.code_configuration = CodeConfiguration(code="code", scoring_script="score.py")
 refused("init", lambda: D.begin_create_or_update(deployment).result())
 out["failed"] = D.get("blue", "sdk-ep").provisioning_state
-e = E.get("sdk-ep")
-e.traffic = {"blue": 100}
-out["traffic"] = E.begin_create_or_update(e).result().traffic
+out["traffic"] = E.get("sdk-ep").traffic
+out["after"] = E.invoke("sdk-ep", request_file="request.json")
 refused("busy", lambda: D.begin_delete("blue", "sdk-ep").result())
 e = E.get("sdk-ep")
 e.traffic = {"blue": 0}
@@ -201,7 +222,28 @@ def test_a_deployment_comes_back_as_it_was_given(flows: dict[str, Any]):
     }
     assert flows["zeroes"] == {"blue": 0}
     assert flows["deployments"] == ["blue"]
-    assert "An instance of deployment 'sdk-ep/blue'" in flows["logs"]
+    assert flows["deployed"] == "Succeeded"
+    assert flows["written"].count("up and well") == 2
+    assert flows["logs"].count("An instance of deployment 'sdk-ep/blue'") == 2
+
+
+def test_requests_go_by_traffic_keys_and_tokens(flows: dict[str, Any]):
+    """What an operation that is done has changed holds for the very next request."""
+    assert json.loads(json.loads(flows["by name"])) == {"x": [1, 2]}
+    assert flows["invoked"] == flows["by name"]
+    assert "traffic" in flows["no traffic"]
+    assert flows["old and new key"] == [401, 200]
+    assert flows["auth modes"] == [flows["by name"]] * 3
+
+
+def test_changes_of_a_deployment_that_serves(flows: dict[str, Any]):
+    """What fails leaves the old instances with their traffic."""
+    assert flows["scaled"] == 1
+    assert flows["failed"] == "Failed"
+    assert flows["traffic"] == {"blue": 100}
+    assert flows["after"] == flows["invoked"]
+    assert "RuntimeError: no such model" in flows["errors"]["init"][2]
+    assert "Traceback" in flows["errors"]["init"][2]
 
 
 def test_refusals_name_value_place_and_fix(flows: dict[str, Any]):

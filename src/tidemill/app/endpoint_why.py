@@ -73,12 +73,14 @@ def _of_deployment(one: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _of_requests(one: Mapping[str, Any], ready: int) -> list[dict[str, Any]]:
     """What the gateway says."""
-    name, metrics, most = one["name"], one["metrics"] or {}, one["max_concurrent"]
+    name, metrics, most = one["name"], one["metrics"], one["max_concurrent"]
     reasons: list[dict[str, Any]] = []
-    if metrics.get("held"):
+    if metrics is None:
+        return reasons
+    if metrics["held"]:
         text = f"Deployment {name} wakes up: {plural(metrics['held'], 'request')} held meanwhile."
         reasons.append(_reason(name, "Waking", text))
-    if ready and metrics.get("in_flight", 0) >= ready * most:
+    if ready and metrics["in_flight"] >= ready * most:
         flying, wait = plural(metrics["in_flight"], "request"), f"{one['max_queue_wait_s']:g} s"
         text = (
             f"Deployment {name} is at its limit: {flying} in flight, at most {ready * most} at once with "

@@ -1,7 +1,8 @@
 """Managed online endpoints: made, changed (traffic, auth mode), keyed and deleted. Rows: `endpoint_rows`.
 
-An endpoint is an address, a way to sign in, and shares of traffic: what it says holds with the commit that
-stores it, so it is Succeeded at once. What takes time are its deployments (`online_deployments`).
+An endpoint is an address, a way to sign in, and shares of traffic: what it says holds as soon as the gateway
+has read it, milliseconds after the commit, so it is Succeeded at once. What takes time are its deployments
+(`online_deployments`).
 """
 
 from __future__ import annotations
@@ -71,9 +72,17 @@ async def put(
         s.ids.uid(),
     )
     try:
-        return await s.store.write(draft.write)
+        found = await s.store.write(draft.write)
     except AlreadyExists:
-        return await s.store.write(draft.write)
+        found = await s.store.write(draft.write)
+    await _routed(s)
+    return found
+
+
+async def _routed(s: Services) -> None:
+    """Whoever is told that it is done finds it done: requests go by it from now on."""
+    if s.live.routed is not None:
+        await s.live.routed()
 
 
 async def patch(s: Services, caller: Caller, scope: Scope, name: str, body: Mapping[str, Any]) -> Resource:
@@ -304,7 +313,9 @@ async def regenerate_key(
         tx.add_event(event(row, now, "KeyRegenerated", f"New {kind} key, by {caller.name}.", caller.name))
         return tx.update(replace(row, status=encode(status), modified_at=now))
 
-    return await s.store.write(change)
+    changed = await s.store.write(change)
+    await _routed(s)
+    return changed
 
 
 async def delete(s: Services, caller: Caller, scope: Scope, name: str) -> Resource | None:

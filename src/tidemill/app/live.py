@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Awaitable, Callable, Generator, Mapping
 from contextlib import contextmanager
 
 from tidemill.app.serving_metrics import Traffic
@@ -21,6 +21,7 @@ class Live:
         self.scheduler: Callable[[], PoolState] | None = None
         self.actions: frozenset[str] = frozenset()  # every action that a route of this server needs
         self.sign_ins_swept_at = 0  # when old sign-ins were last removed
+        self.routed: Callable[[], Awaitable[None]] | None = None  # the gateway knows of all that is committed
         self.traffic: Mapping[str, Traffic] = {}  # by deployment: the gateway's last word; {} without one
 
     def on_commit(self, touched: frozenset[Touched]) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tidemill.app import implicit_computes
+from tidemill.app import egress, implicit_computes
 from tidemill.app.codec import decode_object, encode
 from tidemill.app.compute_rules import object_at
 from tidemill.app.deployment_planning import plan_deployment
@@ -36,6 +36,7 @@ from tidemill.domain.model import Caller, JobState, Key, Resource, Scope
 from tidemill.domain.serving.model import Change, Provisioning, change_between, read_deployment
 from tidemill.domain.serving.plan import DeploymentPlan, DeploymentStatus
 from tidemill.domain.units import plural
+from tidemill.sandbox.egress import CLOSED
 from tidemill.store.api import AlreadyExists, Read, ResourceQuery, Tx
 
 COMPUTED = ("provisioningState",)
@@ -144,6 +145,7 @@ class _Draft:
                 f"deployment '{spec.endpoint}/{spec.name}'",
                 str(self.spec["instanceType"]),
                 SURGE * max(1, spec.instances, spec.scale.maximum),
+                tags=self._bill(),
             ),
             self.now,
         )
@@ -170,9 +172,18 @@ class _Draft:
         )
         if (row.spec, row.tags, row.status, row.state) == (old.spec, old.tags, old.status, old.state):
             return old
+        compute = implicit_computes.of_owner(tx, old)
+        if compute is not None and compute.tags != encode(self._bill()):
+            tx.update(replace(compute, tags=encode(self._bill()), modified_at=self.now))
         said = _WORDS[change].format(count=plural(plan.spec.instances, "instance"))
         tx.add_event(event(row, self.now, "Updated", f"Updated by {self.by}: {said}.", self.by))
         return tx.update(row)
+
+    def _bill(self) -> dict[str, str]:
+        """The tags of its compute: what goes on the bill, and that its nodes are closed if they are to be.
+        What they may reach besides is not the caller's to say."""
+        kept = {key: str(value) for key, value in self.tags.items() if key != egress.TAG}
+        return kept if self.plan.spec.egress else {**kept, egress.TAG: CLOSED}
 
     def _check_size(self, old: Resource, held: DeploymentPlan) -> None:
         """Raises Conflict."""

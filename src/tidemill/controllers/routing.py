@@ -29,6 +29,7 @@ from tidemill.domain.serving.routes import FILE, FOLDER, SOCKET, Backend, Table
 log = logging.getLogger("tidemill.routing")
 
 AGAIN_S = 1.0
+SETTLE_S = 2.0  # that who changed an endpoint waits for it
 PATIENCE_S = 10.0  # for a gateway that does not say what it serves
 MAX_LINE = 1 << 20
 
@@ -43,6 +44,8 @@ class Routing:
         self._folder = services.settings.home / FOLDER
         self._table = Table()
         self._dirty = asyncio.Event()
+        self._writing = False
+        self._moved = asyncio.Event()  # replaced with each step of the table on its way
         self._written_at = 0.0  # of the loop's clock
         self._served = 0
         self._in_flight: dict[str, int] = {}
@@ -92,6 +95,18 @@ class Routing:
         )
         return not there and self._acknowledged and not self._in_flight.get(instance_uid)
 
+    async def settled(self) -> None:
+        """Returns once the gateway serves by all that was committed before this was called, or says nothing
+        for SETTLE_S."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(SETTLE_S):
+                while self._dirty.is_set() or self._writing or not self._acknowledged:
+                    await self._moved.wait()
+
+    def _move(self) -> None:
+        self._moved.set()
+        self._moved = asyncio.Event()
+
     @property
     def _acknowledged(self) -> bool:
         return self._served >= self._table.version or not self.connected or self._late()
@@ -116,6 +131,7 @@ class Routing:
                 asyncio.get_running_loop().call_later(PATIENCE_S + 0.1, self.on_news)
 
     async def _write(self) -> None:
+        self._writing = True
         self._dirty.clear()
         try:
             now = self._s.clock.now()
@@ -128,6 +144,9 @@ class Routing:
         except BaseException:
             self._dirty.set()
             raise
+        finally:
+            self._writing = False
+            self._move()
 
     # --- the gateway
 
@@ -157,6 +176,7 @@ class Routing:
             writer.close()
             if self._gateway is writer:
                 self._gateway, self._served, self._in_flight = None, 0, {}
+                self._move()
                 self._s.live.traffic = {}
                 self.on_report({})  # what it held is no more
                 self.on_news()
@@ -170,6 +190,7 @@ class Routing:
         busy = {str(uid): int(count) for uid, count in flight.items() if count}
         news = served != self._served or busy.keys() != self._in_flight.keys()
         self._served, self._in_flight = served, busy
+        self._move()
         self._s.live.traffic = read_report(report)
         self.on_report(report)
         if news:

@@ -157,6 +157,7 @@ async def start(services: Services) -> Runtime:
     routing = Routing(services)
     deployments = Deployments(services, routing)
     scaling = Scaling(services)
+    services.live.routed = routing.settled
     routing.on_news = deployments.router_news
     routing.on_report = scaling.on_report
     watchdog = Watchdog(services, pool, attempts, nodes, environments, composites, deletions, deployments)

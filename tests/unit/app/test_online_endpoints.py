@@ -247,6 +247,22 @@ async def test_the_size_stays(s, endpoint, deploy):
     assert error.value.target == "properties.instanceType"
 
 
+async def test_its_nodes_have_its_tags_and_only_less_of_a_network(s, scope, owner, endpoint):
+    sent = {
+        **body(egressPublicNetworkAccess="disabled"),
+        "tags": {"team": "a", "tidemill.egress": "internet"},
+    }
+    row, _ = await online_deployments.put(s, owner, scope, "ep1", "blue", sent)
+
+    async def bill():
+        found = await s.store.read(lambda read: implicit_computes.of_owner(read, row))
+        return decode_object(found.tags)
+
+    assert await bill() == {"team": "a", "tidemill.egress": "closed"}
+    await online_deployments.put(s, owner, scope, "ep1", "blue", {**body(), "tags": {"team": "b"}})
+    assert await bill() == {"team": "b"}
+
+
 async def test_a_patch_changes_what_it_says(s, scope, owner, endpoint, deploy):
     await deploy("blue", environmentVariables={"A": "1"})
     row = await online_deployments.patch(

@@ -192,6 +192,7 @@ def test_default_ports_are_those_shown() -> None:
 def test_yaml_of_the_tutorials_is_read(tmp_path: Any) -> None:
     """Each job, component and cluster of the tutorials goes through the reader that the command line uses."""
     from tidemill.cli.yaml import load
+    from tidemill.cli.yaml.endpoint_load import load_deployment
     from tidemill.cli.yaml.pipeline_load import load_component
 
     assert Session(Given()).output == "table"
@@ -209,6 +210,9 @@ def test_yaml_of_the_tutorials_is_read(tmp_path: Any) -> None:
                 load_component(components / file.name)
             elif re.search(r"^(command|jobs):", body, re.MULTILINE):
                 load.load_job(file, (), str(file))
+            elif "managedOnlineDeployment" in body:
+                shutil.copytree(ROOT / "examples" / "serve-digits" / "score", tmp_path / "score")
+                load_deployment(file, (), str(file))
             elif "amlcompute" in body:
                 load.load_compute(file, (), str(file))
             else:
