@@ -30,7 +30,8 @@ class Rows:
 @pytest.fixture
 async def made(tmp_path):
     rows = Rows()
-    services = cast(Any, SimpleNamespace(settings=SimpleNamespace(home=tmp_path), store=rows, live=Live()))
+    settings, clock = SimpleNamespace(home=tmp_path), SimpleNamespace(now=lambda: 1)
+    services = cast(Any, SimpleNamespace(settings=settings, clock=clock, store=rows, live=Live()))
     found = Routing(services)
     await found.start()
     yield found, rows, tmp_path / FOLDER
