@@ -1,5 +1,5 @@
-"""The unmodified azure-ai-ml client against endpoints that answer: create, deploy, invoke, traffic, logs, update,
-a failing init(), delete."""
+"""The unmodified azure-ai-ml client against endpoints that answer: create, deploy, invoke, traffic, logs,
+update, a failing init(), delete."""
 
 from __future__ import annotations
 
