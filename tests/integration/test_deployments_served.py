@@ -49,6 +49,14 @@ def test_deployed_it_answers(served: Deployments) -> None:
     assert "loaded {'bias': 1000}" in served.logs("first")
 
 
+def test_somebody_looks_inside(served: Deployments) -> None:
+    (target,) = served.routed("first")
+    (name,) = served.server.sql("SELECT name FROM resources WHERE uid = ?", target["uid"])[0]
+    said = served.server.cli("ssh", name, "--", "cat", "score.py")
+    assert said.returncode == 0, said.stderr
+    assert "def run(data)" in said.stdout
+
+
 def test_a_failing_init_is_told_in_seconds_and_what_serves_goes_on(served: Deployments) -> None:
     served.deploy("keeps")
     served.until("Succeeded", "keeps")

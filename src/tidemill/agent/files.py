@@ -52,6 +52,28 @@ def tail_beneath(root: int, path: str, limit: int) -> bytes:
         os.close(fd)
 
 
+def shorten_beneath(root: int, path: str, most: int, kept: int) -> bool:
+    """A log with more than `most` bytes keeps its last `kept`, from the start of a line, under a line that
+    says so. What others append meanwhile is kept; what cannot be shortened stays. -> whether it was."""
+    try:
+        fd = open_beneath(root, path, os.O_RDWR | os.O_APPEND)
+    except (OSError, ValueError):
+        return False
+    try:
+        size = os.fstat(fd).st_size
+        if size <= most:
+            return False
+        tail = os.pread(fd, kept, size - kept)
+        tail = tail[tail.find(b"\n") + 1 :]
+        os.ftruncate(fd, 0)
+        os.write(fd, b"[Tidemill has removed the older lines of this log]\n" + tail)
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+
+
 def read_beneath(root: int, path: str, offset: int, limit: int) -> bytes:
     """Up to `limit` bytes from `offset`; b"" past the end and for a file that is not there yet."""
     try:

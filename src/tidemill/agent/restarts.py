@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from tidemill.agent.probes import Probe
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -37,8 +39,16 @@ class Restarts:
         return min(self.cap_s, self.first_s * 2.0 ** min(self.in_a_row - 2, 32))
 
 
-def read(fields: dict[str, Any]) -> Restarts:
-    """From the verb `start`. Raises KeyError, TypeError, ValueError."""
+def of_service(service: dict[str, Any] | None) -> Restarts | None:
+    """Of the verb `start`'s `service`; None: it is no service. All of it is checked, its probes too. Raises
+    KeyError, TypeError, ValueError."""
+    if service is None:
+        return None
+    for name, fields in service["probes"].items():
+        if name not in ("ready", "live"):
+            raise ValueError(f"probe {name!r}: use ready or live")
+        Probe(fields, 0.0)
+    given = service["restart"]
     return Restarts(
-        str(fields["policy"]), float(fields["first_s"]), float(fields["cap_s"]), float(fields["steady_s"])
+        str(given["policy"]), float(given["first_s"]), float(given["cap_s"]), float(given["steady_s"])
     )

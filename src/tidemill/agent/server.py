@@ -12,7 +12,7 @@ import socket
 import time
 
 from tidemill.agent import protocol
-from tidemill.agent.files import read_beneath
+from tidemill.agent.files import read_beneath, shorten_beneath
 from tidemill.agent.journal import Journal
 from tidemill.agent.refused import Refused
 from tidemill.agent.tasks import Tasks
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 MAX_UNREAD = 8 << 20  # of one client that does not read: it is dropped and may come back
 READ_LIMIT = 4 << 20
+LOG_MOST, LOG_KEPT = 64 << 20, 8 << 20  # bytes of a service's log: it may run for years
 
 
 class Client:
@@ -289,11 +290,14 @@ class AgentServer:
         self._tasks.kill_all()
 
     def _deleted(self) -> bool:
-        """Whether the node's directory was deleted: nobody can reach this agent, or read what it writes."""
+        """Whether the node's directory was deleted: nobody can reach this agent, or read what it writes.
+        Looked at now and then, and so are the logs of services."""
         now = time.monotonic()
         if now - self._looked < self._look_s:
             return False
         self._looked = now
+        for path in self._tasks.service_logs():
+            shorten_beneath(self._place.work, path, LOG_MOST, LOG_KEPT)
         return self._journal.deleted
 
     # --- children

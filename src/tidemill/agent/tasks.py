@@ -16,7 +16,7 @@ from tidemill.agent import boxed, restarts, spawn
 from tidemill.agent.clock import boot, micro, wall
 from tidemill.agent.files import open_beneath, tail_beneath
 from tidemill.agent.journal import Journal, TaskId
-from tidemill.agent.probes import Probe, Probes
+from tidemill.agent.probes import Probes
 from tidemill.agent.refused import Refused
 from tidemill.agent.sessions import Sessions
 from tidemill.agent.task import Task
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from tidemill.agent.place import Place
+    from tidemill.agent.probes import Probe
 
 REMEMBERED = 1024  # forgotten tasks whose epoch is still refused
 TOLD_AGAIN = 20  # ends of a service, to a client that comes later
@@ -86,7 +87,7 @@ class Tasks:
         if spec.get("rootfs") and not self._place.box.made:
             why = self._place.box.why_not
             raise Refused("invalid", f"this node has no sandbox, so it runs nothing in an image: {why}")
-        again = _restarts(spec.get("service"))
+        again = restarts.of_service(spec.get("service"))
         log = self.open_log(spec["log_path"])
         task = Task(
             str(spec["attempt"]), int(spec["rank"]), int(spec["epoch"]), grace=float(spec["term_grace_s"])
@@ -208,6 +209,11 @@ class Tasks:
             if task.state == "running":
                 task.reason, task.message = task.reason or "stopped", task.message or "its node was closed"
                 self._kill(task)
+
+    def service_logs(self) -> list[str]:
+        """Paths below the work directory."""
+        start = len(self._place.work_path) + 1
+        return [t.log[start:] for t in self._tasks.values() if t.restarts is not None]
 
     @property
     def busy(self) -> bool:
@@ -468,17 +474,6 @@ class Tasks:
                 task.told += data.decode(errors="replace")
         except BlockingIOError:
             pass
-
-
-def _restarts(service: dict[str, Any] | None) -> restarts.Restarts | None:
-    """Of the verb `start`; None: of no service. All of it is checked before anything is done."""
-    if service is None:
-        return None
-    for name, fields in service["probes"].items():
-        if name not in ("ready", "live"):
-            raise ValueError(f"probe {name!r}: use ready or live")
-        Probe(fields, 0.0)
-    return restarts.read(service["restart"])
 
 
 def _leads(pid: int) -> bool:

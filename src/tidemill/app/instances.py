@@ -31,6 +31,7 @@ from tidemill.domain.serving.service import (
 from tidemill.store.api import Read, ResourceQuery, Tx
 
 SECOND = 1_000_000
+NODE_US = 20 * 60 * SECOND  # that an instance of an update may wait for a node
 KILLS = 3  # ends by a signal before it was ever ready, until that is held against what it runs
 Told = tuple[tuple[str, str], ...]  # (code, sentence) for a time line
 COMMAND = "scoring server"  # in place of a job's command, for those who read one
@@ -126,7 +127,7 @@ def _job_plan(plan: DeploymentPlan, generation: int, name: str) -> JobPlan:
             spec.liveness,
             spec.readiness,
             container=plan.environment.container,
-            mount=spec.model_mount_path or MOUNT,
+            mount=spec.model_mount_path or (MOUNT if plan.environment.container else ""),
         ),
     )
 
@@ -168,6 +169,9 @@ def as_seen(row: Resource, quiet: bool) -> deciding.Instance:
         probe = service.readiness
         allowed = probe.initial_delay_s + probe.failure * max(probe.period_s, probe.timeout_s)
         due = instance.started_at + round(allowed * SECOND)
+    placed = True
+    if row.state in (JobState.QUEUED, JobState.PROVISIONING) and phase is Phase.STARTING:
+        placed, due = False, row.created_at + NODE_US
     return deciding.Instance(
         row.uid,
         service.generation,
@@ -178,6 +182,7 @@ def as_seen(row: Resource, quiet: bool) -> deciding.Instance:
         instance.draining_at,
         quiet,
         due,
+        placed,
     )
 
 

@@ -129,8 +129,8 @@ def argv(view: View, service: PlannedService, root: str) -> tuple[str, ...]:
 
 
 def shown_at(service: PlannedService, root: str) -> tuple[tuple[str, str], ...]:
-    """Where a container finds its models, besides AZUREML_MODEL_DIR."""
-    if service.container is None or service.model is None:
+    """Where models are found besides the instance's own directory."""
+    if not service.mount or service.model is None:
         return ()
     return ((f"{root}/{MODELS}", service.mount),)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tidemill.agent.files import open_beneath, read_beneath, size_beneath
+from tidemill.agent.files import open_beneath, read_beneath, shorten_beneath, size_beneath
 
 
 @pytest.fixture
@@ -42,3 +42,18 @@ def test_a_log_is_made_but_never_through_a_link(root: int, tmp_path: Path) -> No
     with pytest.raises(OSError, match="symbolic"):
         open_beneath(root, "dangling", flags)
     assert not (tmp_path / "made").exists()
+
+
+def test_a_long_log_keeps_its_end_and_what_is_appended_meanwhile(root: int, tmp_path: Path) -> None:
+    log = tmp_path / "in" / "log"
+    writer = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    for number in range(1000):
+        os.write(writer, b"line %d\n" % number)
+    assert not shorten_beneath(root, "log", 1 << 20, 100)
+    assert shorten_beneath(root, "log", 1000, 100)
+    os.write(writer, b"later\n")
+    lines = log.read_text().splitlines()
+    assert lines[0] == "[Tidemill has removed the older lines of this log]"
+    assert lines[1:] == [*(f"line {n}" for n in range(989, 1000)), "later"]
+    assert not shorten_beneath(root, "link", 0, 1)
+    assert (tmp_path / "outside").read_bytes() == b"secret"

@@ -118,6 +118,12 @@ def test_one_that_is_never_ready_fails_when_its_probes_are_up() -> None:
     assert "readiness probe" in fail.error.message
 
 
+def test_one_that_gets_no_node_fails_with_that() -> None:
+    (fail, _) = told(asked(one("a", Phase.STARTING, due=NOW, placed=False)))
+    assert isinstance(fail, Fail)
+    assert fail.error.code == "OutOfCapacity"
+
+
 def test_a_failure_from_before_the_update_is_none_of_it() -> None:
     past = one("z", Phase.ENDED, failure=ERROR, ended_at=NOW - 100 * SECOND)
     scaled = asked(past, one("a", Phase.READY), state="Updating", serving=1, asked_at=NOW)

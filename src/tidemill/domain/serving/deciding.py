@@ -36,8 +36,8 @@ class Phase(StrEnum):
 @dataclass(frozen=True, slots=True)
 class Instance:
     """`failure`: why it cannot become ready (its start failed, its node could not be had); of one that ended
-    by itself, why. `due`: when it must be ready. `quiet`: while it drains, it is known to have no request
-    any more."""
+    by itself, why. `due`: when it must be ready, or, not `placed` yet, have a node. `quiet`: while it drains,
+    it is known to have no request any more."""
 
     uid: str
     generation: int
@@ -48,6 +48,7 @@ class Instance:
     draining_at: int | None = None
     quiet: bool = False
     due: int | None = None
+    placed: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +186,12 @@ def _failure(round_: _Round, deployment: Deployment) -> JobError | None:
         if one.failure is not None and not before:
             return one.failure
         if one.phase is Phase.STARTING and one.due is not None:
+            if one.due <= round_.now and not one.placed:
+                return JobError(
+                    "OutOfCapacity",
+                    f"An instance waited {human_duration(one.due - one.created_at)} for a node (see "
+                    "tidemill endpoint why). Ask for a smaller instance_type, for fewer, or make room.",
+                )
             if one.due <= round_.now:
                 return JobError(
                     "ResourceNotReady",

@@ -43,8 +43,8 @@ class StagedModel:
 @dataclass(frozen=True, slots=True)
 class PlannedService:
     """`generation`: of the deployment's plan that it was made from. `script`: below the code folder, "" where
-    the model needs none; `model_type` of such a one. `container`: the image's own server runs, not ours, and
-    finds models below `mount`. `drain_s`: what it gets to finish requests in."""
+    the model needs none; `model_type` of such a one. `container`: the image's own server runs, not ours.
+    `mount`: models are shown below that, too, "" nowhere. `drain_s`: what it gets to finish requests in."""
 
     generation: int
     script: str = ""
