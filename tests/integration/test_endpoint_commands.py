@@ -89,6 +89,10 @@ def test_blue_comes_up_and_a_failing_update_leaves_it(run: Any, endpoint: str, f
     assert "Nothing is wrong with digits: 1 instance ready" in run("endpoint", "why", "-n", "digits")
     assert "1 of 1" in run("endpoint", "watch", "-n", "digits", "--once")
     assert "has 100 % of" in run("deployment", "delete", "-e", "digits", "-n", "blue", "-y", code=4)
+    asked = ("endpoint", "invoke", "-n", "digits", "--data", '{"a": 1}')
+    assert json.loads(run(*asked)) == '{"a": 1}'
+    run(*asked, "--repeat", "5")
+    assert "429" not in run("endpoint", "watch", "-n", "digits", "--once")
     (files / "src/score.py").write_text(
         "def init(): raise RuntimeError('no such model')\ndef run(data): pass\n"
     )
@@ -130,6 +134,21 @@ class Pages:
 @pytest.fixture(scope="module")
 def pages(server: Any, run: Any) -> Pages:
     return Pages(server, run("portal", "--no-browser").strip())
+
+
+def test_the_console_asks_the_endpoint(run: Any, endpoint: str, pages: Pages):
+    """After the update that failed: what answered before still does."""
+    here = f"{pages.base}/endpoints/digits/test"
+    status, _, page = pages.send("POST", here, {"body": '{"b": "<i>"}', "deployment": ""})
+    assert status == 200
+    assert ">200<" in page
+    assert "&lt;i&gt;" in page
+    assert "<i>" not in page
+    assert "ms, by blue" in page
+    assert "nothing to send" in pages.send("POST", here, {"body": " "})[2]
+    status, _, page = pages.send("POST", here, {"body": "{}", "deployment": "nobody"})
+    assert status == 200
+    assert ">404<" in page
 
 
 @pytest.mark.timeout(120)
