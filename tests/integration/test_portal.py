@@ -413,3 +413,23 @@ def test_a_pipelines_page_has_its_graph_and_says_what_was_reused(portal: Portal)
     assert "pipes-1" in jobs
     assert child not in jobs
     assert "style=" not in page
+
+
+def test_a_job_without_a_compute_whose_node_stays_for_a_look(portal: Portal) -> None:
+    path = portal.scratch / "alone.yml"
+    path.write_text("command: exit 3\nenvironment: {image: 'python:3.11'}\n")
+    portal.tidemill("job", "create", "-f", str(path), "-n", "alone", "--keep-on-failure", "20m")
+    portal.wait("alone", ("Failed",))
+    page = portal.get(portal.base + "/jobs/alone")
+    assert "serverless<small>nodes of Standard_DS3_v2 for it alone</small>" in page.text
+    assert "computes/serverless" not in page.text  # there is no such page
+    assert re.search(r"serverless-[0-9a-f]{6} stays for (20|19) min", page.text)
+    assert "tidemill job release --name alone" in page.text
+    assert "hx-trigger" in page.text  # it counts down
+    assert "serverless" in portal.get(portal.base + "/jobs").text
+    doctor = portal.get(portal.base + "/doctor")
+    assert (doctor.status, "of serverless, running" in doctor.text) == (200, True)
+    assert "serverless" not in portal.get(portal.base + "/computes").text
+    portal.tidemill("job", "release", "-n", "alone")
+    again = portal.get(portal.base + "/jobs/alone")
+    assert "stays for" not in again.text.split('id="top"')[1].split("</section>")[0]

@@ -64,12 +64,13 @@ async def detail(s: Services, scope: Scope, name: str) -> dict[str, Any]:
 
 
 async def nodes_of(s: Services, scope: Scope) -> list[dict[str, Any]]:
-    """The open nodes of a workspace, those for one purpose last: NodeView with its `compute`."""
+    """The open nodes of a workspace, those for one purpose last: NodeView with its `compute` and what it is
+    for alone (`for_one`)."""
     found: list[dict[str, Any]] = []
     for compute in await summaries(s, scope):
         spec, _ = await _find(s, scope, compute["name"])
         nodes = await s.store.read(lambda r, uid=spec.uid: r.nodes_of(uid))
-        found += [{**await _node(s, node), "compute": spec.name} for node in nodes]
+        found += [{**await _node(s, node), "compute": spec.name, "for_one": ""} for node in nodes]
     for spec, node in await s.store.read(lambda r: _for_one_purpose(s, r, scope)):
         found.append({**await _node(s, node), "compute": spec.name, "for_one": spec.purpose})
     return found

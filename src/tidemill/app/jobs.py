@@ -18,7 +18,7 @@ from tidemill.app.waiting import wait_set
 from tidemill.domain.errors import Conflict, Forbidden, InvalidRequest, NotFound
 from tidemill.domain.ids import check_name
 from tidemill.domain.jobservices import asked_for
-from tidemill.domain.jobspec import job_kind
+from tidemill.domain.jobspec import KEEP, job_kind
 from tidemill.domain.model import Caller, Event, JobState, Key, Resource, Scope
 from tidemill.domain.notifications import secret_texts
 from tidemill.domain.plan import COMMAND, PIPELINE, SWEEP, ChildOf
@@ -200,6 +200,8 @@ def _told(properties: Mapping[str, Any], more: Sequence[str]) -> list[tuple[str,
     """Where it comes from, and what of it will be without effect."""
     given = object_at(properties, "properties", "properties.properties")
     notes = [f"{word} {given[mark]}." for mark, word in ORIGINS.items() if given.get(mark)]
+    if given.get(KEEP) and str(properties.get("jobType")).lower() == PIPELINE:
+        notes.append(f"{KEEP} of a pipeline keeps no nodes: it is a property of a step.")
     return [("Note", note) for note in (*notes, *more)]
 
 

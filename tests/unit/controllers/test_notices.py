@@ -8,7 +8,8 @@ import pytest
 from world import FOREVER, OWNER, SCOPE, SECOND, World
 
 from receivers import HookReceiver, MailServer
-from tidemill.app import endings, notices, secretstore
+from tidemill.app import assets, endings, families, jobs, kept_nodes, notices, secretstore
+from tidemill.app.asset_rows import COMPONENTS
 from tidemill.app.codec import decode_object
 from tidemill.domain.errors import InvalidRequest, NotFound
 from tidemill.domain.model import JobState, Resource
@@ -234,3 +235,30 @@ async def test_settings_are_sealed_merged_and_checked(world: World):
             await notices.put_settings(s, OWNER, wrong)
     await notices.put_settings(s, OWNER, {"smtp": None})
     assert (await notices.settings_of(s)).smtp is None
+
+
+async def test_a_pipeline_tells_of_its_own_end_and_its_steps_keep_their_nodes(world: World):
+    await settings(world)
+    await world.start()
+    world.plans["bad"] = Plan(exit_code=3)
+    spec = {"type": "command", "name": "bad", "version": "1", "command": "run bad"}
+    body = {"properties": {"componentSpec": spec}}
+    await assets.put_version(world.services, OWNER, SCOPE, COMPONENTS, "bad", "1", body)
+    step = {
+        "type": "command",
+        "componentId": f"{SCOPE.arm_id}/components/bad/versions/1",
+        "properties": {"tidemill.keep_on_failure": "10m"},
+    }
+    with HookReceiver() as receiver:
+        told = {"tidemill.notify": receiver.url, "tidemill.keep_on_failure": "5m"}
+        pipeline = {"jobType": "Pipeline", "jobs": {"bad": step}, "properties": told}
+        await jobs.submit(world.services, OWNER, SCOPE, "p", {"properties": pipeline})
+        await world.until(lambda: len(receiver.posts) == 1, "told once, not of the step")
+    assert receiver.posts[0]["job"]["type"] == "pipeline"
+    assert receiver.posts[0]["event"] == "JobFailed"
+    assert any("keeps no nodes: it is a property of a step" in line for line in said(world, "p"))
+    (child,) = families.children(world.read(), world.row("p"))
+    kept = kept_nodes.of(child)
+    assert kept is not None
+    await kept_nodes.release_now(world.services, OWNER, SCOPE, child.key.name)
+    await world.until(lambda: not world.nodes())
