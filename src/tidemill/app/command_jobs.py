@@ -12,6 +12,7 @@ from tidemill.app import (
     implicit_computes,
     isolation,
     job_planning,
+    parallel_steps,
     serverless,
     step_reuse,
 )
@@ -19,7 +20,6 @@ from tidemill.app.prepared import Child, Prepared, nothing_besides, nothing_more
 from tidemill.app.services import Services
 from tidemill.app.teams import tags_of
 from tidemill.domain.jobservices import read_services
-from tidemill.domain.jobspec import read_command_job
 from tidemill.domain.model import Caller, JobState, Resource, Scope
 from tidemill.domain.plan import JobPlan, JobProgress, JobStatus, PlannedEnvironment
 from tidemill.domain.units import plural
@@ -31,14 +31,14 @@ async def prepare(
 ) -> Prepared:
     """Raises InvalidRequest, NotFound (a compute, environment or input that does not exist, naming those
     that do), NotOffered, Conflict."""
-    job = read_command_job(name, properties)
+    job, batches = parallel_steps.read(name, properties)
     tags = tags_of(properties)
     plan, sized = await job_planning.plan_job(
         s, caller, scope, name, job, tags, child.made if child is not None else ()
     )
     services = read_services(properties.get("services"))
     level = await isolation.required_of(s, plan.compute_uid, tags)
-    plan = replace(plan, services=services, isolation=level)
+    plan = replace(plan, services=services, isolation=level, parallel=batches)
     reused = None
     key = await step_reuse.key_of(s, plan) if child is not None and child.keeps else ""
     if child is not None and child.reuse and key:

@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from tidemill.app import costs, families, isolation, job_logs, kept_nodes, pipeline_views, sweep_views
+from tidemill.app import (
+    costs,
+    families,
+    isolation,
+    job_logs,
+    kept_nodes,
+    parallel_progress,
+    pipeline_views,
+    sweep_views,
+)
 from tidemill.app.codec import decode_object, job_status
 from tidemill.app.services import Services
 from tidemill.app.times import iso
@@ -135,6 +144,7 @@ async def detail(s: Services, row: Resource) -> dict[str, Any]:
         "children": await summaries(s, children),
         "steps": pipeline_views.steps_of(row, status, children),
         "sweep": await sweep_views.of(s, row) if status.kind == SWEEP else None,
+        "parallel": parallel_progress.shown(row),
         "metrics": await _metrics(s, row),
         "logs": [{"path": file.path, "size": file.size} for file in files],
         "studio": page_of(s, row),

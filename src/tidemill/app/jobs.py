@@ -8,7 +8,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
-from tidemill.app import command_jobs, families, notices, pipeline_jobs, secretstore, sweep_jobs
+from tidemill.app import (
+    command_jobs,
+    families,
+    notices,
+    parallel_steps,
+    pipeline_jobs,
+    secretstore,
+    sweep_jobs,
+)
 from tidemill.app.codec import decode_object, encode, job_status
 from tidemill.app.compute_rules import object_at
 from tidemill.app.prepared import Child, Prepare, Prepared
@@ -68,6 +76,8 @@ async def submit(
     if existing is not None:
         return _same_or_conflict(existing, digest), False
     kind = job_kind(name, properties, KINDS)
+    if child is None:
+        parallel_steps.refuse_alone(name, properties)
     await check_usable(s, caller, properties)
     prepared = await KINDS[kind](s, caller, scope, name, properties, child)
     row = _row(s, caller, key_of(scope, name), properties, prepared, child)

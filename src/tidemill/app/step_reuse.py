@@ -49,6 +49,7 @@ async def key_of(s: Services, plan: JobPlan) -> str:
         inputs,
         job.unset_inputs,
         [(o.name, o.type, o.mode, o.uri, o.asset_name, o.asset_version) for o in job.outputs],
+        *((plan.parallel,) if plan.parallel is not None else ()),
     )
     return hashlib.sha256(encode(parts)).hexdigest()
 

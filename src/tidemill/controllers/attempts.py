@@ -403,7 +403,8 @@ class Attempts:
             rank: end
             for rank, end in live.ends.items()
             # A rank that is no primary, or was stopped because a peer was done, decides nothing.
-            if rank in live.ranks and (live.ranks[rank].primary or end.reason == "lost")
+            if rank in live.ranks
+            and (live.ranks[rank].primary or (end.reason == "lost" and not live.ranks[rank].spared))
         }
         return attempt_end(ends, live.attempt.stop_reason)
 

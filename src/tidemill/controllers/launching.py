@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from tidemill.app.services import Services
 from tidemill.app.surroundings import View, view_of
-from tidemill.controllers import serving
+from tidemill.controllers import parallel, serving
 from tidemill.controllers.staging import NodeFiles, Staged
 from tidemill.domain.expressions import render_command
 from tidemill.domain.jobspec import CommandJob
@@ -35,13 +35,14 @@ class PlacedRank:
     primary: bool
     log: str  # "user_logs/std_log.txt"
     task: TaskSpec | None = None  # None: it was started before, or never will be
+    spared: bool = False
 
 
 def outline(plan: JobPlan) -> dict[int, PlacedRank]:
     """The ranks of an attempt that is followed to its end, and not started."""
     ports = tuple(range(1, 1 + ports_needed(plan.job.distribution)))
     ranks = ranks_of(plan.job, "", HOST, ports)
-    return {r.rank: PlacedRank(r.rank, r.node_index, r.primary, r.log) for r in ranks}
+    return {r.rank: PlacedRank(r.rank, r.node_index, r.primary, r.log, spared=r.spared) for r in ranks}
 
 
 def place(
@@ -64,6 +65,8 @@ def place(
     for index, files in enumerate(staged.nodes):
         command = render_command(job.command, files.inputs, files.outputs)
         own = {**view.told(files.root), **shared, **_file_variables(files)}
+        if plan.parallel is not None:
+            own |= parallel.variables(s, row, files.root)
         for rank in ranks_of(job, command, HOST, staged.ports, view.mpirun):
             if rank.node_index == index:
                 variables = {**own, **dict(rank.variables), **chosen}
@@ -95,7 +98,7 @@ def _placed(
         network_of=attempt.nodes[0] if rank.node_index else "",
         read_only=(*view.read_only, *_mounted(job, files)),
     )
-    return PlacedRank(rank.rank, rank.node_index, rank.primary, rank.log, task)
+    return PlacedRank(rank.rank, rank.node_index, rank.primary, rank.log, task, rank.spared)
 
 
 def _instance(

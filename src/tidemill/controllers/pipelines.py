@@ -32,7 +32,7 @@ from tidemill.domain.pipelines.deciding import (
     Stop,
     decide,
 )
-from tidemill.domain.pipelines.model import Pipeline
+from tidemill.domain.pipelines.model import COMMAND, PARALLEL, Pipeline
 from tidemill.domain.plan import JobError, JobPlan, JobProgress, JobStatus, PlannedOutput
 from tidemill.domain.states import cancel_timetable
 from tidemill.domain.units import human_duration
@@ -208,7 +208,7 @@ class Pipelines:
         )
         if start.instance != step.name:
             body["displayName"] = f"{body.get('displayName') or step.name}{start.instance[len(step.name) :]}"
-        keeps = step.deterministic and step.kind == "command"
+        keeps = step.deterministic and step.kind in (COMMAND, PARALLEL)
         child = Child(
             row,
             start.instance,

@@ -23,7 +23,7 @@ from tidemill.app.codec import encode
 from tidemill.app.services import Services
 from tidemill.app.surroundings import built_environment
 from tidemill.app.transitions import Collected
-from tidemill.controllers import serving
+from tidemill.controllers import parallel, serving
 from tidemill.data.outputs import collect_artifacts, collect_logs, collect_outputs, prepare_outputs
 from tidemill.data.staging import Going, clear, stage_code, stage_inputs
 from tidemill.domain import jobservices
@@ -127,6 +127,8 @@ def _stage_node(s: Services, plan: JobPlan, root: Path, going: Going) -> tuple[N
         serving.stage(s.blobs, plan.service, root, going)
     inputs = stage_inputs(s.blobs, plan.inputs, root / "inputs", going)
     outputs = prepare_outputs(plan.outputs, root / "outputs")
+    if plan.parallel is not None:
+        parallel.stage(plan, plan.parallel, root, inputs.values, outputs)
     return NodeFiles(str(root), inputs.values, outputs), inputs.notes
 
 

@@ -31,7 +31,6 @@ NOT_OFFERED = {
     "finetuning": "fine-tuning",
     "labeling": "data labeling",
     "spark": "Spark",
-    "parallel": "parallel",
     "base": "imported",
 }
 
@@ -73,7 +72,7 @@ class JobOutput:
 
 @dataclass(frozen=True, slots=True)
 class Distribution:
-    """`kind`: "none" | "pytorch" | "tensorflow" | "mpi" | "ray"."""
+    """`kind`: "none" | "pytorch" | "tensorflow" | "mpi" | "ray" | "parallel" (of steps of that type)."""
 
     kind: str = "none"
     processes_per_node: int = 1
@@ -123,6 +122,12 @@ def job_kind(name: str, properties: Mapping[str, Any], offered: Collection[str])
     kind = job_type.lower()
     if kind in offered:
         return kind
+    if kind == "parallel":
+        raise NotOffered(
+            f"Job {name!r} is of type parallel: as on Azure, that is a step of a pipeline. Put it below "
+            "'jobs' of a job of type pipeline, and submit that.",
+            "properties.jobType",
+        )
     called = NOT_OFFERED.get(kind)
     if called is None:
         raise InvalidRequest(

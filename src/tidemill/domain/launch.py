@@ -15,12 +15,14 @@ from tidemill.domain.model import Scope
 # Where programs are found. Never the server's own PATH: it may begin with Tidemill's virtual environment.
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
-PORTS_NEEDED = {"none": 0, "mpi": 0, "pytorch": 1, "ray": 1}
+PORTS_NEEDED = {"none": 0, "mpi": 0, "pytorch": 1, "ray": 1, "parallel": 1}
+BATCH_SPEC, BATCH_RUNTIME = "batch/spec.json", "batch/runtime"  # below the attempt's directory
 
 
 @dataclass(frozen=True, slots=True)
 class Rank:
-    """One process tree. `primary` ranks decide how the attempt ended; then the others are stopped."""
+    """One process tree. `primary` ranks decide how the attempt ended; then the others are stopped.
+    `spared`: the others go on without it, also where its node is lost."""
 
     rank: int
     node_index: int
@@ -29,6 +31,7 @@ class Rank:
     variables: tuple[tuple[str, str], ...]
     log: str  # below the attempt's log folder
     primary: bool = True
+    spared: bool = False
 
 
 def ports_needed(distribution: Distribution) -> int:
@@ -56,6 +59,8 @@ def ranks_of(
         return _pytorch(job, command, host, ports[0])
     if kind == "tensorflow":
         return _tensorflow(job, command, host, ports)
+    if kind == "parallel":
+        return _parallel(job, host, ports[0])
     if kind == "ray":
         return _ray(job, command, host, ports[0] if ports else job.distribution.port)
     if kind == "mpi":
@@ -123,6 +128,31 @@ def _tensorflow(job: CommandJob, command: str, host: str, ports: tuple[int, ...]
         # A parameter server runs for ever: the workers decide.
         ranks.append(Rank(rank, node, local, _bash(command), variables, log, primary=role == "worker"))
     return tuple(ranks)
+
+
+def _parallel(job: CommandJob, host: str, port: int) -> tuple[Rank, ...]:
+    """Rank 0 hands out the batches, and its own node works on them like all others."""
+    program = (
+        f'exec "$(command -v python || command -v python3)" "$TIDEMILL_BATCH/{BATCH_RUNTIME}/main.py" '
+        f'"$TIDEMILL_BATCH/{BATCH_SPEC}"'
+    )
+    return tuple(
+        Rank(
+            rank,
+            rank,
+            0,
+            _bash(program),
+            (
+                ("TIDEMILL_BATCH_RANK", str(rank)),
+                ("TIDEMILL_BATCH_ADDRESS", f"{host}:{port}"),
+                ("AZUREML_NODE_COUNT", str(job.node_count)),
+            ),
+            _process_log(rank, job.node_count),
+            primary=rank == 0,
+            spared=rank > 0,
+        )
+        for rank in range(job.node_count)
+    )
 
 
 def _ray(job: CommandJob, command: str, host: str, port: int) -> tuple[Rank, ...]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from tidemill.domain.jobservices import JobService
 from tidemill.domain.jobspec import CommandJob
+from tidemill.domain.parallel import ParallelPlan, ParallelProgress
 from tidemill.domain.pipelines.model import Pipeline
 from tidemill.domain.serving.service import Container, InstanceProgress, PlannedService
 
@@ -127,6 +128,7 @@ class JobPlan:
     services: tuple[JobService, ...] = ()
     serverless: str = ""  # the size of its nodes, of a job whose compute was made for it and goes with it
     service: PlannedService | None = None  # it is an instance of a deployment
+    parallel: ParallelPlan | None = None  # it is a parallel step
 
     @property
     def has_files(self) -> bool:
@@ -185,3 +187,4 @@ class JobStatus:
     result_key: str = ""  # of a step whose result may be used again: app.step_reuse
     sweep: SweepProgress | None = None
     instance: InstanceProgress | None = None
+    parallel: ParallelProgress | None = None

@@ -7,9 +7,10 @@ import re
 from collections.abc import Mapping
 from typing import Any, cast
 
-from tidemill.domain.components import Component, maybe
-from tidemill.domain.errors import NotOffered
-from tidemill.domain.pipelines.model import COMMAND, PIPELINE
+from tidemill.domain.components import LITERALS, Component, maybe
+from tidemill.domain.errors import InvalidRequest, NotOffered
+from tidemill.domain.parallel import KEY, command_of, settings_of, task_of
+from tidemill.domain.pipelines.model import COMMAND, PARALLEL, PIPELINE
 
 _SNAKE = re.compile(r"_([a-z0-9])")
 _DISTRIBUTIONS = {"pytorch": "PyTorch", "tensorflow": "TensorFlow", "mpi": "Mpi", "ray": "Ray"}
@@ -36,10 +37,12 @@ def body_of(step: str, component: Component, node: Mapping[str, Any], pipeline: 
         settings = _merged(pipeline.settings, _own(node, "settings"))
         settings["default_compute"] = common["computeId"]
         return _kept({**common, "jobType": "Pipeline", "settings": _kept(settings)})
+    if component.kind == PARALLEL:
+        return _kept({**common, **_parallel(step, component, node, pipeline)})
     if component.kind != COMMAND:
         raise NotOffered(
             f"Step {step!r} is of type {component.kind}, which Tidemill does not run yet: "
-            "steps of type command and pipeline do.",
+            "steps of type command, parallel, sweep and pipeline do.",
             f"properties.jobs.{step}.type",
         )
     return _kept({**common, **_command(component.spec, node, pipeline)})
@@ -79,6 +82,35 @@ def _command(spec: Mapping[str, Any], node: Mapping[str, Any], pipeline: Default
         "queueSettings": _queue(_own(node, "queue_settings")),
         "services": camel(_own(node, "services")),
     }
+
+
+def _parallel(step: str, component: Component, node: Mapping[str, Any], pipeline: Defaults) -> dict[str, Any]:
+    """A command job with one process a node, and what is said of its mini-batches."""
+    spec = component.spec
+    settings, task = settings_of(step, spec, node), task_of(spec, node)
+    where = f"properties.jobs.{step}"
+    port = component.port(settings["input_data"])
+    if port is None or port.type in LITERALS:
+        raise InvalidRequest(
+            f"Step {step!r}: input_data is input {settings['input_data']!r}, which "
+            f"{'it does not have' if port is None else f'is of type {port.type}'}. Name one with "
+            "files: uri_file, uri_folder or mltable.",
+            target=f"{where}.input_data",
+        )
+    appended = settings.get("append_row_to", "")
+    if appended and component.outlet(appended) is None:
+        raise InvalidRequest(
+            f"Step {step!r}: task.append_row_to is output {appended!r}, which it does not have.",
+            target=f"{where}.task.append_row_to",
+        )
+    whole = {
+        **spec,
+        "command": command_of(task),
+        "environment": task.get("environment") or task.get("environmentId"),
+        "code": task.get("code") or task.get("codeId"),
+    }
+    # A distribution is for processes that work together, which these do not.
+    return {**_command({**whole, "distribution": None}, node, pipeline), KEY: settings}
 
 
 def _own(node: Mapping[str, Any], name: str) -> Any:

@@ -57,7 +57,7 @@ _MODES = {
     "upload": "Upload",
     "direct": "Direct",
 }
-_NOT_RUN = ("automl", "spark", "data_transfer", "import", "parallel")
+_NOT_RUN = ("automl", "spark", "data_transfer", "import")
 
 
 def component_ids(properties: Mapping[str, Any]) -> dict[str, str]:
@@ -124,8 +124,8 @@ def _setting(settings: Mapping[str, Any], name: str) -> Any:
 def _component(name: str, node: Mapping[str, Any], kind: str, find: Find) -> Component:
     if kind in _NOT_RUN:
         raise NotOffered(
-            f"Step {name!r} is of type {kind}, which Tidemill does not run yet: steps of type command, sweep "
-            "and pipeline, if_else, do_while and parallel_for do.",
+            f"Step {name!r} is of type {kind}, which Tidemill does not run yet: steps of type command, "
+            "sweep, parallel and pipeline, if_else, do_while and parallel_for do.",
             f"{JOBS}.{name}.type",
         )
     id = _id_of(node)

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from starlette.responses import Response
 
-from tidemill.app import compute_views, job_logs, job_services, job_views, jobs, kept_nodes, overview
+from tidemill.app import (
+    compute_views,
+    job_logs,
+    job_services,
+    job_views,
+    jobs,
+    kept_nodes,
+    overview,
+    parallel_progress,
+)
 from tidemill.domain.errors import InvalidRequest
 from tidemill.domain.model import JobState
 from tidemill.domain.units import parse_whole
@@ -17,8 +26,10 @@ W = (
 )
 JOBS = "Microsoft.MachineLearningServices/workspaces/jobs/read"
 CANCEL = "Microsoft.MachineLearningServices/workspaces/jobs/cancel/action"
+RUNS = "Microsoft.MachineLearningServices/workspaces/jobs/runs/write"  # what a job says of itself
 COMPUTES = "Microsoft.MachineLearningServices/workspaces/computes/read"
 MAX_WAIT_S = 60.0
+_BATCHES = W + "/jobs/{name}/batches/{digest}/{number}"
 
 
 def routes() -> list[Route]:
@@ -31,6 +42,8 @@ def routes() -> list[Route]:
         Route("GET", W + "/jobs/{name}/stream", JOBS, stream_job),
         Route("GET", W + "/jobs/{name}/why", JOBS, why),
         Route("POST", W + "/jobs/{name}/release", CANCEL, release),
+        Route("GET", _BATCHES, JOBS, read_batches),
+        Route("POST", _BATCHES, RUNS, store_batches, reads=True),
         Route("GET", W + "/jobs/{name}/services", JOBS, list_services),
         Route("GET", W + "/jobs/{name}/logs", JOBS, list_logs),
         Route("GET", W + "/jobs/{name}/logs/{path:path}", JOBS, read_log),
@@ -122,6 +135,23 @@ async def release(ctx: Context) -> Response:
     """Nodes that a failed job keeps, before their time."""
     row = await kept_nodes.release_now(ctx.services, ctx.caller, ctx.scope, ctx.params["name"])
     return json_response(await job_views.summary(ctx.services, row))
+
+
+async def read_batches(ctx: Context) -> Response:
+    """A segment of what a parallel step has finished (app/parallel_progress.py)."""
+    number = whole(ctx.params["number"], "number", 0, 99_999_999)
+    given = ctx.params
+    raw = await parallel_progress.segment(ctx.services, ctx.scope, given["name"], given["digest"], number)
+    return Response(raw, media_type="application/x-ndjson")
+
+
+async def store_batches(ctx: Context) -> Response:
+    given, body = ctx.params, await ctx.request.body()
+    number = None if given["number"] == "progress" else whole(given["number"], "number", 0, 99_999_999)
+    await parallel_progress.store(
+        ctx.services, ctx.caller, ctx.scope, given["name"], given["digest"], number, body
+    )
+    return Response(status_code=204)
 
 
 async def list_services(ctx: Context) -> Response:
