@@ -39,6 +39,8 @@ def show_facts(detail: dict[str, Any]) -> list[tuple[str, str]]:
         facts.append(("part of", f"{detail['parent']}, as step {detail['step']}"))
     if detail.get("sweep"):
         facts.append(("trials", "\n".join(_trials(detail["sweep"]))))
+    if detail.get("parallel"):
+        facts.append(("batches", _batches(detail["parallel"])))
     timeline = detail.get("timeline") or []
     if timeline:
         facts.append(("time line", "\n".join(_moment(entry) for entry in timeline)))
@@ -53,6 +55,13 @@ def _kept(kept: dict[str, Any], name: str) -> str:
         price = f"{text.money(kept['usd'])} so far at {text.money(kept['usd_hour'])}/h"
     left = f"{text.duration(kept['seconds_left'])} more (until {kept['until'][11:19]} UTC)"
     return f"{nodes} for {left}, {price}\ntidemill ssh {name}\ntidemill job release --name {name}"
+
+
+def _batches(found: dict[str, Any]) -> str:
+    done = found["finished"] + found["failed"]
+    failed = f", {found['failed']} of them failed" if found["failed"] else ""
+    missing = f", {found['item_errors']} without a result" if found["item_errors"] else ""
+    return f"{done} of {found['total']} mini-batches are done{failed}; {found['items']} items{missing}"
 
 
 def _where(detail: dict[str, Any]) -> str:

@@ -18,6 +18,16 @@ from tidemill.cli.yaml.pipeline_load import load_component
 API = "2024-01-01-preview"
 ANONYMOUS = "azureml_anonymous"
 _SEARCH = ("search_space", "objective", "sampling_algorithm", "limits", "early_termination")
+_BATCHES = (
+    "input_data",
+    "mini_batch_size",
+    "partition_keys",
+    "max_concurrency_per_instance",
+    "mini_batch_error_threshold",
+    "error_threshold",
+    "retry_settings",
+    "logging_level",
+)
 _BLOCKS = ("type", "body", "condition", "true_block", "false_block", "items", "max_concurrency", "mapping")
 
 
@@ -69,6 +79,8 @@ def component_version(session: Session, spec: Spec, anonymous: bool = False) -> 
         body["code"] = f"azureml:{submit.code_id(session, spec, data['code'])}"
     if data.get("environment"):
         body["environment"] = f"azureml:{submit.environment_id(session, spec, data['environment'])}"
+    if data.get("task"):
+        body["task"] = _task(session, spec, data["task"])
     if data.get("jobs"):
         body["jobs"] = {name: _step(session, spec, name, step) for name, step in data["jobs"].items()}
     spec_body = {key: value for key, value in body.items() if value is not None}
@@ -145,6 +157,12 @@ def _step(session: Session, spec: Spec, name: str, step: Mapping[str, Any]) -> d
     if kind == "sweep":
         node |= {key: step[key] for key in _SEARCH if step.get(key) is not None}
         node["trial"] = _trial(session, spec, step["trial"])
+    elif kind == "parallel":
+        node |= {key: step[key] for key in _BATCHES if step.get(key) is not None}
+        if step.get("task"):
+            node["task"] = _task(session, spec, step["task"])
+        if step.get("component"):
+            node["componentId"] = _component_id(session, spec, step["component"])
     elif step.get("component"):
         node["componentId"] = _component_id(session, spec, step["component"])
         if step.get("environment"):
@@ -156,6 +174,16 @@ def _step(session: Session, spec: Spec, name: str, step: Mapping[str, Any]) -> d
         if step.get("environment"):
             node["environmentId"] = submit.environment_id(session, spec, step["environment"])
     return {key: value for key, value in node.items() if value not in (None, {})}
+
+
+def _task(session: Session, spec: Spec, task: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a parallel step or component, with its code uploaded."""
+    made = dict(task)
+    if task.get("code"):
+        made["code"] = f"azureml:{submit.code_id(session, spec, task['code'])}"
+    if task.get("environment"):
+        made["environment"] = f"azureml:{submit.environment_id(session, spec, task['environment'])}"
+    return made
 
 
 def _trial(session: Session, spec: Spec, trial: str | dict[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ its arguments; `properties.parallel` has the rest.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -169,13 +170,18 @@ def _size(step: str, raw: Any, where: str) -> int | None:
 
 
 def _keys(step: str, raw: Any, where: str) -> list[str]:
-    if raw is None:
-        return []
-    if not isinstance(raw, list) or not all(isinstance(key, str) for key in cast(list[Any], raw)):
+    """A list, or one as JSON: so the SDK sends it."""
+    found: Any = raw or []
+    if isinstance(found, str):
+        try:
+            found = json.loads(found)
+        except ValueError:
+            found = None
+    if not isinstance(found, list) or not all(isinstance(key, str) for key in cast(list[Any], found)):
         raise InvalidRequest(
             f"Step {step!r}: partition_keys is {raw!r}; it must be a list of names.", target=where
         )
-    return cast(list[str], raw)
+    return cast(list[str], found)
 
 
 def _level(step: str, raw: Any, where: str) -> str:

@@ -99,7 +99,8 @@ def test_a_component_that_is_not_there_and_a_step_without_anything(folder: Path)
     assert [line.partition(": ")[2][:47] for line in problems(write(folder, "p.yml", steps))] == [
         "jobs.a.component: there is no ad.yml in " + str(folder)[:7],
         "step 'b' needs a component or a command.",
-        "type: parallel is not offered yet in a step. Of",
+        "parallel step 'c' needs a component, or task.",
+        "parallel step 'c' needs a component, or input_d",
     ]
 
 

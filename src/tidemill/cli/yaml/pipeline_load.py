@@ -38,6 +38,8 @@ def check_component(
     _check_environment(document, data.get("environment"), ("environment",), problems)
     inputs, outputs = list(data.get("inputs") or {}), list(data.get("outputs") or {})
     references.check_expressions(document, data.get("command"), ("command",), inputs, outputs, problems)
+    if data.get("type") == "parallel":
+        _check_task(document, data, (), inputs, outputs, problems)
     if data.get("jobs"):
         check_steps(document, data["jobs"], inputs, problems, depth)
 
@@ -72,6 +74,8 @@ def check_steps(
             )
         if kind == "command" and step.get("command") and not step.get("component"):
             _check_inline(document, step, trail, problems)
+        if kind == "parallel" and not step.get("component"):
+            _check_parallel(document, step, trail, problems)
         if isinstance(step.get("compute"), str):
             references.check_compute(document, step["compute"], (*trail, "compute"), problems)
         _check_environment(document, step.get("environment"), (*trail, "environment"), problems)
@@ -86,6 +90,38 @@ def _check_inline(document: Document, step: dict[str, Any], trail: Trail, proble
         references.check_code(document, step["code"], (*trail, "code"), problems)
     names = (list(step.get("inputs") or {}), list(step.get("outputs") or {}))
     references.check_expressions(document, step.get("command"), (*trail, "command"), *names, problems)
+
+
+def _check_parallel(document: Document, step: dict[str, Any], trail: Trail, problems: list[Problem]) -> None:
+    for key in ("task", "input_data"):
+        if not step.get(key):
+            message = f"parallel step '{trail[-1]}' needs a component, or {key}."
+            problems.append(Problem(document.key_place(trail), message))
+    names = (list(step.get("inputs") or {}), list(step.get("outputs") or {}))
+    _check_task(document, step, trail, *names, problems)
+
+
+def _check_task(
+    document: Document,
+    given: dict[str, Any],
+    trail: Trail,
+    inputs: list[str],
+    outputs: list[str],
+    problems: list[Problem],
+) -> None:
+    """The task of a parallel step or component."""
+    task = given.get("task")
+    references.check_expressions(
+        document, given.get("input_data"), (*trail, "input_data"), inputs, outputs, problems
+    )
+    if not isinstance(task, dict):
+        return
+    at = (*trail, "task")
+    if isinstance(task.get("code"), str):
+        references.check_code(document, task["code"], (*at, "code"), problems)
+    _check_environment(document, task.get("environment"), (*at, "environment"), problems)
+    for key in ("program_arguments", "append_row_to"):
+        references.check_expressions(document, task.get(key), (*at, key), inputs, outputs, problems)
 
 
 def _check_trial(document: Document, step: dict[str, Any], trail: Trail, problems: list[Problem]) -> None:

@@ -34,8 +34,8 @@ from tidemill.cli.yaml.schemas import (
 from tidemill.cli.yaml.sweep_schemas import SWEEP_JOB
 
 _TYPES = (*DATA_TYPES, *MODEL_TYPES, *LITERAL_TYPES)
-STEPS_NOT_OFFERED = ("parallel", "spark", "automl", "data_transfer", "import", "finetuning")
-COMPONENTS_NOT_OFFERED = ("parallel", "sweep", "spark", "automl", "data_transfer", "import")
+STEPS_NOT_OFFERED = ("spark", "automl", "data_transfer", "import", "finetuning")
+COMPONENTS_NOT_OFFERED = ("sweep", "spark", "automl", "data_transfer", "import")
 
 _INPUTS = Field(Mapping(Either(scalar=Literal(), record=INPUT, nothing=True), "input"))
 _OUTPUTS = Field(Mapping(Either(scalar=Text(), record=OUTPUT, nothing=True), "output"))
@@ -70,6 +70,44 @@ COMMAND_STEP = Record(
         "command": Field(Text()),
         "code": Field(Text()),
         "environment": Field(Either(scalar=Text(), record=INLINE_ENVIRONMENT)),
+        "is_deterministic": Field(Flag()),
+    },
+)
+_ENVIRONMENT = Field(Either(scalar=Text(), record=INLINE_ENVIRONMENT))
+TASK = Record(
+    "a task",
+    {
+        "type": Field(Choice(("run_function",))),
+        "code": Field(Text()),
+        "entry_script": Field(Text(), required=True),
+        "program_arguments": Field(Text()),
+        "append_row_to": Field(Text()),
+        "environment": _ENVIRONMENT,
+    },
+)
+_BATCHES = {
+    "task": Field(TASK),
+    "input_data": Field(Text()),
+    "mini_batch_size": Field(Literal()),
+    "partition_keys": Field(Items(Text())),
+    "max_concurrency_per_instance": Field(Integer(1)),
+    "mini_batch_error_threshold": Field(Integer(-1)),
+    "error_threshold": Field(Integer(-1)),
+    "retry_settings": Field(
+        Record("retry_settings", {"max_retries": Field(Integer()), "timeout": Field(Integer(1))})
+    ),
+    "logging_level": Field(Choice(("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"))),
+    "environment_variables": COMMAND_JOB.fields["environment_variables"],
+    "resources": Field(RESOURCES),
+}
+PARALLEL_STEP = Record(
+    "a parallel step",
+    {
+        **_STEP,
+        **_BATCHES,
+        "component": Field(Either(scalar=Text(), record=Free())),
+        "queue_settings": COMMAND_JOB.fields["queue_settings"],
+        "identity": Field(IDENTITY),
         "is_deterministic": Field(Flag()),
     },
 )
@@ -127,6 +165,7 @@ STEP = Tagged(
         "command": COMMAND_STEP,
         "pipeline": PIPELINE_STEP,
         "sweep": SWEEP_STEP,
+        "parallel": PARALLEL_STEP,
         "if_else": IF_ELSE,
         "do_while": DO_WHILE,
         "parallel_for": PARALLEL_FOR,
@@ -222,6 +261,15 @@ COMPONENT = Tagged(
         "pipeline": Record(
             "a pipeline component",
             {**_KEPT, "jobs": Field(Mapping(STEP, "step", identifiers=True), required=True)},
+        ),
+        "parallel": Record(
+            "a parallel component",
+            {
+                **_KEPT,
+                **_BATCHES,
+                "task": Field(TASK, required=True),
+                "input_data": Field(Text(), required=True),
+            },
         ),
     },
     default="command",

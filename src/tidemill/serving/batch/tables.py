@@ -132,6 +132,7 @@ def _pattern(value: str) -> str:
 
 def partition(form: str, path: str) -> dict[str, str] | None:
     """The values that `form` finds in a path, texts; None where it does not fit."""
+    form = form.lstrip("/")
     names, parts, at = [], [], 0
     for match in _FIELD.finditer(form):
         parts += [_fixed(form[at : match.start()]), _field(match.group(2))]
@@ -145,7 +146,7 @@ def partition(form: str, path: str) -> dict[str, str] | None:
 
 
 def _fixed(text: str) -> str:
-    return ".*".join(re.escape(part) for part in text.lstrip("/").split("*")) if text != "/" else "/"
+    return ".*".join(re.escape(part) for part in text.split("*"))
 
 
 def _field(date: str | None) -> str:
