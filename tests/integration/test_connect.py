@@ -139,6 +139,31 @@ def test_the_cli_works_as_if_the_server_were_here(pair: tuple[Host, Host]) -> No
     assert "does not have authorization" in refused.stderr
 
 
+DEPLOYMENT = """\
+name: blue
+endpoint_name: sums
+model: {path: bias.txt}
+code_configuration: {code: src, scoring_script: score.py}
+environment: {conda_file: {dependencies: [python]}}
+instance_type: Standard_DS1_v2
+"""
+
+
+def test_endpoints_answer_on_the_laptop(pair: tuple[Host, Host], tmp_path: Path) -> None:
+    """At the address that they have on the server, with the server's own certificate."""
+    _, laptop = pair
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src/score.py").write_text("def init(): pass\ndef run(data): return data\n")
+    (tmp_path / "bias.txt").write_text("1")
+    (tmp_path / "blue.yml").write_text(DEPLOYMENT)
+    laptop.cli("endpoint", "create", "--name", "sums")
+    laptop.cli("deployment", "create", "--file", str(tmp_path / "blue.yml"), "--all-traffic")
+    assert laptop.json("endpoint", "show", "--name", "sums")["scoring_uri"].startswith("https://localhost:")
+    asked = laptop.cli("endpoint", "invoke", "--name", "sums", "--data", '{"a": 1}')
+    assert json.loads(json.loads(asked.stdout)) == {"a": 1}
+    laptop.cli("endpoint", "delete", "--name", "sums", "--yes")
+
+
 SDK = """
 import json, os, sys
 from pathlib import Path

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
+import accessclient
 import pytest
 
 STORAGE = "storage-initializer"
@@ -129,6 +130,40 @@ class Pages:
             return answer.status, answer.headers, answer.read().decode()
         finally:
             connection.close()
+
+
+def test_roles_count_at_endpoints(server: Any, run: Any, endpoint: str):
+    """Whoever reads sees no key; a role at one endpoint is one at its deployments, and at no other."""
+    run("endpoint", "create", "--name", "others")
+    made = json.loads(run("access", "create-user", "eve", "-o", "json"))
+    token = accessclient.token_for(server.home, server.state, made)
+
+    def ask(method: str, path: str, body: Any = None) -> tuple[int, Any]:
+        address = f"{server.workspace_id}/onlineEndpoints{path}?api-version=2023-10-01"
+        return accessclient.ask(server.state, token, method, address, body)
+
+    assert ask("GET", "/digits")[0] == 403
+    run("access", "grant", "eve", "Reader")
+    assert ask("GET", "/digits")[0] == 200
+    for method, path in (
+        ("POST", "/digits/listKeys"),
+        ("POST", "/digits/token"),
+        ("POST", "/digits/regenerateKeys"),
+        ("PUT", "/digits"),
+        ("DELETE", "/digits"),
+        ("PUT", "/digits/deployments/red"),
+        ("POST", "/digits/deployments/blue/getLogs"),
+    ):
+        assert ask(method, path, {"properties": {}})[0] == 403, path
+    run("access", "revoke", "eve", "Reader")
+    scope = f"{server.workspace_id}/onlineEndpoints/digits"
+    run("access", "grant", "eve", "AzureML Data Scientist", "--scope", scope)
+    status, listed = ask("GET", "")
+    assert (status, [one["name"] for one in listed["value"]]) == (200, ["digits"])
+    assert ask("POST", "/digits/listKeys")[0] == 200
+    assert ask("GET", "/digits/deployments")[0] == 200
+    assert ask("GET", "/others")[0] == 403
+    run("endpoint", "delete", "--name", "others", "--yes")
 
 
 @pytest.fixture(scope="module")

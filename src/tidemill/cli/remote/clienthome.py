@@ -21,8 +21,8 @@ _FOLDERS = frozenset(("tls", "secrets", "logs"))  # also what a connection that 
 
 @dataclass(frozen=True, slots=True)
 class Remote:
-    """`host` and `port` reach the server's https listener; `ports` are its https, http and data ports, which
-    are the same on this machine. `fingerprint` is its CA's."""
+    """`host` and `port` reach the server's https listener; `ports` are those of its https, http, data and
+    gateway, which are the same on this machine. `fingerprint` is its CA's."""
 
     host: str
     port: int

@@ -2,9 +2,9 @@
 
     python -m tidemill.cli.remote.relay --home DIR [--ready-fd N]
 
-https and storage are relayed byte by byte: the client's TLS ends at the server, and is verified there with
-the server's CA. Plain http ends here and goes on over TLS. A fourth port is the managed identity: it gives
-tokens of whoever is signed in, to who knows the home's secret.
+https, storage and online endpoints are relayed byte by byte: the client's TLS ends at the server, and is
+verified there with the server's CA. Plain http ends here and goes on over TLS. One more port is the managed
+identity: it gives tokens of whoever is signed in, to who knows the home's secret.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from tidemill.server.ports import listen
 _CHUNK = 1 << 16
 _CONNECT_S = 10.0  # a server that restarts is waited for
 _PAUSE_S = 0.2
+SERVED = ("https", "http", "data", "gateway")  # a server of an older version has no gateway
 _log = logging.getLogger("tidemill.connect")
 
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -169,7 +170,7 @@ async def relayed(remote: Remote, wire: Wire, names: tuple[str, ...]) -> AsyncIt
             4,
             "PortInUse",
         ) from None
-    ports = {"https": remote.port, "data": remote.ports["data"], "http": remote.port}
+    ports = {**remote.ports, "https": remote.port, "http": remote.port}
     async with contextlib.AsyncExitStack() as stack:
         for name, bound in sockets.items():
             relay = Relay(remote, ports[name], wire.context if name == "http" else None)
@@ -225,7 +226,8 @@ async def run(home: ClientHome, ready: Callable[[dict[str, Any]], None]) -> None
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with contextlib.AsyncExitStack() as stack:
-        relays = await stack.enter_async_context(relayed(remote, wire, ("https", "http", "data")))
+        names = tuple(name for name in SERVED if name in remote.ports)
+        relays = await stack.enter_async_context(relayed(remote, wire, names))
         bound = listen(0, "the identity port", remembered=remote.identity_port, both=False)
         identity = Listener(configure(Identity(home, tokens), grace_s=1))
         await identity.start(bound)
@@ -256,11 +258,7 @@ def _state(home: ClientHome, remote: Remote, status: dict[str, Any], relays: boo
         "pid": os.getpid(),
         "remote": remote.shown,
         "relays": relays,
-        "addresses": {
-            "https": f"https://localhost:{ports['https']}",
-            "http": f"http://127.0.0.1:{ports['http']}",
-            "data": f"https://localhost:{ports['data']}",
-        },
+        "addresses": {name: _here(name, ports[name]) for name in SERVED if name in ports},
         "identity": f"http://127.0.0.1:{remote.identity_port}",
         "workspace": {
             "subscription": first.get("subscription", ""),
@@ -268,6 +266,10 @@ def _state(home: ClientHome, remote: Remote, status: dict[str, Any], relays: boo
             "name": first.get("name", ""),
         },
     }
+
+
+def _here(name: str, port: int) -> str:
+    return f"http://127.0.0.1:{port}" if name == "http" else f"https://localhost:{port}"
 
 
 def main(argv: list[str] | None = None) -> int:

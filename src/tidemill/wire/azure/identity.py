@@ -62,6 +62,8 @@ async def _where(ctx: Context) -> Response:
     """What `tidemill connect` needs to know before anybody signs in: the ports."""
     addresses = ctx.services.addresses
     known = {"https": addresses.https, "http": addresses.http, "data": addresses.data}
+    if addresses.gateway:
+        known["gateway"] = addresses.gateway
     return json_response({"version": __version__, "addresses": known})
 
 
