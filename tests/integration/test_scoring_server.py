@@ -281,15 +281,36 @@ def test_before_init_is_done_callers_are_told(tmp_path: Path) -> None:
         assert server.score({}).status == 200
 
 
-def test_several_workers_share_connections(tmp_path: Path) -> None:
-    with scoring(tmp_path, SCRIPT, WORKER_COUNT="2") as server:
+MEETING = """
+import json, os, time
+def init(): pass
+def run(raw):
+    place = json.loads(raw)["at"]
+    os.makedirs(place, exist_ok=True)
+    open(os.path.join(place, str(os.getpid())), "w").close()
+    while len(os.listdir(place)) < 2:
+        time.sleep(0.002)
+    return os.getpid()
+"""
+
+
+def test_slow_requests_on_kept_connections_go_to_workers_that_are_free(tmp_path: Path) -> None:
+    """A gateway keeps its connections: which worker has one must not decide how long a request waits.
+
+    Two requests are answered only when both run at once, whichever two connections they came by.
+    """
+    with scoring(tmp_path, MEETING, WORKER_COUNT="2", SCORING_TIMEOUT_MS="20000") as server:
         while server.state["workers"] < 2:
             time.sleep(0.01)
         connections = [server.connect() for _ in range(4)]
-        pids = set()
-        for connection in connections:
-            connection.request("POST", "/score", b"{}")
-            pids.add(json.loads(connection.getresponse().read())["pid"])
-        assert len(pids) == 2
+        for number, chosen in enumerate(("01", "23", "03", "12", "02", "13", "0123")):
+            asked = [connections[int(n)] for n in chosen]
+            body = json.dumps({"at": str(tmp_path / f"meeting{number}")})
+            for connection in asked:
+                connection.request("POST", "/score", body)
+            replies = [connection.getresponse() for connection in asked]
+            found = [int(reply.read()) for reply in replies]
+            assert [reply.status for reply in replies] == [200] * len(asked)
+            assert len(set(found)) == 2
         for connection in connections:
             connection.close()

@@ -244,9 +244,12 @@ class Connection(asyncio.Protocol):
         if not self._keep_alive or (self._ended and not self._buffer):
             self._transport.close()
             return
-        self._states[self._slot] = shared.IDLE
         if self._buffer:
             asyncio.get_event_loop().call_soon(self._next)
+        elif self._serving.pulse.slow:
+            self._give(shared.BACK)  # so that its next request goes to a worker that is free then
+        else:
+            self._states[self._slot] = shared.IDLE
 
     def _next(self) -> None:
         """A request that came before its turn."""

@@ -142,12 +142,15 @@ class Door:
         if not health_now.ready and not health_now.soon:
             return self.refuse(connection, 503, health_now.reason, UNTOUCHED)
         connection.held = True
-        connection.deadline = time.monotonic() + HELD_S
+        # While workers are only busy, how long is worth waiting is the caller's to say.
+        connection.deadline = 0.0 if health_now.ready else time.monotonic() + HELD_S
         self._held.append(connection)
 
     def _give(self, connection: Connection) -> bool:
-        busy = self._board.busy
-        ready = [worker for worker in self._workers() if worker.ready]
+        busy, slow = self._board.busy, self._board.slow
+        ready = [
+            w for w in self._workers() if w.ready and not (slow[w.index] and (busy[w.index] or w.connections))
+        ]
         for worker in sorted(ready, key=lambda w: (busy[w.index] > 0, len(w.connections))):
             if worker.channel.send(shared.GIVE, connection.slot, descriptor=connection.sock.fileno()):
                 self._poller.unregister(connection.sock.fileno())

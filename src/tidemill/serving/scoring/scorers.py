@@ -15,6 +15,7 @@ from .http import Refused
 from .log import Log, write
 from .request import Request
 from .script import Target
+from .shared import Board
 
 if TYPE_CHECKING:
     from .connection import Connection
@@ -27,15 +28,24 @@ class ScoringTimeout(Exception):
 class Pulse:
     """Signs of life for the supervisor: when this worker was last seen to begin or go on with something."""
 
-    def __init__(self, busy: Any, index: int) -> None:
-        self._busy = busy
+    def __init__(self, board: Board, index: int, several: bool) -> None:
+        """`several`: there are other workers that could take what waits here."""
+        self._busy = board.busy
+        self._slow = board.slow
         self._index = index
+        self._several = several
+        self.slow = False
 
     def beat(self, now: float) -> None:
         self._busy[self._index] = now
 
     def rest(self) -> None:
         self._busy[self._index] = 0.0
+
+    def is_slow(self, slow: bool) -> None:
+        if self._several and slow is not self.slow:
+            self.slow = slow
+            self._slow[self._index] = slow
 
 
 class Alarm:
@@ -167,8 +177,10 @@ class Inline(Scorer):
         taken = time.monotonic() - start
         if taken > self.BRISK_S:
             self._mistrust = self.MISTRUST
+            self.pulse.is_slow(True)
         elif self._mistrust:
             self._mistrust -= 1
+            self.pulse.is_slow(self._mistrust > 0)
         return self.finished(result, item, request, taken * 1000)
 
     def stream_ended(self) -> None:
@@ -184,27 +196,23 @@ class Concurrent(Scorer):
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self._tasks: dict[Connection, asyncio.Task[None]] = {}
-        self._beats = False
+        self._ticks = False
 
     def submit(self, connection: Connection, request: Request) -> None:
         self.in_flight += 1
-        self._beat()
+        if self.in_flight == 1:
+            self.pulse.beat(time.monotonic())
+        if not self._ticks:
+            self._ticks = True
+            self.loop.call_later(self.BEAT_S, self._tick)
         self._tasks[connection] = self.loop.create_task(self._run(connection, request))
 
-    def _beat(self) -> None:
-        """While requests are in flight; a run() that blocks the loop stops it."""
-        self._beats = self.in_flight > 0
-        if not self._beats:
-            self.pulse.rest()
-            return
-        self.pulse.beat(time.monotonic())
-        if self.in_flight == 1:
-            self.loop.call_later(self.BEAT_S, self._beat_again)
-
-    def _beat_again(self) -> None:
-        if self._beats:
+    def _tick(self) -> None:
+        """Beats while requests are in flight; a run() that blocks the loop stops it."""
+        self._ticks = self.in_flight > 0
+        if self._ticks:
             self.pulse.beat(time.monotonic())
-            self.loop.call_later(self.BEAT_S, self._beat_again)
+            self.loop.call_later(self.BEAT_S, self._tick)
 
     async def _run(self, connection: Connection, request: Request) -> None:
         start = time.monotonic()
@@ -222,7 +230,6 @@ class Concurrent(Scorer):
             self.in_flight -= 1
             self._tasks.pop(connection, None)
             if not self.in_flight:
-                self._beats = False
                 self.pulse.rest()
         connection.reply(request, answer)
 

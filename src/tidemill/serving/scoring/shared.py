@@ -25,13 +25,17 @@ MESSAGE_LIMIT = 64 << 10
 
 
 class Board:
-    """`states[slot]`: IDLE, ASKED, ANSWERING. `busy[worker]`: when it last gave a sign of life, or 0."""
+    """`states[slot]`: IDLE, ASKED, ANSWERING. `busy[worker]`: when it last gave a sign of life, or 0.
+
+    `slow[worker]`: it gives connections back after each answer, and shall be given none while it is busy.
+    """
 
     def __init__(self) -> None:
         times = MOST_WORKERS * 8
-        whole = memoryview(mmap.mmap(-1, times + MOST_CONNECTIONS))
+        whole = memoryview(mmap.mmap(-1, times + MOST_WORKERS + MOST_CONNECTIONS))
         self.busy = whole[:times].cast("d")
-        self.states = whole[times:]
+        self.slow = whole[times : times + MOST_WORKERS]
+        self.states = whole[times + MOST_WORKERS :]
 
 
 class Channel:

@@ -191,6 +191,7 @@ class Supervisor:
     def _start(self, index: int) -> None:
         ours, theirs = shared.pair()
         self._board.busy[index] = 0.0
+        self._board.slow[index] = 0
         sys.stdout.flush()
         sys.stderr.flush()
         pid = os.fork()
@@ -240,10 +241,11 @@ class Supervisor:
             while True:
                 heard = worker.channel.receive()
                 if heard is None:
-                    return
+                    break
                 self._take(worker, *heard[:3])
         except EOFError:
             self._poller.unregister(worker.channel.fileno())  # its end is told by SIGCHLD
+        self._door.hand_over_held()
 
     def _take(self, worker: Process, kind: int, slot: int, payload: bytes) -> None:
         if kind == shared.CLOSED:
@@ -257,7 +259,6 @@ class Supervisor:
             self._was_ready = True
             self._failed_starts = 0
             self._tell()
-            self._door.hand_over_held()
         elif kind == shared.FAILED:
             worker.error = json.loads(payload.decode())
 

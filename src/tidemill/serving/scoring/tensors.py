@@ -71,7 +71,7 @@ def _array(tensor: dict[str, Any]) -> Any:
     import numpy  # pyright: ignore[reportMissingImports]
 
     name, shape, datatype = tensor["name"], tensor.get("shape"), tensor.get("datatype")
-    if datatype not in _NUMPY:
+    if not isinstance(datatype, str) or datatype not in _NUMPY:
         raise Refused(
             400, f"The input {name!r} has the datatype {datatype!r}, which is none of {', '.join(_NUMPY)}."
         )

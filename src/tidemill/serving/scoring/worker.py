@@ -124,7 +124,7 @@ class Serving:
         self.connections: set[Connection] = set()
         self.reading: set[Connection] = set()
         self.draining = False
-        self.pulse = Pulse(board.busy, index)
+        self.pulse = Pulse(board, index, settings.workers > 1)
         version = settings.server_version
         self.headers = f"x-ms-server-version: {version}\r\n" if version else ""
         self.access: AccessLog | None = AccessLog(loop.call_later) if log.wants_requests() else None
