@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from tidemill.app import images
+from tidemill.app import images, scoring_side
 from tidemill.app.codec import decode_object, encode, job_status
 from tidemill.app.endings import cancel_in
 from tidemill.app.services import Services
@@ -60,7 +60,10 @@ def new_row(
 ) -> tuple[Resource, Told]:
     """-> (a row to insert, what to say of it in its time line)."""
     name = f"{plan.spec.label}-{s.ids.short()}"
-    ready = images.is_ready(s, plan.environment)
+    environment = plan.environment
+    ready = images.is_ready(s, environment) and (
+        environment.container is not None or scoring_side.is_settled(s, environment)
+    )
     told = [("Created", f"An instance of deployment '{plan.spec.endpoint}/{plan.spec.name}': {why}.")]
     if not ready:
         told.append(("Preparing", f"Environment {plan.environment.label} is made ready."))

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import replace
 
-from tidemill.app import images, implicit_computes, notices, transitions
+from tidemill.app import images, implicit_computes, notices, scoring_side, transitions
 from tidemill.app.codec import job_status
 from tidemill.app.services import Services
 from tidemill.domain.errors import OutOfSpace, TidemillError
@@ -56,11 +56,16 @@ class Environments:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _prepare(self, row: Resource) -> None:
-        planned = job_status(row.status).plan.environment
+        plan = job_status(row.status).plan
+        planned = plan.environment
         started = self._s.clock.now()
         try:
             async with asyncio.timeout(BUILD_S):
                 prepared, notes = await self._make(row.key.scope, planned)
+                if plan.service is not None and plan.service.container is None:
+                    why = await scoring_side.settle(self._s, prepared, _unheard)
+                    if why:
+                        notes = (*notes, f"Its scoring server does without uvloop and orjson: {why}")
         except TidemillError as error:
             problem = JobError(error.code, f"Environment {planned.label} could not be built: {error.message}")
             await self._write(lambda tx: self._failed(tx, row.uid, problem))
@@ -85,6 +90,8 @@ class Environments:
         self, scope: Scope, planned: PlannedEnvironment
     ) -> tuple[PlannedEnvironment, tuple[str, ...]]:
         """-> (what it has become, notes)."""
+        if not planned.digest:  # the host's own
+            return planned, ()
         if planned.in_image:
             return await self._images.join(
                 planned.digest, _unheard, lambda say: self._in_image(scope, planned, say)

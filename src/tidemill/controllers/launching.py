@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from tidemill.app import scoring_side
 from tidemill.app.services import Services
 from tidemill.app.surroundings import View, view_of
 from tidemill.controllers import parallel, serving
@@ -115,6 +116,9 @@ def _instance(
     (rank,), (files,), (port,) = ranks_of(plan.job, "", HOST, ()), staged.nodes, staged.ports
     own = {name: value for name, value in shared.items() if name != "MLFLOW_RUN_ID"}
     told = serving.variables(service, files.root, port)
+    side = None if service.container is not None else scoring_side.folder_of(s, plan.environment)
+    if side is not None:
+        told["TIDEMILL_SERVING_SIDE"] = str(side)
     task = TaskSpec(
         attempt_id=attempt.id,
         epoch=attempt.epoch,
@@ -126,7 +130,7 @@ def _instance(
         term_grace_s=service.drain_s,
         gpu_ids=attempt.gpu_ids[rank.node_index] if attempt.gpu_ids else (),
         rootfs=view.rootfs,
-        read_only=view.read_only,
+        read_only=(*view.read_only, *([str(side)] if side is not None else [])),
         service=serving.service_of(service, port),
         shown_at=serving.shown_at(service, files.root),
         chdir=(view.working_dir or "/") if service.container is not None else "",

@@ -33,6 +33,8 @@ from tidemill.domain.serving.deciding import Phase
 from tidemill.domain.serving.routes import Backend, Table
 from tidemill.engines.base import TaskKey, TaskSpec
 from tidemill.engines.fake import Plan
+from tidemill.environments.built import BuiltEnvironment
+from tidemill.environments.spec import EnvironmentSpec
 from tidemill.store.api import ResourceQuery
 
 pytestmark = pytest.mark.timeout(60)
@@ -143,6 +145,9 @@ async def test_deployed_it_answers_and_is_in_the_table(w: World) -> None:
     assert (root / "azureml-models/digits/1/model.pkl").read_bytes() == b"x"
     assert (root / "code/score.py").exists()
     assert spec.env["AZUREML_ENTRY_SCRIPT"] == "score.py"
+    side = spec.env["TIDEMILL_SERVING_SIDE"]
+    assert side.endswith("lib/python3.11/site-packages")
+    assert side in spec.read_only
     targets = routed(w).instances
     assert {t.uid for t in targets} == {row.uid for row in jobs_of(w)}
     assert {(t.node, t.attempt) for t in targets} == {
@@ -186,6 +191,27 @@ async def test_an_environment_that_cannot_be_built_fails_it(w: World) -> None:
     error = deployment_status(row).error
     assert error is not None
     assert "No such package: numpyy." in error.message
+
+
+async def test_without_its_side_environment_it_serves_and_says_so(w: World) -> None:
+    build = w.environments.ensure
+
+    def key(spec: EnvironmentSpec, image: object = None) -> str:
+        return "s" * 8 if spec.name.startswith("scoring-") else "d" * 8
+
+    async def ensure(spec: EnvironmentSpec, say: Callable[[str], None]) -> BuiltEnvironment:
+        if spec.name.startswith("scoring-"):
+            raise InvalidRequest("The index cannot be reached.")
+        return await build(spec, say)
+
+    w.environments.key, w.environments.ensure = key, ensure  # type: ignore[method-assign]
+    w.environments.built.clear()
+    await w.start()
+    await deploy(w)
+    await settled(w)
+    assert "TIDEMILL_SERVING_SIDE" not in w.calls("start")[0][2].env
+    said = "\n".join(event.message for event in w.read().events(jobs_of(w)[0].uid))
+    assert "does without uvloop and orjson: The index cannot be reached." in said
 
 
 async def test_an_update_starts_new_ones_first(w: World) -> None:
