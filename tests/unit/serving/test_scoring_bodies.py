@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tidemill.serving.scoring import inputs, jsonio, payload, tensors
@@ -63,16 +63,19 @@ def is_rows_or_refused(make: Callable[[], Any]) -> None:
         assert len(rows) > 0
 
 
+@settings(deadline=None)
 @given(BODIES, st.sampled_from(TO_ROWS))
 def test_any_json_is_rows_or_refused(body: Any, to_rows: Any) -> None:
     is_rows_or_refused(lambda: to_rows(payload.read(posted(json.dumps(body).encode()))))
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=60))
 def test_any_bytes_are_json_or_refused(body: bytes) -> None:
     assert refusal(lambda: inputs.json_body(posted(body)))[1] in (0, 400)
 
 
+@settings(deadline=None)
 @given(st.lists(TENSORS, max_size=3) | JSON)
 def test_any_tensors_are_rows_or_refused(given_: Any) -> None:
     body = json.dumps({"inputs": given_}).encode()
@@ -89,6 +92,7 @@ def test_json_that_is_too_deep_is_refused() -> None:
         inputs.json_body(posted(b"[" * 200_000))
 
 
+@settings(deadline=None)
 @given(JSON)
 def test_answers_are_what_json_would_write(value: Any) -> None:
     """NaN as NaN, None as null, whichever library writes."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import httptools
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tidemill.serving.scoring.http import HEAD_LIMIT, Body, Refused, parse_head
@@ -205,17 +205,20 @@ def agree(data: bytes) -> None:
     assert ours == theirs[: len(ours)], (ours, theirs)
 
 
+@settings(deadline=None)
 @given(st.lists(REQUESTS, min_size=1, max_size=3))
 def test_no_request_is_read_otherwise_than_by_llhttp(requests: list[bytes]) -> None:
     agree(b"".join(requests))
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_any_bytes_are_read_or_refused(data: bytes) -> None:
     agree(data)
     agree(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" + data)
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_a_body_is_the_same_however_it_is_cut(data: Any) -> None:
     parts = data.draw(st.lists(st.binary(max_size=40), max_size=6))
