@@ -21,6 +21,7 @@ NAMES = (
     "sweeps",
     "nodes",
     "endpoints",
+    "gateway",
     "queue_length",
     "api",
     "idle",

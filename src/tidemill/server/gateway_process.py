@@ -42,7 +42,7 @@ from tidemill.serving.gateway.access_log import AccessLog
 from tidemill.serving.gateway.admission import AML_TOKEN, CHALLENGE
 from tidemill.serving.gateway.back_channel import BackChannel
 from tidemill.serving.gateway.client import Client
-from tidemill.serving.gateway.gateway import Gateway
+from tidemill.serving.gateway.gateway import Gateway, quiet_collector
 from tidemill.serving.gateway.refusals import Denied
 from tidemill.serving.gateway.watch import Watch
 
@@ -130,6 +130,7 @@ def _serve(
         ports = {"port": https[0].getsockname()[1], "http_port": http[0].getsockname()[1]}
         mark = side.mark_of(listening, own, helped)
         side.write_state(home / side.GATEWAY.state, {"pid": os.getpid(), **ports, "listening": mark})
+        quiet_collector()
         log.info("serving on ports %s, pid %d", ports, os.getpid())
         await stopped.wait()
         for server in servers:

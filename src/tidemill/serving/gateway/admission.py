@@ -89,8 +89,6 @@ def check_reach(endpoint: LiveEndpoint, is_local: bool) -> None:
 def check_rate(endpoint: LiveEndpoint, now: float) -> None:
     """Counts a request; a second's worth may come at once. Raises Denied."""
     rate = endpoint.record.rate
-    if not rate:
-        return
     endpoint.allowance = min(max(rate, 1.0), endpoint.allowance + (now - endpoint.counted_at) * rate)
     endpoint.counted_at = now
     if endpoint.allowance < 1.0:

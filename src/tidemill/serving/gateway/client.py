@@ -23,6 +23,26 @@ LINGER_S = 2.0  # a refused body is read so long, for the refusal to be seen
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
+class Memo:
+    """The last head of a connection, and who it was let in as: callers that keep a connection mostly send the
+    same one again, which means the same as long as the table is the same. Not for tokens, which end."""
+
+    __slots__ = ("_version", "admitted", "block", "request")
+
+    def __init__(self, block: bytes, request: Request, admitted: Admitted, version: int) -> None:
+        self.block = block
+        self.request = request
+        self.admitted = admitted
+        self._version = version
+
+    @staticmethod
+    def fits(request: Request) -> bool:
+        return request.length >= 0 and not request.expects and not request.upgrade
+
+    def holds(self, data: bytes, end: int, version: int) -> bool:
+        return version == self._version and end == len(self.block) and data.startswith(self.block)
+
+
 class Client(asyncio.Protocol):
     def __init__(self, gateway: Gateway, secure: bool) -> None:
         self._gateway = gateway
@@ -39,6 +59,7 @@ class Client(asyncio.Protocol):
         self._streams = False  # the body of the exchange is sent on as it comes
         self._is_tunnel = False
         self._is_checked = True  # False while a token is looked at
+        self._memo: Memo | None = None
         self._keep_alive = True
         self._lingers = False
         self._pressed = False  # the caller does not read its answer as fast as it comes
@@ -123,9 +144,14 @@ class Client(asyncio.Protocol):
                 self.since = self._gateway.now()
             self._buffer = data
             return
-        request = Request(data[:end])
-        self._request = request
-        admitted = self._gateway.admit(self, request)
+        memo = self._memo
+        if memo is not None and memo.holds(data, end, self._gateway.live.version):
+            request, admitted = memo.request, self._gateway.again(memo)
+        else:
+            self._request = request = Request(data[:end])
+            admitted = self._gateway.admit(self, request)
+            if admitted is not None and Memo.fits(request):
+                self._memo = Memo(data[:end], request, admitted, self._gateway.live.version)
         if admitted is None:  # its token must be looked at
             self._is_checked = False
             self._buffer = data[end:]
@@ -299,7 +325,7 @@ class Client(asyncio.Protocol):
 
     def _answered(self, keep_alive: bool) -> None:
         self._exchange = None
-        self.since = self._gateway.now()
+        self.since = 0.0  # it is idle since about the next look at the clock
         if self._streams:  # the rest of the request is nobody's
             self._streams, keep_alive = False, False
         if not keep_alive or self._gateway.drains:
@@ -346,6 +372,8 @@ class Client(asyncio.Protocol):
 
     def look_at_clock(self, now: float) -> None:
         """Called now and then: what has taken too long is ended."""
+        if not self.since:
+            self.since = now
         taken = now - self.since
         if self._pressed:
             if taken > STUCK_S:

@@ -72,10 +72,18 @@ class Dispatcher:
 
     def _place(self, exchange: Exchange) -> None:
         deployment = exchange.deployment
-        deployment.turn += 1
         backend = deployment.backend
+        instances = deployment.instances
         now = self._now()
-        instance = least_loaded(deployment.instances, backend.max_concurrent, now, deployment.turn)
+        if (
+            len(instances) == 1
+            and not instances[0].failures
+            and instances[0].in_flight < backend.max_concurrent
+        ):
+            instance = instances[0]
+        else:
+            deployment.turn += 1
+            instance = least_loaded(instances, backend.max_concurrent, now, deployment.turn)
         if instance is None:
             self._wait(exchange, now)
             return

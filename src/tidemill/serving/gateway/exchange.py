@@ -43,26 +43,16 @@ class Exchange:
     an instance. `keep_alive`: the caller's connection goes on after the answer. `answered`: bytes of the
     answer have come. `over`: nothing more is to be done."""
 
-    __slots__ = (
-        "answered",
-        "body",
-        "caller",
-        "deadline",
-        "deployment",
-        "head",
-        "instance",
-        "keep_alive",
-        "over",
-        "request",
-        "request_id",
-        "size",
-        "started",
-        "status",
-        "tries",
-        "upstream",
-        "wait_until",
-        "whole",
-    )
+    keep_alive: bool
+    instance: Instance | None = None
+    upstream: Upstream | None = None
+    deadline = 0.0
+    wait_until = 0.0
+    tries = 0
+    status = 0
+    size = 0
+    answered = False
+    over = False
 
     def __init__(
         self,
@@ -81,14 +71,5 @@ class Exchange:
         self.body = body
         self.whole = whole
         self.keep_alive = request.keep_alive
-        self.instance: Instance | None = None
-        self.upstream: Upstream | None = None
         self.started = perf_counter_ns()
-        self.deadline = 0.0
-        self.wait_until = 0.0
-        self.tries = 0
-        self.status = 0
-        self.size = 0
-        self.answered = False
-        self.over = False
         self.request_id = request_id

@@ -40,6 +40,7 @@ _LINES_ENDING_HERE = re.compile(rb"(?im)^(?:" + _ENDING_HERE + rb"):[^\n]*\n")
 _AUTHORIZATION = b"\nauthorization:"
 _OF_CONNECTION = frozenset((b"close", b"keep-alive", b"upgrade", b"te", b""))
 _LF = b"\n"
+_KEPT = b"Connection: keep-alive\r\n"
 _CHUNK = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[\t -~\x80-\xff]*)?")
 _TRAILER = re.compile(_TOKEN + rb":[\t -~\x80-\xff]*")
 
@@ -52,19 +53,12 @@ class Request:
     """`length`: bytes of body, or CHUNKED. `fields`: those that are passed on, without a transfer encoding.
     `upgrade`: the protocol that is asked for, b"" for none."""
 
-    __slots__ = (
-        "authorization",
-        "deployment",
-        "expects",
-        "fields",
-        "keep_alive",
-        "length",
-        "method",
-        "request_id",
-        "target",
-        "upgrade",
-        "version",
-    )
+    authorization: bytes | None = None
+    deployment: bytes | None = None
+    request_id = b""
+    length = 0
+    expects = False
+    upgrade = b""
 
     def __init__(self, block: bytes) -> None:
         """`block` ends with the empty line. Raises Refused."""
@@ -83,12 +77,6 @@ class Request:
         found: dict[bytes, bytes] = dict(pairs)
         if len(found) != len(pairs):
             raise _twice([name for name, _ in pairs])
-        self.authorization: bytes | None = None
-        self.deployment: bytes | None = None
-        self.request_id = b""
-        self.length = 0
-        self.expects = False
-        self.upgrade = b""
         self.keep_alive = version == 1
         known = 0
         if b"host" in found:
@@ -172,13 +160,25 @@ class Answer:
         length = found.pop(b"content-length", None)
         if length is not None:
             try:
-                length = _number(length)
+                length = int(length) if length.isdigit() and len(length) < 19 else _number(length)
             except Refused:
                 raise Broken("its Content-Length is no number") from None
-        self.length = self._length(length, found.get(b"transfer-encoding"), method)
+        if (
+            self.status == 200
+            and length is not None
+            and len(found) < 2
+            and method == b"POST"
+            and (not found or b"connection" in found)
+        ):
+            self.length = length  # mostly
+        else:
+            self.length = self._length(length, found.get(b"transfer-encoding"), method)
         if found:
-            self.fields = _LINES_ENDING_HERE.sub(b"", self.fields)
             connection = found.get(b"connection", b"keep-alive")
+            if _KEPT in self.fields and len(found) == 1:  # many servers say what goes without saying
+                self.fields = self.fields.replace(_KEPT, b"", 1)
+            else:
+                self.fields = _LINES_ENDING_HERE.sub(b"", self.fields)
             if connection != b"keep-alive" or not self.keep_alive:
                 words = _words(connection)
                 self.keep_alive = self.keep_alive and b"close" not in words
