@@ -80,6 +80,18 @@ def test_a_deployment_is_refused_with_its_line(run: Any, endpoint: str):
     assert "Did you mean" in said
 
 
+def test_validate_says_what_a_deployment_would_hold(run: Any, endpoint: str, files: Path):
+    said = run("validate", "-f", "blue.yml", "--set", "instance_count=2")
+    assert "blue.yml is valid: online deployment blue" in said
+    assert "2 nodes of Standard_DS1_v2 on digits.blue, $0.146 an hour" in said
+    wrong = run("validate", "-f", "blue.yml", "--set", "environment=azureml:nothing:1", code=3)
+    assert "--set environment: Environment 'nothing' was not found" in wrong
+    (files / "endpoint.yml").write_text("name: fresh\nauth_mode: key\n")
+    assert "valid: online endpoint fresh" in run("validate", "-f", "endpoint.yml")
+    assert run("deployment", "list", "-e", "digits", "-o", "json").strip() == "[]"
+    run("endpoint", "show", "-n", "fresh", code=3)
+
+
 @pytest.mark.timeout(120)
 def test_blue_comes_up_and_a_failing_update_leaves_it(run: Any, endpoint: str, files: Path):
     shown = run("deployment", "create", "-f", "blue.yml", "--all-traffic")

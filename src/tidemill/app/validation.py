@@ -7,11 +7,22 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
-from tidemill.app import access, assets, computes, costs, jobs, schedules, serverless
+from tidemill.app import (
+    access,
+    assets,
+    computes,
+    costs,
+    endpoints,
+    jobs,
+    online_deployments,
+    schedules,
+    serverless,
+)
 from tidemill.app.asset_rows import KINDS
 from tidemill.app.codec import decode_object, job_status
 from tidemill.app.compute_rules import SERVERLESS, object_at
 from tidemill.app.dry_run import dry
+from tidemill.app.endpoint_rows import DEPLOYMENTS, ENDPOINTS, deployment_status
 from tidemill.app.locations import Storage, locate
 from tidemill.app.services import Services
 from tidemill.app.storage import account_for
@@ -27,12 +38,18 @@ PROVIDER = "Microsoft.MachineLearningServices"
 MOST = 500
 
 Door = Callable[[Services, Caller, Scope, str, Mapping[str, Any]], Awaitable[tuple[Resource, bool]]]
-_DOORS: Mapping[str, Door] = {"jobs": jobs.submit, "computes": computes.put, "schedules": schedules.put}
+_DOORS: Mapping[str, Door] = {
+    "jobs": jobs.submit,
+    "computes": computes.put,
+    "schedules": schedules.put,
+    "onlineEndpoints": endpoints.put,
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A PUT: `path` below the workspace, `jobs/NAME` or `data/NAME/versions/VERSION`."""
+    """A PUT: `path` below the workspace, `jobs/NAME`, `data/NAME/versions/VERSION` or
+    `onlineEndpoints/NAME/deployments/NAME`."""
 
     path: str
     body: Mapping[str, Any]
@@ -82,8 +99,17 @@ async def _try(s: Services, caller: Caller, scope: Scope, asked: Asked) -> dict[
     elif kind in KINDS and len(names) == 3 and names[1] == "versions":
         await access.authorise(s, caller, f"{PROVIDER}/workspaces/{kind}/versions/write", scope, asked.path)
         row, created = await assets.put_version(s, caller, scope, KINDS[kind], names[0], names[2], asked.body)
+    elif kind == ENDPOINTS and len(names) == 3 and names[1] == "deployments":
+        action = f"{PROVIDER}/workspaces/{DEPLOYMENTS}/write"
+        await access.authorise(s, caller, action, scope, asked.path)
+        row, created = await online_deployments.put(s, caller, scope, names[0], names[2], asked.body)
+        return {"path": asked.path, "created": created, "runs": [_instances(s, row)]}
     else:
-        known = ", ".join([f"{one}/NAME" for one in _DOORS] + [f"{one}/NAME/versions/V" for one in KINDS])
+        known = ", ".join(
+            [f"{one}/NAME" for one in _DOORS]
+            + [f"{one}/NAME/versions/V" for one in KINDS]
+            + [f"{ENDPOINTS}/NAME/deployments/NAME"]
+        )
         raise InvalidRequest(f"{asked.path!r} cannot be validated. Known: {known}.", target="path")
     runs = await _runs(s, caller, scope, row) if kind == "jobs" else []
     return {"path": asked.path, "created": created, "runs": runs}
@@ -115,12 +141,22 @@ async def _run(
         cluster = (await serverless.choose(s, caller, workspace, step, job, team)).spec
     else:
         cluster = await computes.resolve(s, scope, compute)
-    price = costs.listed(s, cluster.size, cluster.region or s.settings.region)
+    return _held(s, step, cluster.name, cluster.size, cluster.region or s.settings.region, nodes)
+
+
+def _instances(s: Services, row: Resource) -> dict[str, Any]:
+    spec = deployment_status(row).plan.spec
+    size = s.sizes.require(spec.instance_type).name
+    return _held(s, "", spec.label, size, row.location, spec.instances)
+
+
+def _held(s: Services, step: str, compute: str, size: str, region: str, nodes: int) -> dict[str, Any]:
+    price = costs.listed(s, size, region)
     each = price["price_usd_hour"]
     return {
         "step": step,
-        "compute": cluster.name,
-        "size": cluster.size,
+        "compute": compute,
+        "size": size,
         "nodes": nodes,
         "usd_hour": None if each is None else round(each * nodes, 6),
         "price_basis": price["price_basis"],

@@ -20,13 +20,15 @@ from tidemill.cli.urls import segment
 from tidemill.cli.yaml import blame
 from tidemill.cli.yaml.document import read_file
 
-KINDS = ("job", "schedule", "component", "environment", "data", "model", "compute")
+KINDS = ("job", "schedule", "component", "environment", "data", "model", "compute", "endpoint", "deployment")
 _ASSETS = ("component", "environment", "data", "model")
 # Words at the beginning of a schema's file name (commandJob.schema.json).
 _SCHEMAS = (
     (r"(command|pipeline|parallel|sweep|spark|autoML\w*)Component$", "component"),
     (r"(command|pipeline|sweep|parallel|spark|autoML\w*|import|finetuning\w*)Job$", "job"),
     (r"schedule$", "schedule"),
+    (r"(managed|kubernetes)OnlineEndpoint$", "endpoint"),
+    (r"(managed|kubernetes)OnlineDeployment$", "deployment"),
     (r"environment$", "environment"),
     (r"data$", "data"),
     (r"(mlflow)?model$", "model"),
@@ -92,6 +94,8 @@ def _check(session: Session, path: Path, shown: str, settings: tuple[str, ...], 
         return _schedule(session, path, shown, settings)
     if kind == "compute":
         return _compute(session, path, shown, settings)
+    if kind in ("endpoint", "deployment"):
+        return _serving(session, path, shown, settings, kind)
     return _asset(session, path, shown, settings, kind)
 
 
@@ -131,6 +135,17 @@ def _compute(session: Session, path: Path, shown: str, settings: tuple[str, ...]
     return Found("compute", name, trial.tried(session, send, blame.placed(spec)))
 
 
+def _serving(session: Session, path: Path, shown: str, settings: tuple[str, ...], kind: str) -> Found:
+    from tidemill.cli import endpoints
+    from tidemill.cli.commands.compute import location_of
+    from tidemill.cli.yaml.endpoint_load import load_deployment, load_endpoint
+
+    spec = (load_endpoint if kind == "endpoint" else load_deployment)(path, settings, shown)
+    put = endpoints.put_endpoint if kind == "endpoint" else endpoints.put_deployment
+    send: Callable[[Session], None] = lambda dry: _ignore(put(dry, spec, location_of(dry)))  # noqa: E731
+    return Found(f"online {kind}", spec.data["name"], trial.tried(session, send, endpoints.placed(spec)))
+
+
 def _asset(session: Session, path: Path, shown: str, settings: tuple[str, ...], kind: str) -> Found:
     from tidemill.cli.commands import assets
 
@@ -152,6 +167,10 @@ def _kind_of(path: Path, shown: str) -> str:
     for pattern, kind in _SCHEMAS:
         if schema and re.match(pattern, schema, re.IGNORECASE):
             return kind
+    if "endpoint_name" in keys:
+        return "deployment"
+    if keys.keys() & {"auth_mode", "traffic", "mirror_traffic"}:
+        return "endpoint"
     if "create_job" in keys or "trigger" in keys:
         return "schedule"
     if (
