@@ -16,6 +16,7 @@ import traceback
 NAMES = (
     "jobs",
     "pipelines",
+    "parallel",
     "sandbox",
     "neighbours",
     "sweeps",

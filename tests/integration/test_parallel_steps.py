@@ -162,7 +162,8 @@ def test_a_node_beside_is_lost_and_the_others_do_its_batches(server: JobServer) 
 
 
 def test_the_first_node_is_lost_and_what_is_finished_stays(server: JobServer) -> None:
-    name = submit(server, "first", step(server, "--pause 0.25", resources={"instance_count": 2}))
+    arguments = "--pause 0.25 --made ${{outputs.made}}"
+    name = submit(server, "first", step(server, arguments, resources={"instance_count": 2}))
     done = finished(server, name, 5)
     os.kill(agent_of(server, name, 0), signal.SIGKILL)
     server.wait("first", 90)
@@ -175,6 +176,8 @@ def test_the_first_node_is_lost_and_what_is_finished_stays(server: JobServer) ->
     log = server.log(name, "user_logs/std_log_process_0.txt")
     (line,) = [line for line in log.splitlines() if "finished before" in line]
     assert int(line.split("mini-batches, ")[1].split()[0]) >= done
+    made = server.stored(job["outputs"]["made"]["uri"].split("/paths/", 1)[1])
+    assert sorted(Path(path).name for path in made) == [row.split()[0] for row in EXPECTED]
 
 
 def test_a_failed_batch_names_its_items_and_the_fix(server: JobServer) -> None:

@@ -80,6 +80,7 @@ def run(mini_batch, mini_batch_context):
     return [key["shop"] + "/" + key["brand"] + " has " + str(len(mini_batch))] * len(mini_batch)
 """
 COUNT = 23
+EXAMPLE = Path(__file__).parents[2] / "examples/parallel-words/pipeline.yml"
 SETUP = """
 import json, logging, os, pathlib, sys, time
 logging.disable(logging.WARNING)
@@ -286,6 +287,11 @@ def test_the_command_line_takes_the_same_file(server, folder, found):
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
+    run("job", "create", "-f", str(EXAMPLE), "--name", "words", "--stream")
+    (words,) = json.loads(run("job", "list", "--parent", "words", "--output", "json"))
+    run("job", "download", "--name", words["name"], "--output-name", "rows", "--download-path", "words")
+    (rows,) = [path.read_text() for path in (folder / "words").rglob("*") if path.is_file()]
+    assert rows.splitlines()[:3] == ["high.txt,4", "low.txt,2", "mill.txt,2"]
     assert "predict_digits" in run("validate", "-f", "pipeline.yml")
     assert "parallel" in run("job", "graph", "-f", "pipeline.yml")
     run("component", "create", "-f", "keyed.yml", "--version", "2")
