@@ -67,9 +67,9 @@ def step(client: Client, home: Path, compute: str, batches: int, workers: int) -
         pass
     path = f"/api/v1{client.server.workspace}/jobs"
     children = client.call("GET", f"{path}?parent=batches&limit=9")["value"]
-    found = next(child for child in children if child["step"] == "score")
     if done["status"] != "Completed":
-        raise SystemExit(f"{found['status']}: {done['error']} {found['error']}")
+        raise SystemExit(f"{done['error']} {[child['error'] for child in children]}")
+    found = next(child for child in children if child["step"] == "score")
     return client.call("GET", f"{path}/{found['name']}")
 
 
@@ -93,7 +93,7 @@ def main(argv: list[str] | None = None) -> Table:
     parser.add_argument("--workers", type=int, default=2)
     arguments = parser.parse_args(argv)
     table = Table("Parallel steps", ("what", "figure", "floor", "ratio", "target", "met"))
-    with running_server() as server:
+    with running_server(images="prefer-host") as server:
         client = Client(server)
         open_cluster(client, 1)
         compute = client.call("GET", f"/api/v1{server.workspace}/computes")["value"]

@@ -291,7 +291,7 @@ def test_the_command_line_takes_the_same_file(server, folder, found):
     (words,) = json.loads(run("job", "list", "--parent", "words", "--output", "json"))
     run("job", "download", "--name", words["name"], "--output-name", "rows", "--download-path", "words")
     (rows,) = [path.read_text() for path in (folder / "words").rglob("*") if path.is_file()]
-    assert rows.splitlines()[:3] == ["high.txt,4", "low.txt,2", "mill.txt,2"]
+    assert rows.splitlines()[:3] == ["high.txt,5", "low.txt,2", "mill.txt,3"]
     assert "predict_digits" in run("validate", "-f", "pipeline.yml")
     assert "parallel" in run("job", "graph", "-f", "pipeline.yml")
     run("component", "create", "-f", "keyed.yml", "--version", "2")
