@@ -139,6 +139,7 @@ class Deployments:
             (self._waiting.discard if _is_settled(seen) else self._waiting.add)(uid)
             decided = self._decide(seen, now)
             if not decided.decisions:
+                await self._prune(seen)
                 return decided.again_at
             drafts = self._drafts(seen, decided, now)
             self._owner.update({row.uid: uid for rows in drafts.values() for row, _ in rows})
@@ -150,12 +151,31 @@ class Deployments:
                 self._forget(gone)
                 return None
 
+    async def _prune(self, seen: Seen) -> None:
+        """Ended instances whose logs nobody needs any more, with their logs."""
+        uids = deciding.superseded(self._view(seen))
+        if not uids:
+            return
+        gone = [row for row in seen.instances if row.uid in uids]
+
+        def remove(tx: Tx) -> None:
+            for row in gone:
+                current = tx.by_uid(row.uid)
+                if current is not None and JobState(current.state).final:
+                    tx.delete(current)
+
+        await self._s.store.write(remove)
+        self._forget(gone)
+
     def _decide(self, seen: Seen, now: int) -> deciding.Decided:
+        return deciding.decide(self._view(seen), now)
+
+    def _view(self, seen: Seen) -> deciding.Deployment:
         status = deployment_status(seen.row)
         serving = status.serving or status.plan
         proved = status.serving_generation == status.generation
         quiet = self._router.is_quiet
-        view = deciding.Deployment(
+        return deciding.Deployment(
             seen.row.state,
             status.generation,
             wanted_of(status.plan.spec, status, seen.bounds, proved=proved),
@@ -166,7 +186,6 @@ class Deployments:
             self._router.is_current(seen.backend),
             round((serving.spec.request.timeout_s + DRAIN_MARGIN_S) * SECOND),
         )
-        return deciding.decide(view, now)
 
     def _drafts(self, seen: Seen, decided: deciding.Decided, now: int) -> Drafts:
         """Rows of the instances to start, by generation: what they need to be made is looked up here."""

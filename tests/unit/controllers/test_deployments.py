@@ -411,6 +411,17 @@ async def test_more_requests_more_instances_and_their_cpu_counts(w: World) -> No
     assert len(live(w)) == 3
 
 
+async def test_of_ended_instances_only_the_newest_stay(w: World) -> None:
+    await w.start()
+    await deploy(w)
+    await settled(w)
+    for number in range(10):
+        await deploy(w, plan=f"plan{number}")
+        await settled(w)
+    await until(w, lambda: len(live(w)) == 1)
+    await until(w, lambda: len(jobs_of(w)) == 9, "eight that have ended, and the one that serves")
+
+
 async def test_a_restart_while_it_sleeps_leaves_it_asleep(w: World) -> None:
     await w.start()
     await deploy(w, **to_zero())
