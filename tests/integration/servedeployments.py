@@ -121,6 +121,10 @@ class Deployments:
         assert status == 200, body
         return body["content"]
 
+    def delete_endpoint(self) -> None:
+        status, body = self.server.arm("DELETE", "onlineEndpoints/sums")
+        assert status in (200, 202, 204), body
+
     def delete(self, name: str = "blue") -> None:
         status, body = self.server.arm("DELETE", f"onlineEndpoints/sums/deployments/{name}")
         assert status in (200, 202, 204), body
