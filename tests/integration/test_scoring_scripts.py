@@ -44,6 +44,10 @@ def run(request):
         return AMLResponse(json.dumps(dict(request.args)), 200, headers)
     if kind == "json":
         return AMLResponse({{"got": request.get_json()}}, 201, json_str=True)
+    if kind == "empty":
+        return AMLResponse("", 204)
+    if kind == "odd":
+        return AMLResponse("", 99)
     if kind == "fails":
         return AMLResponse("no", 503, {{}})
     if kind == "file":
@@ -87,6 +91,12 @@ def test_a_raw_request_and_its_response_are_passed_as_they_are(raw: Scoring) -> 
     )
     failed = raw.ask("POST", "/score?kind=fails", {})
     assert (failed.status, failed.body, failed.headers["x-ms-run-function-failed"]) == (503, b"no", "True")
+
+
+def test_a_response_without_a_body_and_one_that_is_none(raw: Scoring) -> None:
+    empty = raw.ask("POST", "/score?kind=empty", {})
+    assert (empty.status, empty.body, empty.headers.get("content-length")) == (204, b"", None)
+    assert raw.ask("POST", "/score?kind=odd", {}).status == 500
 
 
 def test_a_form_with_a_file_is_read(raw: Scoring) -> None:

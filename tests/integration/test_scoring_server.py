@@ -281,6 +281,27 @@ def test_before_init_is_done_callers_are_told(tmp_path: Path) -> None:
         assert server.score({}).status == 200
 
 
+def test_workers_end_with_their_supervisor(tmp_path: Path) -> None:
+    with scoring(tmp_path, SCRIPT) as server:
+        pid = server.score({}).json["pid"]
+        assert server.end(signal.SIGKILL) == -signal.SIGKILL
+        end = time.monotonic() + 20
+        while Path(f"/proc/{pid}").exists() and " Z " not in Path(f"/proc/{pid}/stat").read_text():
+            assert time.monotonic() < end
+            time.sleep(0.01)
+
+
+def test_a_state_file_that_cannot_be_written_stops_nothing(tmp_path: Path) -> None:
+    place = str(tmp_path / "nowhere" / "state.json")
+    with scoring(tmp_path, SCRIPT, ready=False, TIDEMILL_SERVING_STATE=place) as server:
+        end = time.monotonic() + 30
+        while "is ready" not in server.log:
+            assert time.monotonic() < end, server.log
+            time.sleep(0.01)
+        assert f"TIDEMILL_SERVING_STATE={place}: No such file or directory" in server.log
+        assert server.end() == 0
+
+
 MEETING = """
 import json, os, time
 def init(): pass

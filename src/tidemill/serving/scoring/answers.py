@@ -55,6 +55,8 @@ _OURS = frozenset(("connection", "content-length", "content-type", "keep-alive",
 def _of_response(response: Any) -> Answer:
     """An AMLResponse: ours, or Flask's (azureml-contrib-services, azureml-inference-server-http)."""
     status = int(response.status_code)
+    if not 200 <= status <= 599:
+        raise ValueError(f"The response's status is {status}; it is from 200 to 599.")
     lines, kind, told = [], "", False
     for name, value in response.headers.items():
         lower, value = name.lower(), str(value)

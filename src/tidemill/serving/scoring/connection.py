@@ -21,6 +21,7 @@ BUFFER_LIMIT = 256 << 10  # of bytes that came before they are wanted
 JOINED = 64 << 10  # a body up to this is sent in one piece with its head
 HEAD_S = 20.0
 BODY_S, BODY_RATE = 30.0, 4 << 10  # a body may take BODY_S, and a second more for each BODY_RATE bytes
+BODILESS = (204, 304)
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -182,8 +183,9 @@ class Connection(asyncio.Protocol):
         if answer.stream is not None:
             asyncio.get_event_loop().create_task(self._stream(request, answer))
             return
-        body = answer.body
-        head = self._head_of(request, answer, f"Content-Length: {len(body)}\r\n")
+        body = b"" if answer.status in BODILESS else answer.body
+        length = "" if answer.status in BODILESS else f"Content-Length: {len(body)}\r\n"
+        head = self._head_of(request, answer, length)
         self._states[self._slot] = shared.ANSWERING
         if request.method == "HEAD":
             body = b""

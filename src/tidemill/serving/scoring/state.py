@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import traceback
-from typing import Any
+from typing import Any, Callable
 
 TRACEBACK_LIMIT = 32 << 10
 
@@ -26,8 +26,11 @@ def failure(stage: str, error: BaseException, text: str = "") -> dict[str, str]:
 
 
 class StateFile:
-    def __init__(self, path: str, host: str) -> None:
+    """`failed` is told of a file that cannot be written: the server serves all the same."""
+
+    def __init__(self, path: str, host: str, failed: Callable[[str], None]) -> None:
         self._path = path
+        self._failed = failed
         self._now: dict[str, Any] = {
             "state": STARTING,
             "pid": os.getpid(),
@@ -49,9 +52,12 @@ class StateFile:
         if not self._path:
             return
         partial = self._path + ".part"
-        with open(partial, "w", encoding="utf-8") as file:
-            json.dump(self._now, file)
-        os.replace(partial, self._path)
+        try:
+            with open(partial, "w", encoding="utf-8") as file:
+                json.dump(self._now, file)
+            os.replace(partial, self._path)
+        except OSError as error:
+            self._failed(f"TIDEMILL_SERVING_STATE={self._path}: {error.strerror}")
 
     def get(self, name: str) -> Any | None:
         return self._now[name]

@@ -7,6 +7,7 @@ import contextlib
 import faulthandler
 import json
 import os
+import resource
 import select
 import signal
 import socket
@@ -32,13 +33,22 @@ _BACKOFF_S = (0.0, 1.0, 4.0, 15.0)
 def main(environ: Mapping[str, str]) -> int:
     try:
         settings = settings_.read(environ)
+        _allow_descriptors()
         listener = _listen(settings)
     except (SettingError, OSError) as error:
-        file = StateFile(environ.get("TIDEMILL_SERVING_STATE", ""), "")
+        file = StateFile(environ.get("TIDEMILL_SERVING_STATE", ""), "", lambda text: write(text + "\n"))
         file.set(state=state.FAILED, error=state.failure("config", error))
         write(f"The scoring server cannot start: {error}\n")
         return FAILED
     return Supervisor(settings, listener).run()
+
+
+def _allow_descriptors() -> None:
+    """Two for each connection: one here, one in its worker."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = shared.MOST_CONNECTIONS * 2 if hard == resource.RLIM_INFINITY else hard
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _listen(settings: Settings) -> socket.socket:
@@ -82,7 +92,7 @@ class Supervisor:
         self._exit: int | None = None
         self._drain_until = 0.0
         port = listener.getsockname()[1]
-        self._file = StateFile(settings.state_file, settings.host)
+        self._file = StateFile(settings.state_file, settings.host, self._log.error)
         self._file.set(state=state.STARTING, port=port)
         version = settings.server_version
         headers = f"x-ms-server-version: {version}\r\n" if version else ""
@@ -194,7 +204,14 @@ class Supervisor:
         self._board.slow[index] = 0
         sys.stdout.flush()
         sys.stderr.flush()
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError as error:
+            self._log.error("a worker cannot be started: %s; it is tried again", error.strerror)
+            ours.close()
+            theirs.close()
+            self._starts[index] = time.monotonic() + _BACKOFF_S[-1]
+            return
         if pid == 0:
             ours.close()
             self._become_worker(index, theirs)

@@ -183,7 +183,9 @@ class Serving:
                 if heard is None:
                     return
                 kind, slot, _, descriptor = heard
-                if kind == shared.GIVE and descriptor >= 0:
+                if kind == shared.GIVE and descriptor < 0:
+                    self.tell(shared.CLOSED, slot)  # it got lost: we have no descriptor left
+                elif kind == shared.GIVE:
                     self._take(descriptor, slot)
                 elif kind == shared.DRAIN:
                     self._drain()
