@@ -99,6 +99,13 @@ def test_batches_on_two_nodes(server: JobServer) -> None:
     job = server.job(name)
     assert job["status"] == "Completed", job["error"]["message"]
     assert rows(server, job) == EXPECTED
+    status, answer = server.call(
+        "POST", f"/api/v1{server.workspace}/jobs/{name}/batches/abc/0", {"progress": {}}
+    )
+    assert (status, answer["error"]["message"]) == (
+        403,
+        f"Only job {name!r} itself says what it has finished.",
+    )
     assert job["parallel"] == {
         "total": 20,
         "finished": 20,

@@ -85,7 +85,7 @@ def shown(row: Resource) -> dict[str, Any] | None:
 
 def _place(row: Resource, digest: str, number: int) -> Place:
     artifacts = job_status(row.status).plan.artifacts
-    if artifacts is None or not digest.isalnum() or len(digest) > 64:
+    if artifacts is None or not (digest.isascii() and digest.isalnum()) or len(digest) > 64:
         raise InvalidRequest(f"{digest!r} is no digest of batches.")
     return replace(artifacts, path=f"{artifacts.path}{FOLDER}/{digest}/{number:08d}.jsonl")
 

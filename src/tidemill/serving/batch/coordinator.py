@@ -22,6 +22,7 @@ from .lines import Lines, word_of
 from .spec import Spec
 
 SAY_S = 5.0  # between two lines of progress in the log
+MOST_HELD = 64 << 20  # bytes of results that wait for the service; then no more batches are handed out
 TELL_S = 1.0  # between two words of progress where no batch was finished
 
 
@@ -36,6 +37,7 @@ class Coordinator:
         self._rows = tempfile.TemporaryFile()  # noqa: SIM115 - for as long as this lives
         self._places: dict[int, tuple[int, int]] = {}  # batch -> (offset, bytes) in _rows
         self._workers = 0
+        self._held = 0  # bytes in _out
         self._fatal = ""
         self._over = False
         self._said = 0.0
@@ -46,6 +48,7 @@ class Coordinator:
         for record in earlier:
             self._keep(record)
         self._board.restore(earlier)
+        self._fatal = self._board.over()
         told = f", {len(earlier)} of them finished before" if earlier else ""
         _say(f"{self._board.total} mini-batches{told}.")
         threading.Thread(target=self._accept, args=(server,), daemon=True).start()
@@ -70,6 +73,8 @@ class Coordinator:
                 while self._out and (not some or size + len(self._out[0][1]) < MOST_BYTES):
                     some.append(self._out.pop(0))
                     size += len(some[-1][1])
+                self._held -= size
+                self._changed.notify_all()
                 settled, progress = self._settled() and not self._out, self._progress()
             if some or time.monotonic() - told_at >= TELL_S:
                 self._ledger.store(self._digest, [record for _, record in some], progress)
@@ -190,7 +195,7 @@ class Coordinator:
         """Waits: what another worker has may come back."""
         with self._changed:
             while not self._fatal and not self._board.ended:
-                index = self._board.take(worker)
+                index = self._board.take(worker) if self._held < MOST_HELD else None
                 if index is not None:
                     return index
                 self._changed.wait()
@@ -223,6 +228,7 @@ class Coordinator:
                     self._keep({**record, "rows": rows})
             if counts:
                 self._out.append((index, encoded))
+                self._held += len(encoded)
                 self._fatal = self._fatal or self._board.over()
             self._changed.notify_all()
 

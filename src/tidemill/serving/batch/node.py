@@ -22,6 +22,7 @@ from .spec import Refused, Spec, read
 JOIN_S = 600.0  # the coordinator may still cut its input
 INIT_S = 3600.0
 SHUTDOWN_S = 60.0
+ENDING_S = 5.0
 
 
 class Worker:
@@ -40,9 +41,10 @@ class Worker:
         os.close(theirs_in)
         os.close(theirs_out)
         self._held = b""
+        self._late = False  # an answer took too long
 
     def ask(self, message: dict[str, Any], timeout_s: float) -> dict[str, Any] | None:
-        """Its answer; None where it died, or `timeout_s` is over: then it is killed."""
+        """Its answer; None where it died, or `timeout_s` is over: then it is to be dropped."""
         try:
             _write(self._out, json.dumps(message, ensure_ascii=False).encode("utf-8", "replace") + b"\n")
         except OSError:
@@ -55,6 +57,7 @@ class Worker:
         while b"\n" not in parts[-1]:
             left = deadline - time.monotonic()
             if left <= 0 or not select.select([self._in], [], [], left)[0]:
+                self._late = True
                 return None
             data = os.read(self._in, 1 << 20)
             if not data:
@@ -66,23 +69,32 @@ class Worker:
     def kill(self) -> None:
         self._process.kill()
 
-    def end(self, kindly: bool) -> str:
-        """-> how it ended, for sentences."""
+    def end(self) -> None:
+        """Once it has nothing to do any more: shutdown() may take its time."""
         os.close(self._out)
-        if kindly:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(SHUTDOWN_S)
-        ended = self._process.poll()
-        if ended is None:
-            try:  # it may be ending just now
-                ended = self._process.wait(0.0 if not kindly else 1.0)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
-        os.close(self._in)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(SHUTDOWN_S)
+        self._gone()
+
+    def drop(self) -> str:
+        """After an answer that did not come. -> how it ended, "" where it had to be ended."""
+        os.close(self._out)
+        ended = None
+        if not self._late:
+            with contextlib.suppress(
+                subprocess.TimeoutExpired
+            ):  # its end of the pipe closes a little earlier
+                ended = self._process.wait(ENDING_S)
+        self._gone()
         if ended is None:
             return ""
         return f"ended by {signal.Signals(-ended).name}" if ended < 0 else f"exited with code {ended}"
+
+    def _gone(self) -> None:
+        if self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+        os.close(self._in)
 
 
 class Slot:
@@ -111,7 +123,7 @@ class Slot:
             return False
         finally:
             if self._worker is not None:
-                self._worker.end(kindly=True)
+                self._worker.end()
 
     def _score(self, message: dict[str, Any]) -> dict[str, Any]:
         if self._worker is None:
@@ -141,7 +153,7 @@ class Slot:
 
     def _drop(self) -> str:
         worker, self._worker = self._worker, None
-        return worker.end(kindly=False) if worker is not None else ""
+        return worker.drop() if worker is not None else ""
 
 
 def main(arguments: list[str], environ: Mapping[str, str] = os.environ) -> int:
