@@ -47,5 +47,7 @@ def test_train_deploy_shift_and_roll_back(server: Any) -> None:
         ("blue", "served-digits:1", "linear"),
         ("green", "served-digits:2", "svm"),
     ]
+    made = json.loads(tidemill("job", "show", "--name", "svm", "-o", "json"))
+    assert made["serves"] == [{"endpoint": "digits", "deployment": "green", "model": "served-digits:2"}]
     tidemill("deployment", "delete", "--endpoint-name", "digits", "--name", "green", "--yes")
     tidemill("endpoint", "delete", "--name", "digits", "--yes")

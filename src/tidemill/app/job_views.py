@@ -17,6 +17,7 @@ from tidemill.app import (
 )
 from tidemill.app.codec import decode_object, job_status
 from tidemill.app.services import Services
+from tidemill.app.serving_lineage import served_from
 from tidemill.app.times import iso
 from tidemill.domain.errors import NotFound
 from tidemill.domain.model import Attempt, Event, JobState, Resource, Scope
@@ -112,7 +113,9 @@ async def detail(s: Services, row: Resource) -> dict[str, Any]:
     status = job_status(row.status)
     plan = status.plan
     price = await costs.job_cost(s, row)
-    events, attempts = await s.store.read(lambda r: (r.events(row.uid), r.attempts_of(row.uid)))
+    events, attempts, serves = await s.store.read(
+        lambda r: (r.events(row.uid), r.attempts_of(row.uid), served_from(r, row))
+    )
     children: Sequence[Resource] = ()
     if status.kind != COMMAND:
         children = await s.store.read(lambda read: families.children(read, row))
@@ -146,6 +149,7 @@ async def detail(s: Services, row: Resource) -> dict[str, Any]:
         "sweep": await sweep_views.of(s, row) if status.kind == SWEEP else None,
         "parallel": parallel_progress.shown(row),
         "metrics": await _metrics(s, row),
+        "serves": serves,
         "logs": [{"path": file.path, "size": file.size} for file in files],
         "studio": page_of(s, row),
     }
