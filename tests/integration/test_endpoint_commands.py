@@ -105,6 +105,9 @@ def test_blue_comes_up_and_a_failing_update_leaves_it(run: Any, endpoint: str, f
     asked = ("endpoint", "invoke", "-n", "digits", "--data", '{"a": 1}')
     assert json.loads(run(*asked)) == '{"a": 1}'
     run(*asked, "--repeat", "5")
+    for mode in ("aml_token", "aad_token", "key"):
+        run("endpoint", "create", "-n", "digits", "--auth-mode", mode)
+        assert json.loads(run(*asked)) == '{"a": 1}'
     assert "429" not in run("endpoint", "watch", "-n", "digits", "--once")
     (files / "src/score.py").write_text(
         "def init(): raise RuntimeError('no such model')\ndef run(data): pass\n"

@@ -26,6 +26,7 @@ from tidemill.app.endpoint_rows import (
     event,
     find_endpoint,
     merge,
+    mirror_of,
     traffic_of,
 )
 from tidemill.app.identities import ComputeIdentity
@@ -50,8 +51,8 @@ SDK_NOTES = ("createdBy", "createdAt", "lastModifiedAt")
 async def put(
     s: Services, caller: Caller, scope: Scope, name: str, body: Mapping[str, Any]
 ) -> tuple[Resource, bool]:
-    """Creates or replaces -> (row, created). Keys and identity stay as they are once it is there.
-    Raises InvalidRequest, NotOffered, Conflict, AccessDenied."""
+    """Creates or replaces -> (row, created). Keys and identity stay as they are once it is there, and
+    traffic of which nothing is said. Raises InvalidRequest, NotOffered, Conflict, AccessDenied."""
     given = object_at(body, "properties")
     spec = read_endpoint(name, given)
     read_limits(object_at(given, "properties", "properties.properties"))
@@ -130,7 +131,7 @@ class _Draft:
         self._check_identity(old)
         row = replace(
             old,
-            spec=self._spec(check_shares(tx, old, self.spec)),
+            spec=self._spec(check_shares(tx, old, self._with_held(old))),
             tags=encode(dict(self.tags)),
             modified_at=self.now,
         )
@@ -167,6 +168,12 @@ class _Draft:
         )
         tx.add_event(event(row, self.now, "Created", f"Created by {self.by}.", self.by))
         return tx.insert(row)
+
+    def _with_held(self, old: Resource) -> EndpointSpec:
+        """A body that says nothing of traffic leaves it as it is; an empty object takes it away."""
+        shares = self.spec.traffic if "traffic" in self.given else tuple(traffic_of(old).items())
+        mirror = self.spec.mirror if "mirrorTraffic" in self.given else tuple(mirror_of(old).items())
+        return replace(self.spec, traffic=shares, mirror=mirror)
 
     def _spec(self, traffic: Traffic) -> bytes:
         return encode(

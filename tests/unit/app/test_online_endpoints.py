@@ -204,6 +204,17 @@ async def test_traffic_goes_only_to_what_serves(s, scope, owner, endpoint, deplo
     ]
 
 
+async def test_a_body_that_says_nothing_of_traffic_leaves_it(s, scope, owner, endpoint, deploy):
+    await deploy("blue")
+    await deploy("green")
+    await traffic(s, owner, scope, mirror={"green": 10}, blue=100)
+    row, _ = await endpoints.put(s, owner, scope, "ep1", {"properties": {"authMode": "AMLToken"}})
+    spec = decode_object(row.spec)
+    assert (spec["traffic"], spec["mirrorTraffic"]) == ({"blue": 100}, {"green": 10})
+    row, _ = await endpoints.put(s, owner, scope, "ep1", {"properties": {"traffic": {}, "mirrorTraffic": {}}})
+    assert decode_object(row.spec)["traffic"] == {}
+
+
 async def test_a_deployment_with_traffic_is_not_deleted(s, scope, owner, endpoint, deploy):
     await deploy("blue")
     await deploy("green")

@@ -86,11 +86,12 @@ def endpoint_body(spec: Mapping[str, Any], location: str) -> dict[str, Any]:
     properties: dict[str, Any] = {
         "authMode": _AUTH[spec.get("auth_mode") or "key"],
         "properties": spec.get("properties") or {},
-        "traffic": spec.get("traffic") or {},
-        "mirrorTraffic": spec.get("mirror_traffic") or {},
     }
     for key, wire in (("description", "description"), ("compute", "compute")):
         if spec.get(key):
+            properties[wire] = spec[key]
+    for key, wire in (("traffic", "traffic"), ("mirror_traffic", "mirrorTraffic")):
+        if spec.get(key) is not None:
             properties[wire] = spec[key]
     if spec.get("public_network_access"):
         properties["publicNetworkAccess"] = spec["public_network_access"].capitalize()
