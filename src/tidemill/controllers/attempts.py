@@ -473,9 +473,10 @@ class Attempts:
         """Its files and records on its nodes are no longer needed, unless they stay for a look."""
         if self._kept.keeps(live.attempt.id):
             return
+        soon = live.row is not None and bool(job_status(live.row.status).plan.serverless)
         for index, node_id in enumerate(live.attempt.nodes):
             ranks = tuple(rank for rank, placed in live.ranks.items() if placed.node_index == index)
-            self._cleaner.add(Leftover(node_id, live.attempt.id, ranks))
+            self._cleaner.add(Leftover(node_id, live.attempt.id, ranks), soon)
 
     def _spawn(self, coroutine: object) -> None:
         task = asyncio.ensure_future(coroutine)  # type: ignore[arg-type]

@@ -34,6 +34,7 @@ class Cleaner:
         self._engine = engine
         self._left: list[Leftover] = []
         self._added = asyncio.Event()
+        self._soon = False
         self._one = asyncio.Lock()  # held while one is cleaned
         self._task: asyncio.Task[None] | None = None
 
@@ -45,8 +46,11 @@ class Cleaner:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
-    def add(self, leftover: Leftover) -> None:
+    def add(self, leftover: Leftover, soon: bool = False) -> None:
+        """`soon`: also where others keep ending. The disk of a node that closes goes with what is left on it,
+        and nodes for one job each would pile them up."""
         self._left.append(leftover)
+        self._soon = self._soon or soon
         self._added.set()
 
     async def make_room(self, nodes: Sequence[str]) -> None:
@@ -68,6 +72,9 @@ class Cleaner:
             while before != len(self._left) and len(self._left) < MOST:
                 before = len(self._left)
                 await asyncio.sleep(QUIET_S)
+                if self._soon:
+                    break
+            self._soon = False
             self._added.clear()
             while self._left:
                 await self._clean(self._left.pop(0))

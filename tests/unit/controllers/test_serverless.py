@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -258,3 +259,19 @@ async def test_a_job_whose_environment_fails_leaves_no_compute(world: World):
     assert (await world.ended("a")).state == JobState.FAILED
     assert not world.calls("open_node")
     await all_gone(world)
+
+
+async def test_what_is_left_of_it_goes_although_other_jobs_keep_ending(world: World):
+    """Its node's disk goes with that: one for each job would pile up."""
+    await world.start()
+    await world.cluster()
+    await world.submit("alone")
+    await world.ended("alone")
+    attempt = world.attempts("alone")[0]
+    files = Path(world.engine.work_dir(attempt.nodes[0], attempt.id))
+    for number in range(200):
+        await world.submit(f"busy{number}", "cpu")
+        await world.ended(f"busy{number}")
+        if not files.exists():  # noqa: ASYNC240
+            return
+    raise AssertionError("it is still there")
