@@ -223,3 +223,16 @@ async def test_not_ready_is_no_end(local: Harness) -> None:
     await local.engine.stop("n-1", KEY, 1, "no longer wanted")
     await local.events.exited("a.1")
     assert kinds(local) == ["started", "exited"]
+
+
+async def test_cpu_that_a_node_has_used_is_counted_also_of_what_has_ended(local: Harness) -> None:
+    if not (await local.engine.isolation())["processes"].by.startswith("cgroup v2"):
+        pytest.skip("no control groups of version 2 on this host")
+    await local.open()
+    before = local.engine.cpu_used("n-1")
+    assert before is not None
+    await local.run("a.1", f"exec {PYTHON} -c 'sum(range(10_000_000))'")
+    after = local.engine.cpu_used("n-1")
+    assert after is not None
+    assert 50_000 < after - before < 10_000_000
+    assert local.engine.cpu_used("n-9") is None

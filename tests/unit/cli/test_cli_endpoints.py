@@ -115,6 +115,19 @@ def test_a_deployment_is_sent_as_the_server_reads_it(folder: Path):
     assert not read.egress
 
 
+def test_scaling_by_requests_and_to_zero(folder: Path):
+    more = (
+        "scale_settings.target_requests_per_instance=8",
+        "scale_settings.idle_time_before_scale_to_zero=90",
+    )
+    body = deployment_body(
+        load_deployment(write(folder, DEPLOYMENT), more).data, DeploymentReferences("m", "c", "e"), "x"
+    )
+    del body["properties"]["dataCollector"]
+    read = read_deployment("digits", "blue", body["properties"], body["sku"]).scale
+    assert (read.target_requests, read.idle_s) == (8, 90)
+
+
 def test_no_instances_are_none(folder: Path):
     spec = load_deployment(write(folder, DEPLOYMENT), ("instance_count=0",))
     assert deployment_body(spec.data, DeploymentReferences(), "here")["sku"]["capacity"] == 0
