@@ -41,7 +41,7 @@ def _deployment(name: str, port: int) -> Backend:
 
 async def main(port: int, blue: int, green: int, log: str) -> None:
     loop = asyncio.get_running_loop()
-    gateway = Gateway(loop, dial, no_tokens, AccessLog(Path(log)))
+    gateway = Gateway(loop, dial, no_tokens, AccessLog(Path(log)), "")
     digests = (sha256(KEY.encode()).hexdigest(), sha256(b"other").hexdigest())
     path = PATH.removeprefix("/endpoints/").removesuffix("/score")
     shares = (("blue", 90), ("green", 10))

@@ -38,6 +38,7 @@ from tidemill.server import side
 from tidemill.server.home import Home, read_config
 from tidemill.server.ports import SystemClock, listen
 from tidemill.server.reading import HomeReader, issuer_of
+from tidemill.serving.gateway import prometheus
 from tidemill.serving.gateway.access_log import AccessLog
 from tidemill.serving.gateway.admission import AML_TOKEN, CHALLENGE
 from tidemill.serving.gateway.back_channel import BackChannel
@@ -115,7 +116,7 @@ def _serve(
         folder.mkdir(mode=0o700, exist_ok=True)
         tokens = Tokens(home)
         access = AccessLog(home / "logs" / "gateway-access.log")
-        gateway = Gateway(loop, dialer(home, helped), tokens.check, access)
+        gateway = Gateway(loop, dialer(home, helped), tokens.check, access, prometheus.token_of(folder))
         channel = BackChannel(folder, gateway.report)
         gateway.on_news = channel.news
         table = TableFile(folder / FILE, gateway)

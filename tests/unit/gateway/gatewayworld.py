@@ -228,7 +228,7 @@ async def world(*names: str) -> AsyncIterator[World]:
         if token not in made.allowed:
             raise Denied(403, "Forbidden", f"{token!r} has no role on {endpoint.record.path}.")
 
-    gateway = Gateway(loop, dial, check, AccessLog(None))
+    gateway = Gateway(loop, dial, check, AccessLog(None), "metrics-token")
     server = await loop.create_server(lambda: Client(gateway, False), "127.0.0.1", 0)
     made = World(gateway, server.sockets[0].getsockname()[1], backings)
     gateway.on_news = made.news.append

@@ -265,3 +265,45 @@ async def test_websockets_pass() -> None:
         assert await line.reader.readexactly(4) == b"PING"
         line.close()
         await until(lambda: not w.gateway.report()["in_flight"])
+
+
+# --- what it tells of itself
+
+
+async def test_metrics_for_prometheus() -> None:
+    async with world("blue", "green") as w:
+        w.route(traffic={"blue": 100})
+        for _ in range(3):
+            await w.ask()
+        w.backings["blue"].answer = b"HTTP/1.1 500 X\r\nContent-Length: 0\r\n\r\n"
+        await w.ask()
+        assert (await w.ask(method="GET", path="/metrics")).status == 401
+        said = await w.ask(b"", "GET", "/metrics", "metrics-token")
+        assert said.headers["content-type"].startswith("text/plain; version=0.0.4")
+        lines = said.body.decode().splitlines()
+        blue = 'group="group",workspace="ws",endpoint="ep",deployment="blue"'
+        assert f'tidemill_endpoint_requests_total{{{blue},code="200"}} 3' in lines
+        assert f'tidemill_endpoint_requests_total{{{blue},code="424"}} 1' in lines
+        assert f'tidemill_endpoint_request_seconds_bucket{{{blue},le="+Inf"}} 4' in lines
+        assert f"tidemill_endpoint_request_seconds_count{{{blue}}} 4" in lines
+        assert f"tidemill_endpoint_instances{{{blue}}} 1" in lines
+        counts = [int(one.rpartition(" ")[2]) for one in lines if "_bucket{" + blue in one]
+        assert counts == sorted(counts)
+
+
+async def test_what_control_is_told() -> None:
+    async with world() as w:
+        w.backings["blue"].gate.clear()
+        asked = asyncio.create_task(w.ask())
+        await until(lambda: w.backings["blue"].heads)
+        report = w.gateway.report()
+        assert report["version"] == w.version
+        assert report["in_flight"] == {"blue-0": 1}
+        assert report["deployments"]["blue"]["in_flight"] == 1
+        await asyncio.sleep(0.03)
+        w.backings["blue"].gate.set()
+        assert (await asked).status == 200
+        told = w.gateway.report()["deployments"]["blue"]
+        assert (told["requests"], told["errors"], told["in_flight"]) == (1, 0, 0)
+        assert 25 <= told["p50_ms"] <= 2000
+        assert told["p50_ms"] <= told["p99_ms"]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 from tidemill.serving.gateway import refusals
 from tidemill.serving.gateway.exchange import Exchange
 from tidemill.serving.gateway.http1 import CHUNKED, HEAD_LIMIT, Chunks, Refused, Request
-from tidemill.serving.gateway.refusals import Denied
+from tidemill.serving.gateway.refusals import Denied, Told
 
 if TYPE_CHECKING:
     from tidemill.serving.gateway.gateway import Admitted, Gateway
@@ -120,6 +120,10 @@ class Client(asyncio.Protocol):
             self._refuse(Denied(error.status, "BadRequest", error.message))
         except Denied as denied:
             self._refuse(denied)
+        except Told as told:
+            self._request = None
+            self._transport.write(told.bytes())
+            self._transport.close()
 
     # --- reading
 

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from tidemill.domain.serving.routes import Table
-from tidemill.serving.gateway import admission
+from tidemill.serving.gateway import admission, prometheus
 from tidemill.serving.gateway.access_log import AccessLog
 from tidemill.serving.gateway.admission import AAD_TOKEN, AML_TOKEN, KEY, Admitted
 from tidemill.serving.gateway.client import Client, Memo
@@ -19,7 +19,7 @@ from tidemill.serving.gateway.dispatch import IDLE_S, Dial, Dispatcher
 from tidemill.serving.gateway.exchange import Exchange
 from tidemill.serving.gateway.http1 import Request
 from tidemill.serving.gateway.live import Deployment, Live, LiveEndpoint
-from tidemill.serving.gateway.refusals import Denied
+from tidemill.serving.gateway.refusals import Denied, Told
 
 Check = Callable[[LiveEndpoint, str], Awaitable[None]]
 """Whether a token opens an endpoint. Raises Denied."""
@@ -53,6 +53,7 @@ class Gateway:
         dial: Dial,
         check: Check,
         log: AccessLog,
+        metrics_token: str,
     ) -> None:
         self.loop = loop
         self.now = loop.time
@@ -62,6 +63,7 @@ class Gateway:
         self.on_news: Callable[[bool], None] = lambda _: None
         self._check = check
         self._log = log
+        self._metrics_token = metrics_token
         self._clients: set[Client] = set()
         self._most = connections_allowed()
         self._looking: asyncio.TimerHandle | None = None
@@ -138,7 +140,9 @@ class Gateway:
     # --- requests
 
     def admit(self, client: Client, request: Request) -> Admitted | None:
-        """None where a token must be looked at first. Raises Denied."""
+        """None where a token must be looked at first. Raises Denied, Told."""
+        if request.target == prometheus.TARGET:
+            self._tell_metrics(client, request)
         endpoint, path = admission.find(self.live, request)
         admission.check_reach(endpoint, client.is_local)
         secret = admission.bearer(request)
@@ -148,6 +152,15 @@ class Gateway:
         if endpoint.record.rate:
             admission.check_rate(endpoint, self.now())
         return endpoint, admission.choose(endpoint, request), path
+
+    def _tell_metrics(self, client: Client, request: Request) -> None:
+        """Raises Told, Denied."""
+        if client.is_local and prometheus.may_read(request.authorization, self._metrics_token):
+            raise Told(prometheus.KIND, prometheus.text(self.live))
+        text = (
+            f"Metrics are for this machine, with the token of {prometheus.TOKEN_FILE} in the home's serving/."
+        )
+        raise Denied(401, "Unauthorized", text, admission.CHALLENGE)
 
     def again(self, memo: Memo) -> Admitted:
         """One more request with the same head. Raises Denied."""

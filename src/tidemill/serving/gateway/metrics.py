@@ -9,6 +9,7 @@ from time import perf_counter_ns
 
 _BUCKETS = 4 * 40  # of microseconds, up to 2**39
 WINDOW_S = 10.0
+DOUBLINGS = range(9, 28)  # 2**9 us (half a millisecond) to 2**27 us (two minutes)
 
 
 class Times:
@@ -48,43 +49,55 @@ def _at(counts: Sequence[int], rank: float) -> int:
 
 
 class Metrics:
-    """Of one deployment. `errors`: answers of 500 and above, and models' errors (424). The percentiles are of
-    the last WINDOW_S to twice that."""
+    """Of one deployment. The percentiles are of the last WINDOW_S to twice that."""
 
     __slots__ = (
         "_before",
         "_now",
         "_rate",
+        "_total",
         "_turned",
         "_was",
-        "errors",
+        "by_status",
         "in_flight",
         "last_ns",
-        "requests",
-        "total",
+        "us",
     )
 
     def __init__(self) -> None:
-        self.requests = 0
-        self.errors = 0
+        self.by_status: dict[int, int] = {}
+        self.us = 0  # of all requests together
         self.in_flight = 0
         self.last_ns = 0  # of the last request, by perf_counter
-        self.total = Times()
+        self._total = Times()
         self._now, self._before = Times(), Times()
         self._turned = self._rate = 0.0
         self._was = (0.0, 0)
 
+    @property
+    def requests(self) -> int:
+        return sum(self.by_status.values())
+
+    @property
+    def errors(self) -> int:
+        """Answers of 500 and above, and models' errors (424)."""
+        return sum(count for status, count in self.by_status.items() if status >= 500 or status == 424)
+
     def answered(self, us: int, status: int) -> None:
-        self.requests += 1
-        if status >= 424 and (status >= 500 or status == 424):
-            self.errors += 1
+        self.by_status[status] = self.by_status.get(status, 0) + 1
+        self.us += us
         self._now.add(us)
+
+    def below(self) -> list[tuple[int, int]]:
+        """(microseconds, requests that took less) for each doubling, since the start."""
+        counts = [now + before for now, before in zip(self._now.counts, self._total.counts, strict=True)]
+        return [(1 << size, sum(counts[: 4 * (size + 1)])) for size in DOUBLINGS]
 
     def turn(self, now: float) -> None:
         """Called now and then, with seconds of a clock that only goes forward."""
         if now - self._turned >= WINDOW_S:
             for at, count in enumerate(self._now.counts):
-                self.total.counts[at] += count
+                self._total.counts[at] += count
             self._before, self._now = self._now, Times()
             if now - self._turned >= 2 * WINDOW_S:
                 self._before = Times()
@@ -94,17 +107,19 @@ class Metrics:
         """Since the one before: the rate is of requests that ended, a second."""
         self.turn(now)
         then, count = self._was
+        requests = self.requests
         if now - then >= 1.0:
-            self._rate = (self.requests - count) / (now - then)
-            self._was = (now, self.requests)
+            self._rate = (requests - count) / (now - then)
+            self._was = (now, requests)
         p50, p95, p99 = percentiles((self._before, self._now), (0.5, 0.95, 0.99))
+        last = (
+            (time.time_ns() - (perf_counter_ns() - self.last_ns)) // 1_000_000 * 1000 if self.last_ns else 0
+        )
         return {
             "rate": round(self._rate, 3),
             "in_flight": self.in_flight,
-            "last_at": (time.time_ns() - (perf_counter_ns() - self.last_ns)) // 1_000_000 * 1000
-            if self.last_ns
-            else 0,
-            "requests": self.requests,
+            "last_at": last,
+            "requests": requests,
             "errors": self.errors,
             "p50_ms": p50,
             "p95_ms": p95,

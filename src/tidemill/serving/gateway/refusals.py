@@ -19,6 +19,19 @@ class Denied(Exception):
         self.more = more
 
 
+class Told(Exception):
+    """What the gateway answers by itself, with 200."""
+
+    def __init__(self, kind: str, content: bytes) -> None:
+        super().__init__(kind)
+        self.kind = kind
+        self.content = content
+
+    def bytes(self) -> bytes:
+        head = f"HTTP/1.1 200 OK\r\nContent-Type: {self.kind}\r\nContent-Length: {len(self.content)}\r\n"
+        return head.encode() + b"Connection: close\r\n\r\n" + self.content
+
+
 def answer(status: int, code: str, message: str, *, close: bool, more: str = "", body: bool = True) -> bytes:
     """`body`: False for the answer to HEAD."""
     content = json.dumps({"error": {"code": code, "message": message}}).encode()
