@@ -1,5 +1,5 @@
-"""What Prometheus reads of the gateway (its text format 0.0.4): `GET /metrics` with the token that lies beside
-the route table. For who may read the home: the names of all endpoints are in it."""
+"""What Prometheus reads of the gateway (its text format 0.0.4): `GET /metrics` with the token that lies
+beside the route table. For who may read the home: the names of all endpoints are in it."""
 
 from __future__ import annotations
 
