@@ -40,6 +40,30 @@ async def test_forwarded_with_what_the_instance_may_know() -> None:
             assert gone not in head
 
 
+async def test_heads_and_bodies_in_pieces_of_any_size() -> None:
+    """Clients send them apart, and the same head again and again."""
+    async with world() as w:
+        line = await w.open()
+        head = f"POST {PATH} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEY}\r\n".encode()
+        head += b"Content-Length: 6\r\n\r\n"
+        for size in (len(head), 7, len(head) + 3, 1000, len(head)):
+            data = head + b"a%05d" % size
+            for at in range(0, len(data), size):
+                line.raw(data[at : at + size])
+                await asyncio.sleep(0.005)
+            assert (await line.answer()).status == 200
+            assert w.backings["blue"].bodies[-1] == b"a%05d" % size
+        line.raw(head + b"first." + head + b"second" + head)
+        assert [(await line.answer()).status for _ in range(2)] == [200, 200]
+        line.raw(b"third.")
+        assert (await line.answer()).status == 200
+        assert w.backings["blue"].bodies[-3:] == [b"first.", b"second", b"third."]
+        w.route(digests=())  # the key counts no more: the same head is looked at again
+        line.raw(head + b"fourth")
+        assert (await line.answer()).status == 401
+        line.close()
+
+
 @pytest.mark.parametrize(
     ("path", "asked"),
     [

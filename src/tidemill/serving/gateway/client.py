@@ -185,6 +185,7 @@ class Client(asyncio.Protocol):
         if request.length == len(data):  # mostly
             self._start(request, admitted, data)
             return
+        self._request = request
         self._admitted = admitted
         self._left, self._read, self._parts = request.length, 0, []
         self._chunks = Chunks() if request.length == CHUNKED else None
