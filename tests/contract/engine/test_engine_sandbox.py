@@ -82,8 +82,9 @@ async def test_read_only_inputs_cannot_be_written_even_by_their_owner(local: Har
 async def test_term_reaches_the_job_and_its_children(local: Harness) -> None:
     await local.open()
     # The job waits for its child: when it ends, whatever is left in its namespace is killed.
-    script = "(trap 'echo child asked; exit' TERM; touch up; sleep 600 & wait) & child=$!; "
-    script += "trap 'wait $child; echo asked; exit 9' TERM; wait"
+    # Its own trap comes first: the child may be up before the next line is read.
+    script = "trap 'wait $child; echo asked; exit 9' TERM; "
+    script += "(trap 'echo child asked; exit' TERM; touch up; sleep 600 & wait) & child=$!; wait"
     spec = await local.spec("a.1", script)
     await local.engine.start("n-1", spec)
     async with asyncio.timeout(10):
