@@ -249,7 +249,7 @@ class Connection(asyncio.Protocol):
         if self._buffer:
             asyncio.get_event_loop().call_soon(self._next)
         elif self._serving.pulse.slow:
-            self._give(shared.BACK)  # so that its next request goes to a worker that is free then
+            self._serving.give_back_idle()  # so that next requests go to workers that are free then
         else:
             self._states[self._slot] = shared.IDLE
 
@@ -330,7 +330,10 @@ class Connection(asyncio.Protocol):
     def drain(self) -> None:
         """Idle ones go back at once, others end with their answer."""
         self._keep_alive = False
-        if self._request is None and self not in self._serving.reading:
+        self.give_back_if_idle()
+
+    def give_back_if_idle(self) -> None:
+        if self._request is None and not self.gone and self not in self._serving.reading:
             self._give(shared.BACK)
 
     def _abort(self) -> None:

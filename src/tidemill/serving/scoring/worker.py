@@ -201,6 +201,10 @@ class Serving:
         task = self._loop.create_task(self._loop.connect_accepted_socket(lambda: connection, sock))
         task.add_done_callback(_retrieved)
 
+    def give_back_idle(self) -> None:
+        for connection in list(self.connections):
+            connection.give_back_if_idle()
+
     # -- requests that are still arriving
 
     def reads(self, connection: Connection) -> None:
