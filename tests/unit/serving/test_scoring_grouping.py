@@ -15,6 +15,7 @@ from tidemill.serving.scoring.script import Target
 from tidemill.serving.scoring.shared import Board
 
 BRISK = 0.0001
+PREEMPTED = 0.25  # a run that takes so long had no processor
 
 
 class Running(Target):
@@ -22,12 +23,14 @@ class Running(Target):
 
     def __init__(self) -> None:
         self.now = 50.0
+        self.sleeps = 0
 
     def read(self, request: Request) -> Any:
         return float(request.body)
 
     def one(self, item: Any) -> Any:
         self.now += item
+        self.sleeps += item != PREEMPTED
         return item
 
 
@@ -79,10 +82,15 @@ class Bench:
             self.ask(BRISK)
 
 
+def follow(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module.time, "monotonic", lambda: bench.target.now)
+    monkeypatch.setattr(module, "usage", lambda: (0.0, bench.target.sleeps))
+
+
 @pytest.fixture
 def bench(monkeypatch: pytest.MonkeyPatch) -> Bench:
     made = Bench()
-    monkeypatch.setattr(module.time, "monotonic", lambda: made.target.now)
+    follow(made, monkeypatch)
     return made
 
 
@@ -102,6 +110,18 @@ def test_after_a_slow_run_nobody_waits_for_another(bench: Bench) -> None:
         assert max(bench.ask(BRISK, BRISK)) == pytest.approx(0.0, abs=1e-6)
 
 
+def test_a_run_that_had_no_processor_changes_nothing(bench: Bench) -> None:
+    bench.settle()
+    bench.ask(PREEMPTED)
+    assert max(bench.ask(*[BRISK] * 5)) > BRISK
+
+
+def test_who_is_preempted() -> None:
+    assert module.preempted((1.0, 7), (1.0001, 7), 0.2)
+    assert not module.preempted((1.0, 7), (1.0001, 8), 0.2)  # it slept
+    assert not module.preempted((1.0, 7), (1.19, 7), 0.2)  # it worked
+
+
 def test_runs_that_are_a_little_longer_are_answered_at_once_for_a_while(bench: Bench) -> None:
     bench.settle()
     bench.ask(0.005)
@@ -115,7 +135,7 @@ def test_a_worker_of_several_says_when_its_runs_are_not_brisk(
     several: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench = Bench(several)
-    monkeypatch.setattr(module.time, "monotonic", lambda: bench.target.now)
+    follow(bench, monkeypatch)
     bench.ask(10.0)
     assert bench.board.slow[0] == several
     bench.settle()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 import signal
 import time
 import traceback
@@ -70,6 +71,17 @@ class Alarm:
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
+def usage() -> tuple[float, int]:
+    """Of this thread: CPU seconds, and how often it has gone to sleep of its own."""
+    found = resource.getrusage(resource.RUSAGE_THREAD)
+    return found.ru_utime + found.ru_stime, found.ru_nvcsw
+
+
+def preempted(before: tuple[float, int], after: tuple[float, int], taken: float) -> bool:
+    """Whether most of `taken` seconds went by because others had the processor."""
+    return after[1] == before[1] and after[0] - before[0] < taken / 2
+
+
 class Scorer:
     """`submit` is called with a request for /score, and later calls `connection.reply` once for it."""
 
@@ -134,6 +146,7 @@ class Inline(Scorer):
         self._soon = False
         self._mistrust = 16  # first runs are slower than those to come
         self._unsettled = 0
+        self._usage = usage()
         self._queue: deque[tuple[Connection, Request]] = deque()
 
     def submit(self, connection: Connection, request: Request) -> None:
@@ -150,6 +163,7 @@ class Inline(Scorer):
         self._soon = False
         held: list[tuple[Connection, Request, Answer]] = []
         end = time.monotonic() + self.HOLD_S
+        self._usage = usage()
         while self._queue:
             connection, request = self._queue.popleft()
             if connection.gone:
@@ -183,7 +197,8 @@ class Inline(Scorer):
         return self.finished(result, item, request, taken * 1000)
 
     def _judge(self, taken: float) -> None:
-        if taken > self.BRISK_S:
+        """A run that only waited for a processor says nothing of itself."""
+        if taken > self.BRISK_S and not preempted(self._usage, usage(), taken):
             self._unsettled = self.UNSETTLED
             self._mistrust = max(self._mistrust, self.MISTRUST if taken > self.SLOW_S else self.UNSETTLED)
             self.pulse.is_slow(True)
