@@ -28,7 +28,7 @@ from tidemill.app.endpoint_rows import DEPLOYMENTS
 from tidemill.data.uris import AssetId, AssetName, RegistryUri, parse_uri
 from tidemill.domain.errors import Conflict, InvalidRequest
 from tidemill.domain.model import JobState, Key, Resource, Scope
-from tidemill.domain.units import join_words
+from tidemill.domain.units import join_words, plural
 from tidemill.store.api import Read, ResourceQuery
 
 _UNENDED = tuple(state.value for state in JobState if not state.final)
@@ -177,7 +177,7 @@ def _of_registry(read: Read, scope: Scope, asked: _Asked) -> list[str]:
         if using:
             found.append(f"{len(using)} {word}")
     serving = _deployments(read.find(ResourceQuery(DEPLOYMENTS)), asked)
-    return [*found, f"{len(serving)} online deployments"] if serving else found
+    return [*found, plural(len(serving), "online deployment")] if serving else found
 
 
 def _made_from(read: Read, scope: Scope, kind: AssetKind, asked: _Asked) -> list[str]:

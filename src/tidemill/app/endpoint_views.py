@@ -7,7 +7,6 @@ from typing import Any
 
 from tidemill.app import autoscale_settings, costs, job_views
 from tidemill.app.access import Part
-from tidemill.app.asset_rows import MODELS, version_key
 from tidemill.app.codec import decode_object, job_status
 from tidemill.app.deployment_logs import instances_of, shown
 from tidemill.app.endpoint_rows import (
@@ -21,8 +20,9 @@ from tidemill.app.endpoint_rows import (
 )
 from tidemill.app.instances import phase_of
 from tidemill.app.services import Services
+from tidemill.app.serving_lineage import made_by
 from tidemill.app.times import iso
-from tidemill.domain.model import Event, Key, Resource, Scope
+from tidemill.domain.model import Event, Resource, Scope
 from tidemill.domain.serving.plan import DeploymentPlan
 from tidemill.domain.serving.service import InstanceProgress
 from tidemill.store.api import Read, ResourceQuery
@@ -107,7 +107,7 @@ async def _deployment(s: Services, endpoint: Resource, row: Resource) -> dict[st
         lambda read: (
             instances_of(read, row),
             autoscale_settings.of_deployment(read, row),
-            _model_job(read, row.key.scope, plan),
+            made_by(read, row.key.scope, plan),
         )
     )
     return {
@@ -148,15 +148,6 @@ def _model(plan: DeploymentPlan) -> str | None:
     if model is None:
         return None
     return f"{model.name}:{model.version}" if model.name else model.given
-
-
-def _model_job(read: Read, scope: Scope, plan: DeploymentPlan) -> str | None:
-    """The job of this workspace that made the model, if one did and is still there."""
-    if plan.model is None or not plan.model.name:
-        return None
-    version = read.get(version_key(scope, MODELS, plan.model.name, plan.model.version))
-    job = None if version is None else decode_object(version.spec).get("jobName")
-    return str(job) if job and read.get(Key(scope, "jobs", str(job))) is not None else None
 
 
 def _metrics(s: Services, row: Resource) -> dict[str, Any] | None:

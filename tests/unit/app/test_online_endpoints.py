@@ -7,7 +7,17 @@ from dataclasses import replace
 
 import pytest
 
-from tidemill.app import assets, endpoints, implicit_computes, online_deployments, workspace_deletion
+from tidemill.app import (
+    assets,
+    endpoints,
+    implicit_computes,
+    online_deployments,
+    principals,
+    registries,
+    sharing,
+    workspace_deletion,
+    workspaces,
+)
 from tidemill.app.asset_rows import CODES, ENVIRONMENTS, MODELS
 from tidemill.app.asset_usage import users_of
 from tidemill.app.codec import decode_object, encode
@@ -15,7 +25,8 @@ from tidemill.app.endpoint_rows import deployment_status, endpoint_status
 from tidemill.app.sealed import resealed
 from tidemill.app.storage import account_for
 from tidemill.domain.errors import Conflict, InvalidRequest, NotFound
-from tidemill.domain.model import JobState, Key, Resource
+from tidemill.domain.model import Caller, JobState, Key, Resource, Scope
+from tidemill.domain.principals import PrincipalKind
 from tidemill.environments.builder import EnvironmentBuilder
 from tidemill.identity.secrets import SecretBox
 from tidemill.store.api import ResourceQuery
@@ -317,3 +328,23 @@ async def test_a_model_that_is_served_is_in_use(s, scope, owner, endpoint, deplo
         assert users == ["deployment 'ep1/blue' (Succeeded)"]
     with pytest.raises(Conflict, match="in use by deployment 'ep1/blue'"):
         await assets.delete_version(s, owner, scope, MODELS, "digits", "1")
+
+
+async def test_a_model_of_a_registry_is_served_and_in_use_there(s, scope, owner, endpoint, deploy):
+    there = Scope.of_registry(scope.subscription, scope.group, "shared")
+    await registries.put(s, owner, there, {"location": "westeurope"})
+    guid = workspaces.status_of(await workspaces.get(s, scope))["workspaceId"]
+    source = f"azureml://locations/x/workspaces/{guid}/models/digits/versions/1"
+    given = {"sourceAssetId": source, "destinationName": "digits", "destinationVersion": "7"}
+    await sharing.import_asset(s, owner, there, {"properties": given})
+    model = "azureml://registries/shared/models/digits/versions/7"
+    plan = deployment_status(await deploy(model=model)).plan
+    assert (plan.model.name, plan.model.version) == ("digits", "7")
+    assert plan.model.place.account != plan.account
+    assert s.blobs.read_bytes(plan.model.place.account, plan.model.place.container, plan.model.place.path)
+    users = await s.store.read(lambda read: users_of(read, there, MODELS, "digits", "7"))
+    assert users == ["1 online deployment"]
+    who = await principals.create(s, owner, PrincipalKind.USER, "eve")
+    eve = Caller(who.oid, "eve", "User", principal=who)
+    with pytest.raises(NotFound, match="shared"):
+        await online_deployments.put(s, eve, scope, "ep1", "green", body(model=model))
