@@ -41,14 +41,12 @@ class AccessLog:
     def ended(self, exchange: Exchange, us: int) -> None:
         if self._file < 0:
             return
-        request = exchange.request
         self._lines.append(
-            b"%b%b %b %b %d %d %d.%03d %b %b\n"
+            b"%b%b %b %d %d %d.%03d %b %b\n"
             % (
                 self._stamp,
                 exchange.caller.peer,
-                request.method,
-                request.target.partition(b"?")[0],
+                exchange.request.logged,
                 exchange.status,
                 exchange.size,
                 us // 1000,
@@ -64,9 +62,7 @@ class AccessLog:
         if self._file < 0:
             return
         self.tick()
-        what = b"- -"
-        if request is not None:
-            what = request.method + b" " + request.target.partition(b"?")[0]
+        what = b"- -" if request is None else request.logged
         self._lines.append(b"%b%b %b %d 0 0 - -\n" % (self._stamp, peer, what, status))
         if len(self._lines) >= MOST_LINES:
             self.flush()

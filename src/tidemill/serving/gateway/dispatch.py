@@ -235,7 +235,8 @@ class Dispatcher:
         if exchange.answered and exchange.instance is not None:
             exchange.instance.failures = 0
         self._log.ended(exchange, us)
-        self._free(exchange)
+        if exchange.instance is not None:
+            self._free(exchange)
 
     def fail(self, exchange: Exchange, status: int, code: str, message: str) -> None:
         if exchange.over:
@@ -256,10 +257,10 @@ class Dispatcher:
         if instance is None:
             return
         instance.in_flight -= 1
-        if instance.removed and not instance.in_flight:
-            self._news(True)
-        elif instance.deployment.waiting:
+        if instance.deployment.waiting and not instance.removed:
             self.wake(instance.deployment)
+        elif instance.removed and not instance.in_flight:
+            self._news(True)
 
     # --- time
 

@@ -59,6 +59,7 @@ class Request:
     length = 0
     expects = False
     upgrade = b""
+    _logged = b""
 
     def __init__(self, block: bytes) -> None:
         """`block` ends with the empty line. Raises Refused."""
@@ -97,6 +98,13 @@ class Request:
             self.fields = block[start + 1 : -2]
         if known < len(found):
             self._understand_rest(found)
+
+    @property
+    def logged(self) -> bytes:
+        """Method and target, without the query, which may hold what is nobody's business."""
+        if not self._logged:
+            self._logged = self.method + b" " + self.target.partition(b"?")[0]
+        return self._logged
 
     def _understand_rest(self, found: dict[bytes, bytes]) -> None:
         """What most requests do not have."""
@@ -141,49 +149,49 @@ class Request:
 class Answer:
     """`length`: bytes of body, CHUNKED or UNTIL_CLOSE. `fields`: those that are passed on."""
 
-    __slots__ = ("fields", "keep_alive", "length", "reason", "status")
+    reason = b""
 
     def __init__(self, block: bytes, method: bytes) -> None:
         """The head of an answer to `method`. Raises Broken."""
         line = _ANSWER.fullmatch(block)
         if line is None:
             raise Broken("its head could not be read")
-        self.status = int(line[2])
+        minor, status = line.groups()
         start = block.index(b"\n")
-        self.reason = b"" if self.status == 200 else block[line.end(2) : start - 1].strip()
+        self.status = int(status)
         self.fields = block[start + 1 : -2]
-        self.keep_alive = line[1] == b"1"
+        self.keep_alive = minor == b"1"
         pairs = _OF_ANSWER.findall(block[start:-2].lower())
+        if len(pairs) == 1 and status == b"200" and method == b"POST":  # mostly
+            name, length = pairs[0]
+            if name == b"content-length" and length.isdigit() and len(length) < 19:
+                self.length = int(length)
+                return
+        self.reason = block[line.end(2) : start - 1].strip()
+        self._understand(pairs, method)
+
+    def _understand(self, pairs: list[tuple[bytes, bytes]], method: bytes) -> None:
         found = dict(pairs)
         if len(found) != len(pairs):
             self._check_twice([name for name, _ in pairs])
-        length = found.pop(b"content-length", None)
-        if length is not None:
-            try:
-                length = int(length) if length.isdigit() and len(length) < 19 else _number(length)
-            except Refused:
-                raise Broken("its Content-Length is no number") from None
-        if (
-            self.status == 200
-            and length is not None
-            and len(found) < 2
-            and method == b"POST"
-            and (not found or b"connection" in found)
-        ):
-            self.length = length  # mostly
-        else:
-            self.length = self._length(length, found.get(b"transfer-encoding"), method)
-        if found:
-            connection = found.get(b"connection", b"keep-alive")
-            if _KEPT in self.fields and len(found) == 1:  # many servers say what goes without saying
-                self.fields = self.fields.replace(_KEPT, b"", 1)
-            else:
-                self.fields = _LINES_ENDING_HERE.sub(b"", self.fields)
-            if connection != b"keep-alive" or not self.keep_alive:
-                words = _words(connection)
-                self.keep_alive = self.keep_alive and b"close" not in words
-                named = words - _OF_CONNECTION - {b"content-length"}
-                self.fields = _without_lines(self.fields, named) if named else self.fields
+        given = found.pop(b"content-length", None)
+        try:
+            length = None if given is None else _number(given)
+        except Refused:
+            raise Broken("its Content-Length is no number") from None
+        self.length = self._length(length, found.get(b"transfer-encoding"), method)
+        if not found:
+            return
+        connection = found.get(b"connection", b"keep-alive")
+        if len(found) == 1 and _KEPT in self.fields:  # many servers say what goes without saying
+            self.fields = self.fields.replace(_KEPT, b"", 1)
+            return
+        self.fields = _LINES_ENDING_HERE.sub(b"", self.fields)
+        if connection != b"keep-alive":
+            words = _words(connection)
+            self.keep_alive = self.keep_alive and b"close" not in words
+            named = words - _OF_CONNECTION - {b"content-length"}
+            self.fields = _without_lines(self.fields, named) if named else self.fields
 
     def _check_twice(self, names: list[bytes]) -> None:
         for name in (b"content-length", b"transfer-encoding", b"connection"):

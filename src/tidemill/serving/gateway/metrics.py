@@ -84,7 +84,10 @@ class Metrics:
         return sum(count for status, count in self.by_status.items() if status >= 500 or status == 424)
 
     def answered(self, us: int, status: int) -> None:
-        self.by_status[status] = self.by_status.get(status, 0) + 1
+        if status in self.by_status:
+            self.by_status[status] += 1
+        else:
+            self.by_status[status] = 1
         self.us += us
         self._now.add(us)
 
