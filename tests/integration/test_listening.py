@@ -107,11 +107,20 @@ def test_the_storage_server_checks_the_host_too(server: dict[str, Any]) -> None:
     assert b"MisdirectedRequest" in body
 
 
-def test_plain_http_stays_on_loopback(server: dict[str, Any]) -> None:
-    port = int(server["addresses"]["http"].rsplit(":", 1)[1])
-    with socket.socket() as sock:
-        sock.settimeout(5)
-        assert sock.connect_ex((ADDRESS, port)) != 0
+def test_the_gateway_is_there_with_the_same_certificates(server: dict[str, Any], home: Path) -> None:
+    status, body = get(server, ADDRESS, "gateway", "/endpoints/s/g/w/none/score", NAME, home)
+    assert (status, b"EndpointNotFound" in body) == (404, True)
+
+
+def test_plain_http_stays_on_loopback(server: dict[str, Any], home: Path) -> None:
+    ports = [
+        int(server["addresses"]["http"].rsplit(":", 1)[1]),
+        json.loads((home / "gateway.json").read_text())["http_port"],
+    ]
+    for port in ports:
+        with socket.socket() as sock:
+            sock.settimeout(5)
+            assert sock.connect_ex((ADDRESS, port)) != 0
     connection = http.client.HTTPConnection(
         ADDRESS, int(server["addresses"]["https"].rsplit(":", 1)[1]), timeout=5
     )
@@ -130,6 +139,7 @@ def test_it_is_kept_for_the_next_start_and_a_killed_server_adopts(server: dict[s
     assert again["listen"] == [ADDRESS]
     assert again["names"] == [NAME, ADDRESS]
     assert again["data_pid"] == server["data_pid"]
+    assert again["gateway_pid"] == server["gateway_pid"]
     assert get(again, ADDRESS, "https", "/metadata/endpoints", NAME, home)[0] == 200
     os.kill(again["pid"], signal.SIGKILL)
     os.waitpid(again["pid"], 0)
@@ -137,7 +147,8 @@ def test_it_is_kept_for_the_next_start_and_a_killed_server_adopts(server: dict[s
     local = launch.up(home, **PORTS, listen="localhost", detach=True)
     assert local["listen"] == []
     assert local["data_pid"] != server["data_pid"]
-    for which in ("https", "data"):
+    assert local["gateway_pid"] != server["gateway_pid"]
+    for which in ("https", "data", "gateway"):
         with socket.socket() as sock:
             sock.settimeout(5)
             assert sock.connect_ex((ADDRESS, int(local["addresses"][which].rsplit(":", 1)[1]))) != 0

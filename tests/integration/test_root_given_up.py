@@ -88,10 +88,15 @@ def processes_of(server: JobServer) -> dict[int, list[str]]:
 
 def test_only_the_helper_and_agents_are_root(server: JobServer) -> None:
     running(server, "who")
-    seen: dict[str, list[int]] = {"control": [], "data": [], "helper": [], "agent": []}
+    seen: dict[str, list[int]] = {"control": [], "data": [], "gateway": [], "helper": [], "agent": []}
+    words = {
+        "server.control": "control",
+        "server.data_process": "data",
+        "server.gateway_process": "gateway",
+        "helper/main.py": "helper",
+    }
     for pid, argv in processes_of(server).items():
         line = " ".join(argv)
-        words = {"server.control": "control", "server.data_process": "data", "helper/main.py": "helper"}
         kind = next((kind for word, kind in words.items() if word in line), "")
         kind = kind or ("agent" if argv[0] == "tidemill-agent" else "")
         if kind:
@@ -100,11 +105,12 @@ def test_only_the_helper_and_agents_are_root(server: JobServer) -> None:
             assert kind in ("helper", "agent"), line
     assert seen["control"] == [server.state["pid"]]
     assert seen["data"] == [server.state["data_pid"]]
+    assert seen["gateway"] == [server.state["gateway_pid"]]
     assert sorted(seen["helper"]) == sorted(helper_pids(server))
     assert next(iter(server.nodes().values())) in seen["agent"]
     claimed = uids.claimed(str(server.home))
     assert claimed is not None
-    for pid in (*seen["control"], *seen["data"]):
+    for pid in (*seen["control"], *seen["data"], *seen["gateway"]):
         status = status_of(pid)
         assert status["Uid"].split() == [str(claimed.first)] * 4
         assert status["Gid"].split() == [str(claimed.first)] * 4

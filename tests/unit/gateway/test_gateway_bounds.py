@@ -291,6 +291,15 @@ async def test_metrics_for_prometheus() -> None:
         assert counts == sorted(counts)
 
 
+async def test_control_hears_of_rates_that_fall(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gateway, "LOOK_S", 0.02)
+    async with world() as w:
+        await w.ask()
+        await until(lambda: not w.gateway.dispatcher.active)
+        w.news.clear()
+        await until(lambda: len(w.news) > 2)  # nobody asks for anything, and control is told again
+
+
 async def test_what_control_is_told() -> None:
     async with world() as w:
         w.backings["blue"].gate.clear()

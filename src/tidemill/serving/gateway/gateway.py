@@ -123,6 +123,7 @@ class Gateway:
                     upstream.close()
             idle = idle or bool(instance.idle)
         self._log.flush()
+        self.on_news(False)  # rates fall when nobody asks
         self._looking = self.loop.call_later(LOOK_S, self._look) if self._clients or idle else None
 
     async def drain(self, seconds: float) -> None:
