@@ -339,7 +339,9 @@ async def delete(s: Services, caller: Caller, scope: Scope, name: str) -> Resour
         row = tx.update(replace(row, state=Provisioning.DELETING, modified_at=now))
         for deployment in deployments_of(tx, row):
             online_deployments.begin_deletion(tx, deployment, now, caller.name)
-        online_deployments.finish_endpoint(tx, row, now)
+        left = tx.get(row.key)  # it may have gone with a deployment that had no instances
+        if left is not None:
+            online_deployments.finish_endpoint(tx, left, now)
         return row
 
     return await s.store.write(change)

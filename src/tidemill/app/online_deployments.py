@@ -288,7 +288,10 @@ def begin_deletion(tx: Tx, row: Resource, now: int, by: str) -> Resource:
         return row
     tx.add_event(event(row, now, Provisioning.DELETING, f"Being deleted by {by}.", by))
     row = tx.update(replace(row, state=Provisioning.DELETING, modified_at=now))
-    finish_deletion(tx, row, now)
+    if not tx.count(ResourceQuery("jobs", row.key.scope, parent_uid=row.uid)):
+        finish_deletion(
+            tx, row, now
+        )  # else the deployments controller does, which removes those that ended, too
     return row
 
 

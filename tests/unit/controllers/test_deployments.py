@@ -475,3 +475,15 @@ async def test_an_autoscale_setting_bounds_and_scales(w: World) -> None:
     assert said[-1] == "3 instances from now on: RequestsPerMinute is 300 (> 100)."
     await autoscale_settings.delete(w.services, OWNER, group, "a")
     await until(w, lambda: len(routed(w).instances) == 1, "as many as the deployment asks for")
+
+
+async def test_an_endpoint_goes_with_a_deployment_that_sleeps(w: World) -> None:
+    await w.start()
+    await deploy(w, **to_zero())
+    await settled(w)
+    w.clock.ahead += 11_000_000
+    await until(w, lambda: not live(w))
+    await endpoints.delete(w.services, OWNER, SCOPE, "ep1")
+    await until(w, lambda: row_of(w) is None)
+    await until(w, lambda: not w.read().count(ResourceQuery("onlineEndpoints")), "the endpoint is gone")
+    assert not w.read().count(ResourceQuery("jobs"))
