@@ -143,6 +143,10 @@ def test_answers() -> None:
     assert not answer("Content-Length: 1", first="HTTP/1.0 200 OK").keep_alive
     kept = answer("A: b", "Connection: keep-alive, A", "Keep-Alive: timeout=5", "Content-Length: 1", "C: d")
     assert (kept.fields, kept.keep_alive) == (b"Content-Length: 1\r\nC: d\r\n", True)
+    said = answer("Content-Length: 1", "A: b", "Connection: keep-alive", "C: d")
+    assert (said.fields, said.length, said.keep_alive) == (b"Content-Length: 1\r\nA: b\r\nC: d\r\n", 1, True)
+    said = answer("Content-Length: 1", "connection: Keep-Alive", "C: d")
+    assert (said.fields, said.keep_alive) == (b"Content-Length: 1\r\nC: d\r\n", True)
     assert answer(first="HTTP/1.1 404 Not Found").reason == b"Not Found"
     assert answer(first="HTTP/1.1 404").status == 404
 

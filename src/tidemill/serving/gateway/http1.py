@@ -40,6 +40,7 @@ _LINES_ENDING_HERE = re.compile(rb"(?im)^(?:" + _ENDING_HERE + rb"):[^\n]*\n")
 _AUTHORIZATION = b"\nauthorization:"
 _OF_CONNECTION = frozenset((b"close", b"keep-alive", b"upgrade", b"te", b""))
 _LF = b"\n"
+_KEEPS = [(b"connection", b"keep-alive")]
 _KEPT = b"Connection: keep-alive\r\n"
 _CHUNK = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[\t -~\x80-\xff]*)?")
 _TRAILER = re.compile(_TOKEN + rb":[\t -~\x80-\xff]*")
@@ -162,11 +163,16 @@ class Answer:
         self.fields = block[start + 1 : -2]
         self.keep_alive = minor == b"1"
         pairs = _OF_ANSWER.findall(block[start:-2].lower())
-        if len(pairs) == 1 and status == b"200" and method == b"POST":  # mostly
+        if pairs and status == b"200" and method == b"POST":  # mostly
             name, length = pairs[0]
             if name == b"content-length" and length.isdigit() and len(length) < 19:
-                self.length = int(length)
-                return
+                if len(pairs) == 1:
+                    self.length = int(length)
+                    return
+                if pairs[1:] == _KEEPS and _KEPT in self.fields:  # as many servers say, though it need not be
+                    self.length = int(length)
+                    self.fields = self.fields.replace(_KEPT, b"", 1)
+                    return
         self.reason = block[line.end(2) : start - 1].strip()
         self._understand(pairs, method)
 
@@ -183,9 +189,6 @@ class Answer:
         if not found:
             return
         connection = found.get(b"connection", b"keep-alive")
-        if len(found) == 1 and _KEPT in self.fields:  # many servers say what goes without saying
-            self.fields = self.fields.replace(_KEPT, b"", 1)
-            return
         self.fields = _LINES_ENDING_HERE.sub(b"", self.fields)
         if connection != b"keep-alive":
             words = _words(connection)
