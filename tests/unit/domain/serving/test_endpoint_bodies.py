@@ -83,7 +83,7 @@ def test_settings_and_probes():
     [
         ({"codeConfiguration": {"codeId": "c"}}, "codeConfiguration.scoringScript", "no scoringScript"),
         ({"codeConfiguration": {"scoringScript": "s"}}, "codeConfiguration.codeId", "no codeId"),
-        ({"codeConfiguration": None, "model": None}, "model", "nothing to serve"),
+        ({"codeConfiguration": None, "model": None, "environmentId": None}, "model", "nothing to serve"),
         (
             {"codeConfiguration": {"codeId": "c", "scoringScript": "../s.py"}},
             "codeConfiguration.scoringScript",
