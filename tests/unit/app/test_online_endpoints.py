@@ -174,6 +174,7 @@ async def test_an_mlflow_model_brings_its_environment(s, endpoint, deploy):
         ({"model": "azureml:digit:1"}, NotFound, "Did you mean 'digits'", "model"),
         ({"model": "azureml:gone:1"}, NotFound, "nothing is stored", "model"),
         ({"environmentId": None}, InvalidRequest, "has no environment", "environmentId"),
+        ({"codeConfiguration": None, "model": None}, InvalidRequest, "there is nothing to serve", "model"),
         ({"environmentId": "azureml:evn:1"}, NotFound, "was not found", "environmentId"),
         ({"instanceType": "Standard_DS3"}, InvalidRequest, "Standard_DS3", "instanceType"),
         (
