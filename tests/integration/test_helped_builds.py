@@ -5,13 +5,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import io
 import json
 import os
 import shutil
 import signal
 import socket
-import tarfile
 import tempfile
 import threading
 import time
@@ -22,6 +20,7 @@ from typing import Any
 
 import pytest
 from asserver import in_a_child, need_dropping
+from sourcepackages import source
 
 from tidemill.engines.helped import HelperHost, Refused
 from tidemill.environments import helped
@@ -31,32 +30,6 @@ from tidemill.environments.spec import EnvironmentSpec
 from tidemill.environments.tree import remove_tree
 from tidemill.sandbox import cgroups, uids
 from tidemill.server import helper_process, privileges
-
-PROJECT = """
-[build-system]
-requires = []
-build-backend = "backend"
-backend-path = ["."]
-[project]
-name = "{name}"
-version = "1.0"
-"""
-BACKEND = """
-import json, os, subprocess, zipfile
-{attack}
-def build_wheel(folder, *_, **__):
-    found = attack()
-    name = "{name}-1.0-py3-none-any.whl"
-    with zipfile.ZipFile(os.path.join(folder, name), "w") as file:
-        file.writestr("{name}/__init__.py", "")
-        file.writestr("{name}/found.json", json.dumps(found))
-        file.writestr("{name}-1.0.dist-info/METADATA",
-                      "Metadata-Version: 2.1\\nName: {name}\\nVersion: 1.0\\n")
-        file.writestr("{name}-1.0.dist-info/WHEEL",
-                      "Wheel-Version: 1.0\\nGenerator: t\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n")
-        file.writestr("{name}-1.0.dist-info/RECORD", "")
-    return name
-"""
 
 
 @pytest.fixture(scope="module")
@@ -95,18 +68,6 @@ def server(place: Path) -> int:
     found = uids.claimed(str(place / "home"))
     assert found is not None
     return found.first
-
-
-def source(place: Path, name: str, attack: str) -> None:
-    with tarfile.open(place / "wheels" / f"{name}-1.0.tar.gz", "w:gz") as tar:
-        texts = {
-            "pyproject.toml": PROJECT.format(name=name),
-            "backend.py": BACKEND.format(name=name, attack=attack),
-        }
-        for path, text in texts.items():
-            info = tarfile.TarInfo(f"{name}-1.0/{path}")
-            info.size = len(text)
-            tar.addfile(info, io.BytesIO(text.encode()))
 
 
 def builder(place: Path) -> EnvironmentBuilder:
@@ -151,7 +112,7 @@ def nothing_is_left(place: Path) -> bool:
 def test_a_build_has_a_user_of_its_own(place: Path, as_server: Callable[..., Any]) -> None:
     mark = f"own-{os.getpid()}"
     source(
-        place,
+        place / "wheels",
         "tmown",
         f"""
 def attack():
@@ -200,7 +161,7 @@ def attack():
 def test_a_killed_server_takes_its_build_with_it(place: Path, as_server: Callable[..., Any]) -> None:
     mark = f"orphan-{os.getpid()}"
     source(
-        place,
+        place / "wheels",
         "tmorphan",
         f"""
 def attack():
@@ -227,7 +188,7 @@ def attack():
 def test_a_cancelled_build_is_gone_when_that_is_said(place: Path, as_server: Callable[..., Any]) -> None:
     mark = f"hang-{os.getpid()}"
     source(
-        place,
+        place / "wheels",
         "tmhang",
         f"""
 def attack():

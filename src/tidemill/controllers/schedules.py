@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 
 from tidemill.app import schedule_runs, schedules
 from tidemill.app.services import Services
+from tidemill.app.waiting import wait_set
 
 log = logging.getLogger("tidemill.schedules")
 
@@ -45,9 +45,7 @@ class Schedules:
             except Exception:
                 log.exception("schedules could not be read; again in %s s", AGAIN_S)
                 delay = AGAIN_S
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(delay):
-                    await self._wake.wait()
+            await wait_set(self._wake, delay)
 
     async def _look(self) -> float | None:
         """Begins what is due -> seconds until the next time; None: no schedule has one."""

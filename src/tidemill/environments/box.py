@@ -276,7 +276,7 @@ def clear(folder: Path, rules: Confinement) -> None:
     if rules.helper is not None:
         helped.end(rules.helper, folder)
     else:
-        _remove(cgroups.stale(f"{GROUPS}{folder.name.removeprefix('.tmp-')}"))
+        _remove(cgroups.named(f"{GROUPS}{folder.name.removeprefix('.tmp-')}"))
     tree.remove_tree(folder)
 
 

@@ -180,7 +180,7 @@ class _Work:
     def _end_groups(self) -> None:
         """Nothing of the build runs after this."""
         until = time.monotonic() + _DYING_S
-        for directory in cgroups.stale(self._label):
+        for directory in cgroups.named(self._label):
             cgroups.kill(directory)
             while not cgroups.remove(directory):
                 if time.monotonic() > until:

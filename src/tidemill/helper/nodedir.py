@@ -129,8 +129,7 @@ class NodeDir:
         """As the agent wrote them down, and wherever else a group of that name lies (it may have died
         before)."""
         written = self.journal().node.get("groups", {}).values()
-        found = [d for d in cgroups.stale(name) if os.path.basename(d) == name]
-        return sorted({*written, *found})
+        return sorted({*written, *cgroups.named(name)})
 
     def remove(self) -> None:
         """All but the directories of attempts, which are nobody's to enter now but ours. The node does not

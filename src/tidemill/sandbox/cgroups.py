@@ -194,6 +194,11 @@ def stale(prefix: str, found: dict[str, Hierarchy] | None = None) -> list[str]:
     return hits
 
 
+def named(name: str) -> list[str]:
+    """The groups of exactly that name, wherever `create` would have put them."""
+    return [directory for directory in stale(name) if os.path.basename(directory) == name]
+
+
 def write(path: str, value: str) -> str:
     """Into a file of a group. -> why not, or ""."""
     try:

@@ -22,6 +22,7 @@ from tidemill.identity.files import write_whole
 from tidemill.server import home as homes
 from tidemill.server.backups import archive
 from tidemill.server.backups.snapshot import Snapshot, check, taken
+from tidemill.server.folders import opened
 
 FOLDER = "backups"  # of the home
 ENDING = ".tidemill-backup"
@@ -114,7 +115,7 @@ def _target(home: homes.Home, to: Path | None) -> Path:
     if to is None:
         with contextlib.suppress(FileExistsError):
             folder.mkdir(mode=0o700)
-            with _opened(folder) as made:
+            with opened(home.root, FOLDER) as made:
                 _give(made, home)
     if not folder.is_dir():
         if folder.exists():
@@ -149,7 +150,7 @@ def _new_file(target: Path, home: homes.Home) -> Iterator[IO[bytes]]:
     finally:
         part.unlink(missing_ok=True)
         os.close(descriptor)
-    with _opened(target.parent.resolve()) as folder:
+    with opened(target.parent) as folder:
         os.fsync(folder)
 
 
@@ -163,15 +164,6 @@ def _remove_left(parts: set[Path]) -> None:
                 part.unlink()
             finally:
                 os.close(descriptor)
-
-
-@contextlib.contextmanager
-def _opened(folder: Path) -> Iterator[int]:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
 
 
 def _give(descriptor: int, home: homes.Home) -> None:
