@@ -11,6 +11,8 @@ UV := .venv/bin/uv
 SDK := .venv-sdk
 MLFLOW := mlflow2 mlflow3 azureml-mlflow
 AZMLSERVER := .venv-azmlserver
+# Test modules at once: most of their time they wait, for other processes or for a client's pauses.
+PROCESSES ?= 2
 
 .PHONY: help demo demo-sdk test test-fast lint bench lock clean install sdk mlflow azmlserver system
 
@@ -24,10 +26,10 @@ demo-sdk: .venv/.ready $(SDK)/.ready ## The same job through Microsoft's azure-a
 	@$(BIN)/python examples/demo.py --sdk $(SDK)/bin/python
 
 test: install sdk mlflow azmlserver system ## Install everything the tests need and run them all
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n $(PROCESSES) --dist loadfile
 
 test-fast: .venv/.dev ## Unit and contract tests only
-	$(BIN)/python -m pytest -q tests/unit tests/contract -m 'not slow and not kill and not postgres'
+	$(BIN)/python -m pytest -q -n $(PROCESSES) --dist loadfile tests/unit tests/contract -m 'not slow and not kill and not postgres'
 
 lint: .venv/.dev ## ruff, pyright, import rules
 	$(BIN)/ruff check .

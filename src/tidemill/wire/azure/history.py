@@ -32,6 +32,8 @@ HISTORY = "/history/v1.0" + W
 READ = "Microsoft.MachineLearningServices/workspaces/experiments/runs/read"
 WRITE = "Microsoft.MachineLearningServices/workspaces/experiments/runs/write"
 WARNINGS = ("Note", "NotRegistered", "ServiceNotRunning")  # codes of events
+# The SDK's stream ends with the first of these that it sees (its RunHistoryConstants), and shows the warnings then.
+STREAMS_END = frozenset({*(state for state in JobState if state.final), JobState.CANCEL_REQUESTED})
 JOB_ID = "jobs/{name}"  # a run is its job: that is where roles are given
 LOG_URL_TTL_US = 3600 * 1_000_000
 SDK = "azure-ai-ml"  # in the User-Agent of the client whose streams need it
@@ -104,7 +106,7 @@ async def run_details(services: Services, caller: Caller, row: Resource) -> dict
     body = run_body(services, row, status)
     body["logFiles"] = {file.path: log_url(services, caller, row, file.path) for file in files}
     body["runDefinition"] = {"script": None, "command": status.plan.job.command}
-    body["warnings"] = await _warnings(services, row, status) if JobState(row.state).final else []
+    body["warnings"] = await _warnings(services, row, status) if row.state in STREAMS_END else []
     return body
 
 
