@@ -29,8 +29,11 @@ from tidemill.store.api import Tx
 AGENT = "tidemill"
 
 
-async def send(s: Services, row: Resource) -> None:
+async def send(s: Services, uid: str) -> None:
     """One try, and what came of it in the time line of the job. Never raises for what the other side does."""
+    row = await s.store.read(lambda r: r.by_uid(uid))
+    if row is None:
+        return
     notice = notice_of(row)
     try:
         await _send(s, row, notice)

@@ -5,24 +5,18 @@ What is kept is in the rows (`app/kept_nodes.py`): a restart reads it there, and
 
 from __future__ import annotations
 
-import asyncio
-import logging
-
 from tidemill.app import kept_nodes
 from tidemill.app.codec import job_status
 from tidemill.app.node_visits import leave
 from tidemill.app.services import Services
-from tidemill.app.waiting import wait_set
 from tidemill.controllers import launching
 from tidemill.controllers.cleaning import Cleaner, Leftover
+from tidemill.controllers.due import Loop, seconds_until
 from tidemill.domain.model import Resource
 from tidemill.domain.plan import KeptNodes
 from tidemill.store.api import Tx
 
-log = logging.getLogger("tidemill.kept")
-
 AGAIN_S = 1.0  # after a fault of ours, or on a full disk
-LONGEST_SLEEP_S = 60.0  # a timer stands still while the host sleeps
 _OVER = "The time that they were to stay is over."
 
 
@@ -31,8 +25,7 @@ class Kept:
         self._s = services
         self._cleaner = cleaner
         self._known: dict[str, tuple[KeptNodes, list[Leftover]]] = {}  # by job
-        self._wake = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
+        self._loop = Loop("kept nodes", self._look, AGAIN_S)
 
     async def load(self) -> set[str]:
         """-> the attempts whose files stay."""
@@ -41,12 +34,10 @@ class Kept:
         return {kept.attempt for kept, _ in self._known.values()}
 
     def start(self) -> None:
-        self._task = asyncio.create_task(self._run(), name="kept nodes")
+        self._loop.start()
 
     async def stop(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await self._loop.stop()
 
     def keeps(self, attempt_id: str) -> bool:
         return any(kept.attempt == attempt_id for kept, _ in self._known.values())
@@ -56,11 +47,11 @@ class Kept:
         row = await self._s.store.read(lambda r: r.by_uid(job_uid))
         if row is not None and kept_nodes.of(row) is not None:
             self._remember(row)
-            self._wake.set()
+            self._loop.wake()
 
     def job_changed(self, job_uid: str) -> None:
         if job_uid in self._known:
-            self._wake.set()
+            self._loop.wake()
 
     def _remember(self, row: Resource) -> None:
         status = job_status(row.status)
@@ -74,16 +65,6 @@ class Kept:
         ]
         self._known[row.uid] = kept, left
 
-    async def _run(self) -> None:
-        while True:
-            self._wake.clear()
-            try:
-                delay = await self._look()
-            except Exception:
-                log.exception("kept nodes could not be looked after; again in %s s", AGAIN_S)
-                delay = AGAIN_S
-            await wait_set(self._wake, delay)
-
     async def _look(self) -> float | None:
         """Releases what is due, and cleans up after what was released -> seconds until the next."""
         now = self._s.clock.now()
@@ -94,10 +75,10 @@ class Kept:
             if row is not None and kept is not None and kept.until <= now:
                 await self._release(uid)
             elif kept is not None:
-                waits.append(kept.until - now)
+                waits.append(kept.until)
                 continue
             await self._clean(uid)
-        return min(min(waits) / 1e6 + 0.001, LONGEST_SLEEP_S) if waits else None
+        return seconds_until(min(waits), now) if waits else None
 
     async def _release(self, uid: str) -> None:
         at, mono = self._s.clock.now(), self._s.clock.boottime()

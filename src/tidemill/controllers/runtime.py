@@ -7,6 +7,7 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
+from tidemill.app import notice_sending, notices, schedule_runs, schedules
 from tidemill.app.endpoint_rows import AUTOSCALE, DEPLOYMENTS, ENDPOINTS
 from tidemill.app.services import Services
 from tidemill.app.transitions import Moment
@@ -16,15 +17,14 @@ from tidemill.controllers.cleaning import Cleaner
 from tidemill.controllers.composites import Carrier, Composites
 from tidemill.controllers.deletions import Deletions
 from tidemill.controllers.deployments import Deployments
+from tidemill.controllers.due import DueRows
 from tidemill.controllers.environments import Environments
 from tidemill.controllers.kept import Kept
 from tidemill.controllers.nodes import Nodes
-from tidemill.controllers.notices import Notices
 from tidemill.controllers.pipelines import Pipelines
 from tidemill.controllers.pool import COMPUTES, Pool
 from tidemill.controllers.routing import Routing
 from tidemill.controllers.scaling import Scaling
-from tidemill.controllers.schedules import Schedules
 from tidemill.controllers.sweeps import Sweeps
 from tidemill.controllers.watchdog import Watchdog
 from tidemill.domain.errors import OutOfSpace
@@ -38,6 +38,8 @@ log = logging.getLogger("tidemill.runtime")
 CLOSE_IDLE_S = 3.0
 
 FULL_PAUSE_S = 1.0
+SCHEDULES_AT_ONCE = 50
+NOTICES_AT_ONCE = 4
 
 
 @dataclass(slots=True)
@@ -51,12 +53,12 @@ class Runtime:
     deletions: Deletions
     cleaner: Cleaner
     watchdog: Watchdog
-    schedules: Schedules
+    schedules: DueRows
     routing: Routing
     deployments: Deployments
     kept: Kept
     scaling: Scaling
-    notices: Notices
+    notices: DueRows
     _events: asyncio.Task[None] | None = None
 
     async def stop(self) -> None:
@@ -104,9 +106,9 @@ class Runtime:
                 self.routing.changed()
                 self.deployments.settings_changed()
                 self.scaling.settings_changed()
-            elif item.kind == "resource:schedules":
+            elif item.kind == f"resource:{schedules.TYPE}":
                 self.schedules.changed()
-            elif item.kind == "resource:notices":
+            elif item.kind == f"resource:{notices.TYPE}":
                 self.notices.changed()
 
     async def _tell_nodes(self, event: EngineEvent) -> None:
@@ -171,12 +173,12 @@ async def start(services: Services) -> Runtime:
         deletions,
         cleaner,
         watchdog,
-        Schedules(services),
+        DueRows(services, schedules.TYPE, SCHEDULES_AT_ONCE, schedule_runs.run_due),
         routing,
         deployments,
         kept,
         scaling,
-        Notices(services),
+        DueRows(services, notices.TYPE, NOTICES_AT_ONCE, notice_sending.send),
     )
     cleaner.start()
     await nodes.recover()
@@ -193,9 +195,9 @@ async def start(services: Services) -> Runtime:
     await runtime.routing.start()
     await runtime.deployments.start()
     await runtime.scaling.start()
-    await runtime.schedules.start()
+    runtime.schedules.start()
     kept.start()
-    await runtime.notices.start()
+    runtime.notices.start()
     watchdog.start()
     return runtime
 

@@ -94,7 +94,7 @@ async def test_its_time_passes(world: World, restarted: bool):
         assert node_state(world, kept.nodes[0]) is NodeState.RUNNING
         assert files_of(world).exists()
     world.clock.ahead += 1801 * SECOND
-    world.running.kept._wake.set()
+    world.running.kept._loop.wake()
     await world.until(lambda: not world.nodes() and kept_of(world) is None, "released and closed")
     assert "The time that they were to stay is over." in str(world.read().events(world.row("a").uid))
     await world.until(lambda: not world.engine.nodes)

@@ -32,7 +32,7 @@ HISTORY = "/history/v1.0" + W
 READ = "Microsoft.MachineLearningServices/workspaces/experiments/runs/read"
 WRITE = "Microsoft.MachineLearningServices/workspaces/experiments/runs/write"
 WARNINGS = ("Note", "NotRegistered", "ServiceNotRunning")  # codes of events
-# The SDK's stream ends with the first of these that it sees (its RunHistoryConstants), and shows the warnings then.
+# The first of these that the SDK sees ends its stream (its RunHistoryConstants), with the warnings.
 STREAMS_END = frozenset({*(state for state in JobState if state.final), JobState.CANCEL_REQUESTED})
 JOB_ID = "jobs/{name}"  # a run is its job: that is where roles are given
 LOG_URL_TTL_US = 3600 * 1_000_000
