@@ -38,6 +38,7 @@ COMMANDS = {
     "validate": (_ROOM + "validate:validate", "Check a file without submitting it."),
     "schedule": (_ROOM + "schedule:schedule", "Jobs at set times."),
     "serve": (_ROOM + "serve:serve", "Serve a script or a model here, as a deployment would."),
+    "local": (_ROOM + "local:local", "Local deployments of the SDK, without Docker."),
     "ssh": (_ROOM + "looking:ssh", "A shell, or a command, inside a running job or on a node."),
     "port-forward": (_ROOM + "looking:port_forward", "A port of a running job, on this machine."),
     "endpoint": (_ROOM + "endpoint:endpoint", "Models that answer requests: addresses, keys, traffic."),

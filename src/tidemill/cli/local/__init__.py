@@ -1,0 +1,1 @@
+"""Local deployments of the SDK (`local=True`): what it asks Docker for, done without Docker."""
