@@ -119,7 +119,12 @@ class Docker:
         return JSONResponse([_summary(one) for one in self._containers.all(labels, stopped)])
 
     async def _create(self, request: Request) -> Response:
-        body = await request.json()
+        try:
+            body = await request.json()
+        except ValueError:
+            body = None
+        if not isinstance(body, dict):
+            raise InvalidRequest("The body is not JSON, or no object.")
         made = self._containers.create(request.query_params.get("name", ""), body)
         return JSONResponse({"Id": made.id, "Warnings": []}, status_code=201)
 

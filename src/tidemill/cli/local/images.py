@@ -95,13 +95,16 @@ def _full(tag: str) -> str:
 def _member(context: IO[bytes], name: str) -> str:
     context.seek(0)
     wanted = os.path.normpath(name)
-    with tarfile.open(fileobj=context) as tar:
-        for member in tar:
-            if os.path.normpath(member.name) == wanted and member.isfile():
-                file = tar.extractfile(member)
-                if file is None or member.size > MAX_TEXT:
-                    break
-                return file.read().decode(errors="replace")
+    try:
+        with tarfile.open(fileobj=context) as tar:
+            for member in tar:
+                if os.path.normpath(member.name) == wanted and member.isfile():
+                    file = tar.extractfile(member)
+                    if file is None or member.size > MAX_TEXT:
+                        break
+                    return file.read().decode(errors="replace")
+    except tarfile.TarError as error:
+        raise InvalidRequest(f"The build context is no tar file: {error}.", "InvalidBuildContext") from None
     raise InvalidRequest(
         f"There is no file {name!r} of at most 1 MiB in the build context.", "InvalidBuildContext"
     )
