@@ -10,13 +10,13 @@ import asyncio
 from typing import Any
 
 import msgspec
-import yaml
 
 from tidemill.app.asset_rows import MODELS
 from tidemill.app.assets import save
 from tidemill.app.codec import decode_object
 from tidemill.app.model_sources import read_mlmodel
 from tidemill.app.services import Services
+from tidemill.data import plain_yaml
 from tidemill.domain.model import Resource
 from tidemill.store.api import Tx
 
@@ -26,6 +26,27 @@ _MAX_BYTES = 1024 * 1024  # of an MLmodel file: it is a few lines about a model
 
 class _MLmodel(msgspec.Struct):
     flavors: dict[str, dict[str, Any]] = {}
+
+
+class _Column(msgspec.Struct):
+    """MLflow's schemas: of a table `name` and `type`; of a tensor `tensor-spec`."""
+
+    type: Any = ""
+    name: str | int = ""
+    tensor: dict[str, Any] = msgspec.field(name="tensor-spec", default_factory=dict[str, Any])
+    required: bool = True
+
+
+class _Signature(msgspec.Struct):
+    """Texts of JSON, each a list of columns."""
+
+    inputs: str | None = None
+    outputs: str | None = None
+    params: str | None = None
+
+
+class _Signed(msgspec.Struct):
+    signature: _Signature | None = None
 
 
 async def with_flavors(s: Services, row: Resource) -> Resource:
@@ -52,8 +73,8 @@ async def with_flavors(s: Services, row: Resource) -> Resource:
 def read_flavors(raw: bytes) -> dict[str, Any]:
     """What an MLmodel file says, in ARM's shape: `{flavor: {"data": {name: text}}}`; else {}."""
     try:
-        document = msgspec.convert(yaml.load(raw, _Loader), _MLmodel)
-    except (yaml.YAMLError, RecursionError, UnicodeDecodeError, msgspec.ValidationError):
+        document = msgspec.convert(plain_yaml.load(raw), _MLmodel)
+    except (ValueError, msgspec.ValidationError):
         return {}
     return {
         name: {"data": {key: _text(value) for key, value in data.items()}}
@@ -61,14 +82,25 @@ def read_flavors(raw: bytes) -> dict[str, Any]:
     }
 
 
-class _Loader(yaml.SafeLoader):
-    """Without aliases: aliases of aliases make a small file very large, and MLflow writes none."""
+def read_signature(raw: bytes) -> dict[str, list[dict[str, str]]]:
+    """`{"inputs" | "outputs" | "params": [{"name", "type"}]}` of an MLmodel file; {} where it has none."""
+    try:
+        found = msgspec.convert(plain_yaml.load(raw), _Signed).signature or _Signature()
+        given = {"inputs": found.inputs, "outputs": found.outputs, "params": found.params}
+        return {
+            part: [_column(one) for one in msgspec.json.decode(text, type=list[_Column])]
+            for part, text in given.items()
+            if text
+        }
+    except (ValueError, msgspec.MsgspecError, RecursionError):
+        return {}
 
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        loader: Any = self  # PyYAML has no types
-        if loader.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("an alias")
-        return super().compose_node(parent, index)
+
+def _column(one: _Column) -> dict[str, str]:
+    kind = _text(one.type)
+    if one.tensor:
+        kind = f"{one.tensor.get('dtype', 'tensor')} {_text(one.tensor.get('shape', []))}"
+    return {"name": str(one.name), "type": kind if one.required else f"{kind}, optional"}
 
 
 def _text(value: Any) -> str:

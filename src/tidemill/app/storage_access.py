@@ -31,9 +31,10 @@ KEY_ACTIONS = (
     f"{PROVIDER}/workspaces/listKeys/action",
 )
 _BLOBS = "Microsoft.Storage/storageAccounts/blobServices/containers/blobs"
+READ_BLOBS = f"{_BLOBS}/read"
 # A data action -> the letters of a SAS that it is worth.
 _LETTERS = {
-    f"{_BLOBS}/read": "rl",
+    READ_BLOBS: "rl",
     f"{_BLOBS}/write": "cwa",
     f"{_BLOBS}/add/action": "a",
     f"{_BLOBS}/delete": "d",

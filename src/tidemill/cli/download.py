@@ -1,4 +1,4 @@
-"""Fetching what a job left: its logs and artifacts, and its named outputs."""
+"""Fetching what a job left (its logs and artifacts, its named outputs), and models."""
 
 from __future__ import annotations
 
@@ -60,6 +60,18 @@ def _part(job: str, output: str, value: dict[str, Any]) -> Part:
             "OutputNotDownloadable",
         )
     return Part(f"output {output}", match["store"], match["path"].rstrip("/"), f"named-outputs/{output}")
+
+
+def part_of_model(name: str, version: str, address: str) -> Part:
+    """What `model download` takes. Raises CliError for one that is in no datastore."""
+    match = _URI.match(address)
+    if match is None:
+        raise CliError(
+            f"Model {name}:{version} is at {address or 'nothing'}, in no datastore of this workspace.",
+            REFUSED,
+            "ModelNotDownloadable",
+        )
+    return Part(f"model {name}:{version}", match["store"], match["path"].rstrip("/"), name)
 
 
 def fetch(session: Session, part: Part, target: Path) -> tuple[int, int]:

@@ -8,10 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-import yaml
-
 import tidemill
 from tidemill.app.services import Services
+from tidemill.data import plain_yaml
 from tidemill.data.mltable import FILE
 from tidemill.data.staging import MLTABLE, clear
 from tidemill.domain.errors import InvalidRequest
@@ -71,9 +70,9 @@ def variables(s: Services, row: Resource, root: str) -> dict[str, str]:
 def _table(folder: Path, given: str) -> dict[str, Any]:
     """The staged MLTable as JSON: there may be no reader of YAML where it is used."""
     try:
-        found: Any = yaml.safe_load((folder / FILE).read_bytes())
+        found: Any = plain_yaml.load((folder / FILE).read_bytes())
         json.dumps(found)
-    except (OSError, yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise InvalidRequest(f"The {FILE} of {given} cannot be read: {error}.", "InvalidMLTable") from error
     if not isinstance(found, dict):
         raise InvalidRequest(f"The {FILE} of {given} is no mapping: it has 'paths'.", "InvalidMLTable")

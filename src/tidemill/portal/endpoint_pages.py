@@ -10,8 +10,9 @@ from starlette.responses import Response
 
 from tidemill.app import access, deployment_logs, endpoint_calls, endpoint_views, endpoints
 from tidemill.app.access import AccessDenied
+from tidemill.app.endpoint_rows import deployment_status, deployments_of, find_endpoint
 from tidemill.domain.errors import TidemillError
-from tidemill.portal import pages
+from tidemill.portal import asset_links, pages
 from tidemill.portal.frame import W, around, is_fragment, live
 from tidemill.wire.http import Context, Route
 
@@ -54,6 +55,7 @@ async def _page(ctx: Context, *, done: str = "", problem: str = "", status: int 
         **frame,
         "endpoint": found,
         "here": here,
+        "links": await _links(ctx, found["name"]),
         "done": done,
         "problem": problem,
         "may_write": await _may(ctx, WRITE),
@@ -63,6 +65,21 @@ async def _page(ctx: Context, *, done: str = "", problem: str = "", status: int 
     if not is_fragment(ctx.request):
         answer.status_code = status
     return answer
+
+
+async def _links(ctx: Context, endpoint: str) -> dict[str, dict[str, str]]:
+    """deployment -> the pages of its model and its environment, "" where they have none."""
+    rows = await ctx.services.store.read(
+        lambda read: deployments_of(read, find_endpoint(read, ctx.scope, endpoint))
+    )
+    plans = {row.key.name: deployment_status(row).plan for row in rows}
+    return {
+        name: {
+            "model": asset_links.model_of(plan),
+            "environment": asset_links.environment_of(plan.environment, plan.spec.environment_id),
+        }
+        for name, plan in plans.items()
+    }
 
 
 async def _may(ctx: Context, action: str) -> bool:

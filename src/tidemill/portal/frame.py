@@ -19,7 +19,11 @@ W = "/ui/{sub}/{rg}/{ws}"  # the address below which a workspace's pages are
 READ_COMPUTES = "Microsoft.MachineLearningServices/workspaces/computes/read"
 SECTIONS = (
     ("jobs", "Jobs"),
+    ("models", "Models"),
     ("endpoints", "Endpoints"),
+    ("data", "Data"),
+    ("environments", "Environments"),
+    ("components", "Components"),
     ("computes", "Computes"),
     ("schedules", "Schedules"),
     ("queue", "Queue"),

@@ -8,10 +8,11 @@ from urllib.parse import quote, urlencode
 from starlette.responses import Response
 
 from tidemill.app import job_logs, job_search, job_views, jobs, pipeline_views
+from tidemill.app.codec import decode_object, job_status
 from tidemill.domain.model import JobState, Resource
 from tidemill.domain.pipelines import drawing
 from tidemill.domain.plan import COMMAND
-from tidemill.portal import pages, phases, sweep_picture, words
+from tidemill.portal import asset_links, pages, phases, sweep_picture, words
 from tidemill.portal.frame import around, base_of, is_fragment
 from tidemill.wire.http import Context
 
@@ -93,12 +94,14 @@ async def _job_values(ctx: Context, row: Resource) -> dict[str, Any]:
     attempts = job["attempts_list"]
     held = len(attempts[-1]["nodes"]) if attempts and job["price"]["open"] else 0
     hourly = job["price"]["usd_hour"]
+    given = str(decode_object(row.spec).get("environmentId") or "")
     return {
         **frame,
         "job": job,
         "final": final,
         "why": why,
         **_sweep_values(job["sweep"]),
+        "environment_page": asset_links.environment_of(job_status(row.status).plan.environment, given),
         "graph": _graph(job, f"{frame['base']}/jobs"),
         "picture": phases.draw(
             job["timeline"],

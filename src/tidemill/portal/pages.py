@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from tidemill.domain.scopes import in_words, scope_words
 from tidemill.portal import words
+from tidemill.portal.asset_links import asset_page
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -51,6 +52,7 @@ def _environment() -> Environment:
     )
     environment.filters |= {name: getattr(words, name) for name in names}
     environment.filters |= {"scope": scope_words, "places": in_words}
+    environment.filters |= {"assetpage": asset_page}
     environment.globals["asset"] = _asset
     return environment
 

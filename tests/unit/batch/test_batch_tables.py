@@ -33,8 +33,8 @@ print(json.dumps([found, worker.rows_of(last, True), [str(kind) for kind in last
 @pytest.fixture(scope="module")
 def pandas() -> str:
     python = os.environ.get("TIDEMILL_MLFLOW3_PYTHON") or str(ROOT / ".venv-mlflow3" / "bin" / "python")
-    if not os.path.exists(python) or subprocess.run([python, "-c", "import pandas"]).returncode:
-        message = f"no pandas for {python}: run `make mlflow`"
+    if not os.path.exists(python) or subprocess.run([python, "-c", "import pandas, pyarrow"]).returncode:
+        message = f"no pandas or no pyarrow for {python}: run `make mlflow`"
         if os.environ.get("CI") == "true":
             pytest.fail(message)
         pytest.skip(message)
@@ -101,9 +101,6 @@ def test_lines_of_json(tmp_path, pandas):
 
 
 def test_parquet_is_cut_by_its_row_groups(tmp_path, pandas):
-    """Where that environment has pyarrow: nothing of ours needs it, and it has 40 MB."""
-    if subprocess.run([pandas, "-c", "import pyarrow"], capture_output=True).returncode:
-        pytest.skip(f"no pyarrow for {pandas}")
     (tmp_path / "in").mkdir()
     script = "import sys, pandas as p; p.DataFrame({'n': range(4)}).to_parquet(sys.argv[1], row_group_size=2)"
     subprocess.run([pandas, "-c", script, str(tmp_path / "in" / "a.parquet")], check=True, timeout=60)

@@ -22,6 +22,7 @@ from tidemill.cli.urls import segment
 from tidemill.cli.yaml import load, references, to_arm
 from tidemill.cli.yaml.load import Spec
 from tidemill.cli.yaml.pipeline_load import load_component
+from tidemill.domain.units import human_bytes, plural
 
 WORKSPACE_API = "2024-10-01-preview"
 _REGISTRY = click.option("--registry-name", help="Of a registry instead of the workspace.")
@@ -40,6 +41,7 @@ class Kind:
     flags: tuple[tuple[str, str], ...]
     example: str
     shared: bool = True  # `share` brings it into a registry
+    downloaded: bool = False
 
 
 def _environment_body(session: Session, spec: Spec) -> dict[str, Any]:
@@ -112,6 +114,7 @@ KINDS = (
             ("type", "custom_model, mlflow_model, …"),
         ),
         "tidemill model create --name digits --path azureml://jobs/JOB/outputs/model --type mlflow_model",
+        downloaded=True,
     ),
     Kind(
         "component",
@@ -136,6 +139,8 @@ def _make(kind: Kind) -> Group:
     _make_archive(made, kind, False)
     if kind.shared:
         _make_share(made, kind)
+    if kind.downloaded:
+        _make_download(made, kind)
     return made
 
 
@@ -311,6 +316,27 @@ def _make_share(made: Group, kind: Kind) -> None:
     ]
     example = f"tidemill {kind.name} share --name NAME --version 1 --registry-name shared"
     command(made, "share", example)(_with(share, options))
+
+
+def _make_download(made: Group, kind: Kind) -> None:
+    def download(session: Session, name: str, version: str, download_path: str) -> None:
+        from tidemill.cli.download import fetch, part_of_model
+
+        path = f"{_container(session, kind, name)}/versions/{segment(version)}"
+        found = session.client.get(path, {"api-version": kind.api})["properties"]
+        part = part_of_model(name, version, str(found.get("modelUri") or ""))
+        target = Path(download_path).expanduser()
+        files, size = fetch(session, part, target)
+        session.note(f"{plural(files, 'file')}, {human_bytes(size)}, in {target / part.folder}.")
+
+    download.__doc__ = f"Fetch the files of {_article(kind)}, into a folder of its name."
+    options = [
+        click.option("--name", "-n", required=True, help="Name."),
+        click.option("--version", "-v", required=True, help="Version."),
+        click.option("--download-path", "-p", default=".", help="Folder to write to (default: this one)."),
+    ]
+    example = f"tidemill {kind.name} download --name NAME --version 1 --download-path results"
+    command(made, "download", example)(_with(download, options))
 
 
 def _with(function: Callable[..., Any], options: list[Any]) -> Callable[..., Any]:
