@@ -1,5 +1,5 @@
-"""Who uses an asset: jobs that have not ended, schedules, online deployments, components, and models
-that were made from it.
+"""Who uses an asset: jobs that have not ended, schedules, online and batch deployments, components, and
+models that were made from it.
 
 Whatever a definition names counts, directly or through components. Components that only a hash names
 (anonymous ones) are told by who uses them.
@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
+from tidemill.app import batch_rows
 from tidemill.app.asset_rows import (
     ANONYMOUS_COMPONENT,
     CODES,
@@ -26,6 +27,7 @@ from tidemill.app.asset_rows import (
 from tidemill.app.codec import decode_object
 from tidemill.app.endpoint_rows import DEPLOYMENTS
 from tidemill.data.uris import AssetId, AssetName, RegistryUri, parse_uri
+from tidemill.domain.components import maybe
 from tidemill.domain.errors import Conflict, InvalidRequest
 from tidemill.domain.model import JobState, Key, Resource, Scope
 from tidemill.domain.units import join_words, plural
@@ -100,6 +102,7 @@ def users_of(read: Read, scope: Scope, kind: AssetKind, name: str, version: str 
         if asked.named_in(decode_object(row.spec)):
             found.append(f"schedule {row.key.name!r} ({row.state})")
     found += _deployments(read.find(ResourceQuery(DEPLOYMENTS, scope)), asked)
+    found += _batch_deployments(read.find(ResourceQuery(batch_rows.DEPLOYMENTS, scope)), asked)
     return [*found, *_made_from(read, scope, kind, asked)]
 
 
@@ -163,6 +166,23 @@ def _deployments(rows: Sequence[Resource], asked: _Asked) -> list[str]:
     return found
 
 
+def _batch_deployments(rows: Sequence[Resource], asked: _Asked) -> list[str]:
+    """By what was resolved when they were put, too: a label may mean another version now."""
+    found: list[str] = []
+    for row in rows:
+        spec, status = decode_object(row.spec), batch_rows.status_of(row)
+        component = maybe(maybe(spec.get("deploymentConfiguration")).get("componentId"))
+        named = {
+            "environmentId": spec.get("environmentId") or status.environment,
+            "codeConfiguration": spec.get("codeConfiguration"),
+            "componentId": component.get("assetId"),
+            "model": {"type": MODEL_TYPES[0], "uri": status.model},
+        }
+        if asked.named_in(named):
+            found.append(f"batch deployment '{row.key.parent}/{row.key.name}'")
+    return found
+
+
 def _of_registry(read: Read, scope: Scope, asked: _Asked) -> list[str]:
     found = _components(read, scope, asked)
     for type_, states, word in (
@@ -176,8 +196,12 @@ def _of_registry(read: Read, scope: Scope, asked: _Asked) -> list[str]:
         ]
         if using:
             found.append(f"{len(using)} {word}")
-    serving = _deployments(read.find(ResourceQuery(DEPLOYMENTS)), asked)
-    return [*found, plural(len(serving), "online deployment")] if serving else found
+    for users, word in (
+        (_deployments(read.find(ResourceQuery(DEPLOYMENTS)), asked), "online deployment"),
+        (_batch_deployments(read.find(ResourceQuery(batch_rows.DEPLOYMENTS)), asked), "batch deployment"),
+    ):
+        found += [plural(len(users), word)] if users else []
+    return found
 
 
 def _made_from(read: Read, scope: Scope, kind: AssetKind, asked: _Asked) -> list[str]:

@@ -30,6 +30,7 @@ SINGLE = (
     "environments",
     "codes",
     "onlineEndpoints",
+    "batchEndpoints",
 )
 ROLE_WRITE = "Microsoft.Authorization/roleDefinitions/write"
 ROLE_DELETE = "Microsoft.Authorization/roleDefinitions/delete"

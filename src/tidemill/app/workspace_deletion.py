@@ -6,6 +6,7 @@ import asyncio
 import logging
 from dataclasses import replace
 
+from tidemill.app import batch_rows
 from tidemill.app.compute_rules import IMPLICIT
 from tidemill.app.computes import local_uid
 from tidemill.app.endpoint_rows import ENDPOINTS
@@ -38,6 +39,8 @@ CHILD_TYPES = (
     "notices",
     "onlineEndpoints/deployments",
     "onlineEndpoints",
+    "batchEndpoints/deployments",
+    "batchEndpoints",
     "pendingUploads",
     "datastores",
 )
@@ -65,11 +68,12 @@ async def delete(services: Services, caller: Caller, scope: Scope) -> Resource |
                 "WorkspaceHasActiveJobs",
                 row.key.name,
             )
-        endpoints = tx.find(ResourceQuery(ENDPOINTS, scope, limit=4))
+        kinds = (ENDPOINTS, batch_rows.ENDPOINTS)
+        endpoints = [one for kind in kinds for one in tx.find(ResourceQuery(kind, scope, limit=4))]
         if endpoints:
             names = ", ".join(endpoint.key.name for endpoint in endpoints)
             raise Conflict(
-                f"Workspace '{row.key.name}' has online endpoints: {names}. Delete them first.",
+                f"Workspace '{row.key.name}' has endpoints: {names}. Delete them first.",
                 "WorkspaceHasEndpoints",
                 row.key.name,
             )

@@ -67,7 +67,7 @@ def place(
         command = render_command(job.command, files.inputs, files.outputs)
         own = {**view.told(files.root), **shared, **_file_variables(files)}
         if plan.parallel is not None:
-            own |= parallel.variables(s, row, files.root)
+            own |= parallel.variables(s, row, plan, plan.parallel, files.root, files.outputs)
         for rank in ranks_of(job, command, HOST, staged.ports, view.mpirun):
             if rank.node_index == index:
                 variables = {**own, **dict(rank.variables), **chosen}

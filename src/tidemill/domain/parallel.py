@@ -19,6 +19,8 @@ from tidemill.domain.errors import InvalidRequest, NotOffered
 
 KEY = "parallel"  # among a job's ARM properties
 RUN_FUNCTION = "run_function"
+ROWS_FILE = "parallel_run_step.txt"  # Azure's name for appended rows in a folder
+NO_CODE = "mlflow_model.py"  # the command of a step whose model needs no script
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 _SIZE = re.compile(r"(\d+)\s*([kmg]b)?\Z", re.IGNORECASE)
 _UNITS = {"": 1, "kb": 1 << 10, "mb": 1 << 20, "gb": 1 << 30}
@@ -36,7 +38,9 @@ _RETRIES = {"max_retries": (2, 0, 2**31 - 1), "timeout": (60, 1, 259_200)}
 @dataclass(frozen=True, slots=True)
 class ParallelPlan:
     """`input`, `append_to`: names of an input and an output, the latter "" for none. `size`: files, or bytes
-    of a table; None: 10 files, 1 MiB. Thresholds: -1 allows any number of failures."""
+    of a table; None: 10 files, 1 MiB. Thresholds: -1 allows any number of failures. Of a batch deployment
+    besides: `model`, the input that the script finds as AZUREML_MODEL_DIR, `results_in`, the output that it
+    finds as AZUREML_BI_OUTPUT_PATH, "" for none; `script` "" where the model is an mlflow_model by itself."""
 
     script: str
     input: str
@@ -50,6 +54,9 @@ class ParallelPlan:
     failed_percent: float | None = None
     append_to: str = ""
     logging_level: str = "INFO"
+    append_name: str = ROWS_FILE
+    model: str = ""
+    results_in: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +89,7 @@ def settings_of(step: str, spec: Mapping[str, Any], node: Mapping[str, Any]) -> 
             f"{where}.task.type",
         )
     script = text_of(task.get("entry_script"))
-    if not script:
+    if not script and not task.get("model"):
         raise InvalidRequest(
             f"Step {step!r} has no task.entry_script: the file with init() and run(mini_batch).",
             target=f"{where}.task.entry_script",
@@ -96,10 +103,11 @@ def settings_of(step: str, spec: Mapping[str, Any], node: Mapping[str, Any]) -> 
         "logging_level": _level(step, own("logging_level"), f"{where}.logging_level"),
         "allowed_failed_percent": _percent(step, arguments, f"{where}.task.program_arguments"),
     }
-    if task.get("append_row_to"):
-        settings["append_row_to"] = _bound(
-            step, "outputs", task["append_row_to"], f"{where}.task.append_row_to"
-        )
+    for name, space in (("append_row_to", "outputs"), ("results_in", "outputs"), ("model", "inputs")):
+        if task.get(name):
+            settings[name] = _bound(step, space, task[name], f"{where}.task.{name}")
+    if task.get("append_file_name"):
+        settings["append_file_name"] = file_name(task["append_file_name"], f"{where}.task.append_file_name")
     for name, bounds in _NUMBERS.items():
         settings[name] = _number(step, name, own(name), bounds, where)
     retry = {**maybe(spec.get("retry_settings")), **_given(node.get("retry_settings"))}
@@ -114,7 +122,20 @@ def task_of(spec: Mapping[str, Any], node: Mapping[str, Any]) -> dict[str, Any]:
 
 def command_of(task: Mapping[str, Any]) -> str:
     """What the job's `command` says: the script and its arguments."""
-    return f"{text_of(task.get('entry_script'))} {text_of(task.get('program_arguments')).strip()}".strip()
+    script = text_of(task.get("entry_script")) or NO_CODE
+    return f"{script} {text_of(task.get('program_arguments')).strip()}".strip()
+
+
+def file_name(raw: Any, where: str) -> str:
+    """Raises InvalidRequest for one that is a path."""
+    name = text_of(raw)
+    if "/" in name or "\\" in name or "\0" in name or name in ("", ".", "..") or len(name.encode()) > 255:
+        raise InvalidRequest(
+            f"{where.rsplit('.', 1)[-1]} {name[:80]!r} must be the name of a file, without folders: "
+            "the folder is the output's own address.",
+            target=where,
+        )
+    return name
 
 
 def read_plan(properties: Mapping[str, Any]) -> ParallelPlan | None:
@@ -136,6 +157,9 @@ def read_plan(properties: Mapping[str, Any]) -> ParallelPlan | None:
         None if percent is None else float(percent),
         str(given.get("append_row_to") or ""),
         str(given.get("logging_level") or "INFO"),
+        str(given.get("append_file_name") or ROWS_FILE),
+        str(given.get("model") or ""),
+        str(given.get("results_in") or ""),
     )
 
 

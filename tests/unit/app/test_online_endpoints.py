@@ -318,7 +318,7 @@ async def test_an_endpoint_goes_with_its_deployments(s, scope, owner, endpoint, 
 
 
 async def test_a_workspace_with_endpoints_is_not_deleted(s, scope, owner, endpoint):
-    with pytest.raises(Conflict, match="has online endpoints: ep1"):
+    with pytest.raises(Conflict, match="has endpoints: ep1"):
         await workspace_deletion.delete(s, owner, scope)
 
 

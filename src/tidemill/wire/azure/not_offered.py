@@ -11,7 +11,6 @@ from tidemill.wire.http import Context, Route
 WORKSPACE = f"/subscriptions/{{sub}}/resourceGroups/{{rg}}/providers/{PROVIDER}/workspaces/{{ws}}"
 
 TYPES = {
-    "batchEndpoints": "Batch endpoints",
     "serverlessEndpoints": "Serverless endpoints",
     "featuresets": "Feature sets",
     "featurestoreEntities": "Feature store entities",
