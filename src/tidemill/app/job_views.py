@@ -20,7 +20,7 @@ from tidemill.app.services import Services
 from tidemill.app.serving_lineage import served_from
 from tidemill.app.times import iso
 from tidemill.domain.errors import NotFound
-from tidemill.domain.model import Attempt, Event, JobState, Resource, Scope
+from tidemill.domain.model import Attempt, Event, JobState, Resource
 from tidemill.domain.plan import COMMAND, SWEEP, JobStatus
 from tidemill.domain.states import cancel_timetable
 
@@ -101,11 +101,7 @@ def waiting_sentence(s: Services, row: Resource) -> str:
 
 def page_of(s: Services, row: Resource) -> str:
     """The address of a job's page in the portal."""
-    return page_at(s, row.key.scope, row.key.name)
-
-
-def page_at(s: Services, scope: Scope, name: str) -> str:
-    return f"{s.addresses.http}/ui/{scope.subscription}/{scope.group}/{scope.workspace}/jobs/{name}"
+    return s.addresses.page_of_job(row.key.scope, row.key.name)
 
 
 async def detail(s: Services, row: Resource) -> dict[str, Any]:

@@ -12,7 +12,6 @@ from typing import Any
 
 from tidemill.app import costs, notice_transports, notices
 from tidemill.app.codec import encode, job_status
-from tidemill.app.job_views import page_at
 from tidemill.app.notice_transports import NotSent
 from tidemill.app.notices import Notice, Told, notice_of
 from tidemill.app.secretstore import for_job
@@ -51,7 +50,7 @@ async def _send(s: Services, row: Resource, notice: Notice) -> None:
     settings = await notices.settings_of(s)
     job = await s.store.read(lambda r: r.by_uid(notice.told.job_uid))
     cost = (await costs.job_cost(s, job)).usd if job is not None else None
-    page = page_at(s, row.key.scope, notice.told.name)
+    page = s.addresses.page_of_job(row.key.scope, notice.told.name)
     if notice.hook is None:
         await _mail(s, settings, mail_of(notice.told, notice.emails, cost, page, row.uid))
         return

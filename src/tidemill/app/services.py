@@ -12,6 +12,7 @@ from tidemill.app.live import Live
 from tidemill.app.visitors import Visits
 from tidemill.domain.listening import Listening
 from tidemill.domain.model import Caller as Caller  # identity makes it, the use cases take it
+from tidemill.domain.model import Scope
 from tidemill.identity.oidc import OidcClient
 from tidemill.identity.passwords import Passwords
 
@@ -70,6 +71,10 @@ class Addresses:
         """By name: what a job may reach of this host."""
         named = {"https": self.https, "http": self.http, "data": self.data, "gateway": self.gateway}
         return {name: int(address.rsplit(":", 1)[1]) for name, address in named.items() if address}
+
+    def page_of_job(self, scope: Scope, name: str) -> str:
+        """In the portal."""
+        return f"{self.http}/ui/{scope.subscription}/{scope.group}/{scope.workspace}/jobs/{name}"
 
 
 @dataclass(frozen=True, slots=True)
