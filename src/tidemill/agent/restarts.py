@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tidemill.agent.probes import Probe
+from tidemill.agent.probe import Probe
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from tidemill.agent.probes import Probe
+    from tidemill.agent.probe import Probe
     from tidemill.agent.restarts import Restarts
     from tidemill.sandbox.cgroups import MemoryMeter
 

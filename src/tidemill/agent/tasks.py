@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from tidemill.agent.place import Place
-    from tidemill.agent.probes import Probe
+    from tidemill.agent.probe import Probe
 
 REMEMBERED = 1024  # forgotten tasks whose epoch is still refused
 TOLD_AGAIN = 20  # ends of a service, to a client that comes later

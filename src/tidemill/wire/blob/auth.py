@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 from urllib.parse import unquote
 
 from tidemill.data.bloburls import ENDPOINT
 from tidemill.domain.errors import Forbidden, Unauthenticated
+from tidemill.wire.blob.call import Call
 from tidemill.wire.blob.errors import StorageError, authentication_failed
+from tidemill.wire.blob.grant import Grant
 from tidemill.wire.blob.sas import HOLDER, Need, Place, response_overrides, signing_key, verify_sas
-
-if TYPE_CHECKING:
-    from tidemill.wire.blob.call import Call
 
 RESOURCE = "https://storage.azure.com"
 _MAX_SKEW_US = 15 * 60 * 1_000_000
@@ -33,17 +31,6 @@ _SIGNED = (
     "range",
 )
 _SPACES = re.compile(r"\s*\n\s*")
-
-
-@dataclass(frozen=True, slots=True)
-class Grant:
-    """`letters` None: everything in the account (key or token)."""
-
-    letters: frozenset[str] | None
-    overrides: Mapping[str, str]
-
-    def may(self, letters: str) -> bool:
-        return self.letters is None or bool(self.letters & set(letters))
 
 
 _ALL = Grant(None, {})

@@ -10,8 +10,8 @@ from urllib.parse import unquote
 from tidemill.data.bloburls import ENDPOINT, account_of_segment
 from tidemill.domain.activity import MAX_AGENT, MAX_RESOURCE, Outcome, Record, plain
 from tidemill.domain.units import parse_whole
-from tidemill.wire.blob.auth import Grant
 from tidemill.wire.blob.errors import ClientGone, StorageError
+from tidemill.wire.blob.grant import Grant
 
 DEFAULT_VERSION = "2021-12-02"
 
