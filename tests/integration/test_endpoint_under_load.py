@@ -5,8 +5,11 @@ and control is killed: nothing fails but what was in flight on the killed instan
 from __future__ import annotations
 
 import json
+import os
+import signal
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from jobserver import JobServer, until
@@ -73,6 +76,11 @@ def test_nothing_fails_but_what_was_in_flight_on_what_was_killed(called: Caller)
     assert len(result["failed"]) <= CLIENTS
 
 
+def nodes(served: Deployments) -> dict[str, int]:
+    """Of `sleepy`: node -> pid of its agent."""
+    return {name: pid for name, pid in served.server.nodes().items() if name.startswith("sums.sleepy-")}
+
+
 def test_from_zero_nothing_of_a_burst_is_lost(called: Caller) -> None:
     served = called.served
     zero = {
@@ -80,19 +88,81 @@ def test_from_zero_nothing_of_a_burst_is_lost(called: Caller) -> None:
         "minInstances": 0,
         "maxInstances": 2,
         "idleTimeBeforeScaleToZero": "PT2S",
+        "parkInstance": False,
     }
     served.deploy("sleepy", requestSettings=SETTINGS, scaleSettings=zero)
     served.until("Succeeded", "sleepy")
     until(lambda: not served.routed("sleepy"), 20, "it sleeps")
-    until(lambda: not any(n.startswith("sums.sleepy-") for n in served.server.nodes()), 20, "no node is held")
+    until(lambda: not nodes(served), 20, "no node is held")
     called.traffic(sleepy=100)
-    began = time.monotonic()
-    assert called.ask(1)[0] == 200
-    print(f"first answer from zero after {time.monotonic() - began:.2f} s")
-    until(lambda: not served.routed("sleepy"), 20, "it sleeps again")
     running = load(called)
     until(lambda: served.routed("sleepy"), 20, "it is awake")
     time.sleep(1)
     result = running.stop()
     assert result["failed"] == []
     assert result["answered"] > CLIENTS
+    until(lambda: not served.routed("sleepy"), 20, "it sleeps again")
+
+
+def test_parked_it_costs_nothing_outlives_control_and_the_same_process_answers(called: Caller) -> None:
+    """Goes on with the deployment of the test before."""
+    served, server = called.served, called.server
+    scale = {"scaleType": "TargetUtilization", "minInstances": 0, "maxInstances": 2}
+    served.deploy(
+        "sleepy", requestSettings=SETTINGS, scaleSettings={**scale, "idleTimeBeforeScaleToZero": "PT2S"}
+    )
+    served.until("Succeeded", "sleepy")
+    status, _, before = called.ask(1)
+    assert status == 200
+    if not may_park(served):
+        pytest.skip("this host has no control groups of version 2, or does not count memory")
+    parked(served)
+    server.kill()
+    server.start()
+    served.until("Succeeded", "sleepy")
+    status, _, answer = called.ask(1)
+    assert (status, answer["pid"]) == (200, before["pid"]), "it was started anew"
+    parked(served)
+    (agent,) = nodes(served).values()
+    running = load(called)
+    until(lambda: served.routed("sleepy"), 20, "it is awake")
+    time.sleep(0.5)
+    result = running.stop()
+    assert result["failed"] == []
+    assert result["answered"] > CLIENTS
+    parked(served)
+    os.kill(agent, signal.SIGKILL)
+    until(lambda: agent not in nodes(served).values(), 20, "its node is gone, nothing is left")
+    assert called.ask(1)[0] == 200, "another is started"
+    called.traffic(blue=100)
+    served.delete("sleepy")
+    served.until("gone", "sleepy")
+    until(lambda: not nodes(served), 20, "no node is left")
+
+
+def may_park(served: Deployments) -> bool:
+    query = "SELECT limits FROM nodes WHERE id LIKE 'sums.sleepy-%' AND state = 'Running'"
+    limits = json.loads(served.server.sql(query)[0][0])
+    return limits["processes"]["by"].startswith("cgroup v2") and bool(limits["memory"]["enforced"])
+
+
+def parked(served: Deployments) -> None:
+    """Waits until it sleeps: one instance stands still, nothing is paid for."""
+    held = "SELECT state FROM nodes WHERE id LIKE 'sums.sleepy-%' AND state <> 'Closed'"
+    until(lambda: served.server.sql(held) == [("Parked",)], 30, "one instance is parked")
+    paid = "SELECT id FROM intervals WHERE node_id LIKE 'sums.sleepy-%' AND ended_at IS NULL"
+    assert served.server.sql(paid) == []
+    (pid,) = nodes(served).values()
+    until(lambda: stands_still(pid), 10, "its processes stand still")
+
+
+def stands_still(agent: int) -> bool:
+    """By the kernel's word: the control group of what that agent runs is frozen."""
+    (group,) = {
+        line.removeprefix("0::")
+        for child in Path(f"/proc/{agent}/task/{agent}/children").read_text().split()
+        for line in Path(f"/proc/{child}/cgroup").read_text().splitlines()
+        if line.startswith("0::/tidemill-") and "/t" in line
+    }
+    unified = next(top for top in ("/sys/fs/cgroup/unified", "/sys/fs/cgroup") if Path(top + group).is_dir())
+    return "frozen 1" in Path(f"{unified}{group}/cgroup.events").read_text()

@@ -13,12 +13,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-VERSION = 6
+VERSION = 7
 IMAGES_SINCE = 2  # `start` has `rootfs` and `read_only`
 NETWORKS_SINCE = 3  # the verb `serve`; `start` has `network`
 SESSIONS_SINCE = 4  # the verbs `exec` and `dial`, each on a connection of its own: see sessions.py
 CPUS_SINCE = 5  # the verb `cpus`
 SERVICES_SINCE = 6  # `start` has `service`: see restarts.py and probes.py
+PARKS_SINCE = 7  # the verbs `park` and `wake`
 MAX_FRAME = 64 * 1024 * 1024
 
 _encode = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode

@@ -79,6 +79,8 @@ class AgentServer:
             "forget": self._forget,
             "read_log": self._read_log,
             "resize": self._resize,
+            "park": self._park,
+            "wake": self._wake,
             "cpus": self._use_cpus,
             "serve": self._serve,
             "exec": self._exec,
@@ -241,6 +243,14 @@ class AgentServer:
         self._hello["limits"].update(cgroups.limit(self._place.groups, cpu, memory, missing))
         self._tasks.memory = memory
         return {"limits": self._hello["limits"]}
+
+    def _park(self, client: Client, m: dict[str, Any]) -> dict[str, Any]:
+        self._tasks.park()
+        return {}
+
+    def _wake(self, client: Client, m: dict[str, Any]) -> dict[str, Any]:
+        self._tasks.wake()
+        return {}
 
     def _use_cpus(self, client: Client, m: dict[str, Any]) -> dict[str, Any]:
         cpus = sorted(int(cpu) for cpu in m["cpus"])

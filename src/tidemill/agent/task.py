@@ -53,5 +53,6 @@ class Task:
         self.meter: MemoryMeter | None = None
         self.oom_before = 0
         self.refused_before = 0  # processes, when it started
+        self.parked = False  # all of it stands still
         self.alone = True  # no other task ran beside it: the node's peak is its peak
         self.exit: dict[str, Any] | None = None

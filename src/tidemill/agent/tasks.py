@@ -169,6 +169,29 @@ class Tasks:
             task.reason, task.message = "stopped", why
             self._terminate(task)
 
+    def park(self) -> None:
+        """The services that run here stand still from now on. Raises Refused where that cannot be: then
+        nothing does."""
+        live = [task for task in self._tasks.values() if task.state != "exited"]
+        for task in live:
+            if task.restarts is None or task.state != "running" or task.kill_at is not None:
+                raise Refused("busy", f"{task.attempt}/{task.rank} is no service that runs")
+        for task in live:
+            why = cgroups.freeze(task.group, True) if task.group else "it has no control group"
+            if why:
+                self.wake()
+                raise Refused("unsupported", f"{task.attempt}/{task.rank} cannot be frozen: {why}")
+            task.parked = True
+            self.probes.end(task)
+            task.events = [e for e in task.events if e["kind"] not in ("task_ready", "task_unready")]
+
+    def wake(self) -> None:
+        """They go on; each is ready once its probe has passed again."""
+        for task in self._tasks.values():
+            if task.parked:
+                self._go_on(task)
+                self.probes.begin(task, task.spec["service"]["probes"])
+
     def forget(self, attempt: str, rank: int) -> None:
         task = self._tasks.get((attempt, rank))
         if task is None:
@@ -236,6 +259,9 @@ class Tasks:
                     ending.look_at = 0.0
             return
         task.state = "ending"
+        if task.parked:  # who is parked is not started anew: nobody pays for that
+            task.parked, task.restarts = False, None
+            task.reason, task.message = "stopped", "its process ended while it was parked"
         self.probes.end(task)
         self._listen(task)
         task.status = status if task.group else _said(task.told, "status", status)
@@ -272,6 +298,8 @@ class Tasks:
 
     def _stop_service(self, task: Task, why: str) -> None:
         """For good, whatever it is doing."""
+        if task.parked:
+            self._go_on(task)  # to end by itself, as others do
         task.restarts, task.reason, task.message = None, "stopped", why
         if task.state == "waiting":
             task.begin()
@@ -279,6 +307,10 @@ class Tasks:
             self._finish(task)
         elif task.state == "running" and task.kill_at is None:
             self._terminate(task)
+
+    def _go_on(self, task: Task) -> None:
+        task.parked = False
+        cgroups.freeze(task.group, False)
 
     def _start_again(self, task: Task) -> None:
         task.begin()

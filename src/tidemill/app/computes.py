@@ -243,7 +243,8 @@ async def nodes_of(s: Services, scope: Scope, name: str) -> Sequence[NodeLine]:
 async def usages(s: Services) -> Sequence[Usage]:
     """What this host has, and what live nodes hold of it now."""
     host = (await s.engine.capacity()).total
-    nodes, clusters = await s.store.read(lambda r: (r.live_nodes(), r.count(ResourceQuery(TYPE))))
+    live, clusters = await s.store.read(lambda r: (r.live_nodes(), r.count(ResourceQuery(TYPE))))
+    nodes = [node for node in live if node.state is not NodeState.PARKED]
     held = Vector(sum(n.granted.cpu_milli for n in nodes), 0, sum(n.granted.gpus for n in nodes))
     return (
         Usage("Cores", math.ceil(held.cpu_milli / 1000), host.cpu_milli // 1000),

@@ -128,6 +128,7 @@ async def _deployment(s: Services, endpoint: Resource, row: Resource) -> dict[st
         "max_concurrent": plan.spec.request.max_concurrent,
         "max_queue_wait_s": plan.spec.request.queue_wait_s,
         "instances": [await _instance(s, one) for one in shown(row, instances)],
+        "asleep": status.scaled == 0 and not any(_counts(one) for one in instances),
         "metrics": _metrics(s, row),
         "serves_older": status.serving is not None,
         "error": None
@@ -169,9 +170,14 @@ async def _instance(s: Services, row: Resource) -> dict[str, Any]:
         "restarts": held.restarts,
         "node": attempts[-1].nodes[0] if attempts and attempts[-1].nodes else None,
         "started_at": iso(status.progress.started_at),
+        "parked_at": iso(held.parked_at),
         "waits": held.unready or job_views.waiting_sentence(s, row),
         "error": None if error is None else error.message,
     }
+
+
+def _counts(row: Resource) -> bool:
+    return phase_of(row, job_status(row.status)).counts
 
 
 def _timeline(row: Resource, events: Sequence[Event]) -> list[dict[str, Any]]:

@@ -57,7 +57,7 @@ def _of_deployment(one: Mapping[str, Any]) -> list[dict[str, Any]]:
     elif one["state"] not in (Provisioning.SUCCEEDED, Provisioning.FAILED):
         reasons.append(_reason(name, one["state"], f"Deployment {name} is {one['state']}."))
     ready = sum(instance["phase"] == Phase.READY for instance in one["instances"])
-    if one["state"] == Provisioning.SUCCEEDED and ready < one["instance_count"]:
+    if one["state"] == Provisioning.SUCCEEDED and ready < one["instance_count"] and not one["asleep"]:
         text = f"Deployment {name}: {ready} of {plural(one['instance_count'], 'instance')} are ready."
         reasons.append(_reason(name, "InstancesMissing", text))
     reasons += _of_requests(one, ready)
@@ -99,7 +99,16 @@ def _well(found: Mapping[str, Any]) -> str:
     ready = sum(
         instance["phase"] == Phase.READY for one in found["deployments"] for instance in one["instances"]
     )
-    return f"Nothing is wrong with {found['name']}: {plural(ready, 'instance')} ready."
+    text = f"Nothing is wrong with {found['name']}: {plural(ready, 'instance')} ready."
+    return " ".join([text, *(_sleeps(one) for one in found["deployments"] if one["asleep"])])
+
+
+def _sleeps(one: Mapping[str, Any]) -> str:
+    if any(instance["phase"] == Phase.PARKED for instance in one["instances"]):
+        how = "an instance is parked (no node, no cost), and goes on with the next request"
+    else:
+        how = "the next request starts an instance"
+    return f"Deployment {one['name']} sleeps: {how}."
 
 
 def _next(found: Mapping[str, Any], reasons: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -151,6 +151,8 @@ def phase_of(row: Resource, status: JobStatus) -> Phase:
         return Phase.ENDED
     if state is JobState.CANCEL_REQUESTED:
         return Phase.STOPPING
+    if instance.parked_at is not None:
+        return Phase.PARKED
     if instance.draining_at is not None:
         return Phase.DRAINING
     if state is JobState.RUNNING and instance.attempt == status.progress.attempt:
@@ -174,7 +176,7 @@ def as_seen(row: Resource, quiet: bool) -> deciding.Instance:
         due = instance.started_at + round(allowed * SECOND)
     placed = True
     if row.state in (JobState.QUEUED, JobState.PROVISIONING) and phase is Phase.STARTING:
-        placed, due = False, row.created_at + NODE_US
+        placed, due = False, max(row.created_at, instance.woken_at or 0) + NODE_US
     return deciding.Instance(
         row.uid,
         service.generation,
@@ -186,6 +188,8 @@ def as_seen(row: Resource, quiet: bool) -> deciding.Instance:
         quiet,
         due,
         placed,
+        instance.ready and instance.attempt == status.progress.attempt,
+        not placed and instance.woken_at is not None,
     )
 
 
@@ -208,6 +212,8 @@ def record(tx: Tx, attempt_id: str, port: int, news: Sequence[News]) -> None:
         return
     status = job_status(row.status)
     before = status.instance or InstanceProgress()
+    if before.parked_at is not None:
+        return
     now = before
     if now.attempt != attempt.number:
         started = attempt.started_at or attempt.created_at

@@ -11,8 +11,8 @@ from tidemill.app.access import decide
 from tidemill.app.services import Services
 from tidemill.app.workspaces import scope_of
 from tidemill.domain.ids import PROVIDER
-from tidemill.domain.model import Caller, JobState
-from tidemill.store.api import ResourceQuery
+from tidemill.domain.model import Caller, JobState, NodeState
+from tidemill.store.api import Read, ResourceQuery
 
 _WAITING = (JobState.QUEUED.value, JobState.PREPARING.value, JobState.PROVISIONING.value)
 _FINAL = tuple(state.value for state in JobState if state.final)
@@ -20,10 +20,14 @@ _BUSY_NOT = (*_WAITING, *_FINAL)
 _READ = f"{PROVIDER}/workspaces/read"
 
 
+def _count_nodes(read: Read) -> int:
+    return sum(node.state is not NodeState.PARKED for node in read.live_nodes())
+
+
 async def status(s: Services, caller: Caller) -> dict[str, Any]:
     """`workspaces`, `queued` and `running` are what the caller may see; `nodes` are the host's."""
     rows, nodes = await s.store.read(
-        lambda r: (r.find(ResourceQuery("workspaces", ascending=True)), len(r.live_nodes()))
+        lambda r: (r.find(ResourceQuery("workspaces", ascending=True)), _count_nodes(r))
     )
     seen = [row for row in rows if (await decide(s, caller, _READ, scope_of(row))).allowed]
     # All of them together are counted at once.

@@ -92,6 +92,7 @@ class Settings:
     images: str = "use"  # "use" | "prefer-host" | "require"
     egress: str = ""  # of computes that say nothing: see sandbox/egress.py
     require_isolation: str = ""  # the level every job must have
+    parked_memory: int = 0  # bytes that parked instances may hold together; 0: none is parked
     why_root: str | None = None  # why root is kept, "": it is not; None: root did not start this server
 
 

@@ -95,7 +95,7 @@ def assign(
 ) -> tuple[Attempt, Resource] | None:
     """Gives a waiting job its nodes: attempt, allocations, states -> the attempt and the job's row.
     `region_of` says, of a compute's uid, whose prices hold.
-    None if the job or a node has moved on."""
+    None if the job or a node has moved on. A service that was woken goes on where it is."""
     row = tx.by_uid(job_uid)
     if row is None or row.state not in (JobState.QUEUED, JobState.PROVISIONING):
         return None
@@ -103,6 +103,10 @@ def assign(
     if any(node is None or node.state is not NodeState.IDLE for node in held):
         return None
     status = job_status(row.status)
+    if status.instance is not None:
+        there = next((a for a in tx.attempts_of(job_uid) if a.ended_at is None), None)
+        if there is not None:
+            return _go_on(tx, row, there, nodes, when, region_of, message)
     number = status.progress.attempt + 1
     attempt = Attempt(
         id=f"{job_uid}.{number}",
@@ -120,6 +124,30 @@ def assign(
         tx.open_interval(allocation(attempt, node, row, when, region_of(node.compute_uid)))
     progress = replace(status.progress, attempt=number)
     row = tx.update(with_progress(row, status, JobState.STARTING, when.at, progress))
+    tx.add_event(job_event(row, when.at, "Assigned", message))
+    return attempt, row
+
+
+def _go_on(
+    tx: Tx,
+    row: Resource,
+    attempt: Attempt,
+    nodes: Sequence[str],
+    when: Moment,
+    region_of: Callable[[str], str],
+    message: str,
+) -> tuple[Attempt, Resource] | None:
+    """What was parked has its node again: the attempt goes on, and the bill with it."""
+    if attempt.nodes != tuple(nodes):
+        return None
+    for node_id in nodes:
+        node = tx.node(node_id)
+        assert node is not None
+        tx.update_node(node_in(node, NodeState.RUNNING, attempt_id=attempt.id, idle_since=None))
+        held = allocation(attempt, node, row, when, region_of(node.compute_uid))
+        tx.open_interval(replace(held, id=f"{held.id}:{when.at}"))
+    moved(moved(JobState(row.state), JobState.STARTING), JobState.RUNNING)
+    row = tx.update(replace(row, state=JobState.RUNNING, modified_at=when.at))
     tx.add_event(job_event(row, when.at, "Assigned", message))
     return attempt, row
 
@@ -241,13 +269,32 @@ def end(
     if row is not None and not JobState(row.state).final:
         state, kept = _end_job(tx, row, attempt, when.at, result, started_at, collected, heard_at)
     for node_id in attempt.nodes:
-        allotted = f"{attempt.id}:{node_id}"
-        tx.close_interval(allotted, when.at, when.mono, result.outcome.value)
+        for allotted in _allotted(tx, row, attempt, node_id):
+            tx.close_interval(allotted, when.at, when.mono, result.outcome.value)
+        _leave_parked(tx, attempt, node_id, when.at)
         if kept is not None and node_id in kept.nodes:
             _hold_on(tx, attempt, node_id, when)
         elif (node := _runs(tx, attempt, node_id)) is not None:
             tx.update_node(node_in(node, NodeState.IDLE, attempt_id="", idle_since=when.at))
     return state
+
+
+def _allotted(read: Read, row: Resource | None, attempt: Attempt, node_id: str) -> list[str]:
+    """Of the ledger's rows for a node, those that may be open: a service that was woken has others."""
+    first = f"{attempt.id}:{node_id}"
+    if row is None or not row.parent_uid:
+        return [first]
+    held = read.intervals(job_uid=row.uid, node_id=node_id, kind="allocation", open_only=True)
+    return [one.id for one in held]
+
+
+def _leave_parked(tx: Tx, attempt: Attempt, node_id: str, now: int) -> None:
+    """Nobody would open it again."""
+    node = tx.node(node_id)
+    if node is not None and node.attempt_id == attempt.id and node.state is NodeState.PARKED:
+        message = "What stood still here has ended."
+        tx.update_node(node_in(node, NodeState.CLOSING, reason=message))
+        tx.add_event(Event(node.id, "node", now, "NodeClosing", message))
 
 
 def _runs(read: Read, attempt: Attempt, node_id: str) -> Node | None:
@@ -296,11 +343,12 @@ def _end_job(
         progress = replace(progress, system_failures=progress.system_failures + 1)
     if result.outcome is Outcome.PREEMPTED:
         progress = replace(progress, preemptions=progress.preemptions + 1)
-    cancelled = row.state == JobState.CANCEL_REQUESTED
+    parked = status.instance is not None and status.instance.parked_at is not None
+    cancelled = row.state == JobState.CANCEL_REQUESTED or parked
     outcome = Outcome.CANCELED if cancelled else result.outcome
     code, message = result.code, result.message
     if outcome is not result.outcome:  # it ended by itself before the stop reached it
-        code, message = "Canceled", "Canceled."
+        code, message = "Canceled", f"Ended while parked: {result.message}" if parked else "Canceled."
     verdict = after_attempt(outcome, progress.system_failures, code, message, progress.preemptions)
     for note in collected.notes:
         tx.add_event(job_event(row, now, "Note", note))

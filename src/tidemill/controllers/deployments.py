@@ -13,18 +13,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from tidemill.app import implicit_computes, instances, routes
+from tidemill.app import implicit_computes, instances, parked, routes
 from tidemill.app.codec import encode, job_status
 from tidemill.app.endpoint_rows import DEPLOYMENTS, deployment_status, event
 from tidemill.app.online_deployments import finish_deletion
 from tidemill.app.scaled import Bounds, bounds_of, wanted_of
 from tidemill.app.services import Services
-from tidemill.app.transitions import job_event
+from tidemill.app.transitions import Moment, job_event
 from tidemill.domain.model import JobState, Resource
 from tidemill.domain.plan import Place
 from tidemill.domain.serving import deciding
-from tidemill.domain.serving.deciding import Drain, Fail, Finish, Gone, Serve, Start, Stop
-from tidemill.domain.serving.model import Provisioning
+from tidemill.domain.serving.deciding import Drain, Fail, Finish, Gone, Park, Serve, Start, Stop, Wake
+from tidemill.domain.serving.model import DeploymentSpec, Provisioning
 from tidemill.domain.serving.plan import DeploymentPlan, DeploymentStatus
 from tidemill.domain.serving.routes import Backend
 from tidemill.domain.units import plural
@@ -185,7 +185,14 @@ class Deployments:
             seen.row.modified_at,
             self._router.is_current(seen.backend),
             round((serving.spec.request.timeout_s + DRAIN_MARGIN_S) * SECOND),
+            self._parks(serving.spec),
         )
+
+    def _parks(self, spec: DeploymentSpec) -> bool:
+        """What holds a GPU's memory would hold the GPU."""
+        size = self._s.sizes.get(spec.instance_type)
+        may = spec.scale.parks and self._s.settings.parked_memory > 0
+        return may and size is not None and not size.gpus
 
     def _drafts(self, seen: Seen, decided: deciding.Decided, now: int) -> Drafts:
         """Rows of the instances to start, by generation: what they need to be made is looked up here."""
@@ -220,6 +227,13 @@ class Deployments:
                 case Stop():
                     for instance in one.uids:
                         instances.stop(tx, by_uid[instance], one.why, now)
+                case Park():
+                    when = Moment(now, self._s.clock.boottime(), "")
+                    parked.park(tx, by_uid[one.uid], one.why, when)
+                case Wake():
+                    _make_room(tx, row, 0, now)
+                    tx.add_event(event(row, now, "Waking", f"Its parked instance goes on: {one.why}."))
+                    parked.wake(tx, by_uid[one.uid], one.why, now)
                 case Serve():
                     status = replace(status, serving=None, serving_generation=status.generation, error=None)
                     tx.add_event(event(row, now, "Serving", one.message))
@@ -302,11 +316,15 @@ def plan_of(status: DeploymentStatus, generation: int) -> DeploymentPlan:
 def _start(
     tx: Tx, row: Resource, drafts: Sequence[tuple[Resource, instances.Told]], start: Start, now: int
 ) -> None:
-    """With room for them beside those that are there."""
-    live = [one for one in instances.of_deployment(tx, row) if not JobState(one.state).final]
-    implicit_computes.resize(tx, row, 0, len(live) + start.count, now)
+    _make_room(tx, row, start.count, now)
     tx.add_event(event(row, now, "Starting", f"Starts {plural(start.count, 'instance')}: {start.why}."))
     for draft, told in drafts:
         tx.insert(draft)
         for code, message in told:
             tx.add_event(job_event(draft, now, code, message))
+
+
+def _make_room(tx: Tx, row: Resource, count: int, now: int) -> None:
+    """For so many instances beside those that are there."""
+    live = [one for one in instances.of_deployment(tx, row) if not JobState(one.state).final]
+    implicit_computes.resize(tx, row, 0, len(live) + count, now)

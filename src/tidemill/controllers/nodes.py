@@ -16,6 +16,7 @@ from tidemill.app.codec import encode
 from tidemill.app.services import Services
 from tidemill.app.transitions import Moment, close_intervals, node_in
 from tidemill.app.waiting import wait_set
+from tidemill.controllers.parking import Parking
 from tidemill.domain.isolation import Limit, reached
 from tidemill.domain.model import Event, Interval, Node, NodeState, Vector
 from tidemill.domain.scheduling.capacity import elastic_grants
@@ -39,8 +40,10 @@ class Nodes:
         moment: Callable[[], Moment],
         host: Host,
         size_of: Callable[[str], Vector | None],
+        parking: Parking,
     ) -> None:
         self._s = services
+        self._parking = parking
         self._moment = moment
         self._host = host
         self._size_of = size_of  # compute uid -> full size of one of its nodes
@@ -68,7 +71,7 @@ class Nodes:
         for node in known.values():
             self._live.add(node.id)
             found = held.get(node.id)
-            if node.state is NodeState.OPENING and found is None:
+            if node.state is NodeState.OPENING and (found is None or node.attempt_id):
                 self.open(node)
             elif found is None:
                 await self._gone(node.id, lost=True, message="The engine does not hold it any more.")
@@ -144,6 +147,8 @@ class Nodes:
                 return
         loop = asyncio.get_running_loop()
         self._deadlines[node.id] = loop.call_later(OPEN_DEADLINE_S, self._opening_too_long, node.id)
+        if node.attempt_id:
+            return await self._wake(node)
         try:
             size = self._s.sizes.get(node.size)
             _, tags, _ = await self._s.store.read(lambda r: computes.bill_of(r, node.compute_uid))
@@ -154,6 +159,32 @@ class Nodes:
         except EngineError as error:
             log.warning("node %s could not be opened: %s", node.id, error)
             await self._gone(node.id, lost=False, message=f"Could not be opened: {error}")
+
+    async def _wake(self, node: Node) -> None:
+        """One that was parked, with what it runs: a new interval of the ledger begins."""
+        try:
+            await self._s.engine.resize(node.id, node.granted)
+            await self._parking.wake(node.id)
+        except EngineError as error:  # its instance starts anew elsewhere
+            log.warning("node %s could not be woken: %s", node.id, error)
+            return self.close(node.id)
+        when = self._moment()
+
+        def change(tx: Tx) -> list[Node]:
+            now = tx.node(node.id)
+            if now is None or now.state is not NodeState.OPENING:
+                return []
+            now = tx.update_node(
+                node_in(now, NodeState.IDLE, idle_since=when.at, heartbeat_at=when.at, ready_at=when.at)
+            )
+            held = _interval(tx, now, when, self._s.settings.region)
+            tx.open_interval(replace(held, id=f"{node.id}:{when.at}"))
+            tx.add_event(Event(node.id, "node", when.at, "NodeWoken", f"Node {node.id} goes on."))
+            return self._share_out(tx, when.at)
+
+        changed = await self._s.store.write(change)
+        self._opened(node.id)
+        return await self._resize(changed)
 
     async def _check(self, node: Node) -> None:
         try:
@@ -222,7 +253,8 @@ class Nodes:
         -> the nodes whose share changed."""
         if self._host.strict:
             return []
-        nodes = {n.id: n for n in tx.live_nodes() if n.state is not NodeState.CLOSING}
+        away = (NodeState.CLOSING, NodeState.PARKED)
+        nodes = {n.id: n for n in tx.live_nodes() if n.state not in away}
         sizes = {n.id: self._size_of(n.compute_uid) or n.granted for n in nodes.values()}
         changed: list[Node] = []
         for node_id, granted in elastic_grants(self._host, sizes).items():
@@ -357,11 +389,11 @@ def _share_sentence(granted: Vector, count: int) -> str:
 
 
 def _leave_idle(tx: Tx, now: int) -> set[str]:
-    """Marks every idle node as closing -> their ids."""
+    """Marks every node as closing that does nothing -> their ids."""
     message = "The server was stopped, and this node ran nothing."
     left: set[str] = set()
     for node in tx.live_nodes():
-        if node.state is NodeState.IDLE:
+        if node.state in (NodeState.IDLE, NodeState.PARKED):  # nobody could wake it meanwhile
             tx.update_node(node_in(node, NodeState.CLOSING, reason=message))
             tx.add_event(Event(node.id, "node", now, "NodeClosing.ServerStopped", message))
             left.add(node.id)

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from tidemill.app import computes, implicit_computes, kept_nodes, quotas, transitions
+from tidemill.app import computes, implicit_computes, kept_nodes, parked, quotas, transitions
 from tidemill.app.codec import encode, job_status
 from tidemill.app.compute_rules import SERVERLESS
 from tidemill.app.services import Services
@@ -219,7 +219,7 @@ class Pool:
     async def _job_changed(self, uid: str, row: Resource | None, now: int) -> None:
         waits = row is not None and row.state in WAITING
         ended = row is None or (JobState(row.state).final and kept_nodes.of(row) is None)
-        if uid in self._running and (ended or waits):
+        if uid in self._running and (ended or waits or (row is not None and parked.is_parked(row))):
             self._running.discard(uid)
             self._state.apply(sched.JobReleased(uid, now))
         if waits and uid not in self._waiting:
@@ -284,7 +284,8 @@ class Pool:
             node.state,
             node.granted,
             node.gpu_ids,
-            node.attempt_id.split(".", 1)[0],
+            # A woken one has its attempt already, but the job is not assigned yet.
+            "" if node.state in (NodeState.OPENING, NodeState.IDLE) else node.attempt_id.split(".", 1)[0],
             since,
         )
         self._known_nodes[node.id] = node.state
@@ -292,7 +293,8 @@ class Pool:
 
     def _node_changed(self, uid: str, node: Node | None, now: int) -> None:
         before = self._known_nodes.get(uid)
-        state = NodeState.CLOSED if node is None else node.state
+        # One that is parked is nobody's room: it comes back as one that opens.
+        state = NodeState.CLOSED if node is None or node.state is NodeState.PARKED else node.state
         if before is None:
             return
         if before is state:
@@ -357,8 +359,7 @@ class Pool:
                     pool_rows.note_wait(tx, decision, when.at)
                 case sched.EndJob():
                     pool_rows.end_job(tx, decision, when)
-                    if decision.running:
-                        carried.stopped.append(decision.job_uid)
+                    carried.stopped.append(decision.job_uid)
         return carried
 
     def _region_of(self, compute_uid: str) -> str:
@@ -387,20 +388,12 @@ class Pool:
         if cluster is None or not computes.is_there(tx, cluster.uid):  # it went since that was decided
             carried.events.append(sched.NotDone(decision, when.at))
             return
-        node = tx.insert_node(
-            Node(
-                id=f"{cluster.name}-{self._s.ids.short()}",
-                compute_uid=cluster.uid,
-                pool="local",
-                size=cluster.size,
-                granted=decision.granted,
-                gpu_ids=decision.gpu_ids,
-                state=NodeState.OPENING,
-                created_at=when.at,
-                heartbeat_at=when.at,
-                reason=decision.sentence,
-            )
-        )
+        woken = parked.awaited(tx, cluster.uid)
+        if woken is not None:
+            again = {"granted": decision.granted, "heartbeat_at": when.at, "reason": decision.sentence}
+            node = tx.update_node(transitions.node_in(woken, NodeState.OPENING, **again))
+        else:
+            node = tx.insert_node(self._new_node(cluster, decision, when.at))
         tx.add_event(Event(node.id, "node", when.at, decision.code, decision.sentence))
         tx.add_event(
             Event(
@@ -420,6 +413,20 @@ class Pool:
                 ),
                 when.at,
             )
+        )
+
+    def _new_node(self, cluster: sched.ClusterSpec, decision: sched.OpenNode, now: int) -> Node:
+        return Node(
+            id=f"{cluster.name}-{self._s.ids.short()}",
+            compute_uid=cluster.uid,
+            pool="local",
+            size=cluster.size,
+            granted=decision.granted,
+            gpu_ids=decision.gpu_ids,
+            state=NodeState.OPENING,
+            created_at=now,
+            heartbeat_at=now,
+            reason=decision.sentence,
         )
 
     def _close(self, tx: Tx, decision: sched.CloseNode, when: Moment, carried: Carried) -> None:

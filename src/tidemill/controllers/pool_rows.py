@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from tidemill.app import computes, implicit_computes, kept_nodes, notices, transitions
+from tidemill.app import computes, implicit_computes, kept_nodes, notices, parked, transitions
 from tidemill.app.codec import job_status
 from tidemill.app.transitions import Moment
-from tidemill.domain.model import Attempt, JobState, Node, Resource
+from tidemill.domain.model import Attempt, JobState, Node, NodeState, Resource
 from tidemill.domain.plan import JobError
 from tidemill.domain.scheduling import types as sched
 from tidemill.domain.scheduling.sentences import NODES_OPENING
@@ -35,11 +35,12 @@ def end_job(tx: Tx, decision: sched.EndJob, when: Moment) -> None:
     if JobState(row.state).final:
         kept_nodes.release(tx, row, when.at, when.mono, decision.sentence)
         return
-    if decision.running:
+    status = job_status(row.status)
+    if decision.running or status.instance is not None:
         for attempt in tx.attempts_of(row.uid):
             transitions.stopping(tx, attempt.id, now, "cancel")
+    if decision.running:
         return
-    status = job_status(row.status)
     progress = replace(
         status.progress,
         ended_at=now,
@@ -69,7 +70,7 @@ def look(read: Read) -> Found:
     held: list[tuple[Resource, Attempt]] = []
     for attempt in read.live_attempts():
         row = read.by_uid(attempt.job_uid)
-        if row is not None:
+        if row is not None and row.state not in WAITING and not parked.is_parked(row):
             running.append((row, attempt))
     for row in kept_nodes.all_kept(read):
         kept = kept_nodes.of(row)
@@ -81,7 +82,7 @@ def look(read: Read) -> Found:
             *read.find(ResourceQuery(computes.TYPE, ascending=True)),
             *read.find(ResourceQuery(implicit_computes.TYPE, ascending=True)),
         ],
-        nodes=read.live_nodes(),
+        nodes=[node for node in read.live_nodes() if node.state is not NodeState.PARKED],
         waiting=read.find(ResourceQuery("jobs", states=WAITING, ascending=True)),
         preparing=read.find(ResourceQuery("jobs", states=(JobState.PREPARING,))),
         running=running,

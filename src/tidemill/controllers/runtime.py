@@ -21,6 +21,7 @@ from tidemill.controllers.due import DueRows
 from tidemill.controllers.environments import Environments
 from tidemill.controllers.kept import Kept
 from tidemill.controllers.nodes import Nodes
+from tidemill.controllers.parking import Parking
 from tidemill.controllers.pipelines import Pipelines
 from tidemill.controllers.pool import COMPUTES, Pool
 from tidemill.controllers.routing import Routing
@@ -59,6 +60,7 @@ class Runtime:
     kept: Kept
     scaling: Scaling
     notices: DueRows
+    parking: Parking
     _events: asyncio.Task[None] | None = None
 
     async def stop(self) -> None:
@@ -66,6 +68,7 @@ class Runtime:
         await self.watchdog.stop()
         await self.schedules.stop()
         await self.kept.stop()
+        await self.parking.stop()
         await self.notices.stop()
         await self.pool.stop()
         await self.nodes.close_idle(CLOSE_IDLE_S)
@@ -91,6 +94,8 @@ class Runtime:
                 self.deletions.compute_changed()
             elif item.kind in ("node", "resource:jobs"):
                 self.deletions.node_changed()
+            if item.kind == "node":
+                self.parking.node_changed()
             if item.kind == "resource:jobs":
                 self.composites.job_changed(item.uid)
                 self.kept.job_changed(item.uid)
@@ -146,7 +151,8 @@ async def start(services: Services) -> Runtime:
     def size_of(compute_uid: str) -> Vector | None:
         return pool.size_of(compute_uid)
 
-    nodes = Nodes(services, moment, host, size_of)
+    parking = Parking(services, lambda node_id: nodes.close(node_id))
+    nodes = Nodes(services, moment, host, size_of, parking)
     cleaner = Cleaner(services.engine)
     kept = Kept(services, cleaner)
     attempts = Attempts(services, moment, cleaner, kept)
@@ -179,6 +185,7 @@ async def start(services: Services) -> Runtime:
         kept,
         scaling,
         DueRows(services, notices.TYPE, NOTICES_AT_ONCE, notice_sending.send),
+        parking,
     )
     cleaner.start()
     await nodes.recover()
@@ -198,6 +205,7 @@ async def start(services: Services) -> Runtime:
     runtime.schedules.start()
     kept.start()
     runtime.notices.start()
+    parking.start()
     watchdog.start()
     return runtime
 

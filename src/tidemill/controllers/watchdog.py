@@ -26,6 +26,7 @@ from tidemill.store.api import Read, ResourceQuery
 log = logging.getLogger("tidemill.watchdog")
 
 SWEEP_S = 30.0
+_ANSWERING = (NodeState.IDLE, NodeState.RUNNING, NodeState.PARKED)
 _WAITING = (JobState.QUEUED, JobState.PROVISIONING, JobState.PREPARING)
 
 
@@ -116,9 +117,7 @@ def _look(read: Read, now: int) -> tuple[bool, Overdue]:
         if n.state is not NodeState.IDLE and _late(n.state, n.ready_at or n.created_at, now)
     )
     held = tuple(
-        n
-        for n in nodes
-        if n.state in (NodeState.IDLE, NodeState.RUNNING) and _late(n.state, n.ready_at or n.created_at, now)
+        n for n in nodes if n.state in _ANSWERING and _late(n.state, n.ready_at or n.created_at, now)
     )
     return bool(jobs or attempts or nodes), Overdue(late_jobs, late_attempts, late_nodes, held)
 

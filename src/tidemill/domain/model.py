@@ -144,6 +144,7 @@ class NodeState(StrEnum):
     IDLE = "Idle"
     RUNNING = "Running"
     CLOSING = "Closing"
+    PARKED = "Parked"  # what it runs stands still: it takes nobody's room and costs nothing
     LOST = "Lost"  # its agent does not answer; processes not yet proved gone
     CLOSED = "Closed"
 

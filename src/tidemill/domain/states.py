@@ -80,7 +80,8 @@ ATTEMPT_MOVES: Mapping[State, frozenset[State]] = {
 NODE_MOVES: Mapping[State, frozenset[State]] = {
     _N.OPENING: frozenset({_N.IDLE, _N.CLOSING, _N.LOST, _N.CLOSED}),
     _N.IDLE: frozenset({_N.RUNNING, _N.CLOSING, _N.LOST, _N.CLOSED}),
-    _N.RUNNING: frozenset({_N.IDLE, _N.CLOSING, _N.LOST, _N.CLOSED}),
+    _N.RUNNING: frozenset({_N.IDLE, _N.PARKED, _N.CLOSING, _N.LOST, _N.CLOSED}),
+    _N.PARKED: frozenset({_N.OPENING, _N.CLOSING, _N.LOST, _N.CLOSED}),
     _N.CLOSING: frozenset({_N.LOST, _N.CLOSED}),
     _N.LOST: frozenset({_N.IDLE, _N.RUNNING, _N.CLOSING, _N.CLOSED}),
 }
@@ -358,6 +359,7 @@ def _allowance(state: State, a: Allowances, timeout_s: float | None) -> tuple[fl
         _N.OPENING: (a.open_s, "nodes", "close the node, open another"),
         _N.IDLE: (a.look_again_s, "pool", "close it if nothing can use it"),
         _N.RUNNING: (a.look_again_s, "nodes", "check that its agent answers"),
+        _N.PARKED: (a.look_again_s, "nodes", "check that its agent answers"),
         _N.CLOSING: (a.cancel.closed_s, "nodes", "close it again"),
         _N.LOST: (a.lost_s, "nodes", "close the node, prove its processes gone"),
     }

@@ -200,6 +200,15 @@ class Engine(Protocol):
         ...
 
     async def resize(self, node_id: str, granted: Vector) -> None: ...
+    async def park(self, node_id: str) -> None:
+        """The services that run there stand still, until `wake`: no CPU, no probes, no start anew of one that
+        ends. Their memory stays. Raises EngineError where that cannot be."""
+        ...
+
+    async def wake(self, node_id: str) -> None:
+        """They go on; "task_ready" comes once their probes pass. Nothing where nothing is parked."""
+        ...
+
     async def start(self, node_id: str, task: TaskSpec) -> None:
         """Intent is on disk when this returns. Raises InvalidTask or Unreachable."""
         ...
@@ -274,6 +283,15 @@ class Engine(Protocol):
     def cpu_used(self, node_id: str) -> int | None:
         """Microseconds of CPU that the node's processes have used since it was opened, those that have ended
         included; None where nobody counts them."""
+        ...
+
+    def memory_used(self, node_id: str) -> int | None:
+        """Bytes that the node's processes hold now, files that the kernel keeps for them not counted; None
+        where nobody counts them."""
+        ...
+
+    def free_memory(self) -> int | None:
+        """Bytes that the host has for more; None where that is not known."""
         ...
 
     def events(self) -> AsyncIterator[EngineEvent]: ...

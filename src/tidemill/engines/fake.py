@@ -61,6 +61,7 @@ class _Task:
     restarts: Restarts | None = None  # of a service
     started: int = 0
     runs: bool = True  # a service may be about to start again
+    parked: bool = False
     stopping: str = ""
     events: list[EngineEvent] = field(default_factory=list)
     exited: bool = False
@@ -93,6 +94,8 @@ class FakeEngine:
         self.open_fails: set[str] = set()
         self.nodes: dict[str, _Node] = {}
         self.cpu: dict[str, int] = {}  # microseconds used, by node
+        self.memory: dict[str, int] = {}  # bytes held, by node
+        self.parks = True  # whether the host can
         self._root = root
         self._clock = clock
         self._capacity = capacity or HostCapacity(Vector(4000, 8 << 30, 0), (), "fake")
@@ -159,6 +162,22 @@ class FakeEngine:
         self.calls.append(("resize", node_id, granted))
         node = self._need(node_id)
         node.spec = replace(node.spec, granted=granted)
+
+    async def park(self, node_id: str) -> None:
+        self.calls.append(("park", node_id))
+        tasks = [task for task in self._need(node_id).tasks.values() if not task.exited]
+        if not self.parks or any(task.restarts is None or not task.runs for task in tasks):
+            raise InvalidTask(f"node {node_id} cannot be parked")
+        for task in tasks:
+            task.parked = True
+            task.events = [one for one in task.events if one.kind not in ("task_ready", "task_unready")]
+
+    async def wake(self, node_id: str) -> None:
+        self.calls.append(("wake", node_id))
+        for key, task in self._need(node_id).tasks.items():
+            if task.parked:
+                task.parked = False
+                self._ready(node_id, key, task, task.started)
 
     async def start(self, node_id: str, task: TaskSpec) -> None:
         self.calls.append(("start", node_id, task))
@@ -278,6 +297,12 @@ class FakeEngine:
 
     def cpu_used(self, node_id: str) -> int | None:
         return self.cpu.get(node_id)
+
+    def memory_used(self, node_id: str) -> int | None:
+        return self.memory.get(node_id, 1 << 20)
+
+    def free_memory(self) -> int | None:
+        return self._capacity.total.memory
 
     async def events(self) -> AsyncIterator[EngineEvent]:
         while True:

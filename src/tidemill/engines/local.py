@@ -203,6 +203,16 @@ class LocalEngine(Visits):
             if before.get(use) and not line["enforced"]:
                 raise EngineError(f"node {node_id} keeps its old {use} limit: {line['why_not']}")
 
+    async def park(self, node_id: str) -> None:
+        node, link = self._need(node_id)
+        if node.hello["version"] < protocol.PARKS_SINCE:
+            raise InvalidTask(f"node {node_id} was opened by an earlier Tidemill, which parks nothing")
+        await link.call("park")
+
+    async def wake(self, node_id: str) -> None:
+        _, link = self._need(node_id)
+        await link.call("wake")
+
     # --- tasks
 
     async def start(self, node_id: str, task: TaskSpec) -> None:
@@ -290,6 +300,13 @@ class LocalEngine(Visits):
     def cpu_used(self, node_id: str) -> int | None:
         node = self._nodes.get(node_id)
         return words.cpu_used(node.hello) if node is not None else None
+
+    def memory_used(self, node_id: str) -> int | None:
+        node = self._nodes.get(node_id)
+        return words.memory_used(node.hello) if node is not None else None
+
+    def free_memory(self) -> int | None:
+        return words.free_memory()
 
     # --- the stream
 

@@ -84,6 +84,26 @@ def cpu_used(hello: dict[str, Any]) -> int | None:
     return next((int(line.split()[1]) for line in lines if line.startswith("usage_usec ")), None)
 
 
+def memory_used(hello: dict[str, Any]) -> int | None:
+    """By the group with the memory controller: `anon` of v2, `total_rss` of v1."""
+    directory = hello.get("groups", {}).get("memory")
+    try:
+        lines = Path(directory, "memory.stat").read_text().splitlines() if directory else []
+    except OSError:
+        return None
+    counted = (line.split() for line in lines)
+    return next((int(value) for name, value in counted if name in ("anon", "total_rss")), None)
+
+
+def free_memory() -> int | None:
+    """Bytes that the host has for more."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
+
+
 def host_memory() -> int:
     """Bytes: what the host has, or less where this process's own cgroup allows less."""
     with open("/proc/meminfo") as file:

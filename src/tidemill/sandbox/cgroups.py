@@ -139,6 +139,12 @@ def kill(directory: str) -> None:
     signal_all(directory, signal.SIGKILL)
 
 
+def freeze(directory: str, frozen: bool) -> str:
+    """Every process of a group stands still, or goes on; only v2 has that for each group. SIGKILL still ends
+    them. -> why not, or ""."""
+    return write(f"{directory}/cgroup.freeze", "1" if frozen else "0")
+
+
 def signal_all(directory: str, number: int) -> None:
     for pid in processes(directory):
         try:
@@ -292,7 +298,8 @@ def _make_unified(name: str, v2: Hierarchy | None, missing: dict[str, str]) -> s
 
 def _make(directory: str, use: str, missing: dict[str, str]) -> str:
     try:
-        os.mkdir(directory, 0o755)
+        os.mkdir(directory)
+        os.chmod(directory, 0o711)  # whatever the umask: the server, as another user, reads the counters
     except FileExistsError:
         return directory
     except OSError as error:

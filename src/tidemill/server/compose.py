@@ -13,6 +13,7 @@ from tidemill.app.checkpoints import Checkpoints
 from tidemill.app.egress import check_line
 from tidemill.app.services import Addresses, Caller, Services, Settings
 from tidemill.domain.principals import PrincipalKind
+from tidemill.domain.serving import parking
 from tidemill.identity.ca import tls_files
 from tidemill.identity.keys import Keys
 from tidemill.identity.secrets import SecretBox
@@ -147,6 +148,7 @@ async def compose(
             images=config.images,
             egress=check_line(config.egress, "config.json: egress", "egress"),
             require_isolation=config.require_isolation,
+            parked_memory=parking.bound(config.parked_mib, (await engine.capacity()).total.memory),
             why_root=standing.why_root if standing.helped or standing.why_root else None,
             strict_python=config.strict_python,
             cancel_grace_s=config.cancel_grace_s,

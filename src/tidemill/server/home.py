@@ -43,6 +43,8 @@ class Config:
 
     `build_egress`: what packages that are built from source reach besides the server's own indexes;
     `unconfined_builds`: whether they are built without a sandbox where there is none.
+    `parked_mib`: what instances of deployments that sleep may hold in memory (domain/serving/parking.py): 0
+    parks none, -1 leaves it to the host's size.
     `retention`: what may be removed, and when (domain/retention.py)."""
 
     subscription: str
@@ -64,6 +66,7 @@ class Config:
     image_registries: list[str] = field(default_factory=list[str])
     insecure_registries: list[str] = field(default_factory=list[str])
     image_max_gib: int = 100
+    parked_mib: int = -1
     cancel_grace_s: float = 10.0
     close_grace_s: float = 20.0
     database: str = ""

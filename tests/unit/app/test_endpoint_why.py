@@ -17,6 +17,7 @@ def deployment(name: str = "blue", **changes: Any) -> dict[str, Any]:
         "traffic": 100,
         "instance_count": 1,
         "instances": [instance()],
+        "asleep": False,
         "error": None,
         "serves_older": False,
         "metrics": None,
@@ -56,6 +57,17 @@ def ask(services, scope, monkeypatch):
 async def test_nothing_is_wrong(ask):
     found = await ask(endpoint(deployment()))
     assert (found["sentence"], found["reasons"]) == ("Nothing is wrong with ep: 1 instance ready.", [])
+
+
+async def test_one_that_sleeps_lacks_nothing(ask):
+    found = await ask(endpoint(deployment(asleep=True, instances=[instance("parked")])))
+    assert found["reasons"] == []
+    assert found["sentence"] == (
+        "Nothing is wrong with ep: 0 instances ready. Deployment blue sleeps: an instance is parked "
+        "(no node, no cost), and goes on with the next request."
+    )
+    found = await ask(endpoint(deployment(asleep=True, instances=[])))
+    assert found["sentence"].endswith("Deployment blue sleeps: the next request starts an instance.")
 
 
 async def test_what_is_missing_comes_with_the_command_that_mends_it(ask):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -11,16 +12,19 @@ from hypothesis import strategies as st
 from tidemill.domain.plan import JobError
 from tidemill.domain.serving.deciding import (
     SECOND,
+    Decision,
     Deployment,
     Drain,
     Fail,
     Finish,
     Gone,
     Instance,
+    Park,
     Phase,
     Serve,
     Start,
     Stop,
+    Wake,
     decide,
     superseded,
 )
@@ -187,6 +191,8 @@ def deployments(draw: st.DrawFn) -> Deployment:
             draining_at=draw(st.sampled_from([NOW, NOW - 100 * SECOND])),
             quiet=draw(st.booleans()),
             due=draw(st.sampled_from([None, NOW - 1, NOW + SECOND])),
+            answers=draw(st.booleans()),
+            waking=draw(st.sampled_from([False, False, True])),
         )
         for n in range(count)
     ]
@@ -198,7 +204,23 @@ def deployments(draw: st.DrawFn) -> Deployment:
         draw(st.integers(0, 4)),
         instances,
         routed=draw(st.booleans()),
+        parks=draw(st.booleans()),
     )
+
+
+def _check_parked(deployment: Deployment, decisions: Sequence[Decision], stopped: list[str]) -> None:
+    """At most one stays parked, of what serves, and only while it sleeps or is about to be woken."""
+    by_uid = {i.uid: i for i in deployment.instances}
+    woken = [by_uid[d.uid] for d in decisions if isinstance(d, Wake)]
+    put_away = [by_uid[d.uid] for d in decisions if isinstance(d, Park)]
+    assert all(i.phase is Phase.PARKED for i in woken)
+    assert all(i.phase is Phase.DRAINING and i.quiet and i.answers for i in put_away)
+    left = [i for i in deployment.instances if i.phase is Phase.PARKED and i.uid not in stopped]
+    left = [i for i in left if i not in woken] + put_away
+    assert len(left) <= deployment.parks
+    assert len(woken) <= (not any(i.waking for i in deployment.instances))
+    if woken:  # so that it gets its own node
+        assert not any(isinstance(d, Start) and d.generation == woken[0].generation for d in decisions)
 
 
 @settings(max_examples=400)
@@ -208,7 +230,9 @@ def test_always(deployment: Deployment) -> None:
     by_uid = {i.uid: i for i in deployment.instances}
     stopped = [uid for d in decisions if isinstance(d, Stop) for uid in d.uids]
     drained = [uid for d in decisions if isinstance(d, Drain) for uid in d.uids]
-    assert len({*stopped, *drained}) == len(stopped) + len(drained)
+    moved = [d.uid for d in decisions if isinstance(d, Park | Wake)]
+    assert len({*stopped, *drained, *moved}) == len(stopped) + len(drained) + len(moved)
+    _check_parked(deployment, decisions, stopped)
     assert not any(by_uid[uid].phase in (Phase.ENDED, Phase.STOPPING) for uid in (*stopped, *drained))
     switched = any(isinstance(d, Serve) for d in decisions)
     failing = any(isinstance(d, Fail) for d in decisions)
@@ -234,3 +258,46 @@ def test_always(deployment: Deployment) -> None:
     if any(isinstance(d, Gone) for d in decisions):
         assert deployment.state == "Deleting"
         assert all(i.phase is Phase.ENDED for i in deployment.instances)
+
+
+def asleep(*instances: Instance, **more: object) -> Deployment:
+    given = {"state": "Succeeded", "wanted": 0, "serving": 1, "serving_wanted": 0, "parks": True, **more}
+    return asked(*instances, **given)  # type: ignore[arg-type]
+
+
+def test_one_that_has_no_requests_any_more_is_parked_and_the_others_end() -> None:
+    draining = [one(uid, Phase.DRAINING, draining_at=NOW, answers=True) for uid in "abc"]
+    assert told(asleep(*draining)) == []
+    quiet = [replace(i, quiet=True) for i in draining]
+    assert told(asleep(*quiet)) == [
+        Park("c", "it waits for the next request"),
+        Stop(("a", "b"), "it has no more requests"),
+    ]
+    parked = one("c", Phase.PARKED)
+    assert told(asleep(parked, quiet[0])) == [Stop(("a",), "it has no more requests")]
+    assert kinds(asleep(*quiet, parks=False)) == ["Stop"]
+    assert kinds(asleep(replace(quiet[0], answers=False))) == ["Stop"]
+    late = replace(draining[0], draining_at=NOW - 100 * SECOND)
+    assert kinds(asleep(late)) == ["Stop"]  # it may have a request still
+
+
+def test_the_parked_one_is_woken_first_and_others_follow_when_it_has_its_node() -> None:
+    parked = one("c", Phase.PARKED)
+    assert told(asleep(parked)) == []
+    assert told(asleep(parked, wanted=3)) == [Wake("c", "3 instances wanted, 0 there")]
+    waking = one("c", Phase.STARTING, placed=False, waking=True)
+    assert told(asleep(waking, wanted=3)) == []
+    assert told(asleep(replace(waking, waking=False, placed=True), wanted=3)) == [
+        Start(1, 2, "3 instances wanted, 1 there")
+    ]
+
+
+def test_nothing_stays_parked_that_is_not_needed() -> None:
+    parked = one("c", Phase.PARKED)
+    assert told(asleep(parked, parks=False)) == [Stop(("c",), "it is not needed any more")]
+    assert told(asleep(parked, one("d", Phase.READY), wanted=1)) == [
+        Stop(("c",), "it is not needed any more")
+    ]
+    update = told(asleep(parked, state="Updating", generation=2, wanted=1))
+    assert update == [Stop(("c",), "it is not needed any more"), Start(2, 1, "1 instance wanted, 0 there")]
+    assert kinds(asleep(parked, state="Deleting")) == ["Stop"]

@@ -177,6 +177,7 @@ def _scale(spec: Mapping[str, Any] | None) -> dict[str, Any]:
         "max_instances": "maxInstances",
         "target_utilization_percentage": "targetUtilizationPercentage",
         "target_requests_per_instance": "targetRequestsPerInstance",
+        "park_instance": "parkInstance",
     }
     body: dict[str, Any] = {"scaleType": "TargetUtilization"}
     body |= {wire: spec[key] for key, wire in names.items() if spec.get(key) is not None}

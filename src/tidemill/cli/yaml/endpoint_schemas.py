@@ -129,6 +129,7 @@ DEPLOYMENT = Record(
                             "target_utilization_percentage": Field(Integer(1)),
                             "target_requests_per_instance": Field(Integer(1)),
                             "idle_time_before_scale_to_zero": Field(Integer(1)),
+                            "park_instance": Field(Flag()),
                         },
                     ),
                 },

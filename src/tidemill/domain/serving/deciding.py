@@ -24,6 +24,7 @@ class Phase(StrEnum):
     READY = "ready"
     UNREADY = "unready"  # it was ready, and may be again: its node starts it anew
     DRAINING = "draining"  # no new requests
+    PARKED = "parked"  # it stands still, without a node, until it is woken
     STOPPING = "stopping"
     ENDED = "ended"
 
@@ -37,7 +38,8 @@ class Phase(StrEnum):
 class Instance:
     """`failure`: why it cannot become ready (its start failed, its node could not be had); of one that ended
     by itself, why. `due`: when it must be ready, or, not `placed` yet, have a node. `quiet`: while it drains,
-    it is known to have no request any more."""
+    it is known to have no request any more. `answers`: its process is ready, whether it drains or not.
+    `waking`: it was parked, and waits for a node again."""
 
     uid: str
     generation: int
@@ -49,6 +51,8 @@ class Instance:
     quiet: bool = False
     due: int | None = None
     placed: bool = True
+    answers: bool = False
+    waking: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +60,7 @@ class Deployment:
     """`wanted`: instances of `generation`, which was asked for last, at `asked_at`; `serving` is the
     generation that answers now or did last (0: none ever did), with `serving_wanted` instances. `routed`:
     the gateway knows how things are. `drained_us`: how long after its drain began an instance is stopped in
-    any case."""
+    any case. `parks`: of a deployment that sleeps one instance may be parked."""
 
     state: str
     generation: int
@@ -67,6 +71,7 @@ class Deployment:
     asked_at: int = 0
     routed: bool = True
     drained_us: int = 30 * SECOND
+    parks: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +92,22 @@ class Drain:
 @dataclass(frozen=True, slots=True)
 class Stop:
     uids: tuple[str, ...]
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Park:
+    """It stands still from now on, and its node is given back."""
+
+    uid: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Wake:
+    """It goes on, once it has its node again."""
+
+    uid: str
     why: str
 
 
@@ -114,7 +135,7 @@ class Gone:
     """Its last instance has ended: the row of a deployment that is deleted can go."""
 
 
-Decision = Start | Drain | Stop | Serve | Finish | Fail | Gone
+Decision = Start | Drain | Stop | Park | Wake | Serve | Finish | Fail | Gone
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +161,7 @@ def decide(deployment: Deployment, now: int) -> Decided:
     round_ = _Round(now)
     if deployment.state == Provisioning.DELETING:
         _drain(round_, [i for i in deployment.instances if i.phase.counts], "the deployment is deleted")
+        _parked(round_, deployment, None, "the deployment is deleted")
         _stop_drained(round_, deployment)
         if all(i.phase is Phase.ENDED for i in deployment.instances):
             round_.out.append(Gone())
@@ -154,7 +176,9 @@ def decide(deployment: Deployment, now: int) -> Decided:
         dropped = _drop(round_, deployment, generation)
         generation, wanted = deployment.serving, deployment.serving_wanted
     own = _of(deployment, generation)
-    _start(round_, deployment, generation, wanted, len(own))
+    useful = deployment.parks and (not wanted or len(own) < wanted)
+    parked = _parked(round_, deployment, generation if useful else None, "it is not needed any more")
+    _start(round_, deployment, generation, wanted, len(own), parked)
     switched = not asked or deployment.serving == generation
     if sum(i.phase is Phase.READY for i in own) >= wanted:
         if not switched:
@@ -169,6 +193,8 @@ def decide(deployment: Deployment, now: int) -> Decided:
         there = len(_of(deployment, deployment.serving))
         _start(round_, deployment, deployment.serving, deployment.serving_wanted, there)
     _drain(round_, _surplus(own, wanted), f"{plural(wanted, 'instance')} wanted")
+    if deployment.parks and not asked and not wanted and parked is None:
+        dropped += _park(round_, deployment, generation)
     _stop_drained(round_, deployment, dropped)
     return round_.done()
 
@@ -214,9 +240,20 @@ def _drop(round_: _Round, deployment: Deployment, generation: int) -> tuple[str,
 _DROPPED = (Phase.STARTING, Phase.UNREADY, Phase.READY, Phase.DRAINING)
 
 
-def _start(round_: _Round, deployment: Deployment, generation: int, wanted: int, there: int) -> None:
-    """Those that are missing; after some that failed in a row not at once."""
-    if there >= wanted or not generation:
+def _start(
+    round_: _Round,
+    deployment: Deployment,
+    generation: int,
+    wanted: int,
+    there: int,
+    parked: Instance | None = None,
+) -> None:
+    """Those that are missing; after some that failed in a row not at once. The one that is parked goes first:
+    others come once it has its own node again, which they might be given else."""
+    if there >= wanted or not generation or any(i.waking for i in deployment.instances):
+        return
+    if parked is not None:
+        round_.out.append(Wake(parked.uid, f"{plural(wanted, 'instance')} wanted, {there} there"))
         return
     failed = [
         i
@@ -246,6 +283,29 @@ def _drain(round_: _Round, instances: Sequence[Instance], why: str) -> None:
         round_.out.append(Drain(answering, why))
     if silent := tuple(i.uid for i in instances if i.phase is Phase.STARTING):
         round_.out.append(Stop(silent, why))
+
+
+def _parked(round_: _Round, deployment: Deployment, generation: int | None, why: str) -> Instance | None:
+    """The one of that generation that stays parked; all others are stopped."""
+    found = [i for i in deployment.instances if i.phase is Phase.PARKED]
+    kept = next((i for i in found if i.generation == generation), None)
+    if gone := tuple(i.uid for i in found if i is not kept):
+        round_.out.append(Stop(gone, why))
+    return kept
+
+
+def _park(round_: _Round, deployment: Deployment, generation: int) -> tuple[str, ...]:
+    """Of those that have no requests any more the youngest, in place of its stop."""
+    ready = [
+        i
+        for i in deployment.instances
+        if i.generation == generation and i.phase is Phase.DRAINING and i.quiet and i.answers
+    ]
+    if not ready:
+        return ()
+    uid = max(ready, key=lambda i: (i.created_at, i.uid)).uid
+    round_.out.append(Park(uid, "it waits for the next request"))
+    return (uid,)
 
 
 def _stop_drained(round_: _Round, deployment: Deployment, dropped: Sequence[str] = ()) -> None:

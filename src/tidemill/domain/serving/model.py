@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -19,6 +19,7 @@ from tidemill.domain.serving.traffic import read_percentages
 
 KEY, AML_TOKEN, AAD_TOKEN = "Key", "AMLToken", "AADToken"  # auth modes
 _AUTH_MODES = {"key": KEY, "amltoken": AML_TOKEN, "aadtoken": AAD_TOKEN}
+_FLAG = {"true": "true", "false": "false"}
 _SWITCH = {"enabled": "Enabled", "disabled": "Disabled"}
 DEFAULT_SCALE, TARGET_UTILIZATION = "Default", "TargetUtilization"
 _SCALES = {"default": DEFAULT_SCALE, "targetutilization": TARGET_UTILIZATION}
@@ -82,8 +83,8 @@ class RequestSettings:
 class ScaleSettings:
     """`kind` DEFAULT_SCALE: as many instances as asked for. TARGET_UTILIZATION: between `minimum` and
     `maximum`, towards `target_percent` of CPU, and of the requests that an instance may have at once, or
-    `target_requests` of them. With a minimum of 0 it sleeps after `idle_s` without a request. The last two
-    are Tidemill's own."""
+    `target_requests` of them. With a minimum of 0 it sleeps after `idle_s` without a request; `parks`: one
+    instance then stands still instead of ending. The last three are Tidemill's own."""
 
     kind: str = DEFAULT_SCALE
     minimum: int = 1
@@ -92,6 +93,7 @@ class ScaleSettings:
     target_percent: int = 70
     target_requests: int | None = None
     idle_s: float = 300.0
+    parks: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,8 +304,9 @@ def _probe(properties: Mapping[str, Any], kind: str) -> Probe:
 def _scale(raw: Mapping[str, Any]) -> ScaleSettings:
     where, default = "properties.scaleSettings", ScaleSettings()
     kind = choice(raw.get("scaleType"), _SCALES, DEFAULT_SCALE, f"{where}.scaleType")
+    parks = choice(raw.get("parkInstance"), _FLAG, "true", f"{where}.parkInstance") == "true"
     if kind == DEFAULT_SCALE:
-        return default
+        return replace(default, parks=parks)
     low = integer(raw.get("minInstances"), default.minimum, f"{where}.minInstances", 0, MAX_INSTANCES)
     high = integer(raw.get("maxInstances"), max(1, low), f"{where}.maxInstances", 1, MAX_INSTANCES)
     if low > high:
@@ -334,6 +337,7 @@ def _scale(raw: Mapping[str, Any]) -> ScaleSettings:
             1,
             24 * LONGEST_S,
         ),
+        parks,
     )
 
 

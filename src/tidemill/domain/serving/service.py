@@ -71,7 +71,8 @@ class Ended:
 @dataclass(frozen=True, slots=True)
 class InstanceProgress:
     """All but `draining_at` is of the attempt with the number `attempt`. `ready`: it answers now.
-    `draining_at`: it is to get no more requests since then."""
+    `draining_at`: it is to get no more requests since then. `parked_at`: it stands still since then;
+    `woken_at`: it was woken from that."""
 
     attempt: int = 0
     started_at: int = 0
@@ -82,3 +83,5 @@ class InstanceProgress:
     unready: str = ""  # why it stopped being ready
     ended: Ended | None = None  # how its process ended last
     draining_at: int | None = None
+    parked_at: int | None = None
+    woken_at: int | None = None

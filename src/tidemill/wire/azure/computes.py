@@ -29,6 +29,7 @@ WORDS = {
     NodeState.OPENING: "preparing",
     NodeState.IDLE: "idle",
     NodeState.RUNNING: "running",
+    NodeState.PARKED: "idle",
     NodeState.CLOSING: "leaving",
     NodeState.LOST: "unusable",
 }
