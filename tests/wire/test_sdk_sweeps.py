@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "sweep-digits"
 
 SCRIPT = """
 import io, json, os, pathlib, sys
-from azure.ai.ml import MLClient, command, load_job
+from azure.ai.ml import MLClient, command, load_component, load_job
 from azure.ai.ml.entities import AmlCompute
 from azure.ai.ml.sweep import BanditPolicy, Choice, LogUniform
 from azure.core.exceptions import HttpResponseError
@@ -65,6 +66,22 @@ found = ml.jobs.create_or_update(job)
 out["example_log"] = streamed(found.name)
 out["example"] = [ml.jobs.get(found.name).status, len(list(ml.jobs.list(parent_job_name=found.name)))]
 
+# A component's .sweep(): of a file, and of one that is registered
+def of_component(component):
+    made = component(gamma=Choice([0.001, 0.00001]), kernel="rbf").sweep(
+        sampling_algorithm="grid", primary_metric="accuracy", goal="maximize", compute="cpu-cluster")
+    made.set_limits(max_total_trials=2, max_concurrent_trials=2)
+    name = ml.jobs.create_or_update(made).name
+    streamed(name)
+    ended = ml.jobs.get(name)
+    best = ml.jobs.get(ended.properties["best_child_run_id"])
+    return [ended.status, ended.trial.command, best.tags["hyperparameters"]]
+
+loaded = load_component(tmp / "train.yml")
+out["of_file"] = of_component(loaded)
+ml.components.create_or_update(load_component(tmp / "train.yml"))
+out["of_registered"] = of_component(ml.components.get("train_digits", "1"))
+
 # What is wrong is said before anything is there
 def refused(**changes):
     again = step(gamma=changes.pop("space", LogUniform(-3, -1)), kernel=Choice(["rbf"])).sweep(
@@ -81,11 +98,45 @@ print("RESULT" + json.dumps(out))
 """
 
 
+COMPONENT = f"""\
+type: command
+name: train_digits
+version: "1"
+inputs:
+  gamma: {{type: number, min: 0, max: 1}}
+  kernel: {{type: string, default: rbf}}
+outputs:
+  found: {{type: uri_folder}}
+code: {EXAMPLE / "src"}
+command: >-
+  python train.py --gamma ${{{{inputs.gamma}}}} --kernel ${{{{inputs.kernel}}}} &&
+  echo ${{{{inputs.gamma}}}} > ${{{{outputs.found}}}}/gamma.txt
+environment: azureml://registries/azureml/environments/sklearn-1.5/labels/latest
+"""
+SWEEP = """\
+type: sweep
+trial: TRIAL
+compute: azureml:cpu-cluster
+search_space:
+  gamma: {type: choice, values: [0.00001, 0.001]}
+sampling_algorithm: grid
+objective: {goal: maximize, primary_metric: accuracy}
+limits: {max_total_trials: 2, max_concurrent_trials: 2}
+"""
+
+
 @pytest.fixture(scope="module")
-def found(server, sdk_python, tmp_path_factory) -> dict:
+def folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("sweeps")
+    (folder / "train.yml").write_text(COMPONENT)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def found(server, sdk_python, folder) -> dict:
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("AZURE", "PYTHON"))}
     done = subprocess.run(
-        [sdk_python, "-c", SCRIPT, str(EXAMPLE), str(tmp_path_factory.mktemp("sweeps"))],
+        [sdk_python, "-c", SCRIPT, str(EXAMPLE), str(folder)],
         env={**clean, **server.env},
         capture_output=True,
         text=True,
@@ -123,6 +174,57 @@ def test_the_best_trials_output_is_downloaded(found):
 def test_the_example_file_runs_as_it_is(found):
     assert found["example"] == ["Completed", 4]
     assert "Best trial" in found["example_log"]
+
+
+def test_a_components_sweep_runs_its_command(found):
+    for how in ("of_file", "of_registered"):
+        status, command, best = found[how]
+        assert status == "Completed"
+        assert "--gamma ${{search_space.gamma}} --kernel ${{inputs.kernel}}" in command
+        assert json.loads(best) == {"gamma": "0.001"}
+
+
+def tidemill(server, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    argv = [sys.executable, "-m", "tidemill.cli.main", "--home", str(server.home), *words]
+    return subprocess.run(argv, capture_output=True, text=True, timeout=120, cwd=folder)
+
+
+@pytest.mark.parametrize("trial", ["./train.yml", "azureml:train_digits:1"])
+def test_a_sweeps_file_may_name_a_component_as_its_trial(server, folder, found, trial):
+    (folder / "sweep.yml").write_text(SWEEP.replace("TRIAL", trial))
+    done = tidemill(server, folder, "job", "create", "--file", "sweep.yml", "--stream")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "gamma=0.001. 2 trials completed." in done.stdout + done.stderr
+    assert "output found" in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        (
+            "  gamma:",
+            "  gama:",
+            "sweep.yml:5:3: Sweep 's': the search space has 'gama', but its trial has no input",
+        ),
+        (
+            "limits:",
+            "inputs: {kernle: x}\nlimits:",
+            "sweep.yml:8:18: Sweep 's': its trial has no input 'kernle'. Did",
+        ),
+        (
+            "limits:",
+            "inputs: {gamma: 1}\nlimits:",
+            "sweep.yml:8:17: Sweep 's': 'gamma' is set by the search space",
+        ),
+        ("./train.yml", "./trian.yml", "sweep.yml:2:8: trial: there is no trian.yml"),
+        ("./train.yml", "azureml:train_digits:9", "'9' was not found"),
+    ],
+)
+def test_what_does_not_fit_a_trials_component_is_told_with_its_place(server, folder, found, old, new, said):
+    (folder / "sweep.yml").write_text(SWEEP.replace("TRIAL", "./train.yml").replace(old, new))
+    done = tidemill(server, folder, "job", "create", "--file", "sweep.yml", "--name", "s")
+    assert done.returncode != 0
+    assert said in done.stderr
 
 
 def test_what_cannot_be_is_refused_with_the_fix(found):

@@ -9,9 +9,13 @@ from typing import Any, cast
 
 from tidemill.app import command_jobs, composites
 from tidemill.app.codec import decode_object, encode, job_status
+from tidemill.app.components import find_component
+from tidemill.app.errors import at
 from tidemill.app.prepared import Child, Prepared
 from tidemill.app.services import Services
 from tidemill.domain.model import Caller, JobState, Resource, Scope
+from tidemill.domain.pipelines.component_sweeps import written_out
+from tidemill.domain.pipelines.sweep_bodies import trial_id
 from tidemill.domain.plan import SWEEP, JobProgress, JobStatus, SweepProgress
 from tidemill.domain.sweeps import sampling
 from tidemill.domain.sweeps.decide import Trial
@@ -23,12 +27,17 @@ from tidemill.store.api import Tx
 STOPPED = "tidemill.stopped"  # the property of a trial that the policy stopped: why
 BEST_RUN = "best_child_run_id"  # the property by which the SDK finds the best trial
 STEP = "trial-"
+WRITTEN_OUT = ("trial", "inputs", "outputs", "limits")  # what a trial that is a component brings
 
 
 async def prepare(
     s: Services, caller: Caller, scope: Scope, name: str, properties: Mapping[str, Any], child: Child | None
 ) -> Prepared:
     """Resolves what its first trial needs: the others need the same. Raises what a command job's does."""
+    shown: dict[str, Any] = {}
+    if trial_id(properties):
+        properties = await _written_out(s, scope, name, properties)
+        shown = {key: properties[key] for key in WRITTEN_OUT if key in properties}
     spec = read_sweep(name, properties)
     check_command(spec, properties)
     plan = await composites.header(s, caller, scope, name, properties)
@@ -50,7 +59,15 @@ async def prepare(
         where=tried.where,
         notes=(("Note", f"Looks for the {goal} by {spec.algorithm} sampling: {limits}."),),
         check=tried.check,
+        shown=shown,
     )
+
+
+async def _written_out(s: Services, scope: Scope, name: str, properties: Mapping[str, Any]) -> dict[str, Any]:
+    """With the component that is its trial. Raises NotFound naming what exists, InvalidRequest."""
+    with at("properties.trial.componentId"):
+        component = await s.store.read(lambda read: find_component(read, scope, trial_id(properties)))
+    return written_out(name, component, properties)
 
 
 def step_of(number: int) -> str:

@@ -56,7 +56,7 @@ def pipeline_job(session: Session, spec: Spec, name: str, experiment: str) -> di
         "isArchived": False,
     }
     if data.get("component"):
-        properties["componentId"] = _component_id(session, spec, data["component"])
+        properties["componentId"] = component_id(session, spec, data["component"])
     properties |= {
         key: made
         for key, made in (
@@ -76,9 +76,9 @@ def component_version(session: Session, spec: Spec, anonymous: bool = False) -> 
     for field in ("inputs", "outputs"):
         body[field] = {name: _port(value) for name, value in (data.get(field) or {}).items()}
     if data.get("code"):
-        body["code"] = f"azureml:{submit.code_id(session, spec, data['code'])}"
+        body["code"] = _named(submit.code_id(session, spec, data["code"]))
     if data.get("environment"):
-        body["environment"] = f"azureml:{submit.environment_id(session, spec, data['environment'])}"
+        body["environment"] = _named(submit.environment_id(session, spec, data["environment"]))
     if data.get("task"):
         body["task"] = _task(session, spec, data["task"])
     if data.get("jobs"):
@@ -106,7 +106,12 @@ def _port(value: Mapping[str, Any] | None) -> dict[str, Any]:
     }
 
 
-def _component_id(session: Session, spec: Spec, given: str | dict[str, Any]) -> str:
+def _named(id: str) -> str:
+    """As a component's spec names what is in its workspace; a registry's address is a name already."""
+    return id if id.startswith("azureml:") else f"azureml:{id}"
+
+
+def component_id(session: Session, spec: Spec, given: str | dict[str, Any]) -> str:
     """A component of the workspace, or one of this machine, registered by its content."""
     if isinstance(given, dict):
         return _register(session, Spec(given, spec.document))
@@ -162,9 +167,9 @@ def _step(session: Session, spec: Spec, name: str, step: Mapping[str, Any]) -> d
         if step.get("task"):
             node["task"] = _task(session, spec, step["task"])
         if step.get("component"):
-            node["componentId"] = _component_id(session, spec, step["component"])
+            node["componentId"] = component_id(session, spec, step["component"])
     elif step.get("component"):
-        node["componentId"] = _component_id(session, spec, step["component"])
+        node["componentId"] = component_id(session, spec, step["component"])
         if step.get("environment"):
             node["environment"] = submit.environment_id(session, spec, step["environment"])
     else:
@@ -180,15 +185,15 @@ def _task(session: Session, spec: Spec, task: Mapping[str, Any]) -> dict[str, An
     """Of a parallel step or component, with its code uploaded."""
     made = dict(task)
     if task.get("code"):
-        made["code"] = f"azureml:{submit.code_id(session, spec, task['code'])}"
+        made["code"] = _named(submit.code_id(session, spec, task["code"]))
     if task.get("environment"):
-        made["environment"] = f"azureml:{submit.environment_id(session, spec, task['environment'])}"
+        made["environment"] = _named(submit.environment_id(session, spec, task["environment"]))
     return made
 
 
 def _trial(session: Session, spec: Spec, trial: str | dict[str, Any]) -> dict[str, Any]:
     if isinstance(trial, str):
-        return {"componentId": _component_id(session, spec, trial)}
+        return {"componentId": component_id(session, spec, trial)}
     node: dict[str, Any] = {"command": trial["command"], **to_arm.step_settings(trial)}
     node["environmentId"] = submit.environment_id(session, spec, trial["environment"])
     if trial.get("code"):

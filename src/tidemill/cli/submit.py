@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -63,11 +64,15 @@ def job_body(session: Session, spec: Spec, name: str) -> dict[str, Any]:
     job = {**spec.data, "inputs": with_types(spec, spec.data.get("inputs") or {})}
     run = job["trial"] if job.get("type") == "sweep" else job
     found = to_arm.JobReferences(
-        environment_id=environment_id(session, spec, run["environment"]),
-        code_id=code_id(session, spec, run["code"]) if run.get("code") else "",
-        compute_id=compute_id(session, job.get("compute")),
-        inputs=input_uris(session, spec, job["inputs"]),
+        compute_id=compute_id(session, job.get("compute")), inputs=input_uris(session, spec, job["inputs"])
     )
+    if isinstance(run, str):
+        from tidemill.cli.pipelines import component_id
+
+        found = replace(found, component_id=component_id(session, spec, run))
+    else:
+        code = code_id(session, spec, run["code"]) if run.get("code") else ""
+        found = replace(found, environment_id=environment_id(session, spec, run["environment"]), code_id=code)
     write = sweep_to_arm.sweep_job if run is not job else to_arm.command_job
     return write(job, name, found, default_experiment())
 

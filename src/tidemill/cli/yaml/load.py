@@ -199,9 +199,14 @@ def _name_type(document: Document) -> None:
 
 def _check_job(document: Document, data: dict[str, Any], problems: list[Problem]) -> None:
     inputs, outputs = data.get("inputs") or {}, data.get("outputs") or {}
-    # Of a sweep, what runs is its trial.
+    # Of a sweep, what runs is its trial; one that is a component is looked at as such.
     at: Trail = ("trial",) if "trial" in data else ()
     run: dict[str, Any] = (data.get("trial") or {}) if at else data
+    if isinstance(run, str):
+        from tidemill.cli.yaml.pipeline_load import check_component_of
+
+        check_component_of(document, data, (), problems, 1)
+        run = {}
     space = list(data.get("search_space") or {}) if at else None
     if isinstance(run.get("code"), str):
         references.check_code(document, run["code"], (*at, "code"), problems)

@@ -79,7 +79,7 @@ def check_steps(
         if isinstance(step.get("compute"), str):
             references.check_compute(document, step["compute"], (*trail, "compute"), problems)
         _check_environment(document, step.get("environment"), (*trail, "environment"), problems)
-        _check_component_of(document, step, trail, problems, depth)
+        check_component_of(document, step, trail, problems, depth)
         if kind == "sweep":
             _check_trial(document, step, trail, problems)
         _check_bindings(document, step, trail, list(steps), inputs, problems)
@@ -142,10 +142,10 @@ def _check_environment(document: Document, given: Any, trail: Trail, problems: l
         check_environment_mapping(document, given, trail, problems)
 
 
-def _check_component_of(
+def check_component_of(
     document: Document, step: dict[str, Any], trail: Trail, problems: list[Problem], depth: int
 ) -> None:
-    """A component in a file, or written out in the step."""
+    """A component in a file, or written out in the step (`trail` () : in a sweep job)."""
     key = "trial" if step.get("type") == "sweep" else "component"
     given = step.get(key)
     at = (*trail, key)

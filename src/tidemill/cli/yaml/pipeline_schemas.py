@@ -31,7 +31,7 @@ from tidemill.cli.yaml.schemas import (
     OUTPUT_MODES,
     RESOURCES,
 )
-from tidemill.cli.yaml.sweep_schemas import SWEEP_JOB
+from tidemill.cli.yaml.sweep_schemas import SWEEP_JOB, TRIAL
 
 _TYPES = (*DATA_TYPES, *MODEL_TYPES, *LITERAL_TYPES)
 STEPS_NOT_OFFERED = ("spark", "automl", "data_transfer", "import", "finetuning")
@@ -113,8 +113,6 @@ PARALLEL_STEP = Record(
 )
 PIPELINE_STEP = Record("a pipeline step", {**_STEP, "component": _COMPONENT, "settings": Field(Free())})
 _SEARCH = ("search_space", "objective", "sampling_algorithm", "limits", "early_termination")
-_TRIAL = ("command", "code", "environment", "environment_variables", "distribution", "resources")
-TRIAL = Record("a trial", {key: COMMAND_JOB.fields[key] for key in _TRIAL})
 SWEEP_STEP = Record(
     "a sweep step",
     {

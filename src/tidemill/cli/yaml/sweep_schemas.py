@@ -27,11 +27,12 @@ _INTERVALS = {
     "evaluation_interval": Field(Integer()),
     "delay_evaluation": Field(Integer()),
 }
+TRIAL = Record("a trial", {key: COMMAND_JOB.fields[key] for key in _TRIAL})
 SWEEP_JOB = Record(
     "a sweep job",
     {
         **{key: COMMAND_JOB.fields[key] for key in _JOB_WIDE},
-        "trial": Field(Record("a trial", {key: COMMAND_JOB.fields[key] for key in _TRIAL}), required=True),
+        "trial": Field(Either(scalar=Text(), record=TRIAL), required=True),
         "search_space": Field(Mapping(Free(), "parameter", identifiers=True), required=True),
         "objective": Field(
             Record(

@@ -34,14 +34,20 @@ _TRIAL = ("codeId", "command", "environmentId", "environmentVariables", "distrib
 
 
 def sweep_job(spec: Mapping[str, Any], name: str, references: JobReferences, experiment: str) -> Body:
-    """What a command job with the trial's command would be, turned into a sweep of it."""
-    trial: Mapping[str, Any] = spec["trial"]
+    """What a command job with the trial's command would be, turned into a sweep of it. A trial that is a
+    component is named: the server writes it out."""
+    component = isinstance(spec["trial"], str)
+    trial: Mapping[str, Any] = {"command": ""} if component else spec["trial"]
     both = {**spec, **{key: value for key, value in trial.items() if value is not None}}
     both = {key: value for key, value in both.items() if key != "limits"}
     properties = command_job(both, name, references, experiment)["properties"]
     sweep: Body = {key: value for key, value in properties.items() if key not in _TRIAL}
     sweep["jobType"] = "Sweep"
-    sweep["trial"] = {key: properties[key] for key in _TRIAL if properties.get(key)}
+    if component:
+        sweep["trial"] = {"componentId": references.component_id}
+        sweep |= {"resources": properties["resources"]} if properties.get("resources") else {}
+    else:
+        sweep["trial"] = {key: properties[key] for key in _TRIAL if properties.get(key)}
     sweep["searchSpace"] = {key: _distribution(value) for key, value in spec["search_space"].items()}
     objective = spec["objective"]
     sweep["objective"] = {

@@ -51,10 +51,11 @@ _SERVICES = {"ssh": "SSH", "tensor_board": "TensorBoard", "vs_code": "VSCode", "
 class JobReferences:
     """What the names in a job stand for: ARM ids and URIs. `inputs`: by input name, data inputs only."""
 
-    environment_id: str
+    environment_id: str = ""
     code_id: str = ""
     compute_id: str = ""
     inputs: Mapping[str, str] = field(default_factory=dict)
+    component_id: str = ""  # of a sweep whose trial is one
 
 
 def command_job(spec: Mapping[str, Any], name: str, references: JobReferences, experiment: str) -> Body:

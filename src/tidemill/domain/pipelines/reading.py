@@ -234,7 +234,7 @@ def _step(
     assert component is not None
     outputs = _outputs(node, component, where)
     if kind == SWEEP:
-        check_trial(name, component, node)
+        check_trial(f"Step {name!r}", component, node, where)
     return Step(
         name,
         SWEEP if kind == SWEEP else component.kind,

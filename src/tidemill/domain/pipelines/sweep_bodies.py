@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from tidemill.domain.components import COMMAND, Component, mapping, maybe, text_of
@@ -32,22 +32,22 @@ def space_names(node: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(maybe(node.get("search_space") or node.get("searchSpace")))
 
 
-def check_trial(step: str, component: Component, node: Mapping[str, Any]) -> None:
-    """Raises InvalidRequest for a trial that is no command, or a parameter that it does not have."""
-    where = f"properties.jobs.{step}"
+def check_trial(whose: str, component: Component, node: Mapping[str, Any], where: str) -> None:
+    """`whose`: "Step 'tune'", for sentences. Raises InvalidRequest for a trial that is no command, or a
+    parameter that it does not have."""
     if component.kind != COMMAND:
         raise InvalidRequest(
-            f"Step {step!r}: its trial is a {component.kind} component, and must be a command.",
+            f"{whose}: its trial is a {component.kind} component, and must be a command.",
             target=f"{where}.trial",
         )
     names = [port.name for port in component.inputs]
     for name in space_names(node):
         if name not in names:
             raise unknown(
-                f"Step {step!r}: the search space has {name!r}, but its trial has no input",
+                f"{whose}: the search space has {name!r}, but its trial has no input",
                 name,
                 names,
-                f"{where}.search_space.{name}",
+                f"{where}.{'searchSpace' if 'searchSpace' in node else 'search_space'}.{name}",
             )
 
 
@@ -58,13 +58,7 @@ def sweep_body(
     where = f"properties.jobs.{step}"
     settings = {key: value for key, value in node.items() if key != "limits"}
     command = body_of(step, component, settings, defaults)
-    names = space_names(node)
-
-    def searched(match: re.Match[str]) -> str:
-        return f"${{{{search_space.{match[1]}}}}}" if match[1] in names else match[0]
-
-    trial = {key: command[key] for key in _TRIAL if key in command}
-    trial["command"] = _INPUT.sub(searched, str(component.spec["command"]))
+    trial = trial_of(component, command, space_names(node))
     common = {key: value for key, value in command.items() if key not in (*_TRIAL, "command", "limits")}
     limits = camel(mapping(node, "limits", where))
     for word in ("timeout", "trialTimeout"):
@@ -84,6 +78,17 @@ def sweep_body(
         "earlyTermination": _policy(node.get("early_termination") or node.get("earlyTermination")),
     }
     return {key: value for key, value in body.items() if value}
+
+
+def trial_of(component: Component, command: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """What each trial runs. `command`: the component as a job of its own; `names`: inputs that the search
+    space sets."""
+
+    def searched(match: re.Match[str]) -> str:
+        return f"${{{{search_space.{match[1]}}}}}" if match[1] in names else match[0]
+
+    trial = {key: command[key] for key in _TRIAL if key in command}
+    return {**trial, "command": _INPUT.sub(searched, str(component.spec["command"]))}
 
 
 def _algorithm(raw: Any) -> dict[str, Any]:
