@@ -104,7 +104,7 @@ def _deployment(read: Read, endpoint: Resource, row: Resource) -> dict[str, Any]
         "state": row.state,
         "default": default_of(endpoint) == row.key.name,
         "type": "pipeline" if spec.kind == PIPELINE else "model",
-        "component": spec.component or None,
+        "component": _short(spec.component) or None,
         "settings": dict(spec.settings),
         "model": status.model_label or None,
         "code": spec.scoring_script or None,
@@ -137,7 +137,10 @@ def _short(reference: str) -> str:
     """`NAME:VERSION` of an asset's id, the name of a compute's; anything else as it is."""
     parts = reference.removeprefix("azureml:").split("/")
     if "versions" in parts[-2:-1]:
-        return f"{parts[-3]}:{parts[-1]}"
+        reference = f"{parts[-3]}:{parts[-1]}"
+    name, colon, version = reference.removeprefix("azureml:").partition(":")
+    if colon and "/" not in reference:
+        return f"{name}:{version[:8] if len(version) == 64 else version}"
     return parts[-1] if len(parts) > 1 and parts[-2:-1] == ["computes"] else reference
 
 

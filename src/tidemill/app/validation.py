@@ -10,6 +10,9 @@ from typing import Any, cast
 from tidemill.app import (
     access,
     assets,
+    batch_deployments,
+    batch_endpoints,
+    batch_rows,
     computes,
     costs,
     endpoints,
@@ -43,13 +46,15 @@ _DOORS: Mapping[str, Door] = {
     "computes": computes.put,
     "schedules": schedules.put,
     "onlineEndpoints": endpoints.put,
+    "batchEndpoints": batch_endpoints.put,
 }
+_DEPLOYMENTS = {ENDPOINTS: DEPLOYMENTS, batch_rows.ENDPOINTS: batch_rows.DEPLOYMENTS}
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
     """A PUT: `path` below the workspace, `jobs/NAME`, `data/NAME/versions/VERSION` or
-    `onlineEndpoints/NAME/deployments/NAME`."""
+    `onlineEndpoints/NAME/deployments/NAME` (also of batchEndpoints)."""
 
     path: str
     body: Mapping[str, Any]
@@ -99,16 +104,18 @@ async def _try(s: Services, caller: Caller, scope: Scope, asked: Asked) -> dict[
     elif kind in KINDS and len(names) == 3 and names[1] == "versions":
         await access.authorise(s, caller, f"{PROVIDER}/workspaces/{kind}/versions/write", scope, asked.path)
         row, created = await assets.put_version(s, caller, scope, KINDS[kind], names[0], names[2], asked.body)
-    elif kind == ENDPOINTS and len(names) == 3 and names[1] == "deployments":
-        action = f"{PROVIDER}/workspaces/{DEPLOYMENTS}/write"
+    elif kind in _DEPLOYMENTS and len(names) == 3 and names[1] == "deployments":
+        action = f"{PROVIDER}/workspaces/{_DEPLOYMENTS[kind]}/write"
         await access.authorise(s, caller, action, scope, asked.path)
-        row, created = await online_deployments.put(s, caller, scope, names[0], names[2], asked.body)
-        return {"path": asked.path, "created": created, "runs": [_instances(s, row)]}
+        put = online_deployments.put if kind == ENDPOINTS else batch_deployments.put
+        row, created = await put(s, caller, scope, names[0], names[2], asked.body)
+        runs = [_instances(s, row)] if kind == ENDPOINTS else []  # a batch deployment holds nothing by itself
+        return {"path": asked.path, "created": created, "runs": runs}
     else:
         known = ", ".join(
             [f"{one}/NAME" for one in _DOORS]
             + [f"{one}/NAME/versions/V" for one in KINDS]
-            + [f"{ENDPOINTS}/NAME/deployments/NAME"]
+            + [f"{one}/NAME/deployments/NAME" for one in _DEPLOYMENTS]
         )
         raise InvalidRequest(f"{asked.path!r} cannot be validated. Known: {known}.", target="path")
     runs = await _runs(s, caller, scope, row) if kind == "jobs" else []

@@ -43,6 +43,7 @@ COMMANDS = {
     "port-forward": (_ROOM + "looking:port_forward", "A port of a running job, on this machine."),
     "endpoint": (_ROOM + "endpoint:endpoint", "Models that answer requests: addresses, keys, traffic."),
     "deployment": (_ROOM + "deployment:deployment", "What answers behind an endpoint."),
+    "batch": (_ROOM + "batch:batch", "Models that score whole folders: batch endpoints, deployments, calls."),
     "compute": (_ROOM + "compute:compute", "Clusters: sizes, nodes, scaling, prices."),
     "environment": (_ROOM + "assets:environment", "Environments and their versions."),
     "data": (_ROOM + "assets:data", "Data assets and their versions."),

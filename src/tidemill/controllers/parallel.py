@@ -32,20 +32,21 @@ def stage(
     plan: JobPlan,
     batches: ParallelPlan,
     root: Path,
-    inputs: Mapping[str, str],
+    inputs: dict[str, str],
     outputs: Mapping[str, str],
 ) -> None:
-    """Blocks: call it in a thread. Can be repeated. Raises InvalidRequest."""
+    """Blocks: call it in a thread. Can be repeated, after the inputs were staged again. Changes where a
+    deployment's model is found among `inputs`. Raises InvalidRequest."""
     clear(root / BATCH_RUNTIME)
     shutil.copytree(SOURCES, root / BATCH_RUNTIME, ignore=shutil.ignore_patterns("__pycache__"))
     given = next(item for item in plan.inputs if item.name == batches.input)
+    if batches.model:
+        inputs[batches.model] = str(_show_model(plan, batches, root, Path(inputs[batches.model])))
     command = render_command(plan.job.command, inputs, outputs)
     append_to = outputs.get(batches.append_to, "") if batches.append_to else ""
     kind = next((o.type for o in plan.outputs if o.name == batches.append_to), "")
     if append_to and kind != "uri_file":
         append_to = f"{append_to}/{batches.append_name}"
-    if batches.model:
-        _show_model(plan, batches, root, Path(inputs[batches.model]))
     spec = {
         "version": 1,
         "script": f"{root}/code/{batches.script}" if batches.script else f"{root}/{BATCH_RUNTIME}/{_OWN}",
@@ -92,15 +93,15 @@ def _model_folder(plan: JobPlan, batches: ParallelPlan) -> str:
     return f"{MODELS}/model/1"
 
 
-def _show_model(plan: JobPlan, batches: ParallelPlan, root: Path, staged: Path) -> None:
-    """Below AZUREML_MODEL_DIR lies the file or the folder that was registered, under its own name."""
+def _show_model(plan: JobPlan, batches: ParallelPlan, root: Path, staged: Path) -> Path:
+    """Below AZUREML_MODEL_DIR lies the file or the folder that was registered, under its own name: moved,
+    because scripts that look for a file below it do not follow links."""
     place = next(item.place for item in plan.inputs if item.name == batches.model)
     assert place is not None  # a deployment's model lies in our storage
     folder = root / _model_folder(plan, batches)
     clear(root / MODELS)
     folder.mkdir(parents=True)
-    name = safe_parts(place.path.rstrip("/").rsplit("/", 1)[-1])[0]
-    (folder / name).symlink_to(os.path.relpath(staged, folder))
+    return staged.rename(folder / safe_parts(place.path.rstrip("/").rsplit("/", 1)[-1])[0])
 
 
 def _table(folder: Path, given: str) -> dict[str, Any]:

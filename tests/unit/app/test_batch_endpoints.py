@@ -229,7 +229,7 @@ async def test_a_pipeline_component_runs_with_the_calls_inputs(s, scope, deploy,
     job, _ = await invoke(deployment="flow", InputData=literal, inputData=None)
     assert decode_object(job.spec)["componentId"] == "azureml:flow:1"
     assert job_status(job.status).pipeline.inputs[0].value == "7"
-    assert (await batch_views.deployment(s, scope, "ep1", row.key.name))["component"] == "azureml:flow:1"
+    assert (await batch_views.deployment(s, scope, "ep1", row.key.name))["component"] == "flow:1"
     with pytest.raises(InvalidRequest, match="miniBatchSize means nothing to it"):
         await invoke(deployment="flow", inputData=literal, miniBatchSize=3)
     with pytest.raises(InvalidRequest, match="is of type command"):

@@ -69,10 +69,10 @@ def create(
     from tidemill.cli.yaml.load import load_job
 
     spec = keeping(load_job(Path(file), settings, file), keep_on_failure)
-    return _created(session, submit(session, spec, name), stream, web)
+    return tell_created(session, submit(session, spec, name), stream, web)
 
 
-def _created(session: Session, created: dict[str, Any], stream: bool, web: bool) -> int:
+def tell_created(session: Session, created: dict[str, Any], stream: bool, web: bool) -> int:
     made = created["name"]
     page = _page(created)
     if web:
@@ -239,7 +239,7 @@ def _again(
     created = session.client.call("PUT", path, body, {"api-version": SUBMIT_API})
     if settings:
         session.note("\n".join(map(str, changes)) or f"Nothing differs from {name}.")
-    return _created(session, created, stream, web)
+    return tell_created(session, created, stream, web)
 
 
 @command(job, "release", "tidemill job release --name brave_apple_0k3d9x2hbw")

@@ -20,7 +20,19 @@ from tidemill.cli.urls import segment
 from tidemill.cli.yaml import blame
 from tidemill.cli.yaml.document import read_file
 
-KINDS = ("job", "schedule", "component", "environment", "data", "model", "compute", "endpoint", "deployment")
+KINDS = (
+    "job",
+    "schedule",
+    "component",
+    "environment",
+    "data",
+    "model",
+    "compute",
+    "endpoint",
+    "deployment",
+    "batch-endpoint",
+    "batch-deployment",
+)
 _ASSETS = ("component", "environment", "data", "model")
 # Words at the beginning of a schema's file name (commandJob.schema.json).
 _SCHEMAS = (
@@ -29,6 +41,8 @@ _SCHEMAS = (
     (r"schedule$", "schedule"),
     (r"(managed|kubernetes)OnlineEndpoint$", "endpoint"),
     (r"(managed|kubernetes)OnlineDeployment$", "deployment"),
+    (r"batchEndpoint$", "batch-endpoint"),
+    (r"((model|pipelineComponent)?Batch|batch)Deployment$", "batch-deployment"),
     (r"environment$", "environment"),
     (r"data$", "data"),
     (r"(mlflow)?model$", "model"),
@@ -96,6 +110,8 @@ def _check(session: Session, path: Path, shown: str, settings: tuple[str, ...], 
         return _compute(session, path, shown, settings)
     if kind in ("endpoint", "deployment"):
         return _serving(session, path, shown, settings, kind)
+    if kind in ("batch-endpoint", "batch-deployment"):
+        return _batch(session, path, shown, settings, kind)
     return _asset(session, path, shown, settings, kind)
 
 
@@ -146,6 +162,19 @@ def _serving(session: Session, path: Path, shown: str, settings: tuple[str, ...]
     return Found(f"online {kind}", spec.data["name"], trial.tried(session, send, endpoints.placed(spec)))
 
 
+def _batch(session: Session, path: Path, shown: str, settings: tuple[str, ...], kind: str) -> Found:
+    from tidemill.cli import batches
+    from tidemill.cli.commands.compute import location_of
+    from tidemill.cli.yaml.batch_load import load_deployment, load_endpoint
+
+    is_endpoint = kind == "batch-endpoint"
+    spec = (load_endpoint if is_endpoint else load_deployment)(path, settings, shown)
+    put = batches.put_endpoint if is_endpoint else batches.put_deployment
+    send: Callable[[Session], None] = lambda dry: put(dry, spec, location_of(dry))  # noqa: E731
+    value = trial.tried(session, send, batches.placed(spec))
+    return Found(kind.replace("-", " "), spec.data["name"], value)
+
+
 def _asset(session: Session, path: Path, shown: str, settings: tuple[str, ...], kind: str) -> Found:
     from tidemill.cli.commands import assets
 
@@ -168,7 +197,7 @@ def _kind_of(path: Path, shown: str) -> str:
         if schema and re.match(pattern, schema, re.IGNORECASE):
             return kind
     if "endpoint_name" in keys:
-        return "deployment"
+        return "batch-deployment" if keys.get("type") in ("model", "pipeline") else "deployment"
     if keys.keys() & {"auth_mode", "traffic", "mirror_traffic"}:
         return "endpoint"
     if "create_job" in keys or "trigger" in keys:

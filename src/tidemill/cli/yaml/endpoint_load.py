@@ -47,13 +47,14 @@ def load_deployment(path: Path, settings: tuple[str, ...] = (), shown: str | Non
     problems: list[Problem] = []
     data = check(DEPLOYMENT, document, document.data, (), problems)
     if data is not None:
-        _check_references(document, data, problems)
+        check_references(document, data, problems)
     if problems or data is None:
         raise YamlError(problems)
     return Spec(data, document)
 
 
-def _check_references(document: Document, data: dict[str, Any], problems: list[Problem]) -> None:
+def check_references(document: Document, data: dict[str, Any], problems: list[Problem]) -> None:
+    """Of a deployment: its model, environment and code."""
     model, environment = data.get("model"), data.get("environment")
     if isinstance(model, str):
         references.check_data(document, model, ("model",), problems)

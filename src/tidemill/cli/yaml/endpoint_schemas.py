@@ -24,7 +24,7 @@ from tidemill.cli.yaml.schemas import INLINE_ENVIRONMENT, MODEL_TYPES
 _LOOSE = Either(scalar=Text(loose=True, empty=True), nothing=True)
 _READ_ONLY = Field(Free(), read_only=True)
 _SWITCH = Choice(("enabled", "disabled"))
-_COMMON = {
+COMMON = {
     "type": Field(Text()),
     "name": Field(Text(), required=True),
     "description": Field(Text(empty=True)),
@@ -39,7 +39,7 @@ _COMMON = {
 ENDPOINT = Record(
     "an online endpoint",
     {
-        **_COMMON,
+        **COMMON,
         "auth_mode": Field(Choice(("key", "aml_token", "aad_token"))),
         "traffic": Field(Mapping(Integer(), "deployment")),
         "mirror_traffic": Field(Mapping(Integer(), "deployment")),
@@ -87,7 +87,7 @@ _PROBE = Record(
 DEPLOYMENT = Record(
     "an online deployment",
     {
-        **_COMMON,
+        **COMMON,
         "type": Field(Choice(("managed", "kubernetes"))),
         "endpoint_name": Field(Text(), required=True),
         "model": Field(Either(scalar=Text(), record=MODEL)),

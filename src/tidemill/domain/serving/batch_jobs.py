@@ -65,7 +65,7 @@ def _step(
     }
     if spec.model:
         task["model"] = f"${{{{inputs.{model_input}}}}}"
-        inputs[model_input] = {"job_input_type": model_type, "uri": spec.model}
+        inputs[model_input] = {"job_input_type": model_type, "uri": spec.model, "mode": "Download"}
     if spec.append:
         task["append_row_to"] = f"${{{{outputs.{SCORE}}}}}"
     return {
