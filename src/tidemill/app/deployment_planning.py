@@ -50,7 +50,9 @@ async def plan_deployment(
     await secretstore.check_usable(s, caller, scope, spec.environment_variables)
     found = await s.store.read(lambda read: _look(s, read, scope, spec))
     model = None if found.model is None else await asyncio.to_thread(with_files, s, found.model)
-    environment = await _environment(s, scope, spec, model)
+    environment = await environment_for(
+        s, scope, f"Deployment {spec.name!r}", spec.environment_id, model, _ENVIRONMENT
+    )
     _check_serves(spec, environment)
     level = strictest(s.settings.require_isolation, level_of(tags, "tags"))
     if level:
@@ -113,25 +115,25 @@ def _look(s: Services, read: Read, scope: Scope, spec: DeploymentSpec) -> _Found
     return _Found(account, code, model)
 
 
-async def _environment(
-    s: Services, scope: Scope, spec: DeploymentSpec, model: PlannedModel | None
+async def environment_for(
+    s: Services, scope: Scope, what: str, environment_id: str, model: PlannedModel | None, target: str
 ) -> PlannedEnvironment:
-    """The one that is named; of an MLflow model without one, what the model says it needs."""
-    if spec.environment_id:
-        with at(_ENVIRONMENT):
-            return await plan_environment(s, scope, spec.environment_id)
+    """The one that is named; of an MLflow model without one, what the model says it needs. `what` wants it,
+    for sentences; `target`: the property. Raises NotFound, InvalidRequest."""
+    if environment_id:
+        with at(target):
+            return await plan_environment(s, scope, environment_id)
     if model is None or model.type != MLFLOW_MODEL:
         raise InvalidRequest(
-            f"Deployment {spec.name!r} has no environment: only an mlflow_model brings its own. Give one, "
+            f"{what} has no environment: only an mlflow_model brings its own. Give one, "
             "for example azureml:NAME:VERSION.",
-            target=_ENVIRONMENT,
+            target=target,
         )
     conda = await asyncio.to_thread(conda_of, s, model)
     if conda is None:
         raise InvalidRequest(
-            f"Model {model.given!r} has no {CONDA[0]} that says what it needs: give the deployment an "
-            "environment.",
-            target=_ENVIRONMENT,
+            f"Model {model.given!r} has no {CONDA[0]} that says what it needs: give an environment.",
+            target=target,
         )
     with at(MODEL):
         name, version = model.name or "model", model.version or "1"

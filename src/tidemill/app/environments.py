@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from dataclasses import replace
 
-from tidemill.app import dockerfiles, images
+from tidemill.app import dockerfiles, images, package_images
 from tidemill.app.asset_rows import ENVIRONMENTS, container_key, find_version, no_such_name
 from tidemill.app.codec import decode_object
 from tidemill.app.registry_rows import find_registry, scope_of_row
@@ -102,7 +102,10 @@ async def planned(s: Services, scope: Scope, given: str, spec: EnvironmentSpec) 
     )
     if spec.build is not None:
         return await dockerfiles.plan(s, scope, found, spec.build)
-    return images.plan_image(s, scope, found) if spec.in_image else found
+    if not spec.in_image:
+        return found
+    await package_images.check(s, scope, found.image or "")
+    return images.plan_image(s, scope, found)
 
 
 def _short(version: str) -> str:

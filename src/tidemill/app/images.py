@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 from dataclasses import replace
 
-from tidemill.app import connections, dockerfiles
+from tidemill.app import connections, dockerfiles, package_images
 from tidemill.app.services import Services
 from tidemill.domain.model import Scope
 from tidemill.domain.plan import PlannedEnvironment
 from tidemill.environments.images import inside, registry
-from tidemill.environments.images.reference import ImageReference, parse_reference
+from tidemill.environments.images.reference import PACKAGE, ImageReference, parse_reference
 from tidemill.environments.images.unpacked import UnpackedImage
 from tidemill.environments.shared import LogLine
 from tidemill.environments.spec import EnvironmentSpec
@@ -19,10 +19,12 @@ from tidemill.environments.spec import EnvironmentSpec
 def plan_image(s: Services, scope: Scope, planned: PlannedEnvironment) -> PlannedEnvironment:
     """With `image_digest` and `built` where nothing has to be fetched or built. Its `digest` names what was
     asked for, not what a tag stands for today. Raises InvalidRequest."""
-    image = s.images.check(parse_reference(planned.image or ""))
+    image = parse_reference(planned.image or "")
+    if image.transport != PACKAGE:
+        image = s.images.check(image)
     inside.require_sandbox(image.written)
     known = s.images.known(image, scope.arm_id)
-    if known is None and image.transport != "oci":
+    if known is None and image.transport not in ("oci", PACKAGE):
         registry.require(image)
     asked = ["image", scope.arm_id, image.canonical, planned.conda or "", *planned.pip]
     digest = hashlib.sha256("\n".join(asked).encode()).hexdigest()[:40]
@@ -51,8 +53,11 @@ async def prepare(
         )
         return _in(s, planned, made.image), made.notes
     image = parse_reference(planned.image or "")
-    login = await login_to(s, scope, image)
-    pulled = await s.images.ensure(image, scope.arm_id, login, log)
+    if image.transport == PACKAGE:
+        pulled = await package_images.ensure(s, scope, image, log)
+    else:
+        login = await login_to(s, scope, image)
+        pulled = await s.images.ensure(image, scope.arm_id, login, log)
     there = _in(s, planned, pulled.image)
     if not planned.packages:
         return there, pulled.notes

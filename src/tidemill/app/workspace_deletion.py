@@ -41,6 +41,7 @@ CHILD_TYPES = (
     "onlineEndpoints",
     "batchEndpoints/deployments",
     "batchEndpoints",
+    "packages/versions",
     "pendingUploads",
     "datastores",
 )

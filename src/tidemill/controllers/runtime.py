@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tidemill.app import notice_sending, notices, schedule_runs, schedules
 from tidemill.app.endpoint_rows import AUTOSCALE, DEPLOYMENTS, ENDPOINTS
+from tidemill.app.package_rows import PACKAGES
 from tidemill.app.services import Services
 from tidemill.app.transitions import Moment
 from tidemill.controllers.attempts import Attempts
@@ -21,6 +22,7 @@ from tidemill.controllers.due import DueRows
 from tidemill.controllers.environments import Environments
 from tidemill.controllers.kept import Kept
 from tidemill.controllers.nodes import Nodes
+from tidemill.controllers.packages import Packages
 from tidemill.controllers.parking import Parking
 from tidemill.controllers.pipelines import Pipelines
 from tidemill.controllers.pool import COMPUTES, Pool
@@ -61,6 +63,7 @@ class Runtime:
     scaling: Scaling
     notices: DueRows
     parking: Parking
+    packages: Packages
     _events: asyncio.Task[None] | None = None
 
     async def stop(self) -> None:
@@ -70,6 +73,7 @@ class Runtime:
         await self.kept.stop()
         await self.parking.stop()
         await self.notices.stop()
+        await self.packages.stop()
         await self.pool.stop()
         await self.nodes.close_idle(CLOSE_IDLE_S)
         if self._events is not None:
@@ -115,6 +119,8 @@ class Runtime:
                 self.schedules.changed()
             elif item.kind == f"resource:{notices.TYPE}":
                 self.notices.changed()
+            elif item.kind == f"resource:{PACKAGES}":
+                self.packages.changed(item.uid)
 
     async def _tell_nodes(self, event: EngineEvent) -> None:
         """What becomes of a node is told once: on a full disk it is written as soon as there is space."""
@@ -186,6 +192,7 @@ async def start(services: Services) -> Runtime:
         scaling,
         DueRows(services, notices.TYPE, NOTICES_AT_ONCE, notice_sending.send),
         parking,
+        Packages(services),
     )
     cleaner.start()
     await nodes.recover()
@@ -206,6 +213,7 @@ async def start(services: Services) -> Runtime:
     kept.start()
     runtime.notices.start()
     parking.start()
+    await runtime.packages.start()
     watchdog.start()
     return runtime
 

@@ -103,8 +103,10 @@ def variables(service: PlannedService, root: str, port: int) -> dict[str, str]:
         "TIDEMILL_SERVING_GRACE_S": f"{service.drain_s:g}",
     }
     model = service.model
-    if service.container is not None:
-        told = {"AML_APP_ROOT": f"{root}/code", "AZUREML_ENTRY_SCRIPT": service.script}
+    if service.container is not None:  # without code the image's own variables hold
+        told = (
+            {"AML_APP_ROOT": f"{root}/code", "AZUREML_ENTRY_SCRIPT": service.script} if service.script else {}
+        )
         if model is not None:
             told["AZUREML_MODEL_DIR"] = f"{service.mount}{model.folder.removeprefix(MODELS)}"
     elif model is not None:

@@ -13,6 +13,7 @@ from tidemill.domain.errors import InvalidRequest
 
 HUB = "docker.io"
 LOCAL = ("oci", "oci-archive", "docker-archive")
+PACKAGE = "package"  # of a model, in the workspace: package://NAME:VERSION
 TARGET = "properties.image"
 
 _HOST = re.compile(
@@ -21,14 +22,16 @@ _HOST = re.compile(
 _BRACKETED = re.compile(r"^\[[0-9a-fA-F:.]+\](?::\d{1,5})?$")
 _PART = re.compile(r"^[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*$")
 _TAG = re.compile(r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$")
+_PACKAGE = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,254}$")  # an asset's name or version
 DIGEST = re.compile(r"^sha256:[0-9a-f]{64}$")
 _LOOPBACK = re.compile(r"^(?:localhost|127(?:\.\d{1,3}){3}|\[::1\])(?::\d+)?$")
 
 
 @dataclass(frozen=True, slots=True)
 class ImageReference:
-    """`transport` is "docker" (a registry) or one of LOCAL. Of a registry's: `registry`, `repository`, and
-    `tag` or `digest` (the digest wins where both are given). Of a local one: `path`, and perhaps `tag`."""
+    """`transport` is "docker" (a registry), one of LOCAL, or PACKAGE. Of a registry's: `registry`,
+    `repository`, and `tag` or `digest` (the digest wins where both are given). Of a local one: `path`, and
+    perhaps `tag`. Of a package: `repository` and `tag`, its name and version."""
 
     written: str
     transport: str = "docker"
@@ -50,6 +53,8 @@ class ImageReference:
     @property
     def name(self) -> str:
         """The canonical form without a tag: `docker.io/library/python`, `oci:/images/trainer`."""
+        if self.transport == PACKAGE:
+            return f"{PACKAGE}://{self.repository}"
         return f"{self.transport}:{self.path}" if self.local else f"{self.registry}/{self.repository}"
 
     @property
@@ -74,6 +79,8 @@ def parse_reference(text: str) -> ImageReference:
     transport, _, rest = written.partition(":")
     if transport in LOCAL:
         return _local(written, transport, rest)
+    if rest.startswith("//") and transport == PACKAGE:
+        return _package(written, rest[2:])
     return _registry(written, written.removeprefix("docker://"))
 
 
@@ -87,6 +94,13 @@ def _local(written: str, transport: str, rest: str) -> ImageReference:
         raise _invalid(written, f"{tag!r} is no tag")
     clean = "/" + "/".join(part for part in path.split("/") if part not in ("", "."))
     return ImageReference(written, transport, path=clean, tag=tag)
+
+
+def _package(written: str, rest: str) -> ImageReference:
+    name, colon, version = rest.partition(":")
+    if not colon or not _PACKAGE.match(name) or not _PACKAGE.match(version):
+        raise _invalid(written, f"it names no package: write {PACKAGE}://NAME:VERSION")
+    return ImageReference(written, PACKAGE, repository=name, tag=version)
 
 
 def _registry(written: str, text: str) -> ImageReference:
@@ -124,7 +138,8 @@ def _split_host(name: str) -> tuple[str, str]:
 def _invalid(written: str, why: str) -> InvalidRequest:
     return InvalidRequest(
         f"Image {written!r} cannot be read: {why}. Forms: name:tag, host:port/name:tag, name@sha256:…, "
-        "oci:/path[:tag], oci-archive:/path.tar[:tag], docker-archive:/path.tar[:name:tag].",
+        "oci:/path[:tag], oci-archive:/path.tar[:tag], docker-archive:/path.tar[:name:tag], "
+        "package://NAME:VERSION.",
         "InvalidImage",
         TARGET,
     )

@@ -15,6 +15,8 @@ def host_instead(mode: str, image: str, packages: bool) -> str:
     `packages`: the environment lists packages of its own. An image of Azure ML's is then only the base that
     they are put on, and that base the host is, so that Azure's examples run offline and without an account.
     """
+    if image.startswith("package://"):  # made here, of what the host has
+        return ""
     if mode == PREFER_HOST:
         return "on this server the host stands in for images (images: prefer-host)"
     if mode == USE and packages and _AZURE_BASE.match(image):

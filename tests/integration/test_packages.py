@@ -1,0 +1,219 @@
+"""A model packaged by the server: the same answer from podman, from runc, from a deployment here, and from
+`tidemill serve`; the same bytes each time; nothing of one that failed."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from containers import podman, runc, scored
+from imagemaker import need as need_programs
+from jobserver import JobServer, until
+
+from hostcan import need, no_network
+from tidemill.controllers.serving import free_ports
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+
+SCORE = """
+import json, os
+import scale
+def init():
+    global weights
+    with open(os.path.join(os.environ["AZUREML_MODEL_DIR"], "weights.json")) as file:
+        weights = json.load(file)
+def run(raw):
+    total = sum(w * x for w, x in zip(weights, json.loads(raw)["data"]))
+    return {"answer": scale.by(total), "unit": os.environ["UNIT"], "where": os.path.basename(__file__)}
+"""
+REQUEST = json.dumps({"data": [1, 2, 3]})
+ANSWER = {"answer": 3210, "unit": "points", "where": "score.py"}
+
+
+class Place:
+    """A server, and a folder with a model and a script."""
+
+    def __init__(self, server: JobServer, work: Path) -> None:
+        self.server, self.work = server, work
+
+    def cli(self, *words: str, fails: bool = False) -> str:
+        done = self.server.cli(*words, timeout=150, cwd=self.work)
+        assert (done.returncode != 0) is fails, done.stdout + done.stderr
+        return done.stderr if fails else done.stdout
+
+    def package(self, *words: str) -> dict[str, Any]:
+        made = self.cli("model", "package", "weights:1", "-e", "plain:1", "--code", "code", "--entry-script",
+                        "score.py", "--env", "UNIT=points", "-o", "json", *words)  # fmt: skip
+        return json.loads(made)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    work = tmp_path_factory.mktemp("package")
+    (work / "code").mkdir()
+    (work / "code" / "score.py").write_text(SCORE)
+    (work / "code" / "scale.py").write_text("def by(number): return number * 10\n")
+    (work / "weights.json").write_text("[1, 10, 100]")
+    server = JobServer(tmp_path_factory.mktemp("home") / "h", images="use")
+    server.start()
+    try:
+        made = Place(server, work)
+        made.cli("model", "create", "--name", "weights", "--path", "weights.json", "--type", "custom_model")
+        (work / "conda.yml").write_text("dependencies: [python=3.11, pip]\n")
+        image = "mcr.microsoft.com/azureml/openmpi4.1.0-ubuntu20.04"
+        made.cli("environment", "create", "--name", "plain", "--image", image, "--conda-file", "conda.yml")
+        yield made
+    finally:
+        server.end()
+
+
+@pytest.fixture(scope="module")
+def first(place: Place) -> dict[str, Any]:
+    return place.package("--name", "first", "--download-path", "layout")
+
+
+def test_what_there_is_is_told(place: Place, first: dict[str, Any]) -> None:
+    assert (first["state"], first["model"], first["environment"]) == ("Succeeded", "weights:1", "plain:1")
+    assert first["image"] == "package://first:1"
+    assert [layer["about"].split(":")[0] for layer in first["layers"]] == ["tidemill"] * 3
+    assert [one["code"] for one in first["timeline"]][::4] == ["Created", "Progress"]
+    (listed,) = json.loads(place.cli("package", "list", "--model-name", "weights", "-o", "json"))
+    assert listed["digest"] == first["digest"]
+    assert not list((place.server.home / "images" / ".packages").iterdir())
+
+
+def test_serve_answers_the_same(place: Place) -> None:
+    """What `tidemill serve` says of the same files is what every package is held to."""
+    (port,) = free_ports(1)
+    words = [str(Path(sys.executable).with_name("tidemill")), "serve", "code/score.py", "--model-dir", ".",
+             "--port", str(port), "--env", "UNIT=points", "--python", sys.executable]  # fmt: skip
+    process = subprocess.Popen(words, cwd=place.work, stderr=subprocess.DEVNULL)
+
+    def answer() -> Any:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+        try:
+            connection.request("POST", "/score", REQUEST)
+            reply = connection.getresponse()
+            return json.loads(reply.read()) if reply.status == 200 else None
+        except OSError:
+            return None
+
+    try:
+        assert until(answer, 30, "an answer") == ANSWER
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(30)
+
+
+def test_runc_runs_it(place: Place, first: dict[str, Any], tmp_path: Path) -> None:
+    with runc(place.work / "layout", tmp_path) as pid:
+        assert scored(pid, REQUEST, "runc's container") == ANSWER
+        status = Path(f"/proc/{pid}/status").read_text()
+        assert "Uid:\t1000\t1000" in status
+        assert os.readlink(f"/proc/{pid}/exe").startswith("/opt/python/bin/python3")
+
+
+def test_podman_runs_it_and_loads_it_as_an_archive(
+    place: Place, first: dict[str, Any], tmp_path: Path
+) -> None:
+    with podman() as pod:
+        image = pod("pull", "-q", f"oci:{place.work}/layout")
+        pid = pod.start(image)
+        assert scored(pid, REQUEST, "podman's container") == ANSWER
+        assert pod.run("python", "-m", "pip", "--version").startswith("pip ")
+        checks = "import ssl, sqlite3, ctypes, zlib, bz2, lzma, hashlib, socket; print(ssl.OPENSSL_VERSION)"
+        assert pod.run("python", "-c", checks).startswith("OpenSSL")
+        shown = json.loads(pod("image", "inspect", image))[0]
+        assert shown["Config"]["ExposedPorts"] == {"5001/tcp": {}}
+        assert shown["Labels"]["io.tidemill.model.name"] == "weights"
+        archive = tmp_path / "first.tar"
+        place.cli(
+            "package", "download", "-n", "first", "-v", "1", "--format", "docker-archive", "-p", str(archive)
+        )
+        assert "first:1" in pod("load", "-i", str(archive))
+        assert pod("image", "inspect", "-f", "{{.Id}}", "first:1") == shown["Id"]  # the same configuration
+
+
+def test_skopeo_finds_nothing_wrong(place: Place, first: dict[str, Any], tmp_path: Path) -> None:
+    need_programs("skopeo")
+
+    def skopeo(*words: str) -> str:
+        argv = ["skopeo", "--insecure-policy", *words]
+        return subprocess.run(argv, capture_output=True, text=True, timeout=60, check=True).stdout
+
+    found = json.loads(skopeo("inspect", f"oci:{place.work}/layout"))
+    assert found["Digest"] == first["digest"]
+    assert found["Layers"] == [layer["digest"] for layer in first["layers"]]
+    skopeo("copy", f"oci:{place.work}/layout:first:1", f"oci-archive:{tmp_path}/copy.tar")
+    with tarfile.open(tmp_path / "copy.tar") as tar:
+        assert f"blobs/sha256/{first['digest'].removeprefix('sha256:')}" in tar.getnames()
+
+
+def test_the_same_again_shares_its_layers(place: Place, first: dict[str, Any]) -> None:
+    again = place.package("--name", "again")
+    told = [one["message"] for one in again["timeline"] if one["code"] == "Progress"]
+    assert sum("made before" in line for line in told) == 2
+    assert [layer["digest"] for layer in again["layers"]] == [layer["digest"] for layer in first["layers"]]
+    place.cli("package", "delete", "--name", "again", "--version", "1", "--yes")
+
+
+def test_a_deployment_here_runs_it(place: Place, first: dict[str, Any]) -> None:
+    if os.geteuid() != 0:
+        need("needs root: an image's own server needs a network of its own")
+    need(no_network())
+    place.cli("endpoint", "create", "--name", "packed")
+    (place.work / "packed.yml").write_text(
+        "name: blue\nendpoint_name: packed\nenvironment: azureml:first:1\n"
+        "instance_type: Standard_DS1_v2\ninstance_count: 1\n"
+    )
+    (place.work / "request.json").write_text(REQUEST)
+    place.cli("deployment", "create", "--file", "packed.yml", "--all-traffic")
+    assert (
+        json.loads(place.cli("endpoint", "invoke", "-n", "packed", "--request-file", "request.json"))
+        == ANSWER
+    )
+    told = place.cli("package", "delete", "--name", "first", "--version", "1", "--yes", fails=True)
+    assert "packed/blue" in told
+    place.cli("endpoint", "delete", "--name", "packed", "--yes")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["weights:7"], "'7' was not found"),
+        (["wieghts:1"], "Did you mean 'weights'"),
+        (["weights:1", "-e", "nothing:1"], "Environment 'nothing'"),
+        (
+            ["weights:1", "-e", "plain:1", "--code", "code", "--entry-script", "other.py"],
+            "no file 'other.py'",
+        ),
+        (["weights:1", "-e", "plain:1", "--code", "code"], "no scoringScript"),
+        (["weights:1"], "no environment"),
+        (["weights:1", "-e", "plain:1", "--env", "KEY=${{secrets.KEY}}"], "no secret goes into it (KEY)"),
+        (["weights:1", "-e", "plain:1", "--format", "docker-archive"], "name it by --download-path"),
+        (["weights:1", "-e", "plain:1", "-p", "code"], "exists and is no empty folder"),
+    ],
+)
+def test_what_cannot_be_packaged_is_refused_with_the_reason(
+    place: Place, words: list[str], told: str
+) -> None:
+    assert told in place.cli("model", "package", *words, fails=True)
+    assert all(one["state"] != "Creating" for one in json.loads(place.cli("package", "list", "-o", "json")))
+
+
+def test_made_anew_it_is_the_same_bytes(place: Place, first: dict[str, Any]) -> None:
+    """With the last package that has them, layers are forgotten: they are all made again."""
+    place.cli("package", "delete", "--name", "first", "--version", "1", "--yes")
+    assert json.loads(place.cli("package", "list", "-o", "json")) == []
+    anew = place.package("--name", "first")
+    assert not any("made before" in one["message"] for one in anew["timeline"])
+    assert anew["digest"] == first["digest"]
