@@ -9,8 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import accessclient
 import pytest
 from jobserver import JobServer, until
+from signedpages import Pages
 
 pytestmark = [pytest.mark.kill, pytest.mark.timeout(180)]
 
@@ -192,3 +194,34 @@ def test_validate_and_update(server: JobServer, run: Any, made: dict[str, str], 
     said = run("deployment", "update", "-e", "reviews", "-n", "weights", "--mini-batch-size", "3")
     assert "3 files, 2 at once a node" in said
     assert "No batch" not in run("endpoint", "update", "-n", "reviews", "--tags", "a=b")
+
+
+def test_pages_show_it_with_its_jobs_and_change_the_default(
+    server: JobServer, run: Any, made: dict[str, str]
+) -> None:
+    pages = Pages(server.state, server.cli("portal", "--no-browser").stdout.strip())
+    _, _, listed = pages.send("GET", f"{pages.base}/endpoints")
+    assert f'href="{pages.base}/batch-endpoints/reviews"' in listed
+    here = f"{pages.base}/batch-endpoints/reviews"
+    status, _, page = pages.send("GET", here)
+    assert status == 200
+    assert f'href="{pages.base}/jobs/scored"' in page
+    assert "Mini-batches of" in page
+    status, headers, _ = pages.send("POST", f"{here}/default", {"deployment": "count"})
+    assert (status, headers["location"]) == (303, here)
+    assert json.loads(run("endpoint", "show", "-n", "reviews", "-o", "json"))["default_deployment"] == "count"
+    status, _, page = pages.send("POST", f"{here}/default", {"deployment": "cuont"})
+    assert status == 404
+    assert "Did you mean &#39;count&#39;" in page
+    assert pages.send("GET", f"{pages.base}/batch-endpoints/revews")[0] == 404
+
+
+def test_who_may_read_may_not_call(server: JobServer, run: Any, made: dict[str, str]) -> None:
+    eve = json.loads(server.cli("access", "create-user", "eve", "-o", "json").stdout)
+    assert server.cli("access", "grant", "eve", "Reader").returncode == 0
+    token = accessclient.token_for(server.home, server.state, eve)
+    where = f"{server.workspace}/batchEndpoints/reviews?api-version=2023-10-01"
+    assert accessclient.ask(server.state, token, "GET", where)[0] == 200
+    status, answer = accessclient.ask(server.state, token, "POST", where.replace("?", "/jobs?"), {})
+    assert (status, answer["error"]["code"]) == (403, "AuthorizationFailed")
+    assert "batchEndpoints/jobs/write" in answer["error"]["message"]

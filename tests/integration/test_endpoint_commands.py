@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode, urlsplit
 
 import accessclient
 import pytest
+from signedpages import Pages
 
 STORAGE = "storage-initializer"
 DEPLOYMENT = """\
@@ -123,30 +122,6 @@ def test_blue_comes_up_and_a_failing_update_leaves_it(run: Any, endpoint: str, f
     assert "no such model" in run("deployment", "logs", "-e", "digits", "-n", "blue")
 
 
-class Pages:
-    """A signed-in browser without a screen."""
-
-    def __init__(self, server: Any, link: str) -> None:
-        where = server.state["workspace"]
-        self.base = f"/ui/{where['subscription']}/{where['group']}/{where['name']}"
-        self.origin = server.state["addresses"]["http"]
-        self._cookie = ""
-        parts = urlsplit(link)
-        status, headers, _ = self.send("GET", f"{parts.path}?{parts.query}")
-        assert status == 303
-        self._cookie = headers["set-cookie"].split(";")[0]
-
-    def send(self, method: str, path: str, form: dict[str, str] | None = None) -> tuple[int, Any, str]:
-        connection = HTTPConnection(urlsplit(self.origin).netloc, timeout=30)
-        headers = {"cookie": self._cookie, "origin": self.origin}
-        try:
-            connection.request(method, path, urlencode(form) if form is not None else None, headers)
-            answer = connection.getresponse()
-            return answer.status, answer.headers, answer.read().decode()
-        finally:
-            connection.close()
-
-
 def test_roles_count_at_endpoints(server: Any, run: Any, endpoint: str):
     """Whoever reads sees no key; a role at one endpoint is one at its deployments, and at no other."""
     run("endpoint", "create", "--name", "others")
@@ -183,7 +158,7 @@ def test_roles_count_at_endpoints(server: Any, run: Any, endpoint: str):
 
 @pytest.fixture(scope="module")
 def pages(server: Any, run: Any) -> Pages:
-    return Pages(server, run("portal", "--no-browser").strip())
+    return Pages(server.state, run("portal", "--no-browser").strip())
 
 
 def test_the_console_asks_the_endpoint(run: Any, endpoint: str, pages: Pages):

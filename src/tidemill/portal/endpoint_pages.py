@@ -1,4 +1,4 @@
-"""The online endpoints of a workspace; one endpoint with its traffic, its logs and a console to try it."""
+"""The endpoints of a workspace; one endpoint with its traffic, its logs and a console to try it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tidemill.app import access, deployment_logs, endpoint_calls, endpoint_views
 from tidemill.app.access import AccessDenied
 from tidemill.app.endpoint_rows import deployment_status, deployments_of, find_endpoint
 from tidemill.domain.errors import TidemillError
-from tidemill.portal import asset_links, pages
+from tidemill.portal import asset_links, batch_pages, pages
 from tidemill.portal.frame import W, around, is_fragment, live
 from tidemill.wire.http import Context, Route
 
@@ -39,7 +39,8 @@ def routes() -> list[Route]:
 async def list_page(ctx: Context) -> Response:
     frame = await around(ctx, "endpoints")
     found = await endpoint_views.summaries(ctx.services, ctx.scope, ctx.part)
-    return live(ctx, frame["base"] + "/endpoints", "endpoints", {**frame, "endpoints": found})
+    values = {**frame, "endpoints": found, "batch_endpoints": await batch_pages.seen(ctx)}
+    return live(ctx, frame["base"] + "/endpoints", "endpoints", values)
 
 
 async def endpoint_page(ctx: Context) -> Response:

@@ -10,6 +10,7 @@ from tidemill.domain.errors import Forbidden, NotFound, Unauthenticated
 from tidemill.portal import (
     access_pages,
     activity_pages,
+    batch_pages,
     component_pages,
     compute_pages,
     data_pages,
@@ -55,6 +56,7 @@ def routes() -> list[Route]:
         *environment_pages.routes(),
         *component_pages.routes(),
         *endpoint_pages.routes(),
+        *batch_pages.routes(),
         *schedule_pages.routes(),
         *fairness_pages.routes(),
         *access_pages.routes(),
