@@ -65,6 +65,7 @@ class Box:
             spec.get("read_only"),
             spec.get("devices"),
             shown_at=[(str(source), str(target)) for source, target in spec.get("shown_at") or ()],
+            writable_at=[(str(source), str(target)) for source, target in spec.get("writable_at") or ()],
         )
         if self._init >= 0 and "/" not in order.argv[0]:
             order.argv = [_on_path(order, job.rootfs), *order.argv[1:]]

@@ -87,6 +87,9 @@ class Tasks:
         if spec.get("rootfs") and not self._place.box.made:
             why = self._place.box.why_not
             raise Refused("invalid", f"this node has no sandbox, so it runs nothing in an image: {why}")
+        if spec.get("writable_at") and not self._place.box.made:
+            why = self._place.box.why_not
+            raise Refused("invalid", f"this node has no sandbox, so it shows no volumes: {why}")
         again = restarts.of_service(spec.get("service"))
         log = self.open_log(spec["log_path"])
         task = Task(

@@ -1,12 +1,13 @@
-"""Computes that exist for one purpose: the nodes of a job without a compute, or of a deployment.
+"""Computes that exist for one purpose: the nodes of a job without a compute, of a deployment, of a container
+group.
 
 To the scheduler, the ledger and quotas one is a compute like any other; no list of computes shows it. Each
 belongs to one row, its owner (a job, a deployment), is made in the commit that makes the owner or begins what
 it is for, and goes in the commit that ends it: then its nodes close, and the row with the last of them.
 `unwanted` finds what no owner needs any more, whatever has happened.
 
-Row: Key(workspace, "implicitComputes", OWNER'S UID); `state`: "Succeeded" | "Deleting"; `spec`: size and
-scale as a cluster's, with `label` and `purpose`; `tags`: what goes on the bill, and `tidemill.egress`.
+Row: Key(the owner's scope, "implicitComputes", OWNER'S UID); `state`: "Succeeded" | "Deleting"; `spec`: size
+and scale as a cluster's, with `label` and `purpose`; `tags`: what goes on the bill, and `tidemill.egress`.
 """
 
 from __future__ import annotations
@@ -43,16 +44,13 @@ def make(tx: Tx, uid: str, owner: Resource, wanted: Wanted, now: int) -> Resourc
     """In the commit that makes the owner, or begins what it is for. `uid` is the compute's own, a new one.
     Raises Conflict where the workspace is being deleted, AlreadyExists where the owner has one."""
     scope = owner.key.scope
-    workspace = tx.get(Key(Scope(scope.subscription, scope.group), "workspaces", scope.workspace))
-    if workspace is None or workspace.state == DELETING:
-        raise Conflict(f"Workspace {scope.workspace!r} is being deleted.", "WorkspaceDeleting")
     row = Resource(
         uid=uid,
         key=Key(scope, TYPE, owner.uid),
         state=SUCCEEDED,
         spec=_spec(wanted.size, wanted.minimum, wanted.maximum, wanted.label, wanted.purpose),
         tags=encode(dict(wanted.tags)),
-        location=wanted.region or workspace.location,
+        location=wanted.region or _region(tx, scope),
         parent_uid=owner.uid,
         created_at=now,
         modified_at=now,
@@ -62,6 +60,14 @@ def make(tx: Tx, uid: str, owner: Resource, wanted: Wanted, now: int) -> Resourc
     text = f"Nodes for {wanted.purpose} alone: {nodes} of {wanted.size}."
     tx.add_event(Event(uid, "compute", now, "Created", text))
     return tx.insert(row)
+
+
+def _region(read: Read, scope: Scope) -> str:
+    """The workspace's. Raises Conflict where that is being deleted."""
+    workspace = read.get(Key(Scope(scope.subscription, scope.group), "workspaces", scope.workspace))
+    if workspace is None or workspace.state == DELETING:
+        raise Conflict(f"Workspace {scope.workspace!r} is being deleted.", "WorkspaceDeleting")
+    return workspace.location
 
 
 def resize(tx: Tx, owner: Resource, minimum: int, maximum: int, now: int) -> Resource | None:

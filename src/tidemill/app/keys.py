@@ -27,7 +27,7 @@ from tidemill.identity.signing import KEPT_US
 from tidemill.store.api import ResourceQuery, Tx
 
 KINDS = ("signing", "storage", "master", "links")
-SEALED_TYPES = ("datastores", "connections", "notificationSettings", VERSIONS)
+SEALED_TYPES = ("datastores", "connections", "notificationSettings", "containerGroups", VERSIONS)
 _BATCH = 100
 _log = logging.getLogger("tidemill.keys")
 

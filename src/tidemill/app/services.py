@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from tidemill.app.activity import ActivityLog
 from tidemill.app.codes import CodeBook
+from tidemill.app.container_lines import Lines
 from tidemill.app.live import Live
 from tidemill.app.visitors import Visits
 from tidemill.domain.listening import Listening
@@ -123,3 +124,4 @@ class Services:
     passwords: Passwords = field(default_factory=Passwords)
     codes: CodeBook = field(default_factory=CodeBook)
     oidc: OidcClient = field(default_factory=OidcClient)
+    lines: Lines = field(default_factory=Lines)

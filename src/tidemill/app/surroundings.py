@@ -87,7 +87,7 @@ def _on_host(s: Services, planned: PlannedEnvironment) -> View:
 
 def _in_image(s: Services, plan: JobPlan) -> View:
     """Azure ML runs the command in the image's shell: entry point and working directory are not used, but for
-    a deployment whose image has a server of its own."""
+    a deployment whose image has a server of its own, and for containers of groups."""
     planned = plan.environment
     image = _image(s, planned)
     variables = {"LANG": "C.UTF-8", **dict(image.env)}
@@ -98,8 +98,8 @@ def _in_image(s: Services, plan: JobPlan) -> View:
         reads.append(str(built.path))
         reads += [str(built.base_prefix)] if s.environments.manages(built.base_prefix) else []
         ray = ray or _program(built.bin_dir, "ray")
-    own_server = plan.service is not None and plan.service.container is not None
-    if not image.shell and not own_server:
+    own_program = plan.group is not None or (plan.service is not None and plan.service.container is not None)
+    if not image.shell and not own_program:
         raise InvalidRequest(
             f"Image {planned.image} has no shell (bash or sh) to run the command in: use one that has.",
             "ShellMissing",

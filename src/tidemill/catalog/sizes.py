@@ -1,13 +1,15 @@
 """VM sizes and their dated list prices: two small CSV files beside this module, read on first use.
 
 The size `host` is this machine. It has no list price: what it costs is unknown until a price sheet for own
-hardware is set (showback).
+hardware is set (showback). A container group's size is what it asks for, `Container_CPU_MEMORY`
+(`container_size`): it is in no list, and costs its share of a listed size, which is said with the price.
 """
 
 from __future__ import annotations
 
 import csv
 import difflib
+import math
 import re
 import sys
 from collections.abc import Iterator
@@ -24,6 +26,9 @@ GIB = 1024**3
 PRICE_KINDS = ("payg", "spot", "ri_1y", "ri_3y", "windows")
 # Microsoft's naming rule: lower-case letters after the vCPU count, "s" = premium storage; DS is the old form.
 _PREMIUM = re.compile(r"^Standard_(?:DS\d|[A-Z]+\d+[a-z]*s)")
+_CONTAINER = re.compile(r"^container_(\d+(?:\.\d{1,3})?)_(\d+(?:\.\d)?)$")
+CONTAINER_FAMILY = "Container"
+PRICED_AS = "Standard_D2s_v3"  # whose share a container group costs
 _BASIS = {
     "payg": "payg_basis",
     "spot": "spot_basis",
@@ -56,10 +61,11 @@ class VmSize:
     local_nvme_gb: int = 0
     premium_io: bool = False
     retired: bool = False
+    cpu_milli: int = 0  # where it has no whole number of cores
 
     @property
     def vector(self) -> Vector:
-        return Vector(self.vcpus * 1000, self.memory, self.gpus)
+        return Vector(self.cpu_milli or self.vcpus * 1000, self.memory, self.gpus)
 
     @property
     def disk(self) -> int:
@@ -90,7 +96,8 @@ class SizeCatalog:
         return cls(host)
 
     def get(self, name: str) -> VmSize | None:
-        return self._sizes.get(name.casefold())
+        folded = name.casefold()
+        return self._sizes.get(folded) or _container(folded)
 
     def require(self, name: str) -> VmSize:
         """Raises InvalidRequest naming sizes that exist and look like `name`."""
@@ -121,10 +128,25 @@ class SizeCatalog:
         del at
         if kind not in _BASIS:
             raise ValueError(f"price kind {kind!r}: one of {', '.join(PRICE_KINDS)}")
+        container = _container(name.casefold())
+        if container is not None:
+            return self._share(container, region, kind)
         row = self._prices.get((name.casefold(), normal_region(region)))
         if row is None or not row[kind]:
             return None
         return Price(float(row[kind]), row["date"], row[_BASIS[kind]])
+
+    def _share(self, container: VmSize, region: str, kind: str) -> Price | None:
+        """What the larger of its shares of cores and memory costs."""
+        whole, listed = self.require(PRICED_AS), self.price(PRICED_AS, region, kind=kind)
+        if listed is None:
+            return None
+        share = max(container.vector.cpu_milli / whole.vector.cpu_milli, container.memory / whole.memory)
+        return Price(
+            round(listed.usd_hour * share, 6),
+            listed.as_of,
+            f"assumed: its share of {PRICED_AS}, {listed.basis}",
+        )
 
     @cached_property
     def _sizes(self) -> dict[str, VmSize]:
@@ -148,6 +170,26 @@ class SizeCatalog:
         local = " The size 'host' is this whole machine." if self._host else ""
         listed = f"`tidemill compute list-sizes` lists all {len(self._sizes)}."
         return f"VM size {name!r} does not exist. {hint}{local} {listed}"
+
+
+def container_size(cpu_milli: int, memory: int) -> str:
+    """The size of a container group that asks for so much; memory in tenths of a GiB."""
+    return f"Container_{cpu_milli / 1000:g}_{memory / GIB:.1f}"
+
+
+def _container(folded: str) -> VmSize | None:
+    found = _CONTAINER.match(folded)
+    if found is None:
+        return None
+    milli, memory = round(float(found[1]) * 1000), round(float(found[2]) * 10) * GIB // 10
+    return VmSize(
+        container_size(milli, memory),
+        max(1, math.ceil(milli / 1000)),
+        memory,
+        family=CONTAINER_FAMILY,
+        series=CONTAINER_FAMILY,
+        cpu_milli=milli,
+    )
 
 
 def normal_region(region: str) -> str:

@@ -16,13 +16,13 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
-from tidemill.app import isolation, secretstore, transitions
+from tidemill.app import isolation, transitions
 from tidemill.app.codec import job_status
 from tidemill.app.node_visits import make_way
 from tidemill.app.services import Services
 from tidemill.app.transitions import Collected, Moment
 from tidemill.app.waiting import wait_set
-from tidemill.controllers import instances, launching, staging
+from tidemill.controllers import containers, instances, launching, staging
 from tidemill.controllers.beside import start_services
 from tidemill.controllers.cleaning import Cleaner, Leftover
 from tidemill.controllers.kept import Kept
@@ -98,13 +98,13 @@ class Attempts:
                 else:
                     self._spawn(self._stop_orphan(event.node_id, event.task, event.epoch))
                 return
+            if event.epoch >= live.attempt.epoch:
+                live.note(event)
             if event.kind == "task_started":
                 live.started_at = min(live.started_at or event.at, event.at)
                 self._start_services(live, event.task.rank)
             elif event.kind == "task_exited" and event.epoch >= live.attempt.epoch:
-                self._rank_ended(live, event)
-            elif event.kind in instances.KINDS and event.epoch >= live.attempt.epoch:
-                live.news.append(event)
+                live.rank_ended(event, self._s.clock.now())
             live.changed.set()
         elif event.kind == "node_closed":
             for live in self._live.values():
@@ -182,6 +182,7 @@ class Attempts:
     async def _drive(self, live: LiveAttempt) -> None:
         row = live.row or await self._find_row(live)
         plan = job_status(row.status).plan
+        live.know(plan)
         # Once its ranks are known it is only followed, however often something fails on the way.
         failed = None if live.ranks else await self._launch(live, row, plan)
         if failed is None:
@@ -273,8 +274,7 @@ class Attempts:
             live.attempt = attempt
         live.notes = (isolated, *staged.notes)
         live.port = staged.ports[0] if plan.service is not None else 0
-        secrets = await secretstore.for_job(self._s, row, plan)
-        return launching.place(self._s, row, plan, attempt, staged, secrets)
+        return await launching.prepare(self._s, row, plan, attempt, staged)
 
     async def _stage(self, live: LiveAttempt, plan: JobPlan) -> tuple[staging.Staged, Attempt]:
         """Again until it is done: a node that does not answer comes back or is closed, and nothing of what
@@ -307,7 +307,7 @@ class Attempts:
             self._decide_stop(live, loop.time())
             await self._send(live)
             if live.news and recorded:
-                await instances.record(self._s, live)
+                await self._record_news(live)
             timeout = self._next_wait(live, recorded, loop.time())
             if await wait_set(live.changed, timeout):
                 live.changed.clear()
@@ -325,6 +325,12 @@ class Attempts:
                         notes=live.notes,
                     )
                 )
+
+        if live.news and live.grouped:
+            await self._record_news(live)
+
+    async def _record_news(self, live: LiveAttempt) -> None:
+        await (containers if live.grouped else instances).record(self._s, live)
 
     def _next_wait(self, live: LiveAttempt, recorded: bool, now: float) -> float | None:
         waits: list[float] = []
@@ -381,22 +387,6 @@ class Attempts:
         for rank in live.ranks:
             if rank not in live.ends:
                 await self._s.engine.close_node(live.node_of(rank))
-
-    def _rank_ended(self, live: LiveAttempt, event: EngineEvent) -> None:
-        assert event.task is not None
-        live.last_end = max(live.last_end, event.at)
-        live.heard_late = max(self._s.clock.now() - live.last_end, 0) if live.last_end else 0
-        placed = live.ranks.get(event.task.rank)
-        live.ends[event.task.rank] = RankEnd(
-            event.exit_code,
-            event.signal,
-            event.reason,
-            event.message,
-            event.at,
-            event.peak_memory,
-            placed.primary if placed else True,
-            event.node_id,
-        )
 
     def _result(self, live: LiveAttempt) -> AttemptEnd:
         ends = {

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from tidemill.app import images, implicit_computes, notices, scoring_side, transitions
+from tidemill.app import container_images, images, implicit_computes, notices, scoring_side, transitions
 from tidemill.app.codec import job_status
 from tidemill.app.services import Services
+from tidemill.controllers import container_files
 from tidemill.domain.errors import OutOfSpace, TidemillError
 from tidemill.domain.model import JobState, Resource, Scope
-from tidemill.domain.plan import JobError, PlannedEnvironment
+from tidemill.domain.plan import JobError, JobPlan, PlannedEnvironment
 from tidemill.domain.states import DEFAULT_ALLOWANCES
 from tidemill.domain.units import human_duration
 from tidemill.environments.shared import LogLine, Shared
@@ -57,6 +58,8 @@ class Environments:
 
     async def _prepare(self, row: Resource) -> None:
         plan = job_status(row.status).plan
+        if plan.group is not None:
+            return await self._prepare_group(row, plan)
         planned = plan.environment
         started = self._s.clock.now()
         try:
@@ -85,6 +88,43 @@ class Environments:
             return
         seconds = (self._s.clock.now() - started) / 1e6
         await self._write(lambda tx: self._ready(tx, row.uid, prepared, notes, seconds))
+
+    async def _prepare_group(self, row: Resource, plan: JobPlan) -> None:
+        """The images of a container group's run, one after the other."""
+        assert plan.group is not None
+        started, found, label = self._s.clock.now(), list(plan.images), ""
+        notes: list[str] = []
+        try:
+            group = await container_files.row_of(self._s, plan.group)
+            async with asyncio.timeout(BUILD_S):
+                for at, one in enumerate(plan.images):
+                    label = one.label
+                    found[at], said = await container_images.fetch(self._s, group, one, _unheard)
+                    notes += [note for note in said if note not in notes]
+        except (TidemillError, TimeoutError) as error:
+            why = error.message if isinstance(error, TidemillError) else "it took too long"
+            code = error.code if isinstance(error, TidemillError) else "ImageTimeout"
+            problem = JobError(code, f"Image {label} could not be fetched: {why}")
+            return await self._write(lambda tx: self._failed(tx, row.uid, problem))
+        except Exception as error:
+            log.exception("image %s could not be fetched", label)
+            said = f"Image {label} could not be fetched: {type(error).__name__}: {error}"
+            problem = JobError("ImageFailed", said)
+            return await self._write(lambda tx: self._failed(tx, row.uid, problem))
+        seconds, images = (self._s.clock.now() - started) / 1e6, tuple(found)
+        await self._write(lambda tx: self._fetched(tx, row.uid, images, notes, seconds))
+
+    def _fetched(
+        self, tx: Tx, uid: str, images: tuple[PlannedEnvironment, ...], notes: Sequence[str], seconds: float
+    ) -> None:
+        row = tx.by_uid(uid)
+        if row is None or row.state != JobState.PREPARING:
+            return
+        now, status = self._s.clock.now(), job_status(row.status)
+        for note in (*notes, f"Its images are there after {seconds:.1f} s."):
+            tx.add_event(transitions.job_event(row, now, "Note", note))
+        status = replace(status, plan=replace(status.plan, images=images))
+        tx.update(transitions.with_progress(row, status, JobState.QUEUED, now, status.progress))
 
     async def _make(
         self, scope: Scope, planned: PlannedEnvironment

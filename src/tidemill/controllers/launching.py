@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from tidemill.app import scoring_side
+from tidemill.app import scoring_side, secretstore
 from tidemill.app.services import Services
 from tidemill.app.surroundings import View, view_of
-from tidemill.controllers import parallel, serving
+from tidemill.controllers import containers, parallel, serving
 from tidemill.controllers.staging import NodeFiles, Staged
 from tidemill.domain.expressions import render_command
 from tidemill.domain.jobspec import CommandJob
@@ -44,6 +44,18 @@ def outline(plan: JobPlan) -> dict[int, PlacedRank]:
     ports = tuple(range(1, 1 + ports_needed(plan.job.distribution)))
     ranks = ranks_of(plan.job, "", HOST, ports)
     return {r.rank: PlacedRank(r.rank, r.node_index, r.primary, r.log, spared=r.spared) for r in ranks}
+
+
+async def prepare(
+    s: Services, row: Resource, plan: JobPlan, attempt: Attempt, staged: Staged
+) -> list[PlacedRank]:
+    """What is to be started on each node, with the secrets that it is given. Raises InvalidRequest, Conflict,
+    Forbidden."""
+    if plan.group is None:
+        return place(s, row, plan, attempt, staged, await secretstore.for_job(s, row, plan))
+    tasks = await containers.tasks(s, plan, plan.group, attempt, staged.nodes[0])
+    planned = outline(plan)
+    return [replace(planned[task.rank], task=task) for task in tasks]
 
 
 def place(

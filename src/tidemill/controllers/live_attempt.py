@@ -9,7 +9,11 @@ from tidemill.controllers import launching
 from tidemill.data.staging import Stopped
 from tidemill.domain.model import Attempt, Resource
 from tidemill.domain.outcome import AttemptEnd, RankEnd
+from tidemill.domain.plan import JobPlan
 from tidemill.engines.base import EngineEvent, TaskSpec
+
+_SERVICE = ("task_ready", "task_unready", "task_restarting")
+_BOUNDS = ("task_started", "task_exited")
 
 
 @dataclass(slots=True)
@@ -37,7 +41,34 @@ class LiveAttempt:
     stop_deadline: float | None = None  # of the loop's clock: then its nodes are closed
     news: list[EngineEvent] = field(default_factory=list[EngineEvent])  # of a service, not recorded yet
     port: int = 0  # of a service
+    grouped: bool | None = None  # it is a run of a container group; None: not known yet
     changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def know(self, plan: JobPlan) -> None:
+        self.grouped = plan.group is not None
+        if not self.grouped:
+            self.news = [event for event in self.news if event.kind not in _BOUNDS]
+
+    def note(self, event: EngineEvent) -> None:
+        """Keeps what is to be recorded of a service, and of a container also when it started and ended."""
+        if event.kind in _SERVICE or (event.kind in _BOUNDS and self.grouped is not False):
+            self.news.append(event)
+
+    def rank_ended(self, event: EngineEvent, now: int) -> None:
+        assert event.task is not None
+        self.last_end = max(self.last_end, event.at)
+        self.heard_late = max(now - self.last_end, 0) if self.last_end else 0
+        placed = self.ranks.get(event.task.rank)
+        self.ends[event.task.rank] = RankEnd(
+            event.exit_code,
+            event.signal,
+            event.reason,
+            event.message,
+            event.at,
+            event.peak_memory,
+            placed.primary if placed else True,
+            event.node_id,
+        )
 
     def node_of(self, rank: int) -> str:
         return self.attempt.nodes[self.ranks[rank].node_index]
@@ -53,7 +84,9 @@ class LiveAttempt:
 
     @property
     def primaries_done(self) -> bool:
-        return all(rank in self.ends for rank, placed in self.ranks.items() if placed.primary)
+        """Those that decide how it ended, where there are any."""
+        primaries = [rank for rank, placed in self.ranks.items() if placed.primary]
+        return bool(primaries) and all(rank in self.ends for rank in primaries)
 
     @property
     def broken(self) -> bool:

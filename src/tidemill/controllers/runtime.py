@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tidemill.app import notice_sending, notices, schedule_runs, schedules
+from tidemill.app.container_rows import GROUPS
 from tidemill.app.endpoint_rows import AUTOSCALE, DEPLOYMENTS, ENDPOINTS
 from tidemill.app.package_rows import PACKAGES
 from tidemill.app.services import Services
@@ -16,6 +17,7 @@ from tidemill.controllers.attempts import Attempts
 from tidemill.controllers.bayesian import Bayesian
 from tidemill.controllers.cleaning import Cleaner
 from tidemill.controllers.composites import Carrier, Composites
+from tidemill.controllers.container_groups import ContainerGroups
 from tidemill.controllers.deletions import Deletions
 from tidemill.controllers.deployments import Deployments
 from tidemill.controllers.due import DueRows
@@ -64,6 +66,7 @@ class Runtime:
     notices: DueRows
     parking: Parking
     packages: Packages
+    container_groups: ContainerGroups
     _events: asyncio.Task[None] | None = None
 
     async def stop(self) -> None:
@@ -81,6 +84,7 @@ class Runtime:
             await asyncio.gather(self._events, return_exceptions=True)
         await self.scaling.stop()
         await self.deployments.stop()
+        await self.container_groups.stop()
         await self.routing.stop()
         await self.composites.stop()
         await self.environments.stop()
@@ -103,8 +107,11 @@ class Runtime:
             if item.kind == "resource:jobs":
                 self.composites.job_changed(item.uid)
                 self.kept.job_changed(item.uid)
+                self.container_groups.job_changed(item.uid)
                 if self.deployments.job_changed(item.uid):
                     self.routing.changed()
+            elif item.kind == f"resource:{GROUPS}":
+                self.container_groups.wake(item.uid)
             elif item.kind == f"resource:{DEPLOYMENTS}":
                 self.deployments.wake(item.uid)
                 self.scaling.changed(item.uid)
@@ -174,7 +181,9 @@ async def start(services: Services) -> Runtime:
     services.live.routed = routing.settled
     routing.on_news = deployments.router_news
     routing.on_report = scaling.on_report
-    watchdog = Watchdog(services, pool, attempts, nodes, environments, composites, deletions, deployments)
+    container_groups = ContainerGroups(services)
+    carried = (deployments, container_groups)
+    watchdog = Watchdog(services, pool, attempts, nodes, environments, composites, deletions, carried)
     runtime = Runtime(
         services,
         pool,
@@ -193,6 +202,7 @@ async def start(services: Services) -> Runtime:
         DueRows(services, notices.TYPE, NOTICES_AT_ONCE, notice_sending.send),
         parking,
         Packages(services),
+        container_groups,
     )
     cleaner.start()
     await nodes.recover()
@@ -208,6 +218,7 @@ async def start(services: Services) -> Runtime:
     await runtime.deletions.start()
     await runtime.routing.start()
     await runtime.deployments.start()
+    await container_groups.start()
     await runtime.scaling.start()
     runtime.schedules.start()
     kept.start()

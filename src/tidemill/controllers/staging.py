@@ -23,7 +23,7 @@ from tidemill.app.codec import encode
 from tidemill.app.services import Services
 from tidemill.app.surroundings import built_environment
 from tidemill.app.transitions import Collected
-from tidemill.controllers import parallel, serving
+from tidemill.controllers import container_files, parallel, serving
 from tidemill.data.outputs import collect_artifacts, collect_logs, collect_outputs, prepare_outputs
 from tidemill.data.staging import Going, clear, stage_code, stage_inputs
 from tidemill.domain import jobservices
@@ -79,6 +79,8 @@ async def stage(s: Services, plan: JobPlan, attempt: Attempt, going: Going = _on
         if plan.has_files:
             staged, said = await asyncio.to_thread(_stage_node, s, plan, Path(root), going)
             notes += [note for note in said if note not in notes]
+            if plan.group is not None:
+                await container_files.stage(s, plan.group, attempt, root, going)
             await s.engine.settle_dir(node, attempt.id)
         files.append(staged)
     ports = serving.free_ports(ports_needed(plan.job.distribution))

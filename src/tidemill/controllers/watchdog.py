@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from tidemill.app.services import Services
 from tidemill.controllers.attempts import Attempts
 from tidemill.controllers.composites import Composites
 from tidemill.controllers.deletions import Deletions
-from tidemill.controllers.deployments import Deployments
 from tidemill.controllers.environments import Environments
 from tidemill.controllers.nodes import Nodes
 from tidemill.controllers.pool import Pool
@@ -40,6 +41,12 @@ class Overdue:
     held: tuple[Node, ...]  # their agents are asked whether they still answer
 
 
+class Carried(Protocol):
+    """What brings rows of a kind to what they ask for (deployments, container groups)."""
+
+    async def look_again(self) -> None: ...
+
+
 class Watchdog:
     def __init__(
         self,
@@ -50,11 +57,11 @@ class Watchdog:
         environments: Environments,
         composites: Composites,
         deletions: Deletions,
-        deployments: Deployments,
+        carried: Sequence[Carried],
     ) -> None:
         self._s = services
         self._pool, self._attempts, self._nodes, self._environments = pool, attempts, nodes, environments
-        self._composites, self._deletions, self._deployments = composites, deletions, deployments
+        self._composites, self._deletions, self._carried = composites, deletions, carried
         self._live = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -99,7 +106,8 @@ class Watchdog:
         for node in overdue.held:
             self._nodes.check(node)
         await self._deletions.look_again()
-        await self._deployments.look_again()
+        for carried in self._carried:
+            await carried.look_again()
         return await self._composites.look_again() or live
 
 

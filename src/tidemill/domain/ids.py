@@ -9,7 +9,11 @@ from tidemill.domain.model import Key, Scope
 
 PROVIDER = "Microsoft.MachineLearningServices"
 # Of types of rows that are not its own.
-PROVIDERS = {"deployments": "Microsoft.Resources", "autoscaleSettings": "Microsoft.Insights"}
+PROVIDERS = {
+    "deployments": "Microsoft.Resources",
+    "autoscaleSettings": "Microsoft.Insights",
+    "containerGroups": "Microsoft.ContainerInstance",
+}
 
 _WORKSPACE_ID = re.compile(
     r"^/?subscriptions/(?P<sub>[^/]+)/resource[gG]roups/(?P<rg>[^/]+)/(?:providers/Microsoft\.MachineLearningServices/)?"

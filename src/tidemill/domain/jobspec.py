@@ -72,7 +72,8 @@ class JobOutput:
 
 @dataclass(frozen=True, slots=True)
 class Distribution:
-    """`kind`: "none" | "pytorch" | "tensorflow" | "mpi" | "ray" | "parallel" (of steps of that type)."""
+    """`kind`: "none" | "pytorch" | "tensorflow" | "mpi" | "ray" | "parallel" (of steps of that type) |
+    "containers" (of runs of container groups)."""
 
     kind: str = "none"
     processes_per_node: int = 1

@@ -15,7 +15,7 @@ from tidemill.domain.model import Scope
 # Where programs are found. Never the server's own PATH: it may begin with Tidemill's virtual environment.
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
-PORTS_NEEDED = {"none": 0, "mpi": 0, "pytorch": 1, "ray": 1, "parallel": 1}
+PORTS_NEEDED = {"none": 0, "mpi": 0, "pytorch": 1, "ray": 1, "parallel": 1, "containers": 0}
 BATCH_SPEC, BATCH_RUNTIME = "batch/spec.json", "batch/runtime"  # below the attempt's directory
 
 
@@ -61,6 +61,8 @@ def ranks_of(
         return _tensorflow(job, command, host, ports)
     if kind == "parallel":
         return _parallel(job, host, ports[0])
+    if kind == "containers":
+        return _containers(job)
     if kind == "ray":
         return _ray(job, command, host, ports[0] if ports else job.distribution.port)
     if kind == "mpi":
@@ -153,6 +155,12 @@ def _parallel(job: CommandJob, host: str, port: int) -> tuple[Rank, ...]:
         )
         for rank in range(job.node_count)
     )
+
+
+def _containers(job: CommandJob) -> tuple[Rank, ...]:
+    """Side by side on one node; what they run is not said by a command. None ends the others."""
+    count = job.distribution.processes_per_node
+    return tuple(Rank(at, 0, at, (), (), _process_log(at, count), primary=False) for at in range(count))
 
 
 def _ray(job: CommandJob, command: str, host: str, port: int) -> tuple[Rank, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from tidemill.domain.containers.plan import ContainerRecord, PlannedGroup
 from tidemill.domain.jobservices import JobService
 from tidemill.domain.jobspec import CommandJob
 from tidemill.domain.parallel import ParallelPlan, ParallelProgress
@@ -129,11 +130,13 @@ class JobPlan:
     serverless: str = ""  # the size of its nodes, of a job whose compute was made for it and goes with it
     service: PlannedService | None = None  # it is an instance of a deployment
     parallel: ParallelPlan | None = None  # it is a parallel step
+    group: PlannedGroup | None = None  # it is a run of a container group
+    images: tuple[PlannedEnvironment, ...] = ()  # of such a run: one for each container
 
     @property
     def has_files(self) -> bool:
         """Something is put into its directory before it starts."""
-        return bool(self.code or self.inputs or self.outputs or self.service)
+        return bool(self.code or self.inputs or self.outputs or self.service or self.group)
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,3 +191,4 @@ class JobStatus:
     sweep: SweepProgress | None = None
     instance: InstanceProgress | None = None
     parallel: ParallelProgress | None = None
+    containers: tuple[ContainerRecord, ...] = ()  # of a run of a container group

@@ -118,6 +118,7 @@ class TaskSpec:
     read_only: tuple[str, ...] = ()  # what the task may read at the same path, besides its own directory
     # (a folder below its directory, where else it is shown, read-only); in a sandbox alone
     shown_at: tuple[tuple[str, str], ...] = ()
+    writable_at: tuple[tuple[str, str], ...] = ()  # the same, to be written to; refused without a sandbox
     chdir: str = ""  # where it starts instead of `cwd`, a path of its sandbox
 
 

@@ -41,6 +41,7 @@ def start(task: TaskSpec) -> dict[str, Any]:
         "rootfs": task.rootfs,
         "read_only": list(task.read_only),
         "shown_at": [list(pair) for pair in task.shown_at],
+        "writable_at": [list(pair) for pair in task.writable_at],
         "chdir": task.chdir,
     }
 

@@ -42,9 +42,9 @@ class Job:
     """What one task is shown. `directory` is its own, writable; `read_only` paths are bound at the same
     place, those below `directory` over it; `rootfs` "" is the host's minimal view; `devices` are files in
     /dev; `writable` are folders besides its own; `shown_at` are (source, target) of what lies below its
-    directory and is shown somewhere else, too, read-only."""
+    directory and is shown somewhere else, too, read-only; `writable_at` the same, to be written to."""
 
-    __slots__ = ("cwd", "devices", "directory", "read_only", "rootfs", "shown_at", "writable")
+    __slots__ = ("cwd", "devices", "directory", "read_only", "rootfs", "shown_at", "writable", "writable_at")
 
     def __init__(
         self,
@@ -55,9 +55,11 @@ class Job:
         devices: list[str] | None = None,
         writable: list[str] | None = None,
         shown_at: list[tuple[str, str]] | None = None,
+        writable_at: list[tuple[str, str]] | None = None,
     ) -> None:
         self.directory = directory
         self.shown_at = shown_at or []
+        self.writable_at = writable_at or []
         self.cwd = cwd
         self.rootfs = rootfs
         self.read_only = read_only or []
@@ -161,7 +163,7 @@ def _shown(source: str, target: str) -> list[str]:
 
 
 def _image_root(job: Job, etc_folder: str) -> list[str]:
-    targets = [target for _, target in job.shown_at]
+    targets = [target for _, target in (*job.shown_at, *job.writable_at)]
     root = image_root(job.rootfs, [job.directory, *job.writable, *job.read_only, *targets])
     return root + names_of_host(job.rootfs, etc_folder)
 
@@ -229,6 +231,8 @@ def _files(job: Job) -> list[str]:
         made += ["--ro-bind-try", path, path]
     for source, target in job.shown_at:
         made += ["--ro-bind", source, target]
+    for source, target in job.writable_at:
+        made += ["--bind", source, target]
     return made
 
 

@@ -46,6 +46,7 @@ ROUTE_MODULES = (
     "tidemill.wire.azure.keyvault",
     "tidemill.wire.azure.insights",
     "tidemill.wire.azure.autoscale",
+    "tidemill.wire.azure.container_groups",
     "tidemill.wire.azure.history",
     "tidemill.wire.azure.artifacts",
     "tidemill.wire.azure.not_offered",

@@ -5,31 +5,17 @@ The messages: domain/looking.py. Who, when and for how long is in the activity l
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import json
-import socket
-import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from dataclasses import dataclass, field
-from typing import Any
-
 from starlette.responses import Response
-from starlette.websockets import WebSocket, WebSocketDisconnect
+from starlette.websockets import WebSocket
 
 from tidemill.app import looking as jobs
 from tidemill.app import node_visits
 from tidemill.domain import looking
-from tidemill.domain.activity import Outcome, Record
-from tidemill.domain.errors import Conflict, InvalidRequest, TidemillError
-from tidemill.engines.base import EngineError, Inside, TaskKey, Unready
+from tidemill.domain.errors import Conflict
+from tidemill.engines.base import EngineError
 from tidemill.wire.http import UPGRADE, Context, Route, Upgrade
 from tidemill.wire.native.routes import W, whole
-
-BEGIN_S = 10.0  # for the first message
-READY_S = 5.0  # for a sandbox that is just being made
-DRAIN_S = 1.0  # for what a process wrote before it ended, where something in the background holds its output
-CHUNK = 64 * 1024
+from tidemill.wire.talking import Place, Talk, first_of, held, port_bytes, wanted_of
 
 
 def routes() -> list[Route]:
@@ -47,26 +33,26 @@ async def exec_job(ctx: Context) -> Response:
     kept = await node_visits.target_in_job(s, ctx.caller, ctx.scope, name, number)
     if kept is not None:
         below = f"jobs/{name}"
-        place = _Place(
+        place = Place(
             looking.ACTION,
             below,
             lambda: node_visits.check_still(s, ctx.caller, ctx.scope, kept, looking.ACTION, below),
         )
-        return Upgrade(lambda socket: _Talk(ctx, place, socket, "a look").hold(lambda t: _visit(t, kept)))
+        return Upgrade(lambda socket: Talk(ctx, place, socket, "a look").hold(lambda t: _visit(t, kept)))
     target = await _target(ctx)
     place = _place(ctx, target)
-    return Upgrade(lambda socket: _Talk(ctx, place, socket, "a session").hold(lambda t: _session(t, target)))
+    return Upgrade(lambda socket: Talk(ctx, place, socket, "a session").hold(lambda t: _session(t, target)))
 
 
 async def exec_node(ctx: Context) -> Response:
     s, node = ctx.services, ctx.params["node"]
     target = await node_visits.target_of(s, ctx.caller, ctx.scope, ctx.params["name"], node)
-    place = _Place(
+    place = Place(
         looking.NODE_ACTION,
         f"computes/{target.spec.name}/nodes/{node}",
         lambda: node_visits.check_still(s, ctx.caller, ctx.scope, target),
     )
-    return Upgrade(lambda socket: _Talk(ctx, place, socket, "a shell").hold(lambda t: _visit(t, target)))
+    return Upgrade(lambda socket: Talk(ctx, place, socket, "a shell").hold(lambda t: _visit(t, target)))
 
 
 async def forward_port(ctx: Context) -> Response:
@@ -80,7 +66,7 @@ async def forward_port(ctx: Context) -> Response:
 
     async def talk(socket: WebSocket) -> None:
         try:
-            await _Talk(ctx, place, socket, f"port {port}").hold(lambda talk: _port(talk, sock))
+            await Talk(ctx, place, socket, f"port {port}").hold(lambda talk: port_bytes(talk, sock))
         finally:
             sock.close()
 
@@ -92,101 +78,14 @@ async def _target(ctx: Context) -> jobs.Target:
     return await jobs.target_of(ctx.services, ctx.caller, ctx.scope, ctx.params["name"], node)
 
 
-def _place(ctx: Context, target: jobs.Target) -> _Place:
+def _place(ctx: Context, target: jobs.Target) -> Place:
     resource = f"jobs/{target.row.key.name}"
-    return _Place(looking.ACTION, resource, lambda: jobs.check_still(ctx.services, ctx.caller, target))
+    return Place(looking.ACTION, resource, lambda: jobs.check_still(ctx.services, ctx.caller, target))
 
 
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """Where somebody is, by which action, and what says whether they may stay (raises where not)."""
-
-    action: str
-    resource: str  # below the workspace
-    check: Callable[[], Awaitable[None]]
-
-
-@dataclass(slots=True)
-class _Talk:
-    """One open line, and what ends it."""
-
-    ctx: Context
-    place: _Place
-    socket: WebSocket
-    what: str
-    began: float = field(default_factory=time.monotonic)
-    last: float = field(default_factory=time.monotonic)  # when a byte passed
-
-    async def hold(self, talk: Callable[[_Talk], Awaitable[str]]) -> None:
-        """Until `talk` returns how it ended, the client goes, or it may not go on."""
-        await self.socket.accept()
-        outcome, why = Outcome.SUCCEEDED, ""
-        try:
-            why = await _first(talk(self), self._watch())
-        except (WebSocketDisconnect, asyncio.CancelledError):
-            why = "the client went"
-            raise
-        except (TidemillError, EngineError) as error:
-            known = error if isinstance(error, TidemillError) else Conflict(str(error), "NotEntered")
-            outcome, why = Outcome.FAILED, known.message
-            await self.end({"error": {"code": known.code, "message": known.message}})
-        finally:
-            self._record(outcome, why)
-
-    async def receive(self) -> str | bytes:
-        """The next message. Raises WebSocketDisconnect."""
-        message = await self.socket.receive()
-        if message["type"] == "websocket.disconnect":
-            raise WebSocketDisconnect(message.get("code", 1005))
-        self.last = time.monotonic()
-        data = message.get("bytes")
-        return message["text"] if data is None else data
-
-    async def send(self, data: bytes) -> None:
-        self.last = time.monotonic()
-        await self.socket.send_bytes(data)
-
-    async def tell(self, message: dict[str, Any]) -> None:
-        await self.socket.send_text(json.dumps(message))
-
-    async def end(self, message: dict[str, Any]) -> None:
-        """The last message."""
-        with contextlib.suppress(WebSocketDisconnect, RuntimeError):  # it has gone
-            await self.tell(message)
-            await self.socket.close()
-
-    async def _watch(self) -> str:
-        """Raises once the session may not go on."""
-        while True:
-            await asyncio.sleep(looking.CHECK_S)
-            await self.place.check()
-            late = looking.overdue(time.monotonic(), self.began, self.last)
-            if late:
-                raise Conflict(late, "SessionExpired")
-
-    def _record(self, outcome: Outcome, why: str) -> None:
-        ctx, took = self.ctx, time.monotonic() - self.began
-        ctx.services.activity.record(
-            Record(
-                at=ctx.services.clock.now(),
-                action=self.place.action,
-                outcome=outcome,
-                actor=ctx.caller.oid,
-                actor_name=ctx.caller.name,
-                actor_kind=ctx.caller.kind,
-                address=ctx.request.address,
-                scope=ctx.scope.arm_id,
-                resource=f"{ctx.scope.arm_id}/{self.place.resource}",
-                method="END",
-                assignment="" if ctx.decision.assignment is None else ctx.decision.assignment.id,
-                reason=f"{self.what} ended after {took:.1f} s: {why or 'it was broken off'}"[:500],
-            )
-        )
-
-
-async def _session(talk: _Talk, target: jobs.Target) -> str:
+async def _session(talk: Talk, target: jobs.Target) -> str:
     """A process inside a job. -> how it ended."""
-    code = await _held(talk, target.node_id, target.task, await _wanted(talk))
+    code = await held(talk, target.node_id, target.task, await wanted_of(talk))
     if code is None:
         await talk.end(
             {"error": {"code": "JobNotRunning", "message": "The job has ended, and this with it."}}
@@ -196,15 +95,15 @@ async def _session(talk: _Talk, target: jobs.Target) -> str:
     return f"exit code {code}"
 
 
-async def _visit(talk: _Talk, target: node_visits.Target) -> str:
+async def _visit(talk: Talk, target: node_visits.Target) -> str:
     """A process on a node. -> how it ended."""
     s = talk.ctx.services
-    wanted = await _wanted(talk)
+    wanted = await wanted_of(talk)
     visit = await node_visits.begin(s, talk.ctx.caller, target)
     why = "the line to it was lost"
     try:
-        code = await _first(
-            _held(talk, visit.node_id, visit.task, wanted), node_visits.keep(s, target, visit)
+        code = await first_of(
+            held(talk, visit.node_id, visit.task, wanted), node_visits.keep(s, target, visit)
         )
         ended = await node_visits.why_ended(s, visit, code)
         why = ended or f"exit code {code}"
@@ -215,125 +114,3 @@ async def _visit(talk: _Talk, target: node_visits.Target) -> str:
         raise Conflict(why, "SessionEnded") from error
     finally:
         await node_visits.end(s, visit, why)
-
-
-async def _held(talk: _Talk, node_id: str, task: TaskKey, wanted: looking.Begin) -> int | None:
-    """From its start to its end. -> its exit code, None where it was killed."""
-    inside = await _entered(talk, node_id, task, wanted)
-    try:
-        await inside.started()
-        return await _first(_outgoing(talk, inside), _incoming(talk, inside))
-    finally:
-        inside.close()
-
-
-async def _wanted(talk: _Talk) -> looking.Begin:
-    """The first message."""
-    try:
-        async with asyncio.timeout(BEGIN_S):
-            first = await talk.receive()
-    except TimeoutError:
-        raise InvalidRequest(f"No first message came within {BEGIN_S:g} s.") from None
-    if not isinstance(first, str):
-        raise InvalidRequest("The first message must be text: what to run.")
-    return looking.begin(first)
-
-
-async def _entered(talk: _Talk, node_id: str, task: TaskKey, wanted: looking.Begin) -> Inside:
-    until = time.monotonic() + READY_S
-    while True:
-        try:
-            return await talk.ctx.services.engine.enter(
-                node_id, task, wanted.command, wanted.size, wanted.term
-            )
-        except Unready:
-            if time.monotonic() > until:
-                raise
-            await asyncio.sleep(0.05)
-
-
-async def _outgoing(talk: _Talk, inside: Inside) -> int | None:
-    """What it writes, then its exit code."""
-    lines = [asyncio.create_task(_copy(talk, inside, stream)) for stream in (1, 2)]
-    try:
-        code = await inside.wait()
-        done, _ = await asyncio.wait(lines, timeout=DRAIN_S)
-        for line in done:
-            line.result()
-        return code
-    finally:
-        for line in lines:
-            line.cancel()
-
-
-async def _copy(talk: _Talk, inside: Inside, stream: int) -> None:
-    while data := await inside.read(stream):
-        await talk.send(bytes((stream,)) + data)
-
-
-async def _incoming(talk: _Talk, inside: Inside) -> int | None:
-    while True:
-        message = await talk.receive()
-        if isinstance(message, bytes):
-            with contextlib.suppress(BrokenPipeError):  # it reads no more; it may still write
-                await inside.write(message)
-            continue
-        match looking.control(message):
-            case looking.Resize(rows, columns):
-                inside.resize(rows, columns)
-            case looking.EndOfInput():
-                inside.close_input()
-
-
-async def _port(talk: _Talk, sock: socket.socket) -> str:
-    reader, writer = await asyncio.open_connection(sock=sock)
-
-    async def outgoing() -> None:
-        while data := await reader.read(CHUNK):
-            await talk.send(data)
-        await talk.tell({"end": True})
-
-    async def incoming() -> None:
-        while True:
-            message = await talk.receive()
-            if isinstance(message, bytes):
-                writer.write(message)
-                await writer.drain()
-            elif isinstance(looking.control(message), looking.EndOfInput):
-                if writer.can_write_eof():
-                    writer.write_eof()
-                return
-
-    try:
-        await _all(outgoing(), incoming())
-    except OSError:
-        pass
-    finally:
-        writer.close()
-    await talk.end({"end": True})
-    return "closed"
-
-
-async def _first(*work: Awaitable[Any]) -> Any:
-    """The result of whichever ends first; the others are canceled."""
-    tasks = [asyncio.ensure_future(one) for one in work]
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        return next(task for task in tasks if task in done).result()
-    finally:
-        await _canceled(tasks)
-
-
-async def _all(*work: Coroutine[Any, Any, None]) -> None:
-    """Until all have ended; the first that fails ends the others."""
-    tasks = [asyncio.ensure_future(one) for one in work]
-    try:
-        await asyncio.gather(*tasks)
-    finally:
-        await _canceled(tasks)
-
-
-async def _canceled(tasks: Sequence[asyncio.Future[Any]]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)

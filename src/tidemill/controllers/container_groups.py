@@ -1,0 +1,201 @@
+"""From what a container group is to be to a run of it, and back: `domain.containers.deciding` decides.
+
+One group is carried by one task at a time, woken by commits on its row or on one of its runs. All that a
+decision changes is one commit, made of the rows as they then are; a kill at any instant loses nothing and
+starts nothing twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from tidemill.app import container_runs
+from tidemill.app.codec import encode, job_status
+from tidemill.app.container_groups import finish_deletion
+from tidemill.app.container_rows import GROUPS, as_seen, event, group_status, runs_of
+from tidemill.app.services import Services
+from tidemill.app.transitions import job_event
+from tidemill.domain.containers import deciding
+from tidemill.domain.containers.deciding import Decided, Fail, Finish, Gone, Start, Stop
+from tidemill.domain.model import JobState, Resource
+from tidemill.domain.serving.model import Provisioning
+from tidemill.store.api import Read, ResourceQuery, Tx
+
+log = logging.getLogger("tidemill.containers")
+
+AGAIN_S = 1.0  # after a fault of ours
+
+
+class ContainerGroups:
+    def __init__(self, services: Services) -> None:
+        self._s = services
+        self._owner: dict[str, str] = {}  # group by run: whose commits are ours to look at
+        self._woken: set[str] = set()
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._background: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        await self.look_again()
+
+    async def stop(self) -> None:
+        for timer in self._timers.values():
+            timer.cancel()
+        tasks = [*self._tasks.values(), *self._background]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def look_again(self) -> None:
+        """At the start, and a net under the wake-ups."""
+        for row in await self._s.store.read(lambda read: read.find(ResourceQuery(GROUPS))):
+            self.wake(row.uid)
+
+    def job_changed(self, uid: str) -> None:
+        """A job that may be a run of a group."""
+        owner = self._owner.get(uid)
+        if owner is not None:
+            self.wake(owner)
+
+    def wake(self, uid: str) -> None:
+        """Something of this group has changed."""
+        self._woken.add(uid)
+        if uid not in self._tasks:
+            task = asyncio.create_task(self._carry(uid), name=f"container group {uid}")
+            self._tasks[uid] = task
+            task.add_done_callback(lambda _: self._ended(uid))
+
+    def _ended(self, uid: str) -> None:
+        self._tasks.pop(uid, None)
+        if uid in self._woken:  # while it was ending
+            self.wake(uid)
+
+    async def _carry(self, uid: str) -> None:
+        while uid in self._woken:
+            self._woken.discard(uid)
+            if (timer := self._timers.pop(uid, None)) is not None:
+                timer.cancel()
+            try:
+                again_at = await self._look(uid)
+            except Exception:
+                log.exception("container group %s could not be carried on; again in %s s", uid, AGAIN_S)
+                await asyncio.sleep(AGAIN_S)
+                self._woken.add(uid)
+                continue
+            if again_at is not None:
+                delay = max((again_at - self._s.clock.now()) / 1e6, 0.0) + 0.001
+                self._timers[uid] = asyncio.get_running_loop().call_later(delay, self.wake, uid)
+
+    async def _look(self, uid: str) -> int | None:
+        """Decides until nothing is to be done -> when to look again at the latest."""
+        while True:
+            now = self._s.clock.now()
+            seen = await self._s.store.read(lambda read: _see(read, uid))
+            if seen is None:
+                return None
+            self._owner.update({row.uid: uid for row in seen.runs})
+            decided = deciding.decide(seen.view, now)
+            if not decided.decisions:
+                await self._prune(seen)
+                return decided.again_at
+            starts = [one for one in decided.decisions if isinstance(one, Start)]
+            draft = container_runs.new_row(self._s, seen.row, starts[0].why, now) if starts else None
+            if draft is not None:
+                self._owner[draft[0].uid] = uid
+            gone = await self._s.store.write(
+                lambda tx: _carry_out(tx, uid, decided, draft, now)  # noqa: B023
+            )
+            if gone:
+                self._forget(gone)
+                return None
+
+    async def _prune(self, seen: Seen) -> None:
+        """Ended runs whose logs nobody needs any more, with their logs."""
+        uids = deciding.superseded(seen.view)
+        if not uids:
+            return
+        gone = [row for row in seen.runs if row.uid in uids]
+
+        def remove(tx: Tx) -> None:
+            for row in gone:
+                current = tx.by_uid(row.uid)
+                if current is not None and JobState(current.state).final:
+                    tx.delete(current)
+
+        await self._s.store.write(remove)
+        self._forget(gone)
+
+    def _forget(self, gone: Sequence[Resource]) -> None:
+        """The stored logs of runs that are no more."""
+        for row in gone:
+            self._owner.pop(row.uid, None)
+        task = asyncio.create_task(asyncio.to_thread(self._remove_logs, gone))
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    def _remove_logs(self, gone: Sequence[Resource]) -> None:
+        for row in gone:
+            place = job_status(row.status).plan.artifacts
+            assert place is not None
+            try:
+                self._s.blobs.delete_prefix(place.account, place.container, place.path)
+            except Exception:
+                log.exception("the logs of run %s were not removed", row.key.name)
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """One reading of a group and its runs."""
+
+    row: Resource
+    runs: Sequence[Resource]
+    view: deciding.Group
+
+
+def _see(read: Read, uid: str) -> Seen | None:
+    row = read.by_uid(uid)
+    if row is None:
+        return None
+    runs, status = runs_of(read, row), group_status(row)
+    view = deciding.Group(row.state, status.wanted, status.generation, [as_seen(run) for run in runs])
+    return Seen(row, runs, view)
+
+
+def _carry_out(
+    tx: Tx, uid: str, decided: Decided, draft: tuple[Resource, container_runs.Told] | None, now: int
+) -> Sequence[Resource]:
+    """If it is still what the rows ask for. -> the runs of a group that is gone."""
+    seen = _see(tx, uid)
+    if seen is None or deciding.decide(seen.view, now) != decided:
+        return ()
+    row, by_uid = seen.row, {run.uid: run for run in seen.runs}
+    status = group_status(row)
+    for one in decided.decisions:
+        match one:
+            case Start():
+                assert draft is not None
+                run, told = draft
+                tx.insert(run)
+                for code, message in told:
+                    tx.add_event(job_event(run, now, code, message))
+            case Stop():
+                container_runs.stop(tx, by_uid[one.uid], one.why, now)
+            case Finish():
+                tx.add_event(event(row, now, Provisioning.SUCCEEDED, one.message))
+                row = tx.update(
+                    replace(row, state=Provisioning.SUCCEEDED, status=encode(replace(status, error=None)))
+                )
+            case Fail():
+                tx.add_event(event(row, now, Provisioning.FAILED, one.error.message))
+                row = tx.update(
+                    replace(row, state=Provisioning.FAILED, status=encode(replace(status, error=one.error)))
+                )
+            case Gone():
+                for run in seen.runs:
+                    tx.delete(run)
+                finish_deletion(tx, row, now)
+                return seen.runs
+    return ()
