@@ -53,8 +53,8 @@ web = Container(
     liveness_probe=ContainerProbe(http_get=ContainerHttpGet(path="/", port=8080), initial_delay_seconds=30))
 asks = Container(
     name="asks", image=os.environ["TEST_IMAGE"], resources=resources(),
-    command=["/bin/sh", "-c", "cat /keys/token; until wget -qO /out/a http://127.0.0.1:8080/ 2>/dev/null; do sleep 0.1;"
-             " done; cat /out/a; echo; echo done"],
+    command=["/bin/sh", "-c", "cat /keys/token; until wget -qO /out/a http://127.0.0.1:8080/ 2>/dev/null;"
+             " do sleep 0.1; done; cat /out/a; echo; echo done"],
     volume_mounts=[VolumeMount(name="keys", mount_path="/keys"), VolumeMount(name="room", mount_path="/out")])
 group = ContainerGroup(
     location="westeurope", os_type="Linux", restart_policy="OnFailure", containers=[web, asks],

@@ -35,7 +35,7 @@ from tidemill.app.teams import team_of
 from tidemill.app.waiting import wait_set
 from tidemill.app.workspaces import account_of, scope_of
 from tidemill.catalog.sizes import container_size
-from tidemill.domain.containers.model import SHARE, GroupSpec, Secrets
+from tidemill.domain.containers.model import SHARE, GroupSpec, Secrets, VolumeSpec
 from tidemill.domain.containers.reading import read_group
 from tidemill.domain.containers.status import GroupStatus
 from tidemill.domain.errors import Conflict, InvalidRequest
@@ -146,12 +146,19 @@ async def _check_shares(s: Services, caller: Caller, spec: GroupSpec) -> None:
                 where,
             )
         await access.authorise(s, caller, KEYS, owner)
-        if await asyncio.to_thread(s.blobs.container, one.account, one.container) is None:
+        if not await asyncio.to_thread(_has_blobs, s, one):
             raise InvalidRequest(
-                f"{where}.shareName {one.container!r} is no container of account {one.account}.",
+                f"{where}.shareName {one.container}/{one.folder}: nothing is stored there in account "
+                f"{one.account}.",
                 "ShareNotFound",
                 where,
             )
+
+
+def _has_blobs(s: Services, share: VolumeSpec) -> bool:
+    if s.blobs.container(share.account, share.container) is None:
+        return False
+    return bool(s.blobs.list(share.account, share.container, share.folder, limit=1).blobs)
 
 
 def _purpose(spec: GroupSpec) -> str:

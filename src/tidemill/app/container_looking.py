@@ -76,6 +76,12 @@ def _number(spec: GroupSpec, container: str) -> int:
     return names.index(container)
 
 
+async def names(s: Services, scope: Scope, name: str) -> list[str]:
+    """Of a group's containers. Raises NotFound."""
+    row = await s.store.read(lambda read: find_group(read, scope, name))
+    return [one.name for one in group_status(row).spec.containers]
+
+
 async def read_log(s: Services, scope: Scope, name: str, container: str, tail: int | None = None) -> str:
     """The last `tail` lines that its container wrote (None: all), at most 4 MB. Raises NotFound."""
     seen = await find(s, scope, name, container)

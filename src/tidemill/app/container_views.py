@@ -242,7 +242,8 @@ async def why(s: Services, scope: Scope, name: str) -> dict[str, Any]:
     if run is not None and not JobState(run.state).final and run.state != JobState.RUNNING:
         events = await s.store.read(lambda read: read.last_events(run.uid, 1))
         reasons += [{"code": one.code, "message": one.message} for one in events]
-    for one in job_status(run.status).containers if run is not None else ():
+    stopped = run is None or shown["running"] == STOPPED
+    for one in () if run is None or stopped else job_status(run.status).containers:
         if one.now.state == RUNNING and one.ready and not one.restarts:
             continue
         last = next((event for event in reversed(one.events)), None)

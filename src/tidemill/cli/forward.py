@@ -57,7 +57,14 @@ def page_of(session: Session, job: str, service: dict[str, Any], node: int) -> s
 
 
 def forward(
-    session: Session, job: str, path: str, query: Query, local: int, remote: int, page: str = ""
+    session: Session,
+    job: str,
+    path: str,
+    query: Query,
+    local: int,
+    remote: int,
+    page: str = "",
+    command: str = "tidemill port-forward",
 ) -> int:
     """Until it is interrupted. Raises CliError where the port cannot be reached, or not be had here."""
     opened(session, path, query).close()  # whether it can be, before anybody is told that it is
@@ -66,7 +73,7 @@ def forward(
     except OSError as error:
         raise CliError(
             f"Port {local} of this machine cannot be had ({error.strerror}). Take another: "
-            f"tidemill port-forward {job} 0:{remote}",
+            f"{command} {job} 0:{remote}",
             FAILED,
             "PortInUse",
         ) from error

@@ -101,7 +101,7 @@ class Client:
         Raises CliError when the operation failed or the deadline passed."""
         reply = checked(self.request(method, path, body, query))
         operation = reply.headers.get("azure-asyncoperation") or reply.headers.get("location")
-        if not wait or not operation or reply.status not in (200, 201, 202):
+        if not wait or not operation or reply.status not in (200, 201, 202, 204):
             return reply.json()
         until = time.monotonic() + deadline_s
         while True:

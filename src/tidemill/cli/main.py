@@ -44,6 +44,7 @@ COMMANDS = {
     "endpoint": (_ROOM + "endpoint:endpoint", "Models that answer requests: addresses, keys, traffic."),
     "deployment": (_ROOM + "deployment:deployment", "What answers behind an endpoint."),
     "batch": (_ROOM + "batch:batch", "Models that score whole folders: batch endpoints, deployments, calls."),
+    "container": (_ROOM + "container:container", "Container groups: images that run until they are stopped."),
     "compute": (_ROOM + "compute:compute", "Clusters: sizes, nodes, scaling, prices."),
     "environment": (_ROOM + "assets:environment", "Environments and their versions."),
     "data": (_ROOM + "assets:data", "Data assets and their versions."),

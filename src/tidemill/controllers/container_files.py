@@ -41,7 +41,7 @@ def _stage(s: Services, group: PlannedGroup, secrets: Secrets, root: Path, going
         for name, content in secrets.files.get(volume.name, {}).items():
             (folder / name).write_bytes(base64.b64decode(content))
         if volume.kind == SHARE:
-            s.blobs.copy_out(volume.account, volume.container, "", folder, going=going)
+            s.blobs.copy_out(volume.account, volume.container, volume.folder, folder, going=going)
 
 
 async def _check_network(s: Services, attempt: Attempt) -> None:

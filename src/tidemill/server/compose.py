@@ -60,6 +60,7 @@ ROUTE_MODULES = (
     "tidemill.wire.native.endpoints",
     "tidemill.wire.native.batch_endpoints",
     "tidemill.wire.native.packages",
+    "tidemill.wire.native.containers",
     "tidemill.wire.native.secrets",
     "tidemill.wire.native.credentials",
     "tidemill.wire.native.keys",

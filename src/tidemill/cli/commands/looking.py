@@ -69,12 +69,13 @@ def port_forward(session: Session, job: str, ports: str, node: int | None) -> in
         service = service_of(session, job, ports, node)
         page, ports = page_of(session, job, service, node), f"0:{service['port']}"
     local, _, remote = ports.partition(":")
-    numbers = [_port(text, ports) for text in (local, remote or local)]
+    numbers = [port_of(text, ports) for text in (local, remote or local)]
     path = f"{session.native}/jobs/{segment(job)}/ports/{numbers[1]}"
     return forward(session, job, path, {"node": node}, numbers[0], numbers[1], page)
 
 
-def _port(text: str, given: str) -> int:
+def port_of(text: str, given: str) -> int:
+    """Raises CliError."""
     if text.isascii() and text.isdigit() and int(text) <= 65535:
         return int(text)
     raise CliError(

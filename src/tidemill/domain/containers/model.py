@@ -35,13 +35,15 @@ class Mount:
 
 @dataclass(frozen=True, slots=True)
 class VolumeSpec:
-    """`files`: names of a secret's files. `account` and `container`: whose blobs a share is filled with."""
+    """`files`: names of a secret's files. `account`, `container` and `folder`: the blobs that a share is
+    filled with; `folder` ends in '/', "" is all of them."""
 
     name: str
     kind: str
     files: tuple[str, ...] = ()
     account: str = ""
     container: str = ""
+    folder: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -309,14 +309,17 @@ def _volume(name: str, kind: str, raw: Any, where: str) -> tuple[VolumeSpec, dic
         return VolumeSpec(name, kind, tuple(sorted(given))), {key: text(given[key]) for key in given}
     account, share = text(given.get("storageAccountName")), text(given.get("shareName"))
     if not account or not share:
-        raise _bad(where, "needs storageAccountName (a workspace's) and shareName (a container of its blobs)")
+        raise _bad(
+            where, "needs storageAccountName (a workspace's) and shareName (CONTAINER or CONTAINER/FOLDER)"
+        )
     if given.get("readOnly") is not True:
         raise NotOffered(
             f"{where} is not offered for writing: there are no shares, only copies of a container of blobs. "
             "Say readOnly: true, or write to an emptyDir and upload from there.",
             f"{where}.readOnly",
         )
-    return VolumeSpec(name, kind, (), account, share), {}
+    container, _, folder = share.strip("/").partition("/")
+    return VolumeSpec(name, kind, (), account, container, f"{folder}/" if folder else ""), {}
 
 
 def _address(raw: Any, containers: Sequence[ContainerSpec]) -> tuple[tuple[int, ...], str]:

@@ -1,0 +1,116 @@
+"""Container groups from the command line: files and flags become bodies, refusals find their place."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+from tidemill.cli.errors import USAGE, CliError
+from tidemill.cli.session import Session
+from tidemill.cli.urls import segment
+from tidemill.cli.yaml.document import Document, Problem, Trail, YamlError, read_file
+
+API = "2023-05-01"
+_TOP = ("apiVersion", "location", "name", "properties", "tags", "type", "identity", "id")
+_STEP = re.compile(r"([^.\[\]]+)|\[(\d+)\]")
+
+
+def path_of(session: Session, name: str = "") -> str:
+    base = f"{session.group_id}/providers/Microsoft.ContainerInstance/containerGroups"
+    return f"{base}/{segment(name)}" if name else base
+
+
+def native(session: Session, name: str = "", *below: str) -> str:
+    parts = "".join(f"/{segment(part)}" for part in (name, *below) if part)
+    return f"/api/v1{session.group_id}/containerGroups{parts}"
+
+
+def load(path: Path, shown: str) -> Document:
+    """Azure's YAML of a container group (JSON is YAML, too). Raises YamlError, CliError."""
+    document = read_file(path, shown)
+    data = document.data
+    if not isinstance(data, dict):
+        raise YamlError([Problem(document.place(()), "A container group is a mapping with properties.")])
+    unknown = [key for key in cast(dict[str, Any], data) if key not in _TOP]
+    problems = [
+        Problem(document.key_place((key,)), f"{key}: not known here. Known: {', '.join(_TOP[:6])}.")
+        for key in unknown
+    ]
+    if not isinstance(cast(dict[str, Any], data).get("properties"), dict):
+        problems.append(Problem(document.place(()), "properties is missing: what the group is made of."))
+    if problems:
+        raise YamlError(problems)
+    return document
+
+
+def body_of(data: Mapping[str, Any], location: str) -> dict[str, Any]:
+    body = {key: data[key] for key in ("properties", "tags", "identity") if data.get(key)}
+    return {"location": data.get("location") or location, **body}
+
+
+def body_from_flags(
+    name: str,
+    image: str,
+    command: str | None,
+    cpu: float,
+    memory: float,
+    ports: tuple[int, ...],
+    variables: tuple[str, ...],
+    secure: tuple[str, ...],
+    restart: str,
+) -> dict[str, Any]:
+    """One container, named as the group, by the flags of `az container create`."""
+    given: list[dict[str, str]] = [
+        {"name": key, field: value}
+        for field, pairs in (("value", variables), ("secureValue", secure))
+        for key, value in map(_pair, pairs)
+    ]
+    container: dict[str, Any] = {
+        "image": image,
+        "resources": {"requests": {"cpu": cpu, "memoryInGB": memory}},
+        "environmentVariables": given,
+        "ports": [{"port": port} for port in ports],
+    }
+    if command:
+        container["command"] = shlex.split(command)
+    properties: dict[str, Any] = {
+        "osType": "Linux",
+        "restartPolicy": restart,
+        "containers": [{"name": name, "properties": container}],
+    }
+    if ports:
+        properties["ipAddress"] = {"type": "Private", "ports": [{"port": port} for port in ports]}
+    return {"properties": properties}
+
+
+def _pair(given: str) -> tuple[str, str]:
+    name, equals, value = given.partition("=")
+    if not equals:
+        raise CliError(f"{name}: write NAME=VALUE.", USAGE, "UsageError")
+    return name, value
+
+
+@contextmanager
+def placed(document: Document | None) -> Iterator[None]:
+    """What the server refuses names its line and column of the file."""
+    try:
+        yield
+    except CliError as error:
+        trail = _trail(error.target or "")
+        if document is None or not trail:
+            raise
+        while trail and trail not in document.values and trail not in document.keys:
+            trail = trail[:-1]
+        place = document.place(trail)
+        raise CliError(f"{place}: {error.message}", error.exit_code, error.code, error.target) from None
+
+
+def _trail(target: str) -> Trail:
+    """ "properties.containers[0].name" -> ("properties", "containers", 0, "name")."""
+    if not target.startswith("properties"):
+        return ()
+    return tuple(int(number) if number else word for word, number in _STEP.findall(target))

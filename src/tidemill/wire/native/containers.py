@@ -1,0 +1,101 @@
+"""Container groups in the native API: what they cost, why one does not run, lines into one."""
+
+from __future__ import annotations
+
+from starlette.responses import Response
+from starlette.websockets import WebSocket
+
+from tidemill.app import container_looking, container_views
+from tidemill.app.container_looking import EXEC, PROVIDER, Target
+from tidemill.domain import looking
+from tidemill.domain.errors import Conflict
+from tidemill.engines.base import EngineError
+from tidemill.wire.http import UPGRADE, Context, Route, Upgrade, json_response
+from tidemill.wire.talking import Place, Talk, held, port_bytes, wanted_of
+
+GROUPS = "/api/v1/subscriptions/{sub}/resourceGroups/{rg}/containerGroups"
+ONE = GROUPS + "/{name}"
+CONTAINER = ONE + "/containers/{container}"
+
+
+def routes() -> list[Route]:
+    return [
+        Route("GET", GROUPS, f"{PROVIDER}/read", _list),
+        Route("GET", ONE, f"{PROVIDER}/read", _get),
+        Route("GET", ONE + "/why", f"{PROVIDER}/read", _why),
+        Route(UPGRADE, ONE + "/exec", EXEC, _exec),
+        Route(UPGRADE, ONE + "/ports/{port}", EXEC, _forward),
+    ]
+
+
+async def _list(ctx: Context) -> Response:
+    return json_response({"value": await container_views.summaries(ctx.services, ctx.scope)})
+
+
+async def _get(ctx: Context) -> Response:
+    return json_response(await container_views.detail(ctx.services, ctx.scope, ctx.params["name"]))
+
+
+async def _why(ctx: Context) -> Response:
+    return json_response(await container_views.why(ctx.services, ctx.scope, ctx.params["name"]))
+
+
+async def _exec(ctx: Context) -> Response:
+    """A process inside a container that runs: messages in domain/looking.py. `container`: where there are
+    several."""
+    s, name = ctx.services, ctx.params["name"]
+    target = await container_looking.target_of(s, ctx.scope, name, ctx.request.query.get("container", ""))
+    place = _place(ctx, target)
+    return Upgrade(lambda socket: Talk(ctx, place, socket, "a session").hold(lambda t: _session(t, target)))
+
+
+async def _session(talk: Talk, target: Target) -> str:
+    """-> how it ended."""
+    code = await held(talk, target.node_id, target.task, await wanted_of(talk))
+    if code is None:
+        message = "The container has ended, and this with it."
+        await talk.end({"error": {"code": "ContainerNotRunning", "message": message}})
+        return "the container ended"
+    await talk.end({"exit": code})
+    return f"exit code {code}"
+
+
+async def _forward(ctx: Context) -> Response:
+    """The bytes of one connection to a port of the group's loopback: any of its containers may listen."""
+    s, port = ctx.services, looking.port(ctx.params["port"])
+    target = await _any_of(ctx)
+    try:
+        sock = await s.engine.dial(target.node_id, target.task, port)
+    except EngineError as error:
+        raise Conflict(str(error), "PortNotReached", str(port)) from error
+    place = _place(ctx, target)
+
+    async def talk(socket: WebSocket) -> None:
+        try:
+            await Talk(ctx, place, socket, f"port {port}").hold(lambda talk: port_bytes(talk, sock))
+        finally:
+            sock.close()
+
+    return Upgrade(talk)
+
+
+async def _any_of(ctx: Context) -> Target:
+    """Any container that runs: they share one network. Raises Conflict where none does."""
+    s, name = ctx.services, ctx.params["name"]
+    last: Conflict | None = None
+    for container in await container_looking.names(s, ctx.scope, name):
+        try:
+            return await container_looking.target_of(s, ctx.scope, name, container)
+        except Conflict as error:
+            last = error
+    assert last is not None
+    raise last
+
+
+def _place(ctx: Context, target: Target) -> Place:
+    group = target.seen.group.key.name
+    return Place(
+        EXEC,
+        f"providers/{PROVIDER}/{group}",
+        lambda: container_looking.check_still(ctx.services, ctx.caller, EXEC, target),
+    )

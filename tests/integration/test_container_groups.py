@@ -1,0 +1,240 @@
+"""Container groups of a real server: restart policies, kills, volumes, what they cost, who may do what."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from accessclient import token_for
+from containergroups import WEB, Groups, python
+from imagemaker import need
+from jobserver import JobServer, until
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
+
+pytestmark = [pytest.mark.kill, pytest.mark.timeout(120)]
+
+ROOM = [{"name": "room", "emptyDir": {}}]
+IN_ROOM = [{"name": "room", "mountPath": "/room"}]
+TWICE = """
+import os
+path = "/room/n"
+n = int(open(path).read()) if os.path.exists(path) else 0
+open(path, "w").write(str(n + 1))
+print("start", n, flush=True)
+raise SystemExit(0 if n == 2 else 3)
+"""
+
+
+@pytest.fixture(scope="module")
+def groups(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Groups]:
+    need("bwrap")
+    server = JobServer(tmp_path_factory.mktemp("groups") / "home", cancel_grace_s=2.0)
+    server.start()
+    yield Groups(server)
+    server.end()
+
+
+def asked(groups: Groups, name: str, port: int = 8080, token: str = "") -> bytes:
+    """GET / of a port of the group, over the line of `tidemill container port-forward`."""
+    base = groups.server.state["addresses"]["http"].replace("http://", "ws://")
+    headers = {"Authorization": f"Bearer {token or groups.server.token()}"}
+    path = f"/api/v1{groups.base}/containerGroups/{name}/ports/{port}"
+    with connect(f"{base}{path}", additional_headers=headers, proxy=None) as line:
+        line.send(b"GET / HTTP/1.0\r\n\r\n")
+        heard = b""
+        for message in line:
+            if isinstance(message, str):
+                break
+            heard += message
+    return heard.split(b"\r\n\r\n", 1)[1]
+
+
+def process_of(word: str) -> int:
+    """The pid of the process that was started with `word` in its command line (not its sandbox's)."""
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (path / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if b"python" in words[0].rsplit(b"/", 1)[-1] and any(word.encode() in one for one in words[1:]):
+            return int(path.name)
+    raise AssertionError(f"no process has {word!r}")
+
+
+def test_restart_policies(groups: Groups) -> None:
+    groups.put("always", python("a", "print('again', flush=True)"), restartPolicy="Always")
+    groups.put("failing", python("a", TWICE, volumeMounts=IN_ROOM), restartPolicy="OnFailure", volumes=ROOM)
+    groups.put("once", python("a", "raise SystemExit(5)"), restartPolicy="Never")
+
+    once = groups.until_state("once", "Failed")
+    assert once["provisioningState"] == "Succeeded"
+    view = once["containers"][0]["properties"]["instanceView"]
+    assert (view["restartCount"], view["currentState"]["exitCode"]) == (0, 5)
+
+    done = groups.until_state("failing", "Succeeded")
+    view = done["containers"][0]["properties"]["instanceView"]
+    assert (view["restartCount"], view["currentState"]["exitCode"]) == (2, 0)
+    assert view["previousState"]["exitCode"] == 3
+    assert groups.logs("failing", "a") == "start 0\nstart 1\nstart 2\n"
+
+    groups.until("always", lambda _: groups.view("always")["restartCount"] >= 2)
+    assert groups.get("always")["instanceView"]["state"] == "Running"
+    # What has ended by itself holds no node; it starts again when it is told to.
+    for name in ("once", "failing"):
+        until(
+            lambda n=name: (
+                not groups.server.sql(
+                    "SELECT 1 FROM nodes WHERE id LIKE ? AND state <> 'Closed'", f"container.{n}-%"
+                )
+            ),
+            what="the node's close",
+        )
+    assert groups.call("POST", "once/start")[0] == 202
+    groups.until("once", lambda found: found["instanceView"]["state"] == "Failed")
+    for name in ("always", "failing", "once"):
+        assert groups.call("DELETE", name)[0] == 202
+        groups.until_gone(name)
+
+
+def test_a_probe_that_fails_has_the_container_started_anew(groups: Groups) -> None:
+    hangs = "import time\nprint('up', flush=True)\ntime.sleep(1000)"
+    probe = {"httpGet": {"port": 9, "path": "/"}, "periodSeconds": 1, "failureThreshold": 1}
+    groups.put("sick", python("a", hangs, livenessProbe=probe))
+    groups.until("sick", lambda _: groups.view("sick")["restartCount"] >= 1)
+    names = {event["name"]: event for event in groups.view("sick")["events"]}
+    assert names["Killing"]["type"] == "Warning"
+    assert "liveness probe failed" in names["Killing"]["message"]
+    groups.call("DELETE", "sick")
+
+
+def test_it_outlives_a_kill_of_the_server_and_its_container_is_started_again_meanwhile(
+    groups: Groups,
+) -> None:
+    server = groups.server
+    code = WEB + "\n# marked-web-1"
+    secret = [{"name": "GREETING", "value": "hi "}, {"name": "SECRET", "secureValue": "hush-1"}]
+    groups.put("lasting", python("web", code, ports=[{"port": 8080}], environmentVariables=secret))
+    groups.until("lasting", lambda found: found["provisioningState"] == "Succeeded")
+    first = until(lambda: _other(0, "marked-web-1"), what="its process")
+    until(lambda: "web is up" in groups.logs("lasting", "web"))
+    assert asked(groups, "lasting") == b"hi hush-1"
+    nodes = server.sql("SELECT id FROM nodes WHERE id LIKE 'container.lasting-%'")
+
+    server.kill()
+    os.kill(first, signal.SIGKILL)
+    second = until(lambda: _other(first, "marked-web-1"), what="its node to start it again")
+    server.start()
+
+    view = groups.until("lasting", lambda _: groups.view("lasting")["restartCount"] == 1)
+    (found,) = view["containers"]
+    assert found["properties"]["instanceView"]["previousState"]["exitCode"] == 137
+    until(lambda: groups.logs("lasting", "web").count("web is up") == 2)
+    assert asked(groups, "lasting") == b"hi hush-1"  # the secret was not lost with the server
+    assert process_of("marked-web-1") == second
+    assert server.sql("SELECT id FROM nodes WHERE id LIKE 'container.lasting-%'") == nodes
+    journal = b"".join(path.read_bytes() for path in server.home.glob("nodes/*/agent/journal"))
+    assert b"hush-1" not in journal
+
+
+def _other(pid: int, word: str) -> int | None:
+    try:
+        found = process_of(word)
+    except AssertionError:
+        return None
+    return found if found != pid else None
+
+
+def test_a_lost_node_is_replaced(groups: Groups) -> None:
+    """After the one above: the group still runs."""
+    server = groups.server
+    (before,) = server.sql("SELECT id FROM nodes WHERE id LIKE 'container.lasting-%' AND state = 'Running'")
+    os.kill(server.nodes()[before[0]], signal.SIGKILL)
+    groups.until(
+        "lasting",
+        lambda _: server.sql(
+            "SELECT id FROM nodes WHERE id LIKE 'container.lasting-%' AND state = 'Running' AND id <> ?",
+            before[0],
+        ),
+        60,
+    )
+    groups.until_state("lasting", "Running")
+
+
+def test_a_stopped_group_has_no_node_and_costs_nothing(groups: Groups) -> None:
+    def bill() -> tuple[float, float]:
+        path = f"/api/v1{groups.base}/containerGroups/lasting"
+        found = groups.server.call("GET", path)[1]
+        return found["run_rate_usd_hour"], found["cost_usd"]
+
+    until(lambda: "web is up" in groups.logs("lasting", "web"))
+    assert bill()[0] > 0
+    assert groups.call("POST", "lasting/stop")[0] == 204
+    assert groups.get("lasting")["instanceView"]["state"] == "Stopped"
+    rate, before = bill()
+    assert rate == 0.0
+    assert before > 0
+    time.sleep(0.05)  # that time passes is the point
+    assert bill() == (0.0, before)
+    assert not groups.server.sql(
+        "SELECT 1 FROM nodes WHERE id LIKE 'container.lasting-%' AND state <> 'Closed'"
+    )
+    assert "web is up" in groups.logs("lasting", "web")  # what it wrote is still there
+    groups.server.kill()
+    groups.server.start()
+    assert groups.get("lasting")["instanceView"]["state"] == "Stopped"
+    assert groups.call("POST", "lasting/start")[0] == 202
+    groups.until_state("lasting", "Running")
+
+
+def test_roles(groups: Groups) -> None:
+    """A reader of the resource group sees a group, and gets neither in nor its port."""
+    server = groups.server
+
+    def access(*words: str) -> dict[str, object]:
+        done = server.cli("access", *words, "--output", "json")
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    made = access("create-user", "rita")
+    access("grant", "rita", "Reader", "--scope", groups.base)
+    token = token_for(server.home, server.state, made)
+
+    def as_reader(method: str, path: str, body: object = None) -> int:
+        where = f"{groups.base}/providers/Microsoft.ContainerInstance/containerGroups/lasting{path}"
+        headers = {"Authorization": f"Bearer {token}"}
+        return server._send(method, f"{where}?api-version=2023-05-01", body, headers)[0]
+
+    assert as_reader("GET", "") == 200
+    assert as_reader("GET", "/containers/web/logs") == 200
+    for verb in ("/stop", "/restart", "/containers/web/exec", "/containers/web/attach"):
+        assert as_reader("POST", verb, {"command": "sh"}) == 403
+    assert as_reader("DELETE", "") == 403
+    with pytest.raises(InvalidStatus) as refused:
+        asked(groups, "lasting", token=token)
+    assert refused.value.response.status_code == 403
+
+
+def test_blobs_of_a_workspace_as_a_volume(groups: Groups) -> None:
+    server = groups.server
+    server.upload("numbers", {"a/one.txt": "1", "two.txt": "2"})
+    code = (
+        "import os\nprint(open('/blobs/a/one.txt').read(), sorted(os.listdir('/blobs')))\n"
+        "try:\n  open('/blobs/three', 'w')\nexcept OSError as e:\n  print(e.strerror)\n"
+    )
+    where = {"shareName": "azureml-blobstore/numbers", "storageAccountName": server.account()}
+    share = {**where, "readOnly": True}
+    mounts = [{"name": "blobs", "mountPath": "/blobs"}]
+    volumes = [{"name": "blobs", "azureFile": share}]
+    groups.put("reads", python("a", code, volumeMounts=mounts), restartPolicy="Never", volumes=volumes)
+    groups.until_state("reads", "Succeeded")
+    assert groups.logs("reads", "a") == "1 ['a', 'two.txt']\nRead-only file system\n"
+    wrong = {**share, "shareName": "none"}
+    body = {"properties": {"containers": [python("a", code)], "volumes": [{"name": "b", "azureFile": wrong}]}}
+    status, answer = groups.call("PUT", "wrong", body)
+    assert (status, answer["error"]["code"]) == (400, "ShareNotFound")
