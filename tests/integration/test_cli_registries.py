@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from jobserver import JobServer
@@ -20,8 +21,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[JobServer]:
     made.end()
 
 
-def tidemill(server: JobServer, *words: str) -> tuple[int, str, str]:
-    done = server.cli(*words)
+def tidemill(server: JobServer, *words: str, cwd: Path | None = None) -> tuple[int, str, str]:
+    done = server.cli(*words, cwd=cwd)
     return done.returncode, done.stdout, done.stderr
 
 
@@ -51,6 +52,95 @@ def test_a_model_is_shared_listed_and_shown(server):
     code, _, said = tidemill(server, "registry", "show", "--name", "shared")
     assert code == 3
     assert "'shared'" in said
+
+
+SAY = """\
+type: command
+name: say
+version: "1"
+inputs: {word: {type: uri_file}}
+outputs: {said: {type: uri_file}}
+code: src
+command: sh say.sh ${{inputs.word}} > ${{outputs.said}}
+environment: {image: "python:3.11"}
+"""
+FLOW = """\
+type: pipeline
+name: flow
+version: "1"
+jobs:
+  first:
+    component: ./say.yml
+    inputs: {word: {type: uri_file, path: "azureml:word:1"}}
+  second:
+    component: azureml:say:1
+    inputs: {word: "${{parent.jobs.first.outputs.said}}"}
+"""
+USE = """\
+type: pipeline
+jobs:
+  whole: {type: pipeline, component: "azureml://registries/parts/components/flow/versions/2"}
+settings: {default_compute: local}
+"""
+
+
+def test_a_component_is_shared_with_all_that_it_names(server, tmp_path):
+    def run(*words: str) -> str:
+        code, shown, said = tidemill(server, *words, cwd=tmp_path)
+        assert code == 0, said
+        return shown
+
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "say.sh").write_text("echo said $(cat $1) | tee /dev/stderr\n")
+    for name, text in (("say.yml", SAY), ("flow.yml", FLOW), ("use.yml", USE), ("word.txt", "moon")):
+        (tmp_path / name).write_text(text)
+    run("workspace", "create", "--name", "lab")
+    run("registry", "create", "--name", "parts")
+    lab = ("-w", "lab")
+    run("data", "create", "-n", "word", "-v", "1", "--path", "word.txt", "--type", "uri_file", *lab)
+    run("component", "create", "-f", "say.yml", *lab)
+    run("component", "create", "-f", "flow.yml", *lab)
+    share = ("component", "share", "-n", "flow", "-v", "1", "--registry-name", "parts", *lab, "-o", "json")
+    made = json.loads(run(*share, "--share-with-version", "2"))
+    assert made["id"] == "azureml://registries/parts/components/flow/versions/2"
+    assert json.loads(run(*share, "--share-with-version", "2"))["id"] == made["id"]  # the same again
+    spec = json.dumps(made["component_spec"])
+    assert "/subscriptions/" not in spec
+    for there in (
+        "components/say/versions/1",
+        "data/word/versions/1",
+        "components/azureml_anonymous/versions/",
+    ):
+        assert f"azureml://registries/parts/{there}" in spec
+    shown = run("component", "show", "-n", "say", "-v", "1", "--registry-name", "parts", "-o", "json")
+    say = json.loads(shown)["component_spec"]
+    assert say["environment"].startswith(
+        "azureml://registries/parts/environments/CliV2AnonymousEnvironment/versions/"
+    )
+    assert say["code"].startswith("azureml://registries/parts/codes/")
+    run("workspace", "delete", "--name", "lab", "--yes")
+
+    run("job", "create", "-f", "use.yml", "-n", "used")
+    ended = server.wait("used", 60)
+    assert ended["status"] == "Completed", ended["error"]
+    steps = server.job(ended["children"][0]["name"])["children"]
+    assert sorted(server.log(step["name"]).strip() for step in steps) == ["said moon", "said said moon"]
+
+
+def test_what_a_component_names_must_be_where_it_goes(server):
+    for name in ("here", "there"):
+        assert tidemill(server, "registry", "create", "--name", name)[0] == 0
+    for version, environment, said in (
+        ("1", "azureml://registries/here/environments/e/versions/1", "must be in its own registry ('there')"),
+        ("2", "azureml:nothing:1", "Component 'far:2' names azureml:nothing:1: Environment 'nothing'"),
+    ):
+        spec = {"type": "command", "command": "true", "environment": environment}
+        path = f"components/far/versions/{version}"
+        assert server.arm("PUT", path, {"properties": {"componentSpec": spec}})[0] == 201
+        share = ("component", "share", "-n", "far", "-v", version, "--registry-name", "there")
+        code, _, told = tidemill(server, *share)
+        assert code != 0
+        assert said in told
 
 
 def test_archiving_says_who_goes_on(server):

@@ -34,6 +34,13 @@ job = ml.jobs.create_or_update(command(command=said, environment=env, compute="l
 ml.jobs.stream(job.name)
 inline = ml.jobs.create_or_update(load_job(folder + "/job.yml"))
 ml.jobs.stream(inline.name)
+region = e.RegistryRegionDetails(location="westeurope")
+made = e.Registry(name="shared", location="westeurope", replication_locations=[region])
+ml.registries.begin_create(made).result()
+ml.environments.share("made", "1", share_with_name="theirs", share_with_version="2", registry_name="shared")
+shared = ml.jobs.create_or_update(command(command=said, compute="local",
+    environment="azureml://registries/shared/environments/theirs/versions/2"))
+ml.jobs.stream(shared.name)
 wrong = ml.jobs.create_or_update(command(command=said, compute="local", environment=e.Environment(
     build=e.BuildContext(path=folder + "/wrong"))))
 failure = ""
@@ -41,7 +48,7 @@ try:
     ml.jobs.stream(wrong.name)
 except Exception as error:
     failure = str(error)
-print(json.dumps([ml.jobs.get(n.name).status for n in (job, inline, wrong)] + [failure, job.name]))
+print(json.dumps([ml.jobs.get(n.name).status for n in (job, inline, shared, wrong)] + [failure, job.name]))
 """
 
 
@@ -75,15 +82,15 @@ def test_a_build_context_through_the_sdk(sdk_python: str, tmp_path: Path):
                 timeout=170,
             )
             assert done.returncode == 0, done.stderr
-            first, second, third, failure, name = json.loads(done.stdout.splitlines()[-1])
+            *states, failure, name = json.loads(done.stdout.splitlines()[-1])
             typed = server.cli("job", "create", "--file", str(tmp_path / "job.yml"), "--stream")
             log = server.log(name, "azureml-logs/20_image_build_log.txt")
         finally:
             server.end()
-    assert (first, second, third) == ("Completed", "Completed", "Failed")
+    assert states == ["Completed", "Completed", "Completed", "Failed"]
     assert typed.returncode == 0, typed.stderr
     assert "made by 0" in typed.stdout
-    assert "of the context\nmade by 0" in done.stdout
+    assert done.stdout.count("of the context\nmade by 0") == 2
     assert "Dockerfile, line 3:" in failure
     assert "exit status 3: why" in failure
     assert "the log of the build" in log

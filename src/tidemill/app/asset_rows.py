@@ -34,7 +34,7 @@ MODELS = AssetKind("models", "Model", ("modelUri", "modelType"), "modelUri")
 COMPONENTS = AssetKind("components", "Component", ("componentSpec",))
 MODEL_TYPES = ("custom_model", "mlflow_model", "triton_model")
 DEFAULT_VERSION = "azureml_default"  # how the SDK asks for a component's default version
-ANONYMOUS = "CliV2Anonymous"  # how clients name an environment written in a job: never asked for by name
+ANONYMOUS = "CliV2AnonymousEnvironment"  # as clients name those written in a job: never asked for by name
 ANONYMOUS_COMPONENT = "azureml_anonymous"
 KINDS = {kind.type: kind for kind in (CODES, ENVIRONMENTS, DATA, MODELS, COMPONENTS)}
 

@@ -7,7 +7,7 @@ import hashlib
 from dataclasses import dataclass
 
 from tidemill.app import assets, computes, secretstore
-from tidemill.app.asset_rows import ENVIRONMENTS
+from tidemill.app.asset_rows import ANONYMOUS, ENVIRONMENTS
 from tidemill.app.batch_rows import BatchDeploymentStatus
 from tidemill.app.codec import decode_object
 from tidemill.app.components import find_component
@@ -31,7 +31,6 @@ from tidemill.store.api import Read
 _CODE = "properties.codeConfiguration"
 _ENVIRONMENT = "properties.environmentId"
 _COMPONENT = "properties.deploymentConfiguration"
-_ANONYMOUS = "CliV2AnonymousEnvironment"  # as Azure's clients call those without a name
 _NAMED = 8  # scripts that are listed where one is missing
 
 
@@ -141,8 +140,8 @@ async def _environment(
     version = hashlib.sha256(conda.encode()).hexdigest()
     body = {"properties": {"condaFile": conda, "isAnonymous": True}}
     with at(MODEL):
-        await assets.put_version(s, caller, scope, ENVIRONMENTS, _ANONYMOUS, version, body)
-        given = f"azureml:{_ANONYMOUS}:{version}"
+        await assets.put_version(s, caller, scope, ENVIRONMENTS, ANONYMOUS, version, body)
+        given = f"azureml:{ANONYMOUS}:{version}"
         await plan_environment(s, scope, given)
     return given
 

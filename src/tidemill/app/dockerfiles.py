@@ -27,22 +27,23 @@ _CHUNK = 4 << 20
 
 
 async def plan(
-    s: Services, scope: Scope, planned: PlannedEnvironment, context: BuildContext
+    s: Services, scope: Scope, planned: PlannedEnvironment, context: BuildContext, owner: Scope
 ) -> PlannedEnvironment:
-    """With the place of its context. Raises InvalidRequest where this host lacks what builds it, NotOffered
-    for a context elsewhere (git, the web), NotFound for one that was not uploaded."""
+    """With the place of its context, in the storage of `owner` (a registry, or the workspace). Raises
+    InvalidRequest where this host lacks what builds it, NotOffered for a context elsewhere (git, the web),
+    NotFound for one that was not uploaded."""
     s.dockerfiles.require(planned.label)
     inside.require_sandbox(f"the {planned.image}")
 
     def find(read: Read) -> Place | None:
-        storage = Storage(scope, account_for(read, scope), s.addresses.data_netloc)
+        storage = Storage(owner, account_for(read, owner), s.addresses.data_netloc)
         return locate(read, storage, context.uri).place
 
     place = await s.store.read(find)
     if place is None:
         raise NotOffered(
-            f"Environment {planned.label}: its build context is at {context.uri}, and only a folder in this "
-            "workspace's storage is built. Give a local folder (build: path), which is uploaded.",
+            f"Environment {planned.label}: its build context is at {context.uri}, and only a folder in the "
+            f"storage of {owner.words} is built. Give a local folder (build: path), which is uploaded.",
             f"{TARGET}.contextUri",
         )
     folder = replace(place, path=place.path.rstrip("/") + "/")

@@ -30,7 +30,7 @@ async def plan_environment(s: Services, scope: Scope, given: str) -> PlannedEnvi
     if isinstance(uri, RegistryUri):
         shared = await s.store.read(lambda r: _shared(r, scope, uri))
         if shared is not None:
-            return await planned(s, scope, given, spec_of_row(s, shared))
+            return await planned(s, scope, given, spec_of_row(s, shared), shared.key.scope)
         return await planned(
             s, scope, given, from_curated(s.curated.require(given), images=s.settings.images)
         )
@@ -82,9 +82,11 @@ def spec_of_row(s: Services, row: Resource) -> EnvironmentSpec:
     return from_arm(decode_object(row.spec), row.key.parent, row.key.name, s.curated, s.settings.images)
 
 
-async def planned(s: Services, scope: Scope, given: str, spec: EnvironmentSpec) -> PlannedEnvironment:
-    """Raises InvalidRequest for a conda file, an image or a build context that cannot be read, or is not
-    allowed."""
+async def planned(
+    s: Services, scope: Scope, given: str, spec: EnvironmentSpec, owner: Scope | None = None
+) -> PlannedEnvironment:
+    """`owner`: the registry that has it, None for the workspace itself. Raises InvalidRequest for a conda
+    file, an image or a build context that cannot be read, or is not allowed."""
     label = f"{spec.name}:{_short(spec.version)}" if spec.name else given
     digest = s.environments.key(spec)
     found = PlannedEnvironment(
@@ -101,7 +103,7 @@ async def planned(s: Services, scope: Scope, given: str, spec: EnvironmentSpec) 
         host_instead=spec.host_instead,
     )
     if spec.build is not None:
-        return await dockerfiles.plan(s, scope, found, spec.build)
+        return await dockerfiles.plan(s, scope, found, spec.build, owner or scope)
     if not spec.in_image:
         return found
     await package_images.check(s, scope, found.image or "")

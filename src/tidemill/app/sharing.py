@@ -6,55 +6,89 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from tidemill.app import assets
 from tidemill.app.access import authorise
-from tidemill.app.asset_rows import DATA, ENVIRONMENTS, KINDS, MODELS, AssetKind, find_version, version_key
+from tidemill.app.asset_rows import (
+    CODES,
+    COMPONENTS,
+    DATA,
+    ENVIRONMENTS,
+    KINDS,
+    MODELS,
+    AssetKind,
+    container_key,
+    find_version,
+    version_key,
+)
 from tidemill.app.codec import decode_object
 from tidemill.app.compute_rules import object_at
 from tidemill.app.locations import Location, Storage, locate
+from tidemill.app.registry_rows import CURATED
 from tidemill.app.services import Services
 from tidemill.app.storage import account_for
 from tidemill.app.workspaces import scope_of, status_of
 from tidemill.data.blobmodel import BlobProperties
 from tidemill.data.bloburls import blob_url
-from tidemill.domain.errors import Conflict, InvalidRequest, NotFound
+from tidemill.data.uris import AssetId, AssetName, RegistryUri, parse_uri
+from tidemill.domain.component_names import Named, named_in, renamed
+from tidemill.domain.errors import Conflict, InvalidRequest, NotFound, TidemillError
 from tidemill.domain.ids import PROVIDER
 from tidemill.domain.model import Caller, Resource, Scope
 from tidemill.domain.plan import Place
 from tidemill.store.api import Read, ResourceQuery
 
 SHARED_FROM = "tidemill.shared_from"
-_OFFERED = (DATA, ENVIRONMENTS, MODELS)
 _SOURCE = re.compile(
-    r"^azureml://locations/[^/]+/workspaces/(?P<guid>[^/]+)/(?P<kind>[^/]+)/(?P<name>[^/]+)/versions/(?P<version>[^/]+)$",
+    r"^(?P<workspace>azureml://locations/[^/]+/workspaces/(?P<guid>[^/]+))/(?P<kind>[^/]+)/(?P<name>[^/]+)/versions/(?P<version>[^/]+)$",
     re.IGNORECASE,
 )
+_OFFERED = (COMPONENTS, DATA, ENVIRONMENTS, MODELS)
+
+
+@dataclass(frozen=True, slots=True)
+class _Share:
+    """Who shares, from where and whereto. `address`: of the workspace, as `sourceAssetId` has it."""
+
+    s: Services
+    caller: Caller
+    source: Scope
+    address: str
+    registry: Scope
 
 
 async def import_asset(s: Services, caller: Caller, registry: Scope, body: Mapping[str, Any]) -> Resource:
-    """`properties`: {"sourceAssetId", "destinationName", "destinationVersion"} -> the version there. The
-    caller needs the right to read the source. The same again is the same version. Raises NotFound,
-    InvalidRequest, AccessDenied, Conflict."""
+    """`properties`: {"sourceAssetId", "destinationName", "destinationVersion"} -> the version there. A
+    component comes with what it names. The caller needs the right to read the source, and all that comes with
+    it. The same again is the same version. Raises NotFound, InvalidRequest, AccessDenied, Conflict."""
     wanted = object_at(body, "properties")
     given = str(wanted.get("sourceAssetId") or "")
     match = _SOURCE.match(given)
     kind = KINDS.get(match["kind"].lower()) if match else None
     if match is None or kind not in _OFFERED:
         raise InvalidRequest(
-            f"sourceAssetId {given!r} is not the id of a model, a data asset or an environment of a "
-            "workspace. Components are created in a registry themselves.",
+            f"sourceAssetId {given!r} is not the id of a model, a data asset, an environment or a component "
+            "of a workspace.",
             target="properties.sourceAssetId",
         )
-    source = await _workspace(s, caller, match["guid"], kind, f"{match['name']}/versions/{match['version']}")
-    row = await s.store.read(lambda read: find_version(read, source, kind, match["name"], match["version"]))
+    source = await _workspace(s, match["guid"])
+    share = _Share(s, caller, source, match["workspace"], registry)
+    row = await _source(share, kind, match["name"], match["version"])
     name = str(wanted.get("destinationName") or row.key.parent)
-    version = str(wanted.get("destinationVersion") or row.key.name)
+    return await _bring(share, kind, row, name, str(wanted.get("destinationVersion") or row.key.name))
+
+
+async def _bring(share: _Share, kind: AssetKind, row: Resource, name: str, version: str) -> Resource:
+    s, registry = share.s, share.registry
+    given = f"{share.address}/{kind.type}/{row.key.parent}/versions/{row.key.name}"
     spec = decode_object(row.spec)
     there = await s.store.read(lambda read: read.get(version_key(registry, kind, name, version)))
     if there is not None:
-        if object_at(decode_object(there.spec), "properties").get(SHARED_FROM) == given:
+        # What only a hash names is the same, wherever it comes from.
+        hashed = bool(spec.get("isAnonymous")) or kind is CODES
+        if hashed or object_at(decode_object(there.spec), "properties").get(SHARED_FROM) == given:
             return there
         raise Conflict(
             f"{kind.label} {name!r} version {version!r} exists in registry {registry.registry!r} already. "
@@ -62,53 +96,98 @@ async def import_asset(s: Services, caller: Caller, registry: Scope, body: Mappi
             "VersionImmutable",
             "properties.destinationVersion",
         )
-    properties = {key: spec[key] for key in ("description", "tags", *kind.fixed, "flavors") if key in spec}
+    kept = ("description", "tags", *kind.fixed, "flavors", "isAnonymous", "inferenceConfig")
+    properties = {key: spec[key] for key in kept if key in spec}
     properties["properties"] = {**(spec.get("properties") or {}), SHARED_FROM: given}
-    if kind is not ENVIRONMENTS:
-        properties[kind.located] = await _brought(s, registry, source, kind, name, version, spec)
+    if kind is COMPONENTS:
+        component = {**await _with_its_own(share, row), "name": name, "version": version}
+        properties["componentSpec"] = component
+    elif kind is not ENVIRONMENTS:
+        properties[kind.located] = await _brought(share, kind, name, version, str(spec[kind.located]))
     elif spec.get("build"):
-        raise InvalidRequest(
-            f"Environment {name!r} has a Docker build context and is not shared: its files stay in the "
-            "workspace, where they are built. Push the image to a registry of images, and share an "
-            "environment that names it.",
-            target="properties.build",
-        )
-    made, _ = await assets.put_version(s, caller, registry, kind, name, version, {"properties": properties})
+        uri = str(spec["build"].get("contextUri") or "")
+        properties["build"] = {
+            **spec["build"],
+            "contextUri": await _brought(share, kind, name, version, uri),
+        }
+    body = {"properties": properties}
+    made, _ = await assets.put_version(s, share.caller, registry, kind, name, version, body)
     return made
 
 
-async def _workspace(s: Services, caller: Caller, guid: str, kind: AssetKind, below: str) -> Scope:
-    """By its GUID; raises NotFound alike for one that is not there and one that the caller may not read."""
+async def _with_its_own(share: _Share, component: Resource) -> dict[str, Any]:
+    """The spec of a component with the registry's addresses of what it names, which is shared with it."""
+    spec = decode_object(component.spec)["componentSpec"]
+    to: dict[Named, str] = {}
+    for named in named_in(spec):
+        try:
+            to[named] = await _address_there(share, KINDS[named.kind], named.text)
+        except TidemillError as error:
+            whose = f"{component.key.parent}:{component.key.name}"
+            error.message = f"Component '{whose}' names {named.text}: {error.message}"
+            raise
+    return renamed(spec, to)
+
+
+async def _address_there(share: _Share, kind: AssetKind, text: str) -> str:
+    s, source, registry = share.s, share.source, share.registry
+    uri = parse_uri(text if text.startswith(("azureml:", "/")) else f"azureml:{text}")
+    if isinstance(uri, RegistryUri):
+        if uri.registry.casefold() not in (registry.registry.casefold(), CURATED):
+            raise InvalidRequest(
+                f"it is in registry {uri.registry!r}. What a component names must be in its own registry "
+                f"({registry.registry!r}), or in the workspace that it is shared from."
+            )
+        return text
+    scope = uri.scope if isinstance(uri, AssetId) else None
+    elsewhere = scope is not None and scope.arm_id.casefold() != source.arm_id.casefold()
+    if not isinstance(uri, AssetId | AssetName) or elsewhere:
+        raise InvalidRequest(
+            f"with a component is shared only what has a name and a version in {source.words}."
+        )
+    if kind is ENVIRONMENTS and await _is_curated(s, source, uri.name):
+        last = f"versions/{uri.version}" if uri.version else "labels/latest"
+        return f"azureml://registries/{CURATED}/environments/{uri.name}/{last}"
+    row = await _source(share, kind, uri.name, uri.version, uri.label)
+    made = await _bring(share, kind, row, row.key.parent, row.key.name)
+    return f"azureml://registries/{registry.registry}/{kind.type}/{made.key.parent}/versions/{made.key.name}"
+
+
+async def _is_curated(s: Services, source: Scope, name: str) -> bool:
+    known = s.curated.find(name) is not None
+    own = await s.store.read(lambda read: read.get(container_key(source, ENVIRONMENTS, name)))
+    return known and own is None
+
+
+async def _workspace(s: Services, guid: str) -> Scope:
+    """By its GUID; raises NotFound."""
     rows = await s.store.read(lambda read: read.find(ResourceQuery("workspaces")))
     scope = next((scope_of(row) for row in rows if status_of(row).get("workspaceId") == guid.lower()), None)
     if scope is None:
         raise NotFound(f"There is no workspace {guid!r}.", target="properties.sourceAssetId")
-    await authorise(
-        s, caller, f"{PROVIDER}/workspaces/{kind.type}/versions/read", scope, f"{kind.type}/{below}"
-    )
     return scope
 
 
-async def _brought(
-    s: Services,
-    registry: Scope,
-    source: Scope,
-    kind: AssetKind,
-    name: str,
-    version: str,
-    spec: Mapping[str, Any],
-) -> str:
+async def _source(share: _Share, kind: AssetKind, name: str, version: str, label: str = "") -> Resource:
+    """A version that the caller may read. Raises NotFound, AccessDenied."""
+    below = f"{kind.type}/{name}/versions/{version or label}"
+    action = f"{PROVIDER}/workspaces/{kind.type}/versions/read"
+    await authorise(share.s, share.caller, action, share.source, below)
+    return await share.s.store.read(lambda read: find_version(read, share.source, kind, name, version, label))
+
+
+async def _brought(share: _Share, kind: AssetKind, name: str, version: str, uri: str) -> str:
     """The address of the asset's bytes in the registry's storage; a web address stays what it is."""
-    uri = str(spec[kind.located])
+    s = share.s
 
     def look(read: Read) -> Location:
-        storage = Storage(source, account_for(read, source), s.addresses.data_netloc)
+        storage = Storage(share.source, account_for(read, share.source), s.addresses.data_netloc)
         return locate(read, storage, uri, kind)
 
     place = (await s.store.read(look)).place
     if place is None:
         return uri
-    upload = await assets.start_pending_upload(s, registry, kind, name, version)
+    upload = await assets.start_pending_upload(s, share.registry, kind, name, version)
     leaf = place.path.rstrip("/").rpartition("/")[2]
     count = await asyncio.to_thread(_link, s, place, Place(upload.account, upload.container, leaf))
     if not count:

@@ -40,7 +40,6 @@ class Kind:
     columns: tuple[Column, ...]
     flags: tuple[tuple[str, str], ...]
     example: str
-    shared: bool = True  # `share` brings it into a registry
     downloaded: bool = False
 
 
@@ -125,7 +124,6 @@ KINDS = (
         (Column("type", lambda item: (item.get("component_spec") or {}).get("type")), _WHEN, _ABOUT),
         (),
         "tidemill component create --file train.yml",
-        shared=False,
     ),
 )
 
@@ -137,8 +135,7 @@ def _make(kind: Kind) -> Group:
     _make_show(made, kind)
     _make_archive(made, kind, True)
     _make_archive(made, kind, False)
-    if kind.shared:
-        _make_share(made, kind)
+    _make_share(made, kind)
     if kind.downloaded:
         _make_download(made, kind)
     return made
