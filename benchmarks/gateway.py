@@ -91,8 +91,8 @@ def main(argv: list[str] | None = None) -> Table:
         found: dict[tuple[str, int], list[Figure]] = {}
         for _ in range(options.rounds):
             for clients in CLIENTS:
-                ids = ("nginx ids", "gateway ids") if clients == CLIENTS[0] else ()
-                for name in ("direct", "nginx", "gateway", *ids):
+                ids = ("nginx ids", "gateway ids", "floor ids") if clients == CLIENTS[0] else ()
+                for name in ("direct", "nginx", "gateway", "floor", *ids):
                     found.setdefault((name, clients), []).append(bench.measure(name, clients))
     return _table({key: _best(figures) for key, figures in found.items()}, options.rounds)
 
@@ -113,11 +113,19 @@ def _table(best: dict[tuple[str, int], Figure], rounds: int) -> Table:
     )
     for clients in CLIENTS:
         _add_costs(table, f"{clients} clients", best["gateway", clients], best["nginx", clients])
+        _add_floor(table, f"{clients} clients", best["floor", clients], best["nginx", clients])
         _add_hops(table, clients, *(best[name, clients] for name in ("gateway", "nginx", "direct")))
     few = CLIENTS[0]
     _add_costs(table, f"{few} clients, heads differ", best["gateway ids", few], best["nginx ids", few])
+    _add_floor(table, f"{few} clients, heads differ", best["floor ids", few], best["nginx ids", few])
     table.show()
     return table
+
+
+def _add_floor(table: Table, what: str, floor: Figure, theirs: Figure) -> None:
+    """What a proxy on uvloop that does nothing at all would reach."""
+    figures = f"{floor.per_cpu:,.0f}", f"{theirs.per_cpu:,.0f}"
+    table.add(f"the same of a bare uvloop relay, {what}", *figures, floor.per_cpu / theirs.per_cpu, "", None)
 
 
 def _add_costs(table: Table, what: str, ours: Figure, theirs: Figure) -> None:
@@ -145,13 +153,16 @@ class _Bench:
         cores = sorted(os.sched_getaffinity(0))
         self._ours, self._others = str(cores[0]), str(cores[-1])
         self._folder, self._seconds = folder, seconds
-        blue, green, port, gateway = _free_ports(4)
+        blue, green, port, gateway, floor = _free_ports(5)
         ports = {"blue": blue, "green": green, "port": port, "key": KEY}
         stack.enter_context(self._nginx("backends", _BACKENDS.format(**ports), self._others))
         nginx = stack.enter_context(self._nginx("proxy", _PROXY.format(**ports), self._ours))
         argv = [sys.executable, "-m", "benchmarks.gateway_serve", str(gateway), str(blue), str(green)]
         ours = stack.enter_context(_running([*argv, str(folder / "access.log")], self._ours))
+        argv = [sys.executable, "-m", "benchmarks.gateway_floor", str(floor), str(blue)]
+        bare = stack.enter_context(_running(argv, self._ours))
         self._targets = {
+            "floor": (f"http://127.0.0.1:{floor}/score", bare),
             "direct": (f"http://127.0.0.1:{blue}/score", 0),
             "nginx": (f"http://127.0.0.1:{port}/score", nginx),
             "gateway": (f"http://127.0.0.1:{gateway}{PATH}", ours),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, cast
 from tidemill.serving.gateway import refusals
 from tidemill.serving.gateway.exchange import Exchange
 from tidemill.serving.gateway.http1 import CHUNKED, HEAD_LIMIT, Chunks, Refused, Request
+from tidemill.serving.gateway.likeness import MISSES, Likeness
 from tidemill.serving.gateway.refusals import Denied, Told
 
 if TYPE_CHECKING:
@@ -25,12 +26,14 @@ _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 class Memo:
     """The last head of a connection, and who it was let in as: callers that keep a connection mostly send the
-    same one again, which means the same as long as the table is the same. Not for tokens, which end."""
+    same one again, or one like it, which means the same as long as the table is the same. Not for tokens,
+    which end."""
 
-    __slots__ = ("_version", "admitted", "block", "request")
+    __slots__ = ("_block", "_likeness", "_version", "admitted", "request")
 
     def __init__(self, block: bytes, request: Request, admitted: Admitted, version: int) -> None:
-        self.block = block
+        self._block = block
+        self._likeness: Likeness | None = None
         self.request = request
         self.admitted = admitted
         self._version = version
@@ -39,8 +42,15 @@ class Memo:
     def fits(request: Request) -> bool:
         return request.length >= 0 and not request.expects and not request.upgrade
 
-    def holds(self, data: bytes, end: int, version: int) -> bool:
-        return version == self._version and end == len(self.block) and data.startswith(self.block)
+    def read(self, block: bytes, version: int) -> Request | None:
+        """None: it is to be read in full. Raises Refused."""
+        if version != self._version:
+            return None
+        if block == self._block:
+            return self.request
+        if self._likeness is None:
+            self._likeness = self.request.likeness(self._block)
+        return self.request.alike(self._likeness, block)
 
 
 class Client(asyncio.Protocol):
@@ -60,6 +70,7 @@ class Client(asyncio.Protocol):
         self._is_tunnel = False
         self._is_checked = True  # False while a token is looked at
         self._memo: Memo | None = None
+        self._misses = 0  # heads in a row that were not like the one before
         self._keep_alive = True
         self._lingers = False
         self._pressed = False  # the caller does not read its answer as fast as it comes
@@ -148,20 +159,28 @@ class Client(asyncio.Protocol):
                 self.since = self._gateway.now()
             self._buffer = data
             return
-        memo = self._memo
-        if memo is not None and memo.holds(data, end, self._gateway.live.version):
-            request, admitted = memo.request, self._gateway.again(memo)
+        block, memo = data[:end], self._memo
+        known = memo.read(block, self._gateway.live.version) if memo is not None else None
+        if known is not None and memo is not None:
+            self._misses = 0
+            request, admitted = known, self._gateway.again(memo)
         else:
-            self._request = request = Request(data[:end])
+            self._request = request = Request(block)
             admitted = self._gateway.admit(self, request)
-            if admitted is not None and Memo.fits(request):
-                self._memo = Memo(data[:end], request, admitted, self._gateway.live.version)
+            self._remember(block, request, admitted)
         if admitted is None:  # its token must be looked at
             self._is_checked = False
             self._buffer = data[end:]
             self._gateway.look(self, request, self._looked)
             return
         self._take(request, admitted, data[end:])
+
+    def _remember(self, block: bytes, request: Request, admitted: Admitted | None) -> None:
+        self._misses += 1
+        if admitted is not None and Memo.fits(request) and self._misses <= MISSES:
+            self._memo = Memo(block, request, admitted, self._gateway.live.version)
+        else:
+            self._memo = None
 
     def _looked(self, request: Request, admitted: Admitted | Denied) -> None:
         self._is_checked = True
@@ -181,7 +200,8 @@ class Client(asyncio.Protocol):
     def _take(self, request: Request, admitted: Admitted, data: bytes) -> None:
         """The request may come in."""
         self._keep_alive = request.keep_alive and not self._gateway.drains
-        self._check_length(request.length, admitted)
+        if request.length > admitted[0].record.body_bytes:
+            self._check_length(request.length, admitted)
         if request.length == len(data):  # mostly
             self._start(request, admitted, data)
             return

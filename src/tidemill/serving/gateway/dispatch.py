@@ -175,7 +175,7 @@ class Dispatcher:
         if instance.removed:
             upstream.transport.close()
             return
-        upstream.idle_since = self._now()
+        upstream.idle_since = 0.0  # about the next look at the clock
         instance.idle.append(upstream)
 
     def _unreachable(self, instance: Instance) -> None:

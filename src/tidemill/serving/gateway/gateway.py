@@ -119,7 +119,9 @@ class Gateway:
         idle = False
         for instance in self.live.instances():
             for upstream in instance.idle[:]:
-                if now - upstream.idle_since > IDLE_S:
+                if not upstream.idle_since:
+                    upstream.idle_since = now
+                elif now - upstream.idle_since > IDLE_S:
                     upstream.close()
             idle = idle or bool(instance.idle)
         self._log.flush()

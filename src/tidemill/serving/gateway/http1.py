@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 
+from tidemill.serving.gateway.likeness import Likeness
 from tidemill.serving.scoring.http import CHUNK_LINE_LIMIT, FIELDS_LIMIT, HEAD_LIMIT, TRAILER_LIMIT, Refused
 
 CHUNKED = -1  # the length of a body in chunks
@@ -38,6 +39,8 @@ _OF_ANSWER = re.compile(rb"\n(content-length|" + _ENDING_HERE + _VALUE)
 _LINES_ENDING = re.compile(rb"(?im)^(?:" + _ENDING + rb"):[^\n]*\n")
 _LINES_ENDING_HERE = re.compile(rb"(?im)^(?:" + _ENDING_HERE + rb"):[^\n]*\n")
 _AUTHORIZATION = b"\nauthorization:"
+_LENGTH, _ID = b"content-length", b"x-request-id"
+_MEANS_MORE = frozenset((b"host",))  # of fields that are passed on; see likeness.py
 _OF_CONNECTION = frozenset((b"close", b"keep-alive", b"upgrade", b"te", b""))
 _LF = b"\n"
 _KEEPS = [(b"connection", b"keep-alive")]
@@ -107,6 +110,26 @@ class Request:
             self._logged = self.method + b" " + self.target.partition(b"?")[0]
         return self._logged
 
+    def likeness(self, block: bytes) -> Likeness:
+        """Of the head that this was read from."""
+        return Likeness(block, self.fields, _MEANS_MORE)
+
+    def alike(self, likeness: Likeness, block: bytes) -> Request | None:
+        """Another request, with a head like this one's; None where it is not alike."""
+        found = likeness.read(block)
+        if found is None:
+            return None
+        other = Request.__new__(Request)
+        other.__dict__ = self.__dict__.copy()
+        other.fields, varied = found
+        for at, line in varied:
+            name = likeness.names[at]
+            if name == _LENGTH:
+                other.length = _number(line.partition(b":")[2].lstrip(b" \t"))
+            elif name == _ID:
+                other.request_id = line.partition(b":")[2].strip(b" \t").lower()
+        return other
+
     def _understand_rest(self, found: dict[bytes, bytes]) -> None:
         """What most requests do not have."""
         self.request_id = found.get(b"x-request-id", b"").rstrip(b" \t")
@@ -175,6 +198,24 @@ class Answer:
                     return
         self.reason = block[line.end(2) : start - 1].strip()
         self._understand(pairs, method)
+
+    def likeness(self, block: bytes) -> Likeness:
+        """Of the head that this was read from."""
+        return Likeness(block, self.fields, ())
+
+    def alike(self, likeness: Likeness, block: bytes) -> bool:
+        """Becomes another answer, with a head like the one that this was read from; False: it is not."""
+        found = likeness.read(block)
+        if found is None:
+            return False
+        self.fields, varied = found
+        for at, line in varied:
+            if likeness.names[at] == _LENGTH:
+                length = line.partition(b":")[2].strip(b" \t")
+                if not length.isdigit() or len(length) > 18:
+                    return False
+                self.length = int(length)
+        return True
 
     def _understand(self, pairs: list[tuple[bytes, bytes]], method: bytes) -> None:
         found = dict(pairs)

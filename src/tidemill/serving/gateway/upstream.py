@@ -16,6 +16,7 @@ from tidemill.serving.gateway.http1 import (
     Refused,
     chunk,
 )
+from tidemill.serving.gateway.likeness import MISSES, Likeness
 
 if TYPE_CHECKING:
     from tidemill.serving.gateway.dispatch import Dispatcher
@@ -27,6 +28,29 @@ _OK = b"HTTP/1.1 200 OK\r\n"
 _MODEL_ERROR = b"HTTP/1.1 424 Failed Dependency\r\n"
 _NOT_READY = b"x-tidemill-not-ready:"  # of a scoring server that has not looked at the request
 _AWAITED = -3  # the length of an answer whose head has not come
+
+
+class Memo:
+    """The last answer's head of a connection: most that follow are like it."""
+
+    __slots__ = ("_block", "_likeness", "_method", "answer")
+
+    def __init__(self, block: bytes, method: bytes, answer: Answer) -> None:
+        self._block = block
+        self._method = method
+        self._likeness: Likeness | None = None
+        self.answer = answer
+
+    def read(self, block: bytes, method: bytes) -> bool:
+        """Whether `answer` is what that head says; else it is to be read in full."""
+        if method != self._method:
+            return False
+        if block == self._block:
+            return True
+        if self._likeness is None:
+            self._likeness = self.answer.likeness(self._block)
+        self._block = block
+        return self.answer.alike(self._likeness, block)
 
 
 class Upstream(asyncio.Protocol):
@@ -43,6 +67,8 @@ class Upstream(asyncio.Protocol):
         self._sent = True  # all of the request
         self._keeps = True
         self._is_tunnel = False
+        self._memo: Memo | None = None
+        self._misses = 0  # heads in a row that were not like the one before
 
     # --- what the dispatcher and the caller do with it
 
@@ -150,10 +176,19 @@ class Upstream(asyncio.Protocol):
                 return self._broken(exchange, f"its headers are longer than {HEAD_LIMIT} bytes")
             self._buffer = data
             return None
-        try:
-            answer = Answer(data[:end], exchange.request.method)
-        except Broken as error:
-            return self._broken(exchange, str(error))
+        block, method = data[:end], exchange.request.method
+        memo = self._memo
+        if memo is not None and memo.read(block, method):
+            answer = memo.answer
+            self._misses = 0
+        else:
+            try:
+                answer = Answer(block, method)
+            except Broken as error:
+                return self._broken(exchange, str(error))
+            self._misses += 1
+            fits = answer.status == 200 and answer.length >= 0 and self._misses <= MISSES
+            self._memo = Memo(block, method, answer) if fits else None
         if answer.status < 200:
             return self._interim(exchange, answer, data[end:])
         if answer.status == 503 and exchange.whole and _NOT_READY in answer.fields.lower():

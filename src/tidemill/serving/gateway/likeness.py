@@ -1,0 +1,75 @@
+"""Heads that are like one that was read before: the same lines, but for the values of a few fields.
+
+Who keeps a connection mostly sends the same head again, with another id, date or length. It need not be read
+anew: a line that is the same means the same; one that differs must have the name that it had, a value that is
+well formed by the rule of http1, and be one that is passed on and decides nothing but itself. Whatever else
+differs, the head is not alike, and is read in full.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+
+_VALUE = re.compile(rb"[\t -~\x80-\xff]*+")  # as http1's fields
+MOST = 8  # lines that may differ
+MISSES = 16  # heads in a row that are not alike; then it is not tried any more on that connection
+
+Varied = list[tuple[int, bytes]]
+"""Lines that differ: (which, the whole line)."""
+
+
+class Likeness:
+    """`block`: a head that was read, well formed; `passed`: its fields that are passed on, lines of it in
+    their order. `fixed`: lower-case names of fields among those whose value means more."""
+
+    __slots__ = ("_fixed", "_gone", "_lines", "_vary", "names")
+
+    def __init__(self, block: bytes, passed: bytes, fixed: Collection[bytes]) -> None:
+        self._lines = block.split(b"\r\n")
+        self._fixed = fixed
+        self._vary: list[tuple[int, bytes]] = []  # lines known to differ, with their name and colon
+        kept = passed.split(b"\r\n")[:-1]
+        self.names: dict[int, bytes] = {}  # of the lines that are passed on, in lower case
+        gone = [len(self._lines) - 1, 0]
+        for at, line in enumerate(self._lines[1:-2], 1):
+            if len(self.names) < len(kept) and kept[len(self.names)] == line:
+                self.names[at] = line.partition(b":")[0].lower()
+            else:
+                gone.append(at)
+        if len(self.names) != len(kept):  # they are not lines of it: nothing is like this one
+            self._lines = []
+        self._gone = sorted(gone, reverse=True)
+
+    def read(self, block: bytes) -> tuple[bytes, Varied] | None:
+        """-> (the fields of that head that are passed on, its lines that differ); None: it is not alike."""
+        lines, known = block.split(b"\r\n"), self._lines
+        if len(lines) != len(known):
+            return None
+        varied: Varied = []
+        for at, name in self._vary:
+            line = lines[at]
+            if line != known[at]:
+                if not line.startswith(name) or _VALUE.fullmatch(line, len(name)) is None:
+                    return None
+                varied.append((at, line))
+                lines[at] = known[at]
+        if lines != known:
+            return self.read(block) if self._learn(lines) else None
+        for at, line in varied:
+            lines[at] = line
+        for at in self._gone:
+            del lines[at]
+        return b"\r\n".join(lines), varied
+
+    def _learn(self, lines: list[bytes]) -> bool:
+        """Other lines differ, too. -> whether they may."""
+        for at, (line, known) in enumerate(zip(lines, self._lines, strict=True)):
+            if line == known:
+                continue
+            name = known[: known.find(b":") + 1]
+            may = at in self.names and self.names[at] not in self._fixed and len(self._vary) < MOST
+            if not may or not line.startswith(name):
+                return False
+            self._vary.append((at, name))
+        return True
