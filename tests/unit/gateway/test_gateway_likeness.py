@@ -13,7 +13,7 @@ from tidemill.serving.gateway.likeness import MOST
 
 SAID = ("method", "target", "version", "length", "fields", "request_id", "authorization", "deployment")
 SAID += ("keep_alive", "expects", "upgrade", "logged")
-OF_ANSWER = ("status", "fields", "keep_alive", "length", "reason")
+OF_ANSWER = ("status", "fields", "keep_alive", "length")  # the reason of a 200 is not passed on
 
 _NAMES = [
     *("Host", "Content-Length", "content-length", "X-Request-Id", "Authorization", "Connection", "Expect"),
