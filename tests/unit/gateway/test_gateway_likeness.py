@@ -106,9 +106,22 @@ def test_answers(heads: tuple[bytes, list[bytes]]) -> None:
         return
     likeness = answer.likeness(head)
     for other in others:
-        if answer.alike(likeness, other):
+        alike = answer.alike(likeness, other)
+        if alike is not None:
             whole = Answer(other, b"POST")
-            assert {n: getattr(answer, n) for n in OF_ANSWER} == {n: getattr(whole, n) for n in OF_ANSWER}
+            assert {n: getattr(alike, n) for n in OF_ANSWER} == {n: getattr(whole, n) for n in OF_ANSWER}
+
+
+def test_each_is_like_the_first_not_like_the_one_before() -> None:
+    def ok(length: int) -> bytes:
+        return block("HTTP/1.1 200 OK", [("Content-Length", f" {length}")])
+
+    answer = Answer(ok(5), b"POST")
+    likeness = answer.likeness(ok(5))
+    for length in (0, 5, 7, 5):
+        other = answer.alike(likeness, ok(length))
+        assert other is not None
+        assert other.length == length
 
 
 def head(number: int, length: int = 5, **more: str) -> bytes:

@@ -203,19 +203,21 @@ class Answer:
         """Of the head that this was read from."""
         return Likeness(block, self.fields, ())
 
-    def alike(self, likeness: Likeness, block: bytes) -> bool:
-        """Becomes another answer, with a head like the one that this was read from; False: it is not."""
+    def alike(self, likeness: Likeness, block: bytes) -> Answer | None:
+        """Another answer, with a head like this one's; None where it is not alike."""
         found = likeness.read(block)
         if found is None:
-            return False
-        self.fields, varied = found
+            return None
+        other = Answer.__new__(Answer)
+        other.__dict__ = self.__dict__.copy()
+        other.fields, varied = found
         for at, line in varied:
             if likeness.names[at] == _LENGTH:
                 length = line.partition(b":")[2].strip(b" \t")
                 if not length.isdigit() or len(length) > 18:
-                    return False
-                self.length = int(length)
-        return True
+                    return None
+                other.length = int(length)
+        return other
 
     def _understand(self, pairs: list[tuple[bytes, bytes]], method: bytes) -> None:
         found = dict(pairs)

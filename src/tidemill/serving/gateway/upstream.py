@@ -31,26 +31,25 @@ _AWAITED = -3  # the length of an answer whose head has not come
 
 
 class Memo:
-    """The last answer's head of a connection: most that follow are like it."""
+    """An answer's head of a connection: most that follow are like it."""
 
-    __slots__ = ("_block", "_likeness", "_method", "answer")
+    __slots__ = ("_answer", "_block", "_likeness", "_method")
 
     def __init__(self, block: bytes, method: bytes, answer: Answer) -> None:
         self._block = block
         self._method = method
         self._likeness: Likeness | None = None
-        self.answer = answer
+        self._answer = answer
 
-    def read(self, block: bytes, method: bytes) -> bool:
-        """Whether `answer` is what that head says; else it is to be read in full."""
+    def read(self, block: bytes, method: bytes) -> Answer | None:
+        """None: it is to be read in full."""
         if method != self._method:
-            return False
+            return None
         if block == self._block:
-            return True
+            return self._answer
         if self._likeness is None:
-            self._likeness = self.answer.likeness(self._block)
-        self._block = block
-        return self.answer.alike(self._likeness, block)
+            self._likeness = self._answer.likeness(self._block)
+        return self._answer.alike(self._likeness, block)
 
 
 class Upstream(asyncio.Protocol):
@@ -178,8 +177,8 @@ class Upstream(asyncio.Protocol):
             return None
         block, method = data[:end], exchange.request.method
         memo = self._memo
-        if memo is not None and memo.read(block, method):
-            answer = memo.answer
+        answer = memo.read(block, method) if memo is not None else None
+        if answer is not None:
             self._misses = 0
         else:
             try:
