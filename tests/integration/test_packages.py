@@ -56,6 +56,19 @@ class Place:
         return json.loads(made)
 
 
+def answer(port: int) -> Any:
+    """None: it is not ready."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    try:
+        connection.request("POST", "/score", REQUEST)
+        reply = connection.getresponse()
+        return json.loads(reply.read()) if reply.status == 200 else None
+    except OSError:
+        return None
+    finally:
+        connection.close()
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     work = tmp_path_factory.mktemp("package")
@@ -98,17 +111,8 @@ def test_serve_answers_the_same(place: Place) -> None:
              "--port", str(port), "--env", "UNIT=points", "--python", sys.executable]  # fmt: skip
     process = subprocess.Popen(words, cwd=place.work, stderr=subprocess.DEVNULL)
 
-    def answer() -> Any:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
-        try:
-            connection.request("POST", "/score", REQUEST)
-            reply = connection.getresponse()
-            return json.loads(reply.read()) if reply.status == 200 else None
-        except OSError:
-            return None
-
     try:
-        assert until(answer, 30, "an answer") == ANSWER
+        assert until(lambda: answer(port), 30, "an answer") == ANSWER
     finally:
         process.send_signal(signal.SIGINT)
         process.wait(30)
@@ -184,6 +188,36 @@ def test_a_deployment_here_runs_it(place: Place, first: dict[str, Any]) -> None:
     told = place.cli("package", "delete", "--name", "first", "--version", "1", "--yes", fails=True)
     assert "packed/blue" in told
     place.cli("endpoint", "delete", "--name", "packed", "--yes")
+
+
+def test_a_wheelhouse_installs_without_a_network_and_serves(place: Place) -> None:
+    made = place.package("--name", "wheels", "--format", "wheelhouse", "-p", "wheels")
+    assert (made["format"], made["image"], made["digest"]) == ("wheelhouse", None, None)
+    (port,) = free_ports(1)
+    environment = {
+        "PATH": os.environ["PATH"],
+        "PYTHON": os.path.realpath(sys.executable),
+        "AZUREML_SERVER_PORT": str(port),
+        "http_proxy": "http://127.0.0.1:9",  # nobody is there
+        "https_proxy": "http://127.0.0.1:9",
+    }
+    log = place.work / "wheels.log"
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            [place.work / "wheels" / "run"], env=environment, stdout=file, stderr=subprocess.STDOUT
+        )
+    try:
+        assert until(lambda: answer(port), 60, log.read_text()) == ANSWER
+        pip = [place.work / "wheels" / ".venv" / "bin" / "pip", "list", "--format", "json"]
+        listed = json.loads(subprocess.run(pip, capture_output=True, check=True, timeout=60).stdout)
+        locked = (place.work / "wheels" / "requirements.txt").read_text().splitlines()
+        assert [f"{one['name']}=={one['version']}" for one in listed] == [line.split()[0] for line in locked]
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(30)
+    told = place.cli("package", "download", "-n", "wheels", "-v", "1", "-p", "no", fails=True)
+    assert "give --format wheelhouse" in told
+    place.cli("package", "delete", "--name", "wheels", "--version", "1", "--yes")
 
 
 @pytest.mark.parametrize(

@@ -155,6 +155,8 @@ def download(session: Session, name: str, version: str, target: Path, form: str)
             archive.write(there, name, version, target)
         else:
             there.chmod(0o755)
+            if form == WHEELHOUSE:
+                (there / "run").chmod(0o755)
             if target.is_dir():
                 target.rmdir()
             shutil.move(there, target)

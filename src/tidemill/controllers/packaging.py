@@ -28,7 +28,7 @@ from tidemill.data.blobmodel import BlobProperties
 from tidemill.domain.errors import Conflict, InvalidRequest, NotOffered, OutOfSpace, TidemillError
 from tidemill.domain.model import Resource
 from tidemill.domain.plan import Place
-from tidemill.domain.serving.packaging import KeptLayer, PackagePlan, PackageStatus
+from tidemill.domain.serving.packaging import OCI, KeptLayer, PackagePlan, PackageStatus
 from tidemill.environments import tree
 from tidemill.environments.built import BuiltEnvironment
 from tidemill.environments.images.manifest import host_architecture
@@ -109,8 +109,9 @@ class Making:
         model = staged_model(plan.model)
         program = os.path.realpath(built.python)
         side = scoring_side.folder_of(self._s, plan.environment)
-        keys = _keys(program, built, side)
+        keys = _keys(program, built, side) if spec.format == OCI else {}
         order: dict[str, Any] = {
+            "format": spec.format,
             "layout": str(folder / "layout"),
             "work": str(folder / "work"),
             "architecture": host_architecture(),
@@ -221,7 +222,7 @@ class Making:
             self._status,
             container=container,
             digest=str(made["digest"]),
-            size=int(made["size"]) + small,
+            size=small + sum(layer.size for layer in layers.values()),
             layers=tuple(layers.values()),
             notes=(*self._notes, *made["notes"]),
         )

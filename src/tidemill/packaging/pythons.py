@@ -176,15 +176,15 @@ def _not_packages(below: str) -> bool:
 
 # As uv writes it into the scripts of a relocatable environment, and as the builder then points it at the
 # Python of whoever uses the environment: both begin so.
-_TRAMPOLINE = b"#!/bin/sh\n'''exec' "
+TRAMPOLINE = b"#!/bin/sh\n'''exec' "
 
 
 def _moved_script(raw: bytes) -> bytes:
     """A console script that finds its Python by its own place: it runs the image's by its path, without a
     shell."""
-    if len(raw) > _SCRIPT_LIMIT or not raw.startswith(_TRAMPOLINE):
+    if len(raw) > _SCRIPT_LIMIT or not raw.startswith(TRAMPOLINE):
         return raw
-    _, _, rest = raw[len(_TRAMPOLINE) :].partition(b"\n")
+    _, _, rest = raw[len(TRAMPOLINE) :].partition(b"\n")
     ending, _, body = rest.partition(b"\n")
     if ending.strip() != b"' '''":
         return raw

@@ -12,16 +12,26 @@ import os
 import sys
 from dataclasses import asdict
 
+from tidemill.packaging import wheelhouse
 from tidemill.packaging.assembling import Assembled, assemble, order_of
 from tidemill.packaging.pythons import Unsuitable
+
+WHEELHOUSE = "wheelhouse"
 
 
 def main() -> int:
     os.nice(5)
-    order = json.load(sys.stdin)
-    layout, work = order.pop("layout"), order.pop("work")
+    given = json.load(sys.stdin)
+    layout, work, form = given.pop("layout"), given.pop("work"), given.pop("format")
+    order = order_of(json.dumps(given))
+
+    def say(line: str) -> None:
+        _tell({"say": line})
+
     try:
-        made = assemble(order_of(json.dumps(order)), layout, work, lambda line: _tell({"say": line}))
+        made = (
+            wheelhouse.make(order, layout, say) if form == WHEELHOUSE else assemble(order, layout, work, say)
+        )
     except Unsuitable as error:
         _tell({"refused": str(error)})
         return 1

@@ -20,7 +20,7 @@ from tidemill.domain.secretrefs import references
 from tidemill.domain.serving.plan import PlannedModel
 
 OCI, WHEELHOUSE = "oci", "wheelhouse"
-_FORMATS = {OCI: OCI}
+_FORMATS = {OCI: OCI, WHEELHOUSE: WHEELHOUSE}
 CREATING, SUCCEEDED, FAILED = "Creating", "Succeeded", "Failed"  # states of rows
 _SERVERS = {
     "azuremlonline": "AzureMLOnline",

@@ -1,0 +1,118 @@
+"""Installed packages become the wheels that they came from."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import hashlib
+import io
+import os
+import stat
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from tidemill.environments import overlay
+from tidemill.environments.process import uv_program
+from tidemill.packaging.pythons import Unsuitable
+from tidemill.packaging.wheels import repack, requirements
+
+MINOR = f"{sys.version_info[0]}.{sys.version_info[1]}"
+FILES = {
+    "tide/__init__.py": "VERSION = 1\n",
+    "tide/data/höhe.txt": "12 m\n",
+    "tide_1.2.data/scripts/tide-raw": "#!python\nprint('raw')\n",
+    "tide_1.2.data/scripts/tide-shell": "#!/bin/sh\necho shell\n",
+    "tide_1.2.data/data/share/tide/table.csv": "1,2\n",
+    "tide-1.2.dist-info/METADATA": "Metadata-Version: 2.1\nName: Tide\nVersion: 1.2\n\nText: not a header\n",
+    "tide-1.2.dist-info/WHEEL": "Wheel-Version: 1.0\nGenerator: by hand\nRoot-Is-Purelib: true\n"
+    "Tag: py2-none-any\nTag: py3-none-any\n",
+    "tide-1.2.dist-info/entry_points.txt": "[console_scripts]\ntide = tide:main\n",
+}
+
+
+def wheel(folder: Path) -> Path:
+    files = {name.replace("tide_1.2.data", "tide-1.2.data"): text.encode() for name, text in FILES.items()}
+    rows = [(name, f"sha256={digest(data)}", str(len(data))) for name, data in files.items()]
+    record = io.StringIO()
+    csv.writer(record).writerows([*rows, ("tide-1.2.dist-info/RECORD", "", "")])
+    path = folder / "tide-1.2-py2.py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+        archive.writestr("tide-1.2.dist-info/RECORD", record.getvalue())
+    return path
+
+
+def digest(data: bytes) -> str:
+    return base64.urlsafe_b64encode(hashlib.sha256(data).digest()).decode().rstrip("=")
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As the environments' builder makes one."""
+    folder = tmp_path_factory.mktemp("environment")
+    env = {**os.environ, "UV_CACHE_DIR": str(folder / "cache")}
+    made = folder / "env"
+    for words in (
+        ["venv", "-q", "--relocatable", "--no-project", "--python", sys.executable, str(made)],
+        [
+            "pip",
+            "install",
+            "-q",
+            "--offline",
+            "--no-deps",
+            "--python",
+            f"{made}/bin/python",
+            str(wheel(folder)),
+        ],
+    ):
+        subprocess.run([uv_program(), *words], env=env, check=True, timeout=60)
+    subprocess.run([sys.executable, "-m", "compileall", "-q", str(made / "lib")], check=True, timeout=60)
+    overlay.point_scripts(made / "bin")
+    return made
+
+
+def test_what_comes_out_is_what_went_in(environment: Path, tmp_path: Path) -> None:
+    (found,) = repack(str(environment), MINOR, str(tmp_path))
+    assert (found.name, found.version, found.file) == ("Tide", "1.2", "tide-1.2-py2.py3-none-any.whl")
+    raw = (tmp_path / found.file).read_bytes()
+    assert requirements([found]) == f"Tide==1.2 --hash=sha256:{hashlib.sha256(raw).hexdigest()}\n"
+    with zipfile.ZipFile(io.BytesIO(raw)) as archive:
+        back = {name: archive.read(name) for name in archive.namelist()}
+        script = archive.getinfo("tide-1.2.data/scripts/tide-shell").external_attr >> 16
+    record = list(csv.reader(back.pop("tide-1.2.dist-info/RECORD").decode().splitlines()))
+    assert back == {
+        name.replace("tide_1.2.data", "tide-1.2.data"): text.encode() for name, text in FILES.items()
+    }
+    assert stat.S_IMODE(script) == 0o755
+    told = {name: (hashed, size) for name, hashed, size in record}
+    assert told.pop("tide-1.2.dist-info/RECORD") == ("", "")
+    assert told == {name: (f"sha256={digest(data)}", str(len(data))) for name, data in back.items()}
+
+
+def test_the_same_again_is_the_same_file(environment: Path, tmp_path: Path) -> None:
+    made = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        made.append(repack(str(environment), MINOR, str(tmp_path / name)))
+    assert made[0] == made[1]
+
+
+def test_what_came_from_no_wheel_is_refused(environment: Path, tmp_path: Path) -> None:
+    packages = environment / "lib" / f"python{MINOR}" / "site-packages"
+    (packages / "old.egg-info").mkdir()
+    try:
+        with pytest.raises(Unsuitable, match="not installed from a wheel"):
+            repack(str(environment), MINOR, str(tmp_path))
+    finally:
+        (packages / "old.egg-info").rmdir()
+    (packages / "new-1.dist-info").mkdir()
+    try:
+        with pytest.raises(Unsuitable, match="new-1 in the environment has no METADATA"):
+            repack(str(environment), MINOR, str(tmp_path))
+    finally:
+        (packages / "new-1.dist-info").rmdir()
