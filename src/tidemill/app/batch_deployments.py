@@ -9,19 +9,19 @@ from typing import Any
 from tidemill.app.batch_endpoints import refuse_in_use
 from tidemill.app.batch_planning import plan
 from tidemill.app.batch_rows import (
-    DEPLOYMENTS,
     BatchDeploymentStatus,
     default_of,
     deployment_key,
+    deployments_of,
     endpoint_key,
     event,
     find_deployment,
     find_endpoint,
     unended,
 )
-from tidemill.app.codec import decode_object, encode
+from tidemill.app.codec import encode
 from tidemill.app.compute_rules import object_at
-from tidemill.app.endpoint_rows import merge
+from tidemill.app.endpoint_rows import merged
 from tidemill.app.services import Services
 from tidemill.domain.errors import Conflict
 from tidemill.domain.model import Caller, Key, Resource, Scope
@@ -33,7 +33,7 @@ from tidemill.domain.serving.batch import (
     read_deployment,
 )
 from tidemill.domain.serving.model import Provisioning
-from tidemill.store.api import AlreadyExists, Read, ResourceQuery, Tx
+from tidemill.store.api import AlreadyExists, Tx
 
 COMPUTED = ("provisioningState",)
 
@@ -69,12 +69,7 @@ async def patch(
 ) -> Resource:
     """Changes what is given (tags, properties), by the rules of `put`. Raises NotFound."""
     row = await get(s, scope, endpoint, name)
-    merged = {
-        "location": row.location,
-        "tags": merge(decode_object(row.tags), object_at(body, "tags")),
-        "properties": merge(decode_object(row.spec), object_at(body, "properties")),
-    }
-    return (await put(s, caller, scope, row.key.parent, row.key.name, merged))[0]
+    return (await put(s, caller, scope, row.key.parent, row.key.name, merged(row, body)))[0]
 
 
 def _kept(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -167,13 +162,9 @@ async def list_of(
 ) -> Sequence[Resource]:
     """Oldest first. Raises NotFound for an endpoint that is not there."""
 
-    def look(read: Read) -> Sequence[Resource]:
-        above = find_endpoint(read, scope, endpoint)
-        return read.find(
-            ResourceQuery(DEPLOYMENTS, scope, parent=above.key.name, ascending=True, limit=limit, after=after)
-        )
-
-    return await s.store.read(look)
+    return await s.store.read(
+        lambda read: deployments_of(read, find_endpoint(read, scope, endpoint), limit, after)
+    )
 
 
 async def delete(s: Services, caller: Caller, scope: Scope, endpoint: str, name: str) -> Resource | None:

@@ -20,9 +20,9 @@ from tidemill.app.batch_rows import (
     no_deployment,
     unended,
 )
-from tidemill.app.codec import decode_object, encode
+from tidemill.app.codec import encode
 from tidemill.app.compute_rules import object_at
-from tidemill.app.endpoint_rows import merge
+from tidemill.app.endpoint_rows import merged
 from tidemill.app.services import Services
 from tidemill.app.workspaces import require_workspace
 from tidemill.domain.errors import Conflict, InvalidRequest, NotOffered
@@ -64,13 +64,8 @@ async def put(
 async def patch(s: Services, caller: Caller, scope: Scope, name: str, body: Mapping[str, Any]) -> Resource:
     """Changes what is given, by the rules of `put`; null takes a tag or a property away. Raises NotFound."""
     row = await get(s, scope, name)
-    merged = {
-        "location": row.location,
-        "tags": merge(decode_object(row.tags), object_at(body, "tags")),
-        "properties": merge(decode_object(row.spec), object_at(body, "properties")),
-        "identity": body.get("identity"),
-    }
-    return (await put(s, caller, scope, row.key.name, merged))[0]
+    wanted = {**merged(row, body), "identity": body.get("identity")}
+    return (await put(s, caller, scope, row.key.name, wanted))[0]
 
 
 def _check_identity(name: str, identity: Mapping[str, Any]) -> None:

@@ -16,7 +16,7 @@ from tidemill.app.environments import plan_environment
 from tidemill.app.errors import at, instead
 from tidemill.app.job_planning import code_place
 from tidemill.app.model_flavors import MLFLOW_MODEL
-from tidemill.app.planned_models import CONDA, MODEL, conda_of, find_model, with_files
+from tidemill.app.planned_models import MODEL, brought_by, find_model, with_files
 from tidemill.app.registries import check_usable
 from tidemill.app.services import Services
 from tidemill.app.workspaces import require_workspace
@@ -124,19 +124,7 @@ async def _environment(
         with at(_ENVIRONMENT):
             await plan_environment(s, scope, spec.environment_id)
         return spec.environment_id
-    if model is None or model.type != MLFLOW_MODEL:
-        raise InvalidRequest(
-            f"Deployment {spec.name!r} has no environment: only an mlflow_model brings its own. Give one, "
-            "for example azureml:NAME:VERSION.",
-            target=_ENVIRONMENT,
-        )
-    conda = await asyncio.to_thread(conda_of, s, model)
-    if conda is None:
-        raise InvalidRequest(
-            f"Model {model.given!r} has no {CONDA[0]} that says what it needs: give the deployment an "
-            "environment.",
-            target=_ENVIRONMENT,
-        )
+    _, conda = await brought_by(s, f"Deployment {spec.name!r}", model, _ENVIRONMENT)
     version = hashlib.sha256(conda.encode()).hexdigest()
     body = {"properties": {"condaFile": conda, "isAnonymous": True}}
     with at(MODEL):

@@ -84,9 +84,12 @@ def no_deployment(read: Read, endpoint: Resource, name: str) -> NotFound:
     return absent("Deployment", name, names, f"batch endpoint {endpoint.key.name!r}")
 
 
-def deployments_of(read: Read, endpoint: Resource) -> Sequence[Resource]:
+def deployments_of(
+    read: Read, endpoint: Resource, limit: int = 0, after: str | None = None
+) -> Sequence[Resource]:
     """Oldest first."""
-    query = ResourceQuery(DEPLOYMENTS, endpoint.key.scope, parent=endpoint.key.name, ascending=True)
+    where, above = endpoint.key.scope, endpoint.key.name
+    query = ResourceQuery(DEPLOYMENTS, where, parent=above, ascending=True, limit=limit, after=after)
     return read.find(query)
 
 

@@ -13,8 +13,7 @@ from tidemill.app.endpoint_rows import assigned_in, endpoint_status
 from tidemill.app.environments import plan_environment, planned
 from tidemill.app.errors import at
 from tidemill.app.job_planning import code_place
-from tidemill.app.model_flavors import MLFLOW_MODEL
-from tidemill.app.planned_models import CONDA, MODEL, conda_of, find_model, with_files
+from tidemill.app.planned_models import MODEL, brought_by, find_model, with_files
 from tidemill.app.registries import check_usable
 from tidemill.app.services import Caller, Services
 from tidemill.app.teams import team_of
@@ -123,18 +122,7 @@ async def environment_for(
     if environment_id:
         with at(target):
             return await plan_environment(s, scope, environment_id)
-    if model is None or model.type != MLFLOW_MODEL:
-        raise InvalidRequest(
-            f"{what} has no environment: only an mlflow_model brings its own. Give one, "
-            "for example azureml:NAME:VERSION.",
-            target=target,
-        )
-    conda = await asyncio.to_thread(conda_of, s, model)
-    if conda is None:
-        raise InvalidRequest(
-            f"Model {model.given!r} has no {CONDA[0]} that says what it needs: give an environment.",
-            target=target,
-        )
+    model, conda = await brought_by(s, what, model, target)
     with at(MODEL):
         name, version = model.name or "model", model.version or "1"
         made = from_arm({"condaFile": conda}, name, version, s.curated, s.settings.images)

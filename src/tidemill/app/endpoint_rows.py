@@ -15,6 +15,7 @@ from typing import Any, cast
 import msgspec
 
 from tidemill.app.codec import decode_object, encode
+from tidemill.app.compute_rules import object_at
 from tidemill.app.errors import absent
 from tidemill.domain.errors import Conflict
 from tidemill.domain.model import Event, Key, Resource, Scope
@@ -73,9 +74,12 @@ def find_deployment(read: Read, scope: Scope, endpoint: str, name: str) -> Resou
     return row
 
 
-def deployments_of(read: Read, endpoint: Resource) -> Sequence[Resource]:
+def deployments_of(
+    read: Read, endpoint: Resource, limit: int = 0, after: str | None = None
+) -> Sequence[Resource]:
     """Oldest first."""
-    query = ResourceQuery(DEPLOYMENTS, endpoint.key.scope, parent=endpoint.key.name, ascending=True)
+    where, above = endpoint.key.scope, endpoint.key.name
+    query = ResourceQuery(DEPLOYMENTS, where, parent=above, ascending=True, limit=limit, after=after)
     return read.find(query)
 
 
@@ -101,3 +105,12 @@ def assigned_in(identity: Mapping[str, Any] | None) -> list[str]:
 def merge(held: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """What a PATCH makes of an object, one level deep: null removes."""
     return {key: value for key, value in {**held, **changes}.items() if value is not None}
+
+
+def merged(row: Resource, body: Mapping[str, Any]) -> dict[str, Any]:
+    """The body that a PATCH stands for: what the row has, with what is given of tags and properties."""
+    return {
+        "location": row.location,
+        "tags": merge(decode_object(row.tags), object_at(body, "tags")),
+        "properties": merge(decode_object(row.spec), object_at(body, "properties")),
+    }

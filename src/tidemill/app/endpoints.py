@@ -25,7 +25,7 @@ from tidemill.app.endpoint_rows import (
     endpoint_status,
     event,
     find_endpoint,
-    merge,
+    merged,
     mirror_of,
     traffic_of,
 )
@@ -89,13 +89,8 @@ async def _routed(s: Services) -> None:
 async def patch(s: Services, caller: Caller, scope: Scope, name: str, body: Mapping[str, Any]) -> Resource:
     """Changes what is given, by the rules of `put`; null takes a tag or a property away. Raises NotFound."""
     row = await get(s, scope, name)
-    merged = {
-        "location": row.location,
-        "tags": merge(decode_object(row.tags), object_at(body, "tags")),
-        "properties": merge(decode_object(row.spec), object_at(body, "properties")),
-        "identity": body.get("identity"),
-    }
-    return (await put(s, caller, scope, row.key.name, merged))[0]
+    wanted = {**merged(row, body), "identity": body.get("identity")}
+    return (await put(s, caller, scope, row.key.name, wanted))[0]
 
 
 def _kept(given: Mapping[str, Any]) -> dict[str, Any]:

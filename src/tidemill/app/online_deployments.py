@@ -12,12 +12,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tidemill.app import egress, implicit_computes
-from tidemill.app.codec import decode_object, encode
+from tidemill.app.codec import encode
 from tidemill.app.compute_rules import object_at
 from tidemill.app.deployment_planning import plan_deployment
 from tidemill.app.endpoint_rows import (
     AUTOSCALE,
-    DEPLOYMENTS,
     being_deleted,
     deployment_key,
     deployment_status,
@@ -27,6 +26,7 @@ from tidemill.app.endpoint_rows import (
     find_deployment,
     find_endpoint,
     merge,
+    merged,
     mirror_of,
     traffic_of,
 )
@@ -37,7 +37,7 @@ from tidemill.domain.serving.model import Change, Provisioning, change_between, 
 from tidemill.domain.serving.plan import DeploymentPlan, DeploymentStatus
 from tidemill.domain.units import plural
 from tidemill.sandbox.egress import CLOSED
-from tidemill.store.api import AlreadyExists, Read, ResourceQuery, Tx
+from tidemill.store.api import AlreadyExists, ResourceQuery, Tx
 
 COMPUTED = ("provisioningState",)
 DEFAULT_SKU = "Default"
@@ -89,13 +89,9 @@ async def patch(
 ) -> Resource:
     """Changes what is given (tags, sku, properties), by the rules of `put`. Raises NotFound."""
     row = await get(s, scope, endpoint, name)
-    merged = {
-        "location": row.location,
-        "tags": merge(decode_object(row.tags), object_at(body, "tags")),
-        "sku": merge(deployment_status(row).sku, object_at(body, "sku")),
-        "properties": merge(decode_object(row.spec), object_at(body, "properties")),
-    }
-    return (await put(s, caller, scope, row.key.parent, row.key.name, merged))[0]
+    sku = merge(deployment_status(row).sku, object_at(body, "sku"))
+    wanted = {**merged(row, body), "sku": sku}
+    return (await put(s, caller, scope, row.key.parent, row.key.name, wanted))[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,13 +241,9 @@ async def list_of(
 ) -> Sequence[Resource]:
     """Oldest first. Raises NotFound for an endpoint that is not there."""
 
-    def look(read: Read) -> Sequence[Resource]:
-        above = find_endpoint(read, scope, endpoint)
-        return read.find(
-            ResourceQuery(DEPLOYMENTS, scope, parent=above.key.name, ascending=True, limit=limit, after=after)
-        )
-
-    return await s.store.read(look)
+    return await s.store.read(
+        lambda read: deployments_of(read, find_endpoint(read, scope, endpoint), limit, after)
+    )
 
 
 async def delete(s: Services, caller: Caller, scope: Scope, endpoint: str, name: str) -> Resource | None:

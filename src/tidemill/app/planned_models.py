@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 
 from tidemill.app.asset_rows import MODELS, find_version
@@ -78,7 +79,27 @@ def _missing(model: PlannedModel) -> NotFound:
     return NotFound(f"Model {model.given!r}: nothing is stored at {where}.", "ModelNotFound", MODEL)
 
 
-def conda_of(s: Services, model: PlannedModel) -> str | None:
+async def brought_by(
+    s: Services, what: str, model: PlannedModel | None, target: str
+) -> tuple[PlannedModel, str]:
+    """-> the MLflow model, and the conda file that says what it needs. `what` has no environment of its own,
+    for sentences; `target`: the property that could name one. Raises InvalidRequest."""
+    if model is None or model.type != MLFLOW_MODEL:
+        raise InvalidRequest(
+            f"{what} has no environment: only an mlflow_model brings its own. Give one, "
+            "for example azureml:NAME:VERSION.",
+            target=target,
+        )
+    conda = await asyncio.to_thread(_conda_of, s, model)
+    if conda is None:
+        raise InvalidRequest(
+            f"Model {model.given!r} has no {CONDA[0]} that says what it needs: give an environment.",
+            target=target,
+        )
+    return model, conda
+
+
+def _conda_of(s: Services, model: PlannedModel) -> str | None:
     for name in CONDA:
         raw = _read(s, model, name)
         if raw is not None:

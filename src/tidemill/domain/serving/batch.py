@@ -16,7 +16,7 @@ from tidemill.domain.components import truth
 from tidemill.domain.errors import InvalidRequest, NotOffered
 from tidemill.domain.fields import choice, duration, integer, mapping, text, variables
 from tidemill.domain.parallel import LEVELS, file_name
-from tidemill.domain.serving.model import check_name
+from tidemill.domain.serving.model import check_code, check_name, model_id
 
 AAD_TOKEN = "AADToken"
 MODEL, PIPELINE = "Model", "PipelineComponent"  # kinds of deployments
@@ -123,7 +123,7 @@ def read_deployment(endpoint: str, name: str, properties: Mapping[str, Any]) -> 
         endpoint,
         name,
         MODEL,
-        model=_model(properties.get("model")),
+        model=model_id(properties.get("model")),
         code_id=text(code.get("codeId")),
         scoring_script=text(code.get("scoringScript")),
         environment_id=text(properties.get("environmentId")),
@@ -166,34 +166,15 @@ def read_batching(given: Mapping[str, Any], default: Batching, where: str = "pro
     )
 
 
-def _model(raw: Any) -> str:
-    """An id; mostly an object with `assetId`."""
-    if isinstance(raw, Mapping):
-        return text(mapping(raw, "properties.model").get("assetId"))
-    return text(raw)
-
-
 def _check_whole(spec: BatchDeploymentSpec) -> None:
     """There is something to run, and how."""
-    if bool(spec.code_id) != bool(spec.scoring_script):
-        lacks, has = ("scoringScript", "codeId") if spec.code_id else ("codeId", "scoringScript")
-        raise InvalidRequest(
-            f"codeConfiguration of deployment {spec.name!r} has {has} and no {lacks}: give both (in YAML: "
-            "code_configuration: code, scoring_script).",
-            target=f"properties.codeConfiguration.{lacks}",
-        )
+    check_code(spec.name, spec.code_id, spec.scoring_script)
     if not spec.code_id and not spec.model:
         raise InvalidRequest(
             f"Deployment {spec.name!r} has neither a scoring script nor a model: there is nothing to run. "
             "Give code_configuration, or a model that needs none (an mlflow_model); a pipeline component "
             "needs type: pipeline.",
             target="properties.model",
-        )
-    script = spec.scoring_script
-    if script.startswith("/") or ".." in script.split("/") or "\\" in script:
-        raise InvalidRequest(
-            f"scoringScript {script!r} must be a path below the code folder.",
-            target="properties.codeConfiguration.scoringScript",
         )
 
 

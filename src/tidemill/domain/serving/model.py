@@ -196,7 +196,7 @@ def read_deployment(
     spec = DeploymentSpec(
         endpoint,
         name,
-        model=_model(properties.get("model")),
+        model=model_id(properties.get("model")),
         code_id=text(code.get("codeId")),
         scoring_script=text(code.get("scoringScript")),
         environment_id=text(properties.get("environmentId")),
@@ -245,13 +245,7 @@ def _collects(collection: Any) -> bool:
 
 def _check_whole(spec: DeploymentSpec) -> None:
     """There is something to serve, and how."""
-    if bool(spec.code_id) != bool(spec.scoring_script):
-        lacks, has = ("scoringScript", "codeId") if spec.code_id else ("codeId", "scoringScript")
-        raise InvalidRequest(
-            f"codeConfiguration of deployment {spec.name!r} has {has} and no {lacks}: give both (in YAML: "
-            "code_configuration: code, scoring_script).",
-            target=f"properties.codeConfiguration.{lacks}",
-        )
+    check_code(spec.name, spec.code_id, spec.scoring_script)
     if not spec.code_id and not spec.model and not spec.environment_id:
         raise InvalidRequest(
             f"Deployment {spec.name!r} has neither a scoring script nor a model: there is nothing to serve. "
@@ -259,7 +253,17 @@ def _check_whole(spec: DeploymentSpec) -> None:
             "image serves by itself (inference_config).",
             target="properties.model",
         )
-    script = spec.scoring_script
+
+
+def check_code(deployment: str, code_id: str, script: str) -> None:
+    """Both or neither, and a script that lies in the code. Raises InvalidRequest."""
+    if bool(code_id) != bool(script):
+        lacks, has = ("scoringScript", "codeId") if code_id else ("codeId", "scoringScript")
+        raise InvalidRequest(
+            f"codeConfiguration of deployment {deployment!r} has {has} and no {lacks}: give both (in YAML: "
+            "code_configuration: code, scoring_script).",
+            target=f"properties.codeConfiguration.{lacks}",
+        )
     if script.startswith("/") or ".." in script.split("/") or "\\" in script:
         raise InvalidRequest(
             f"scoringScript {script!r} must be a path below the code folder.",
@@ -267,7 +271,7 @@ def _check_whole(spec: DeploymentSpec) -> None:
         )
 
 
-def _model(raw: Any) -> str:
+def model_id(raw: Any) -> str:
     """An id; of some API versions an object with `assetId`."""
     if isinstance(raw, Mapping):
         return text(mapping(raw, "properties.model").get("assetId"))
