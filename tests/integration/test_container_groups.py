@@ -219,6 +219,25 @@ def test_roles(groups: Groups) -> None:
     assert refused.value.response.status_code == 403
 
 
+def test_pages(groups: Groups) -> None:
+    """What the portal shows of the group above; the shell is tried in a browser."""
+    where = groups.server.state["workspace"]
+    base = f"/ui/{where['subscription']}/{where['group']}/{where['name']}/containers"
+
+    def page(path: str = "") -> str:
+        status, found = groups.server.call("GET", base + path)
+        assert status == 200, found
+        return found.decode()
+
+    assert ">lasting</a>" in page()
+    shown = page("/lasting")
+    assert "tidemill container port-forward --name lasting 8080" not in shown  # it has no address
+    assert "data-line=" in shown
+    until(lambda: "web is up" in page("/lasting/logs/web"))
+    assert "hush-1" not in shown
+    assert groups.server.call("GET", base + "/nothing")[0] == 404
+
+
 def test_blobs_of_a_workspace_as_a_volume(groups: Groups) -> None:
     server = groups.server
     server.upload("numbers", {"a/one.txt": "1", "two.txt": "2"})

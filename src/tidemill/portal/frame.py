@@ -21,6 +21,7 @@ SECTIONS = (
     ("jobs", "Jobs"),
     ("models", "Models"),
     ("endpoints", "Endpoints"),
+    ("containers", "Containers"),
     ("data", "Data"),
     ("environments", "Environments"),
     ("components", "Components"),
