@@ -17,6 +17,7 @@ class Answer(http.server.BaseHTTPRequestHandler):
         body = (os.environ.get("GREETING", "") + os.environ.get("SECRET", "")).encode()
         self.send_response(200); self.send_header("Content-Length", str(len(body))); self.end_headers()
         self.wfile.write(body)
+        if self.path == "/say": print("asked to say", flush=True)
     def log_message(self, *a): pass
 http.server.HTTPServer(("127.0.0.1", 8080), Answer).serve_forever()
 """

@@ -19,6 +19,7 @@ from websockets.sync.client import connect
 
 pytestmark = [pytest.mark.kill, pytest.mark.timeout(120)]
 
+ROOT = Path(__file__).resolve().parents[2]
 ROOM = [{"name": "room", "emptyDir": {}}]
 IN_ROOM = [{"name": "room", "mountPath": "/room"}]
 TWICE = """
@@ -236,6 +237,19 @@ def test_pages(groups: Groups) -> None:
     until(lambda: "web is up" in page("/lasting/logs/web"))
     assert "hush-1" not in shown
     assert groups.server.call("GET", base + "/nothing")[0] == 404
+
+
+def test_the_file_of_the_tutorial(groups: Groups, tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "tutorials" / "container-groups.md").read_text()
+    (tmp_path / "group.yaml").write_text(text.split("```yaml\n")[1].split("```")[0])
+    done = groups.server.cli("container", "create", "--file", "group.yaml", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = groups.until("front", lambda _: groups.view("front", 1)["currentState"]["state"] == "Terminated")
+    assert found["instanceView"]["state"] == "Running"
+    assert asked(groups, "front") == b"hello\n"
+    again = groups.server.cli("container", "create", "--file", "group.yaml", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert groups.view("front", 1)["currentState"]["state"] == "Terminated", "the same again changes nothing"
 
 
 def test_blobs_of_a_workspace_as_a_volume(groups: Groups) -> None:

@@ -115,6 +115,13 @@ out["ended"] = error_of(lambda: containers.execute_command(RG, "front", "asks", 
 watched = containers.attach(RG, "front", "web")
 line = talk(watched)
 line.send(watched.password)
+say = "import urllib.request as u; u.urlopen('http://127.0.0.1:8080/say')"
+asker = containers.execute_command(
+    RG, "front", "web", ContainerExecRequest(command=f'python3 -c "{say}"', terminal_size=size))
+other = talk(asker)
+other.send(asker.password)
+out["attached"] = line.recv()
+line.close()
 
 groups.stop(RG, "front")
 stopped = groups.get(RG, "front")
@@ -202,6 +209,10 @@ def test_exec_speaks_as_az_does(flow: dict[str, Any]) -> None:
     assert flow["again"] == 404, "a line is taken up once"
     assert "WrongPassword" in flow["wrong"]
     assert flow["ended"][:2] == [409, "ContainerNotRunning"]
+
+
+def test_attach_shows_what_is_written_from_then_on(flow: dict[str, Any]) -> None:
+    assert flow["attached"] == "asked to say\n"
 
 
 def test_stop_start_restart_delete(flow: dict[str, Any]) -> None:

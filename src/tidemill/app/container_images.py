@@ -11,10 +11,12 @@ from dataclasses import replace
 from tidemill.app.container_rows import secrets_of
 from tidemill.app.services import Services
 from tidemill.domain.containers.model import HOST_PYTHON
+from tidemill.domain.errors import InvalidRequest
 from tidemill.domain.model import Resource
 from tidemill.domain.plan import PlannedEnvironment
 from tidemill.environments.images import inside, registry
 from tidemill.environments.images.reference import ImageReference, parse_reference
+from tidemill.environments.images.rules import PREFER_HOST
 from tidemill.environments.shared import LogLine
 
 
@@ -23,6 +25,12 @@ def plan(s: Services, owner: str, written: str) -> PlannedEnvironment:
     if written == HOST_PYTHON:
         inside.require_sandbox(written)
         return PlannedEnvironment(label=HOST_PYTHON)
+    if s.settings.images == PREFER_HOST:
+        raise InvalidRequest(
+            f"Image {written!r}: this server uses no images (images: {PREFER_HOST}), and the host cannot "
+            f"stand in for a container. Use {HOST_PYTHON} with a command, or tidemill up --images use.",
+            "ImagesNotUsed",
+        )
     image = s.images.check(parse_reference(written))
     inside.require_sandbox(image.written)
     known = s.images.known(image, owner)

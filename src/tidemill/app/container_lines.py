@@ -22,7 +22,7 @@ MOST_LINES = 1000
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """What was asked for, and by whom. `command` None: only its output is wanted."""
+    """What was asked for, and by whom. `command` None: only its output, from `offset` of its log on."""
 
     caller: Caller
     decision: Decision
@@ -33,6 +33,7 @@ class Line:
     size: tuple[int, int]
     digest: bytes  # of its password
     until: int
+    offset: int = 0
 
 
 class Lines:

@@ -19,6 +19,7 @@ from tidemill.domain.containers.plan import (
     ContainerRecord,
     ContainerState,
 )
+from tidemill.domain.containers.records import as_it_is
 from tidemill.domain.containers.status import GroupStatus
 from tidemill.domain.model import Event, JobState, Resource, Scope
 from tidemill.domain.serving.model import Provisioning
@@ -52,7 +53,7 @@ def properties_of(row: Resource, run: Resource | None, events: Sequence[Event]) 
     """ARM's `properties` of a group: as they were given, and what is computed."""
     status = group_status(row)
     given = decode_object(row.spec)
-    records = _records(status, run)
+    records = _records(run)
     containers = [
         {
             **one,
@@ -80,8 +81,14 @@ def properties_of(row: Resource, run: Resource | None, events: Sequence[Event]) 
     }
 
 
-def _records(status: GroupStatus, run: Resource | None) -> Mapping[str, ContainerRecord]:
-    return {one.name: one for one in job_status(run.status).containers} if run is not None else {}
+def _records(run: Resource | None) -> Mapping[str, ContainerRecord]:
+    """How the containers of a run are, by name; of one that has ended, too."""
+    if run is None:
+        return {}
+    status = job_status(run.status)
+    progress, state = status.progress, JobState(run.state)
+    ended = (progress.error.code if progress.error is not None else state.value) if state.final else ""
+    return {one.name: as_it_is(one, progress.attempt, ended, progress.ended_at) for one in status.containers}
 
 
 def _reach(row: Resource, status: GroupStatus) -> dict[str, Any]:
@@ -195,8 +202,7 @@ async def _summary(s: Services, row: Resource) -> dict[str, Any]:
         return newest_run(read, row), compute.uid if compute is not None else ""
 
     run, compute_uid = await s.store.read(look)
-    status, records = group_status(row), {}
-    records = _records(status, run)
+    status, records = group_status(row), _records(run)
     price = s.sizes.price(status.size, row.location)
     return {
         "name": row.key.name,
@@ -243,7 +249,7 @@ async def why(s: Services, scope: Scope, name: str) -> dict[str, Any]:
         events = await s.store.read(lambda read: read.last_events(run.uid, 1))
         reasons += [{"code": one.code, "message": one.message} for one in events]
     stopped = run is None or shown["running"] == STOPPED
-    for one in () if run is None or stopped else job_status(run.status).containers:
+    for one in () if stopped else _records(run).values():
         if one.now.state == RUNNING and one.ready and not one.restarts:
             continue
         last = next((event for event in reversed(one.events)), None)

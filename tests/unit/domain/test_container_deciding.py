@@ -19,7 +19,7 @@ from tidemill.domain.containers.deciding import (
     superseded,
 )
 from tidemill.domain.containers.plan import ContainerRecord
-from tidemill.domain.containers.records import ContainerNews, after, begun
+from tidemill.domain.containers.records import ContainerNews, after, as_it_is, begun
 from tidemill.domain.plan import JobError
 
 NOW = 10_000_000_000
@@ -185,3 +185,14 @@ def test_a_new_attempt_keeps_what_happened() -> None:
     assert (new.attempt, new.restarts, new.now.state) == (2, 0, "Waiting")
     assert new.before == before.now
     assert new.events == before.events
+
+
+def test_what_was_lost_with_its_node_does_not_run_any_more() -> None:
+    record = told(STARTED)
+    assert as_it_is(record, 1, "", None) == record
+    lost = as_it_is(record, 1, "NodeLost", 99)
+    assert (lost.now.state, lost.now.finished_at, lost.now.detail) == ("Terminated", 99, "NodeLost")
+    waits = as_it_is(record, 2, "", None)
+    assert (waits.now.state, waits.before) == ("Waiting", record.now)
+    ended = told(STARTED, ContainerNews("ended", 30, exit_code=0))
+    assert as_it_is(ended, 1, "Completed", 31) == ended

@@ -69,6 +69,17 @@ def after(record: ContainerRecord, news: ContainerNews) -> ContainerRecord:
     return record
 
 
+def as_it_is(record: ContainerRecord, attempt: int, ended: str, ended_at: int | None) -> ContainerRecord:
+    """A record as it holds while the run is at its attempt number `attempt`. `ended`: why the run is over, ""
+    while it is not: what was lost with its node never said how it ended."""
+    if record.attempt != attempt:
+        record = begun(record.name, attempt, record, probed=True)
+    if ended and record.now.state != TERMINATED:
+        gone = replace(record.now, state=TERMINATED, finished_at=ended_at, detail=ended)
+        return replace(record, now=gone, ready=False)
+    return record
+
+
 def _ended(now: ContainerState, news: ContainerNews) -> ContainerState:
     code = news.exit_code if news.signal is None else KILLED + news.signal
     failed = bool(code or news.reason)

@@ -147,10 +147,13 @@ async def _attach(ctx: Context) -> Response:
 async def _offer(ctx: Context, command: tuple[str, ...] | None, size: tuple[int, int]) -> Response:
     """A line that the password opens. Raises Conflict where the container does not run."""
     s, name, container = ctx.services, ctx.params["name"], ctx.params["container"]
-    await container_looking.target_of(s, ctx.scope, name, container)
+    target = await container_looking.target_of(s, ctx.scope, name, container)
+    offset = await container_looking.log_size(s, target.seen) if command is None else 0
 
     def make(digest: bytes, until: int) -> Line:
-        return Line(ctx.caller, ctx.decision, ctx.scope, name, container, command, size, digest, until)
+        return Line(
+            ctx.caller, ctx.decision, ctx.scope, name, container, command, size, digest, until, offset
+        )
 
     id, password = s.lines.add(s.clock.now(), make)
     address = f"{base_url(ctx)}{LINE.format(id=id)}"
@@ -186,7 +189,7 @@ async def _hold(talk: Talk, line: Line, target: Target) -> str:
         raise InvalidRequest(f"The password did not come within {BEGIN_S:g} s.") from None
     check_password(line, first if isinstance(first, str) else first.decode("utf-8", "replace"))
     if line.command is None:
-        return await first_of(_follow(talk, target.seen), _until_gone(talk))
+        return await first_of(_follow(talk, target.seen, line.offset), _until_gone(talk))
     wanted = looking.Begin(line.command, line.size, "xterm")
     inside = await entered(talk, target.node_id, target.task, wanted)
 
@@ -211,13 +214,9 @@ async def _hold(talk: Talk, line: Line, target: Target) -> str:
     return why
 
 
-async def _follow(talk: Talk, seen: Seen) -> str:
-    """What the container writes from now on, until its run has ended."""
-    s = talk.ctx.services
-    offset, decoder = (
-        await container_looking.log_size(s, seen),
-        codecs.getincrementaldecoder("utf-8")("replace"),
-    )
+async def _follow(talk: Talk, seen: Seen, offset: int) -> str:
+    """What the container writes from then on, until the line may not go on."""
+    s, decoder = talk.ctx.services, codecs.getincrementaldecoder("utf-8")("replace")
     while True:
         raw = await container_looking.read_on(s, seen, offset)
         offset += len(raw)
