@@ -125,7 +125,7 @@ class Request:
         for at, line in varied:
             name = likeness.names[at]
             if name == _LENGTH:
-                other.length = _number(line.partition(b":")[2].lstrip(b" \t"))
+                other.length = _number(line.partition(b":")[2].lstrip(b" \t").lower())
             elif name == _ID:
                 other.request_id = line.partition(b":")[2].strip(b" \t").lower()
         return other

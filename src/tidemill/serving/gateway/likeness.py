@@ -23,23 +23,22 @@ class Likeness:
     """`block`: a head that was read, well formed; `passed`: its fields that are passed on, lines of it in
     their order. `fixed`: lower-case names of fields among those whose value means more."""
 
-    __slots__ = ("_fixed", "_gone", "_lines", "_vary", "names")
+    __slots__ = ("_fixed", "_lines", "_passed", "_places", "_vary", "names")
 
     def __init__(self, block: bytes, passed: bytes, fixed: Collection[bytes]) -> None:
         self._lines = block.split(b"\r\n")
+        self._passed = passed.split(b"\r\n")  # the last is empty
         self._fixed = fixed
         self._vary: list[tuple[int, bytes]] = []  # lines known to differ, with their name and colon
-        kept = passed.split(b"\r\n")[:-1]
-        self.names: dict[int, bytes] = {}  # of the lines that are passed on, in lower case
-        gone = [len(self._lines) - 1, 0]
+        self._places: dict[int, int] = {}  # among those that are passed on
+        self.names: dict[int, bytes] = {}  # of those lines, in lower case
         for at, line in enumerate(self._lines[1:-2], 1):
-            if len(self.names) < len(kept) and kept[len(self.names)] == line:
+            place = len(self._places)
+            if line == self._passed[place]:
+                self._places[at] = place
                 self.names[at] = line.partition(b":")[0].lower()
-            else:
-                gone.append(at)
-        if len(self.names) != len(kept):  # they are not lines of it: nothing is like this one
+        if len(self._places) != len(self._passed) - 1:  # they are no lines of it: nothing is like this one
             self._lines = []
-        self._gone = sorted(gone, reverse=True)
 
     def read(self, block: bytes) -> tuple[bytes, Varied] | None:
         """-> (the fields of that head that are passed on, its lines that differ); None: it is not alike."""
@@ -56,11 +55,10 @@ class Likeness:
                 lines[at] = known[at]
         if lines != known:
             return self.read(block) if self._learn(lines) else None
+        passed = self._passed.copy()
         for at, line in varied:
-            lines[at] = line
-        for at in self._gone:
-            del lines[at]
-        return b"\r\n".join(lines), varied
+            passed[self._places[at]] = line
+        return b"\r\n".join(passed), varied
 
     def _learn(self, lines: list[bytes]) -> bool:
         """Other lines differ, too. -> whether they may."""
