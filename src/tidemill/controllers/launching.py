@@ -24,6 +24,7 @@ from tidemill.identity.tokens import ML_AUDIENCE
 # the control process refuses it once the job has ended.
 TOKEN_TTL_S = 7 * 24 * 3600
 TOKEN_MARGIN_S = 3600
+SERVICE_TOKEN_TTL_S = 365 * 24 * 3600  # an instance of a deployment runs for as long as it is wanted
 
 # Where the nodes of one job reach each other: they share this host.
 HOST = "127.0.0.1"
@@ -163,6 +164,12 @@ def _mounted(job: CommandJob, files: NodeFiles) -> tuple[str, ...]:
     return tuple(f"{files.root}/inputs/{name}" for name in names)
 
 
+def _token_life_s(plan: JobPlan) -> float:
+    if plan.service is not None:
+        return SERVICE_TOKEN_TTL_S
+    return min(TOKEN_TTL_S, (plan.job.timeout_s or TOKEN_TTL_S) + TOKEN_MARGIN_S)
+
+
 def shared_variables(s: Services, row: Resource, plan: JobPlan, attempt: Attempt) -> dict[str, str]:
     """The same for every rank."""
     scope = row.key.scope
@@ -170,7 +177,7 @@ def shared_variables(s: Services, row: Resource, plan: JobPlan, attempt: Attempt
         uid=row.uid,
         name=row.key.name,
         audience=ML_AUDIENCE,  # no address: the server may have others while the job runs
-        ttl_s=min(TOKEN_TTL_S, (plan.job.timeout_s or TOKEN_TTL_S) + TOKEN_MARGIN_S),
+        ttl_s=_token_life_s(plan),
         scope=scope,
         acts_as=plan.acts_as,
     )

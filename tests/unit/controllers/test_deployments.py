@@ -15,6 +15,7 @@ import pytest
 from world import OWNER, SCOPE, World
 
 from tidemill.app import (
+    access,
     assets,
     autoscale_settings,
     endpoints,
@@ -27,8 +28,8 @@ from tidemill.app.codec import job_status
 from tidemill.app.endpoint_rows import deployment_key, deployment_status
 from tidemill.app.storage import account_for
 from tidemill.controllers import serving
-from tidemill.domain.errors import InvalidRequest
-from tidemill.domain.model import JobState, Resource
+from tidemill.domain.errors import InvalidRequest, Unauthenticated
+from tidemill.domain.model import Caller, JobState, Resource
 from tidemill.domain.serving.deciding import Phase
 from tidemill.domain.serving.routes import Backend, Table
 from tidemill.engines.base import TaskKey, TaskSpec
@@ -154,6 +155,22 @@ async def test_deployed_it_answers_and_is_in_the_table(w: World) -> None:
         (one.nodes[0], one.id) for row in jobs_of(w) for one in w.read().attempts_of(row.uid)
     }
     assert len({i.node_id for i in w.intervals(kind="allocation")}) == 2
+
+
+async def test_its_token_lasts_as_long_as_it_is_wanted_and_ends_with_it(w: World) -> None:
+    issued: list[dict[str, Any]] = []
+    w.services.tokens.issue_job = lambda **given: issued.append(given) or "t"  # type: ignore[method-assign]
+    await w.start()
+    await deploy(w)
+    await settled(w)
+    assert [given["ttl_s"] for given in issued] == [365 * 24 * 3600]
+    (row,) = live(w)
+    caller = Caller(row.uid, row.key.name, "job", SCOPE, row.key.name)
+    await access.check_lives(w.services, caller)
+    await online_deployments.delete(w.services, OWNER, SCOPE, "ep1", "blue")
+    await until(w, lambda: state_of(w) == "gone")
+    with pytest.raises(Unauthenticated):
+        await access.check_lives(w.services, caller)
 
 
 async def test_a_model_folder_keeps_its_name(w: World) -> None:
