@@ -188,8 +188,18 @@ def test_a_stopped_group_has_no_node_and_costs_nothing(groups: Groups) -> None:
     groups.server.kill()
     groups.server.start()
     assert groups.get("lasting")["instanceView"]["state"] == "Stopped"
+    rotated = groups.server.cli("keys", "rotate", "--master")
+    assert rotated.returncode == 0, rotated.stderr
+    until(lambda: _master_keys(groups) == 1, what="everything sealed anew")
     assert groups.call("POST", "lasting/start")[0] == 202
     groups.until_state("lasting", "Running")
+    until(lambda: "web is up" in groups.logs("lasting", "web"))
+    assert asked(groups, "lasting") == b"hi hush-1"
+
+
+def _master_keys(groups: Groups) -> int:
+    found = groups.server.call("GET", "/api/v1/keys")[1]["value"]
+    return sum(one["kind"] == "master" for one in found)
 
 
 def test_roles(groups: Groups) -> None:

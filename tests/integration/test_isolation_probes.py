@@ -19,6 +19,7 @@ from pathlib import Path
 
 import probe_attacks
 import pytest
+from containergroups import Groups, python
 from jobserver import JobServer
 
 from pidspace import host_pids
@@ -283,3 +284,22 @@ def test_somebody_who_looks_inside_is_the_job(tier) -> None:
     assert (done.stdout, done.stderr, done.returncode) == (said, "", 0)
     server.cancel(where)
     server.wait(where)
+
+
+def test_a_container_group_where_nodes_have_a_network_of_their_own(tier) -> None:
+    name, server = tier
+    groups = Groups(server)
+    code = "open('/room/x', 'w').write('kept'); print(open('/room/x').read(), open('/keys/k').read())"
+    mounts = [{"name": "room", "mountPath": "/room"}, {"name": "keys", "mountPath": "/keys"}]
+    volumes = [{"name": "room", "emptyDir": {}}, {"name": "keys", "secret": {"k": "aHVzaA=="}}]
+    given = {"containers": [python("one", code, volumeMounts=mounts)], "volumes": volumes}
+    body = {"properties": {**given, "restartPolicy": "Never"}}
+    status, answer = groups.call("PUT", "tried", body)
+    if "plain" in name:
+        assert (status, answer["error"]["code"]) == (400, "NetworkMissing")
+        return
+    assert status == 201, answer
+    groups.until_state("tried", "Succeeded")
+    assert groups.logs("tried", "one") == "kept hush\n"
+    groups.call("DELETE", "tried")
+    groups.until_gone("tried")

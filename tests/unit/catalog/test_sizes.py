@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tidemill.catalog.sizes import GIB, PRICE_KINDS, Price, SizeCatalog
+from tidemill.catalog.sizes import GIB, PRICE_KINDS, PRICED_AS, Price, SizeCatalog, container_size
 from tidemill.domain.errors import InvalidRequest
 from tidemill.domain.model import Vector
 
@@ -67,6 +67,34 @@ def test_unknown_size_is_refused_with_names_that_exist(catalog: SizeCatalog, ask
         catalog.require(asked)
     assert repr(asked) in error.value.message
     assert hint in error.value.message
+
+
+@pytest.mark.parametrize(
+    ("milli", "memory", "name"),
+    [
+        (1000, GIB * 3 // 2, "Container_1_1.5"),
+        (250, GIB // 2, "Container_0.25_0.5"),
+        (64000, 256 * GIB, "Container_64_256.0"),
+    ],
+)
+def test_a_container_group_has_just_the_size_it_asks_for(
+    catalog: SizeCatalog, milli: int, memory: int, name: str
+):
+    assert container_size(milli, memory) == name
+    size = catalog.require(name)
+    assert (size.vector.cpu_milli, size.vector.memory, size.vector.gpus) == (milli, memory, 0)
+    assert name not in catalog.names()
+
+
+def test_a_container_group_costs_its_larger_share_of_a_listed_size(catalog: SizeCatalog):
+    listed = catalog.price(PRICED_AS, "westeurope")
+    for name, share in (("Container_1_1.5", 0.5), ("Container_0.5_8.0", 1.0), ("Container_2_8.0", 1.0)):
+        price = catalog.price(name, "West Europe")
+        assert price is not None
+        assert listed is not None
+        assert price.usd_hour == pytest.approx(listed.usd_hour * share)
+        assert price.basis.startswith("assumed")
+    assert catalog.price("Container_1_1.5", "atlantis") is None
 
 
 def test_list_is_what_the_region_offers(catalog: SizeCatalog):
