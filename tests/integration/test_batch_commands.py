@@ -4,6 +4,7 @@ pages about it."""
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -207,6 +208,9 @@ def test_pages_show_it_with_its_jobs_and_change_the_default(
     assert status == 200
     assert f'href="{pages.base}/jobs/scored"' in page
     assert "Mini-batches of" in page
+    model = re.search(r'id="model-weights" href="([^"]+)"', page)
+    assert model
+    assert f'href="{here}">reviews/weights' in pages.send("GET", model[1])[2]
     status, headers, _ = pages.send("POST", f"{here}/default", {"deployment": "count"})
     assert (status, headers["location"]) == (303, here)
     assert json.loads(run("endpoint", "show", "-n", "reviews", "-o", "json"))["default_deployment"] == "count"

@@ -5,16 +5,20 @@ So a label counts as the version that it was when the job was submitted.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tidemill.app.asset_rows import COMPONENTS
+from tidemill.app import batch_rows
+from tidemill.app.asset_rows import COMPONENTS, MODELS, version_id
 from tidemill.app.asset_usage import references
+from tidemill.app.batch_rows import BatchDeploymentStatus
 from tidemill.app.codec import decode_object, job_status
 from tidemill.app.endpoint_rows import DEPLOYMENTS, deployment_status
 from tidemill.app.times import iso
 from tidemill.catalog.curated import PREFIX
+from tidemill.data.uris import AssetId, AssetName, RegistryUri, parse_uri
+from tidemill.domain.errors import InvalidRequest
 from tidemill.domain.model import Resource, Scope
 from tidemill.domain.plan import JobPlan, Place, PlannedEnvironment
 from tidemill.domain.serving.plan import DeploymentPlan
@@ -27,7 +31,7 @@ SHOWN = 20
 @dataclass(frozen=True, slots=True)
 class Uses:
     """`jobs`: {name, display_name, status, at, how} of the newest SHOWN of those looked at; `further`: how
-    many more there are. `deployments`: {endpoint, deployment, state}."""
+    many more there are. `deployments`: {kind: "online" | "batch", endpoint, deployment, state}."""
 
     jobs: tuple[dict[str, Any], ...]
     further: int
@@ -44,7 +48,8 @@ def of_bytes(read: Read, scope: Scope, place: Place | None, name: str, version: 
     def serves(plan: DeploymentPlan) -> bool:
         return plan.model is not None and (plan.model.name, plan.model.version) == (name, version)
 
-    return _uses(read, scope, how, serves)
+    mine = version_id(scope, MODELS, name, version).casefold()
+    return _uses(read, scope, how, serves, lambda given: given.model.casefold() == mine)
 
 
 def of_environment(read: Read, scope: Scope, name: str, version: str) -> Uses:
@@ -60,6 +65,7 @@ def of_environment(read: Read, scope: Scope, name: str, version: str) -> Uses:
         scope,
         lambda row, plan: "runs in it" if same(plan.environment) else "",
         lambda plan: bool(plan.spec.environment_id) and same(plan.environment),
+        lambda given: _names(given.environment, names, version),
     )
 
 
@@ -70,7 +76,7 @@ def of_component(read: Read, scope: Scope, name: str, version: str) -> Uses:
         named = (one for one in references(decode_object(row.spec)) if one.kind is COMPONENTS)
         return "has it" if any((one.name, one.version) == (name, version) for one in named) else ""
 
-    return _uses(read, scope, how, lambda plan: False)
+    return _uses(read, scope, how, lambda plan: False, lambda given: False)
 
 
 def _same(one: Place | None, other: Place | None) -> bool:
@@ -84,14 +90,31 @@ def _uses(
     scope: Scope,
     how: Callable[[Resource, JobPlan], str],
     serves: Callable[[DeploymentPlan], bool],
+    takes: Callable[[BatchDeploymentStatus], bool],
 ) -> Uses:
     jobs = list(_jobs(read, scope, how))
-    deployments = tuple(
-        {"endpoint": row.key.parent, "deployment": row.key.name, "state": row.state}
-        for row in read.find(ResourceQuery(DEPLOYMENTS, scope, ascending=True))
-        if serves(deployment_status(row).plan)
+    online = read.find(ResourceQuery(DEPLOYMENTS, scope, ascending=True))
+    batch = read.find(ResourceQuery(batch_rows.DEPLOYMENTS, scope, ascending=True))
+    deployments = (
+        *(_deployment("online", row) for row in online if serves(deployment_status(row).plan)),
+        *(_deployment("batch", row) for row in batch if takes(batch_rows.status_of(row))),
     )
     return Uses(tuple(jobs[:SHOWN]), len(jobs[SHOWN:]), deployments)
+
+
+def _deployment(kind: str, row: Resource) -> dict[str, Any]:
+    return {"kind": kind, "endpoint": row.key.parent, "deployment": row.key.name, "state": row.state}
+
+
+def _names(given: str, names: Collection[str], version: str) -> bool:
+    """Whether a reference to an environment means one of these. A label is taken for none."""
+    try:
+        uri = parse_uri(given)
+    except InvalidRequest:
+        return False
+    if not isinstance(uri, AssetName | AssetId | RegistryUri):
+        return False
+    return uri.name.casefold() in names and version in ("", uri.version)
 
 
 def _jobs(read: Read, scope: Scope, how: Callable[[Resource, JobPlan], str]) -> Iterator[dict[str, Any]]:
