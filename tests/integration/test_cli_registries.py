@@ -1,4 +1,4 @@
-"""Registries, archiving and diagnose from the command line, against a real server."""
+"""Registries, connections, changes of assets and diagnose from the command line, against a real server."""
 
 from __future__ import annotations
 
@@ -141,6 +141,74 @@ def test_what_a_component_names_must_be_where_it_goes(server):
         code, _, told = tidemill(server, *share)
         assert code != 0
         assert said in told
+
+
+CONNECTION = """\
+name: images
+type: container_registry
+target: registry.example
+credentials: {type: username_password, username: bob, password: hidden1}
+"""
+
+
+def test_a_connection_keeps_its_secrets(server, tmp_path):
+    (tmp_path / "images.yml").write_text(CONNECTION)
+    code, made, said = tidemill(
+        server, "connection", "create", "-f", "images.yml", "-o", "json", cwd=tmp_path
+    )
+    assert code == 0, said
+    shown = json.loads(made)
+    assert (shown["type"], shown["target"], shown["auth_type"]) == (
+        "container_registry",
+        "registry.example",
+        "UsernamePassword",
+    )
+    for words in (("list",), ("show", "-n", "images")):
+        assert "hidden1" not in tidemill(server, "connection", *words, "-o", "json")[1]
+    asked = tidemill(server, "connection", "show", "-n", "images", "--populate-secrets", "-o", "json")[1]
+    assert json.loads(asked)["credentials"] == {"username": "bob", "password": "hidden1"}
+    (tmp_path / "wrong.yml").write_text(CONNECTION.replace("password: h", "pasword: h"))
+    code, _, said = tidemill(server, "connection", "create", "-f", "wrong.yml", cwd=tmp_path)
+    assert code == 2
+    assert "unknown key 'pasword' in credentials. Did you mean 'password'?" in said
+    assert tidemill(server, "connection", "delete", "-n", "images", "--yes")[0] == 0
+    assert tidemill(server, "connection", "show", "-n", "images")[0] == 3
+
+
+def test_stage_and_tags_of_a_version_change_and_nothing_else(server):
+    change = ("model", "update", "-n", "digits", "-v", "3", "-o", "json", "--set", "stage=Production")
+    code, changed, said = tidemill(server, *change, "--set", "tags.team=vision")
+    assert code == 0, said
+    found = json.loads(changed)
+    assert (found["stage"], found["tags"]) == ("Production", {"team": "vision"})
+    again = json.loads(tidemill(server, *change[:-1], "tags.b=c")[1])
+    assert again["tags"] == {"team": "vision", "b": "c"}
+    code, _, said = tidemill(server, *change[:-1], "path=x")
+    assert code == 2
+    assert "what changes of a model asset is description, stage, tags.NAME" in said
+
+
+SPARK = """\
+type: spark
+name: spark_it
+version: "1"
+code: src
+entry: {file: main.py}
+inputs: {lr: {type: number}}
+args: --lr ${{inputs.lr}}
+conf: {spark.driver.cores: 1}
+"""
+
+
+def test_a_spark_component_is_kept(server, tmp_path):
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "main.py").write_text("print()\n")
+    (tmp_path / "spark.yml").write_text(SPARK)
+    code, _, said = tidemill(server, "component", "create", "-f", "spark.yml", cwd=tmp_path)
+    assert code == 0, said
+    status, kept = server.arm("GET", "components/spark_it/versions/1")
+    assert status == 200
+    assert kept["properties"]["componentSpec"]["conf"] == {"spark.driver.cores": 1}
 
 
 def test_archiving_says_who_goes_on(server):

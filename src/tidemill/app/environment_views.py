@@ -34,7 +34,7 @@ def curated_detail(found: CuratedEnvironment) -> dict[str, Any]:
     return {
         "name": found.azure_name,
         "version": found.version,
-        "description": " ".join(found.notes()),
+        "description": "",  # what is to be said of it is among the notes of its state
         "tags": {},
         "archived": False,
         "name_archived": False,

@@ -53,6 +53,7 @@ COMMANDS = {
     "component": (_ROOM + "assets:component", "Components: steps that pipelines are made of."),
     "tracking": (_ROOM + "tracking:tracking", "MLflow's runs and metrics, and their export."),
     "datastore": (_ROOM + "datastore:datastore", "Where data lies."),
+    "connection": (_ROOM + "connection:connection", "How a workspace reaches something outside."),
     "secret": (_ROOM + "secret:secret", "Values for jobs that nobody sees."),
     "keys": (_ROOM + "keys:keys", "The home's own keys, and their rotation."),
     "backup": (_ROOM + "backup:backup", "Everything of a home in one file, and a home of such a file."),

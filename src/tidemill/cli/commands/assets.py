@@ -133,6 +133,7 @@ def _make(kind: Kind) -> Group:
     _make_create(made, kind)
     _make_list(made, kind)
     _make_show(made, kind)
+    _make_update(made, kind)
     _make_archive(made, kind, True)
     _make_archive(made, kind, False)
     _make_share(made, kind)
@@ -257,6 +258,44 @@ def _make_show(made: Group, kind: Kind) -> None:
         _REGISTRY,
     ]
     command(made, "show", f"tidemill {kind.name} show --name NAME --version 1")(_with(show, options))
+
+
+def _make_update(made: Group, kind: Kind) -> None:
+    changeable = ("description", "stage") if kind.name == "model" else ("description",)
+
+    def update(session: Session, name: str, version: str | None, settings: tuple[str, ...]) -> None:
+        path = _container(session, kind, name) + (f"/versions/{segment(version)}" if version else "")
+        current = session.client.get(path, {"api-version": kind.api})
+        properties: dict[str, Any] = dict(current.get("properties") or {})
+        properties["tags"] = dict(properties.get("tags") or {})
+        for setting in settings:
+            field, equals, value = setting.partition("=")
+            if equals and field in changeable and (version or field != "stage"):
+                properties[field] = value
+            elif equals and field.startswith("tags."):
+                properties["tags"][field.removeprefix("tags.")] = value
+            else:
+                words = ", ".join([*changeable, "tags.NAME"])
+                raise CliError(
+                    f"--set {setting}: what changes of {_article(kind)} asset is {words}"
+                    f"{'' if version else ' (a stage with --version)' * (kind.name == 'model')}.",
+                    USAGE,
+                    "UsageError",
+                )
+        changed = session.client.call("PUT", path, {"properties": properties}, {"api-version": kind.api})
+        print_item(session, entity(changed))
+
+    words = ", stage or tags" if kind.name == "model" else " or tags"
+    update.__doc__ = f"Change description{words} of a version; without --version, of the name."
+    options = [
+        click.option("--name", "-n", required=True, help="Name."),
+        click.option("--version", "-v", help="Version."),
+        click.option(
+            "--set", "settings", multiple=True, required=True, metavar="KEY=VALUE", help="Repeatable."
+        ),
+    ]
+    example = f"tidemill {kind.name} update --name NAME --version 1 --set tags.team=vision"
+    command(made, "update", example)(_with(update, options))
 
 
 def _make_archive(made: Group, kind: Kind, archived: bool) -> None:

@@ -51,7 +51,7 @@ def job_in(document: Document) -> Spec:
     if isinstance(document.data, dict) and data is not None:
         is_pipeline = str(document.data.get("type")) == "pipeline"
         (check_pipeline if is_pipeline else _check_job)(document, data, problems)
-    return _done(data, document, problems)
+    return finished(data, document, problems)
 
 
 def load_compute(path: Path, settings: tuple[str, ...] = (), shown: str | None = None) -> Spec:
@@ -67,7 +67,7 @@ def load_compute(path: Path, settings: tuple[str, ...] = (), shown: str | None =
                     f"min_instances {least} is more than max_instances {most}.",
                 )
             )
-    return _done(data, document, problems)
+    return finished(data, document, problems)
 
 
 def load_environment(path: Path, settings: tuple[str, ...] = (), shown: str | None = None) -> Spec:
@@ -87,7 +87,7 @@ def load_environment(path: Path, settings: tuple[str, ...] = (), shown: str | No
     data = _check(ENVIRONMENT, document, problems)
     if data is not None:
         check_environment_mapping(document, data, (), problems)
-    return _done(data, document, problems)
+    return finished(data, document, problems)
 
 
 def load_data(path: Path, settings: tuple[str, ...] = (), shown: str | None = None) -> Spec:
@@ -101,13 +101,13 @@ def load_model(path: Path, settings: tuple[str, ...] = (), shown: str | None = N
 def load_datastore(path: Path, settings: tuple[str, ...] = (), shown: str | None = None) -> Spec:
     document = _read(path, settings, shown)
     problems: list[Problem] = []
-    return _done(_check(DATASTORE, document, problems), document, problems)
+    return finished(_check(DATASTORE, document, problems), document, problems)
 
 
 def load_workspace(path: Path, settings: tuple[str, ...] = (), shown: str | None = None) -> Spec:
     document = _read(path, settings, shown)
     problems: list[Problem] = []
-    return _done(_check(WORKSPACE, document, problems), document, problems)
+    return finished(_check(WORKSPACE, document, problems), document, problems)
 
 
 def from_flags(kind: str, data: dict[str, Any]) -> Spec:
@@ -135,7 +135,7 @@ def from_flags(kind: str, data: dict[str, Any]) -> Spec:
         check_environment_mapping(document, checked, (), problems)
     if checked is not None and kind in ("data", "model") and checked.get("path"):
         references.check_data(document, checked["path"], ("path",), problems, checked.get("type", ""))
-    return _done(checked, document, problems)
+    return finished(checked, document, problems)
 
 
 def _load_asset(kind: Kind, path: Path, settings: tuple[str, ...], shown: str | None) -> Spec:
@@ -144,7 +144,7 @@ def _load_asset(kind: Kind, path: Path, settings: tuple[str, ...], shown: str | 
     data = _check(kind, document, problems)
     if data is not None and data.get("path"):
         references.check_data(document, data["path"], ("path",), problems, data.get("type", ""))
-    return _done(data, document, problems)
+    return finished(data, document, problems)
 
 
 def _read(path: Path, settings: tuple[str, ...], shown: str | None) -> Document:
@@ -169,7 +169,8 @@ def _check(kind: Kind, document: Document, problems: list[Problem]) -> Any:
     return check(kind, document, document.data, (), problems)
 
 
-def _done(data: Any, document: Document, problems: list[Problem]) -> Spec:
+def finished(data: Any, document: Document, problems: list[Problem]) -> Spec:
+    """Raises YamlError with all problems."""
     if problems:
         raise YamlError(problems)
     return Spec(data, document)

@@ -35,7 +35,7 @@ from tidemill.cli.yaml.sweep_schemas import SWEEP_JOB, TRIAL
 
 _TYPES = (*DATA_TYPES, *MODEL_TYPES, *LITERAL_TYPES)
 STEPS_NOT_OFFERED = ("spark", "automl", "data_transfer", "import", "finetuning")
-COMPONENTS_NOT_OFFERED = ("sweep", "spark", "automl", "data_transfer", "import")
+COMPONENTS_NOT_OFFERED = ("sweep", "automl", "data_transfer", "import")
 
 _INPUTS = Field(Mapping(Either(scalar=Literal(), record=INPUT, nothing=True), "input"))
 _OUTPUTS = Field(Mapping(Either(scalar=Text(), record=OUTPUT, nothing=True), "output"))
@@ -267,6 +267,18 @@ COMPONENT = Tagged(
                 **_BATCHES,
                 "task": Field(TASK, required=True),
                 "input_data": Field(Text(), required=True),
+            },
+        ),
+        # Kept as it is; a step of it is refused.
+        "spark": Record(
+            "a spark component",
+            {
+                **_KEPT,
+                "code": Field(Text()),
+                "entry": Field(Free(), required=True),
+                "args": Field(Text()),
+                "environment": Field(Either(scalar=Text(), record=INLINE_ENVIRONMENT)),
+                **{key: Field(Free()) for key in ("py_files", "jars", "files", "archives", "conf")},
             },
         ),
     },
