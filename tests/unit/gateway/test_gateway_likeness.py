@@ -67,7 +67,7 @@ def read(how: Callable[[], Request | None]) -> Request | str | None:
         return f"{error.status} {error.message}"
 
 
-@settings(max_examples=600)
+@settings(max_examples=300)
 @given(pairs("POST /x?a=1 HTTP/1.1"))
 @example(
     (
@@ -94,7 +94,7 @@ def test_requests(heads: tuple[bytes, list[bytes]]) -> None:
     assert request.fields == Request(head).fields, "the first is as it was"
 
 
-@settings(max_examples=600)
+@settings(max_examples=300)
 @given(pairs("HTTP/1.1 200 OK"))
 def test_answers(heads: tuple[bytes, list[bytes]]) -> None:
     head, others = heads
