@@ -74,7 +74,7 @@ def made(run: Any) -> dict[str, str]:
 def test_the_example_is_shown(run: Any, made: dict[str, str]) -> None:
     assert "mferp/managementfrontend" in made["endpoint"]
     assert "reviews/weights, the default" in made["weights"]
-    assert "2 files, 2 at once a node, 60 s each, 2 more tries" in made["weights"]
+    assert "of 2, 2 at once a node, 60 s each, 2 more tries" in made["weights"]
     assert "pipeline component azureml_anonymous:" in made["count"]
     (found,) = json.loads(run("endpoint", "list", "--output", "json"))
     assert (found["default_deployment"], found["deployment_names"]) == ("weights", ["weights", "count"])
@@ -193,7 +193,7 @@ def test_validate_and_update(server: JobServer, run: Any, made: dict[str, str], 
     done = server.cli("validate", "-f", "flow.yml", cwd=files)
     assert "is valid: batch deployment count" in done.stdout, done.stderr
     said = run("deployment", "update", "-e", "reviews", "-n", "weights", "--mini-batch-size", "3")
-    assert "3 files, 2 at once a node" in said
+    assert "of 3, 2 at once a node" in said
     assert "No batch" not in run("endpoint", "update", "-n", "reviews", "--tags", "a=b")
 
 

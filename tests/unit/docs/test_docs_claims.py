@@ -221,6 +221,20 @@ def test_yaml_of_the_tutorials_is_read(tmp_path: Any) -> None:
     assert seen >= 5
 
 
+def test_the_batch_tutorial_shows_the_files_of_its_example() -> None:
+    from tidemill.cli.yaml import batch_load
+
+    example = ROOT / "examples" / "batch-reviews"
+    page = (DOCS / "tutorials" / "batch-endpoints.md").read_text("utf-8")
+    for name in ("deployment.yml", "flow.yml", "inputs.yml"):
+        assert f"```yaml\n{(example / name).read_text('utf-8')}```" in page, name
+    assert (example / "score" / "score.py").read_text("utf-8").split("\n\n\n", 1)[1] in page
+    batch_load.load_endpoint(example / "endpoint.yml")
+    for name in ("deployment.yml", "flow.yml"):
+        batch_load.load_deployment(example / name)
+    batch_load.call_in(batch_load.load_call(example / "inputs.yml", ()))
+
+
 def test_scripts_named_exist() -> None:
     for page in PAGES:
         for name in re.findall(

@@ -358,7 +358,7 @@ def _print_deployment(session: Session, above: str, name: str) -> None:
             ("environment", str(found["environment"])),
             (
                 "mini-batches",
-                f"{found['mini_batch_size']} files, {found['max_concurrency_per_instance']} at once a node, "
+                f"of {found['mini_batch_size']}, {found['max_concurrency_per_instance']} at once a node, "
                 f"{found['timeout_s']:g} s each, {found['max_retries']} more tries",
             ),
             ("errors", "any number of items" if errors < 0 else f"at most {errors} items"),
