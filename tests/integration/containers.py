@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +38,12 @@ def ask(pid: int, path: str, body: str = "") -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
-def scored(pid: int, body: str, what: str) -> Any:
-    """What a container answers once it is ready."""
-    until(lambda: ask(pid, "/") is not None, 60, f"{what} ready")
+def scored(pid: int, body: str, log: Callable[[], str]) -> Any:
+    """What a container answers once it is ready. `log`: what it said, for a failure."""
+    try:
+        until(lambda: ask(pid, "/") is not None, 30, "an answer")
+    except AssertionError as error:
+        raise AssertionError(f"{error}: {log()}") from None
     return json.loads(ask(pid, "/score", body) or "null")
 
 
@@ -50,12 +53,14 @@ class Podman:
         self._containers: list[str] = []
 
     def __call__(self, *words: str, check: bool = True) -> str:
-        argv = ["podman", "--root", f"{self._folder}/root", "--runroot", f"{self._folder}/run"]
-        argv += ["--storage-driver", "vfs", "--cgroup-manager", "cgroupfs", "--events-backend", "none"]
-        argv += ["--runtime", shutil.which("runc") or "runc", *words]
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(self._argv(*words), capture_output=True, text=True, timeout=120)
         assert not check or done.returncode == 0, done.stderr
         return done.stdout.strip()
+
+    def _argv(self, *words: str) -> list[str]:
+        argv = ["podman", "--root", f"{self._folder}/root", "--runroot", f"{self._folder}/run"]
+        argv += ["--storage-driver", "vfs", "--cgroup-manager", "cgroupfs", "--events-backend", "none"]
+        return [*argv, "--runtime", shutil.which("runc") or "runc", *words]
 
     def start(self, image: str) -> int:
         """-> the process in it. Limits of this host, since podman asks for more than it may give."""
@@ -64,7 +69,8 @@ class Podman:
         return int(self("inspect", "-f", "{{.State.Pid}}", self._containers[-1]))
 
     def logs(self) -> str:
-        return self("logs", self._containers[-1])
+        argv = ["sh", "-c", 'exec "$@" 2>&1', "sh", *self._argv("logs", self._containers[-1])]
+        return subprocess.run(argv, capture_output=True, text=True, timeout=60).stdout
 
     def run(self, *words: str) -> str:
         """In the container that was started last."""

@@ -55,6 +55,10 @@ class Place:
                         "score.py", "--env", "UNIT=points", "-o", "json", *words)  # fmt: skip
         return json.loads(made)
 
+    def state(self, name: str) -> str:
+        found = json.loads(self.cli("package", "list", "-o", "json"))
+        return next((one["state"] for one in found if one["name"] == name), "")
+
 
 def answer(port: int) -> Any:
     """None: it is not ready."""
@@ -72,11 +76,12 @@ def answer(port: int) -> Any:
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     work = tmp_path_factory.mktemp("package")
+    work.chmod(0o755)  # the server is a user of its own
     (work / "code").mkdir()
     (work / "code" / "score.py").write_text(SCORE)
     (work / "code" / "scale.py").write_text("def by(number): return number * 10\n")
     (work / "weights.json").write_text("[1, 10, 100]")
-    server = JobServer(tmp_path_factory.mktemp("home") / "h", images="use")
+    server = JobServer(tmp_path_factory.mktemp("home") / "h", images="use", image_folders=[str(work)])
     server.start()
     try:
         made = Place(server, work)
@@ -120,7 +125,7 @@ def test_serve_answers_the_same(place: Place) -> None:
 
 def test_runc_runs_it(place: Place, first: dict[str, Any], tmp_path: Path) -> None:
     with runc(place.work / "layout", tmp_path) as pid:
-        assert scored(pid, REQUEST, "runc's container") == ANSWER
+        assert scored(pid, REQUEST, (tmp_path / "log").read_text) == ANSWER
         status = Path(f"/proc/{pid}/status").read_text()
         assert "Uid:\t1000\t1000" in status
         assert os.readlink(f"/proc/{pid}/exe").startswith("/opt/python/bin/python3")
@@ -132,7 +137,7 @@ def test_podman_runs_it_and_loads_it_as_an_archive(
     with podman() as pod:
         image = pod("pull", "-q", f"oci:{place.work}/layout")
         pid = pod.start(image)
-        assert scored(pid, REQUEST, "podman's container") == ANSWER
+        assert scored(pid, REQUEST, pod.logs) == ANSWER
         assert pod.run("python", "-m", "pip", "--version").startswith("pip ")
         checks = "import ssl, sqlite3, ctypes, zlib, bz2, lzma, hashlib, socket; print(ssl.OPENSSL_VERSION)"
         assert pod.run("python", "-c", checks).startswith("OpenSSL")
@@ -190,6 +195,32 @@ def test_a_deployment_here_runs_it(place: Place, first: dict[str, Any]) -> None:
     place.cli("endpoint", "delete", "--name", "packed", "--yes")
 
 
+def test_an_environment_in_an_image_keeps_its_layers(
+    place: Place, first: dict[str, Any], tmp_path: Path
+) -> None:
+    """The image is the package from before: it has a Python and a C library, as any other."""
+    if os.geteuid() != 0:
+        need("needs root: runc, whose containers need control groups")
+    need_programs("bwrap")
+    image = f"oci:{place.work}/layout"
+    place.cli("environment", "create", "--name", "based", "--image", image, "--conda-file", "conda.yml")
+    made = place.package("-e", "based:1", "--name", "second", "-p", "second")
+    assert "one layer" not in str(made["notes"])
+    index = json.loads((place.work / "second" / "index.json").read_bytes())
+    blobs = place.work / "second" / "blobs" / "sha256"
+    manifest = json.loads((blobs / index["manifests"][0]["digest"].removeprefix("sha256:")).read_bytes())
+    below = [layer["digest"] for layer in first["layers"]]
+    assert [layer["digest"] for layer in manifest["layers"]][:3] == below
+    assert manifest["annotations"]["org.opencontainers.image.base.digest"] == first["digest"]
+    with runc(place.work / "second", tmp_path) as pid:
+        assert scored(pid, REQUEST, (tmp_path / "log").read_text) == ANSWER
+    refused = place.cli(
+        "model", "package", "weights:1", "-e", "based:1", "--format", "wheelhouse", fails=True
+    )
+    assert "of which wheels are only a part" in refused
+    place.cli("package", "delete", "--name", "second", "--version", "1", "--yes")
+
+
 def test_a_wheelhouse_installs_without_a_network_and_serves(place: Place) -> None:
     made = place.package("--name", "wheels", "--format", "wheelhouse", "-p", "wheels")
     assert (made["format"], made["image"], made["digest"]) == ("wheelhouse", None, None)
@@ -242,6 +273,38 @@ def test_what_cannot_be_packaged_is_refused_with_the_reason(
 ) -> None:
     assert told in place.cli("model", "package", *words, fails=True)
     assert all(one["state"] != "Creating" for one in json.loads(place.cli("package", "list", "-o", "json")))
+
+
+@pytest.mark.kill
+def test_a_kill_while_it_is_made_leaves_nothing_and_it_is_made(place: Place, first: dict[str, Any]) -> None:
+    server, making = place.server, place.server.home / "images" / ".packages"
+    (place.work / "big.bin").write_bytes(os.urandom(48 << 20))
+    place.cli("model", "create", "--name", "big", "--path", "big.bin", "--type", "custom_model")
+    words = [str(Path(sys.executable).with_name("tidemill")), "--home", str(server.home), "model", "package",
+             "big:1", "-e", "plain:1", "--code", "code", "--entry-script", "score.py"]  # fmt: skip
+    asked = subprocess.Popen(words, cwd=place.work, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    until(lambda: list(making.glob("make-*/layout/blobs/sha256/.layer-*")), 60, "a layer half written")
+    server.kill()
+    asked.wait(60)
+    server.start()
+    until(lambda: place.state("big-package") == "Succeeded", 60, "the package")
+    assert list(making.iterdir()) == []
+    place.cli("package", "delete", "--name", "big-package", "--version", "1", "--yes")
+
+
+def test_a_package_that_is_deleted_while_it_is_made_is_gone(place: Place, first: dict[str, Any]) -> None:
+    making = place.server.home / "images" / ".packages"
+    path = f"{place.server.workspace}/models/big/versions/1/package?api-version=2023-08-01-preview"
+    body = {
+        "targetEnvironmentId": "gone",
+        "baseEnvironmentSource": {"resourceId": f"{place.server.workspace}/environments/plain/versions/1"},
+    }
+    status, _ = place.server.call("POST", path, body)
+    assert status == 202
+    until(lambda: list(making.glob("make-*/layout/blobs/sha256/.layer-*")), 60, "a layer half written")
+    place.cli("package", "delete", "--name", "gone", "--version", "1", "--yes")
+    until(lambda: not list(making.iterdir()), 20, "the end of what was being made")
+    assert place.state("gone") == ""
 
 
 def test_made_anew_it_is_the_same_bytes(place: Place, first: dict[str, Any]) -> None:

@@ -75,6 +75,12 @@ async def begin(
             "deploy that, or package with an environment of packages.",
             _ENVIRONMENT,
         )
+    if environment.in_image and spec.format != OCI:
+        raise NotOffered(
+            f"Environment {environment.label} is built in an image, of which wheels are only a part: "
+            "package it with --format oci.",
+            "format",
+        )
     _check_serves(planned_model, spec)
     if code is not None:
         await asyncio.to_thread(_check_script, s, code, spec.script)

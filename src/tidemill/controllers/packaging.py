@@ -19,21 +19,23 @@ from typing import Any
 
 import msgspec
 
-from tidemill.app import images, package_images, scoring_side
+from tidemill.app import images, package_images, scoring_side, surroundings
 from tidemill.app.instances import staged_model
 from tidemill.app.package_rows import LAYERS, container_of, package_status
 from tidemill.app.services import Services
+from tidemill.controllers import package_bases
 from tidemill.controllers.serving import SOURCES
 from tidemill.data.blobmodel import BlobProperties
-from tidemill.domain.errors import Conflict, InvalidRequest, NotOffered, OutOfSpace, TidemillError
+from tidemill.domain.errors import Conflict, InvalidRequest, OutOfSpace, TidemillError
 from tidemill.domain.model import Resource
-from tidemill.domain.plan import Place
+from tidemill.domain.plan import Place, PlannedEnvironment
 from tidemill.domain.serving.packaging import OCI, KeptLayer, PackagePlan, PackageStatus
 from tidemill.environments import tree
 from tidemill.environments.built import BuiltEnvironment
 from tidemill.environments.images.manifest import host_architecture
 from tidemill.environments.process import run
 from tidemill.packaging.assembling import APPLICATION, FORMAT
+from tidemill.packaging.pythons import ENVIRONMENT
 
 _layer = msgspec.json.Decoder(KeptLayer)
 Tell = Callable[[str], Awaitable[None]]
@@ -58,31 +60,34 @@ class Making:
 
     async def run(self) -> Packed:
         """Raises TidemillError, OSError. Cancelled: its process is gone, and so are its files here."""
-        environment = await self._environment()
+        planned, built = await self._environment()
         folder = await asyncio.to_thread(self._folder)
         try:
+            base = None
+            if planned.in_image:
+                base = await package_bases.base_of(self._s, self._row.key.scope, planned, built, folder)
+                self._notes += base.notes
             await asyncio.to_thread(self._stage, folder)
-            order, keys = await asyncio.to_thread(self._order, folder, environment)
+            order, keys = await asyncio.to_thread(self._order, folder, planned, built, base)
             made = await self._work(order, folder)
             return await asyncio.to_thread(self._keep, folder, made, keys)
         finally:
             await asyncio.shield(asyncio.to_thread(tree.remove_tree, folder))
 
-    async def _environment(self) -> BuiltEnvironment:
-        planned = self._plan.environment
-        if planned.in_image:
-            raise NotOffered(
-                f"Environment {planned.label} is built in an image, which is not packaged yet: use one whose "
-                "base is the host.",
-                "baseEnvironmentSource.resourceId",
-            )
+    async def _environment(self) -> tuple[PlannedEnvironment, BuiltEnvironment | None]:
+        """-> (it, ready; what was built, None: its image has everything)."""
+        s, planned = self._s, self._plan.environment
         await self._tell(f"Environment {planned.label} is made ready.")
-        built = await self._s.environments.ensure(images.spec_of(planned), _unheard)
-        self._notes += built.notes
-        why = await scoring_side.settle(self._s, planned, _unheard)
-        if why:
-            self._notes.append(f"Its scoring server does without uvloop and orjson: {why}")
-        return built
+        if not planned.in_image:
+            built = await s.environments.ensure(images.spec_of(planned), _unheard)
+            self._notes += built.notes
+            why = await scoring_side.settle(s, planned, _unheard)
+            if why:
+                self._notes.append(f"Its scoring server does without uvloop and orjson: {why}")
+            return planned, built
+        planned, notes = await images.prepare(s, self._row.key.scope, planned, _unheard)
+        self._notes += notes
+        return planned, surroundings.built_environment(s, planned)
 
     def _folder(self) -> Path:
         self._s.images.prepare()
@@ -103,13 +108,23 @@ class Making:
 
     # the order
 
-    def _order(self, folder: Path, built: BuiltEnvironment) -> tuple[dict[str, Any], dict[str, str]]:
+    def _order(
+        self,
+        folder: Path,
+        planned: PlannedEnvironment,
+        built: BuiltEnvironment | None,
+        base: package_bases.Base | None,
+    ) -> tuple[dict[str, Any], dict[str, str]]:
         """-> (for the process, the names under which its layers are kept)."""
         plan, spec = self._plan, self._plan.spec
         model = staged_model(plan.model)
-        program = os.path.realpath(built.python)
+        if base is not None:
+            program = package_bases.brought_along(self._s, built)
+        else:
+            assert built is not None
+            program = os.path.realpath(built.python)
         side = scoring_side.folder_of(self._s, plan.environment)
-        keys = _keys(program, built, side) if spec.format == OCI else {}
+        keys = _keys(program, planned, built, side, base) if spec.format == OCI else {}
         order: dict[str, Any] = {
             "format": spec.format,
             "layout": str(folder / "layout"),
@@ -118,32 +133,43 @@ class Making:
             "reference": f"{spec.name.lower()}:{spec.version}",
             "server": str(SOURCES),
             "python": program,
-            "environment": str(built.path),
-            "version": built.python_version,
+            "environment": str(built.path) if built is not None else "",
+            "version": built.python_version if built is not None else "",
+            # An image may be a package itself: its own environment stays where it is.
+            "place": ENVIRONMENT if base is None or built is None else f"{ENVIRONMENT}-{built.digest[:8]}",
             "side": str(side) if side is not None else "",
             "code": str(folder / "work" / "code") if plan.code is not None else "",
             "script": spec.script,
             "model": str(folder / "work" / "model"),
             "model_folder": spec.mount or f"{APPLICATION}/{model.folder}",
             "model_name": model.name,
-            "variables": {**dict(plan.environment.variables), **dict(spec.variables)},
-            "annotations": self._annotations(built),
+            "variables": {**dict(planned.variables), **dict(spec.variables)},
+            "annotations": self._annotations(built, planned),
             "known": {name: asdict(layer) for name, layer in self._known(keys).items()},
+            "base": base.order if base is not None else None,
         }
         return order, keys
 
-    def _annotations(self, built: BuiltEnvironment) -> dict[str, str]:
+    def _annotations(self, built: BuiltEnvironment | None, planned: PlannedEnvironment) -> dict[str, str]:
         """https://github.com/opencontainers/image-spec/blob/v1.1.0/annotations.md, and our own."""
         spec, model = self._plan.spec, self._plan.model
-        return {
+        found: dict[str, str] = {}
+        if built is not None:
+            lock = hashlib.sha256(built.lock_text.encode()).hexdigest()
+            found = {
+                "io.tidemill.environment.lock": f"sha256:{lock}",
+                "io.tidemill.python": built.python_version,
+            }
+        if planned.in_image and planned.build is None:
+            found["org.opencontainers.image.base.name"] = str(planned.image)
+            found["org.opencontainers.image.base.digest"] = planned.image_digest
+        return found | {
             "org.opencontainers.image.title": spec.name,
             "org.opencontainers.image.version": spec.version,
             "org.opencontainers.image.description": f"Model {model.name}:{model.version}, served",
             "io.tidemill.model.name": model.name,
             "io.tidemill.model.version": model.version,
             "io.tidemill.environment": self._plan.environment.label,
-            "io.tidemill.environment.lock": f"sha256:{hashlib.sha256(built.lock_text.encode()).hexdigest()}",
-            "io.tidemill.python": built.python_version,
         }
 
     def _known(self, keys: dict[str, str]) -> dict[str, KeptLayer]:
@@ -236,14 +262,29 @@ class Making:
         self._s.blobs.copy_blob(found, account, target, there, BlobProperties())
 
 
-def _keys(program: str, built: BuiltEnvironment, side: Path | None) -> dict[str, str]:
+def _keys(
+    program: str,
+    planned: PlannedEnvironment,
+    built: BuiltEnvironment | None,
+    side: Path | None,
+    base: package_bases.Base | None,
+) -> dict[str, str]:
     """Names for the layers that others may share, by what they are made of."""
-    info = os.stat(program)
-    python = _hash("python", str(FORMAT), program, str(info.st_size), str(info.st_mtime_ns))
-    return {
-        "python": python,
-        "environment": _hash("environment", python, built.digest, str(side or "")),
-    }
+    keys: dict[str, str] = {}
+    below = planned.image_digest
+    if base is not None and base.root:
+        keys["image"] = _hash("image", str(FORMAT), below)
+    if program:
+        info = os.stat(program)
+        keys["python"] = _hash(
+            "python", str(FORMAT), program, str(info.st_size), str(info.st_mtime_ns), str(bool(below))
+        )
+    if built is not None or side is not None:
+        digest = built.digest if built is not None else ""
+        keys["environment"] = _hash(
+            "environment", str(FORMAT), keys.get("python", below), digest, str(side or "")
+        )
+    return keys
 
 
 def _hash(*parts: str) -> str:

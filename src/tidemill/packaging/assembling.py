@@ -1,7 +1,8 @@
 """A package put together: the layers of an order, and the image that they make.
 
-Layers, lowest first, each of which others may share: an image's own or `python`; `environment`; `application`
-(the scoring server, the code, the model).
+Layers, lowest first, each of which others may share: an image's own (or `image`, all its files in one) where
+the environment was built in one; `python`; `environment`; `application` (the scoring server, the code, the
+model).
 """
 
 from __future__ import annotations
@@ -28,21 +29,23 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """An image that the environment was built in. `layers` are in place; `config` and `history` its own;
-    `python`: the path of its interpreter."""
+    """An image that the environment was built in. `layers` are in place, or are made of `root`, its files
+    unpacked; `config` and `history` are its own; `python`: the path of its interpreter, "" where one is
+    brought along."""
 
-    layers: tuple[Layer, ...]
     config: Mapping[str, Any]
-    history: tuple[Mapping[str, Any], ...]
     python: str
+    layers: tuple[Layer, ...] = ()
+    history: tuple[Mapping[str, Any], ...] = ()
+    root: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
     """Paths are of this host. `python`: an interpreter to bring along, "" where `base` has it.
-    `environment`: a virtual environment of the builder's, of the Python `version`; `side`: more packages;
-    "" for none. `model`: a file or folder, which is called `model_name` below `model_folder`.
-    `known`: layers that were made before, by name."""
+    `environment`: a virtual environment of the builder's, of the Python `version`, which goes to `place`;
+    `side`: more packages; "" for none. `model`: a file or folder, which is called `model_name` below
+    `model_folder`. `known`: layers that were made before, by name."""
 
     architecture: str
     reference: str
@@ -50,6 +53,7 @@ class Order:
     python: str = ""
     environment: str = ""
     version: str = ""
+    place: str = ENVIRONMENT
     side: str = ""
     code: str = ""
     script: str = ""
@@ -93,6 +97,8 @@ class _Assembly:
     def run(self) -> Assembled:
         order = self._order
         base = order.base.layers if order.base is not None else ()
+        if order.base is not None and order.base.root:
+            self._image(order.base.root)
         interpreter = pythons.ask(order.python) if order.python else None
         if interpreter is not None:
             self._python(interpreter)
@@ -109,6 +115,13 @@ class _Assembly:
         )
         digest = oci.write(image, self._layout, order.reference)
         return Assembled(digest, sum(layer.size for layer in whole), self._made, tuple(self._notes))
+
+    def _image(self, root: str) -> None:
+        about = "the image's files, in one layer"
+        if "image" in self._order.known:
+            self._take("image", about)
+        else:
+            self._write("image", files.whole(root), about)
 
     def _python(self, python: Interpreter) -> None:
         """With what programs of this host need, where there is no image to have it."""
@@ -134,7 +147,9 @@ class _Assembly:
             return
         found: Files = {}
         if order.environment:
-            found |= pythons.environment_files(order.environment, f"/{self._program()}", order.version)
+            found |= pythons.environment_files(
+                order.environment, order.place, f"/{self._program()}", order.version
+            )
         if order.side:
             found |= pythons.side_files(order.side)
         if order.base is None and python is not None:
@@ -196,7 +211,7 @@ class _Assembly:
         order = self._order
         base = dict(order.base.config) if order.base is not None else {}
         inherited = dict(pair.split("=", 1) for pair in base.get("Env") or () if "=" in pair)
-        program = f"/{ENVIRONMENT}/bin/python" if order.environment else f"/{self._program()}"
+        program = f"/{order.place}/bin/python" if order.environment else f"/{self._program()}"
         told = {
             "LANG": "C.UTF-8",
             **inherited,
@@ -208,8 +223,10 @@ class _Assembly:
             "TIDEMILL_SERVING_HOST": "0.0.0.0",  # of its own network
             **self._about_model(),
         }
+        if order.base is not None:
+            told["HOME"] = "/tmp"  # its list of users has ours not
         if order.environment:
-            told["VIRTUAL_ENV"] = f"/{ENVIRONMENT}"
+            told["VIRTUAL_ENV"] = f"/{order.place}"
         if order.base is None:
             told["SSL_CERT_FILE"] = f"/{system.CERTIFICATES}"
         if order.side:
@@ -270,6 +287,6 @@ def order_of(raw: str) -> Order:
     base = given.pop("base", None)
     known = {name: Layer(**layer) for name, layer in given.pop("known", {}).items()}
     if base is not None:
-        base["layers"] = tuple(Layer(**layer) for layer in base["layers"])
-        base["history"] = tuple(base["history"])
+        base["layers"] = tuple(Layer(**layer) for layer in base.get("layers", ()))
+        base["history"] = tuple(base.get("history", ()))
     return Order(**given, known=known, base=Base(**base) if base else None)

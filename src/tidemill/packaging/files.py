@@ -65,9 +65,10 @@ def _walk(root: str, below: str, skip: Callable[[str], bool]) -> Iterator[tuple[
             yield path, entry.path
 
 
-def entry_of(root: str, path: str, rewrite: Rewrite | None = None) -> Entry | None:
-    """What a path below `root` becomes: links that stay inside `root` are kept, others become what they lead
-    to. None: nothing that belongs into an image (a pipe, a link to nowhere). Raises OSError."""
+def entry_of(root: str, path: str, rewrite: Rewrite | None = None, *, follow: bool = False) -> Entry | None:
+    """What a path below `root` becomes: links that stay inside `root` are kept. Others are left out: whoever
+    made them may have meant a file of the server. `follow`: they become what they lead to, for trees that
+    are the host's own. None: nothing that belongs into an image (a pipe, such a link). Raises OSError."""
     mode = os.lstat(path).st_mode
     if stat.S_ISDIR(mode):
         return FOLDER
@@ -77,7 +78,7 @@ def entry_of(root: str, path: str, rewrite: Rewrite | None = None) -> Entry | No
         inside = real.startswith(os.path.realpath(root) + os.sep)
         if inside and not os.path.isabs(target) and os.path.lexists(real):
             return link(target)
-        return copied(path, rewrite) if os.path.isfile(path) else None
+        return copied(path, rewrite) if (inside or follow) and os.path.isfile(path) else None
     return copied(path, rewrite) if stat.S_ISREG(mode) else None
 
 
@@ -89,6 +90,20 @@ def tree(root: str, place: str, skip: Callable[[str], bool] = lambda _: False) -
         if entry is not None:
             files[f"{place}/{below}"] = entry
     return files
+
+
+def whole(root: str) -> Files:
+    """Everything of a root file system, its links as they are: nobody follows them here. Raises OSError."""
+    files: Files = {}
+    for below, path in walk(root):
+        mode = os.lstat(path).st_mode
+        if stat.S_ISLNK(mode):
+            files[below] = link(os.readlink(path))
+        elif stat.S_ISDIR(mode):
+            files[below] = FOLDER
+        elif stat.S_ISREG(mode):
+            files[below] = copied(path)
+    return files | {name: Entry(DIRECTORY, 0o1777) for name in ("tmp", "var/tmp")}
 
 
 def with_parents(files: Files) -> Files:

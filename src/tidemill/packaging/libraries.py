@@ -78,8 +78,8 @@ class Finder:
         return os.path.dirname(os.path.realpath(path)) if path else ""
 
     def _find(self, path: str, read: Elf, name: str) -> str:
-        if "/" in name:
-            return name if os.path.exists(name) else ""
+        if "/" in name:  # a path, which an image would not have
+            return name if os.path.isfile(name) and self._inside(name) else ""
         own = read.runpath or (*read.rpath, *self._inherited)
         origin = os.path.dirname(os.path.realpath(path))
         folders = [_expanded(folder, origin) for folder in own]

@@ -105,7 +105,7 @@ def interpreter_files(python: Interpreter, work: str) -> Files:
         place = f"{PYTHON}/{os.path.relpath(folder, python.prefix)}"
         found[place] = files.FOLDER
         for below, path in files.walk(folder, _left_out):
-            entry = files.entry_of(folder, path, _bytecode(below))
+            entry = files.entry_of(folder, path, _bytecode(below), follow=True)
             if entry is not None:
                 found[f"{place}/{below}"] = entry
     return found | compiled(python, found, work)
@@ -145,25 +145,25 @@ def compiled(python: Interpreter, found: Files, work: str) -> Files:
     }
 
 
-def environment_files(root: str, python: str, version: str) -> Files:
-    """A virtual environment of the environments' builder, moved: its `bin` runs `python` (a path in the
-    image). Raises OSError."""
+def environment_files(root: str, place: str, python: str, version: str) -> Files:
+    """A virtual environment of the environments' builder, moved to `place`: its `bin` runs `python` (a path
+    in the image). Raises OSError."""
     name = f"python{'.'.join(version.split('.')[:2])}"
     found: Files = {
-        f"{ENVIRONMENT}/pyvenv.cfg": files.text(
+        f"{place}/pyvenv.cfg": files.text(
             f"home = {os.path.dirname(python)}\ninclude-system-site-packages = false\n"
             f"version_info = {version}\n"
         ),
-        f"{ENVIRONMENT}/bin/python": files.link(python),
-        f"{ENVIRONMENT}/bin/python3": files.link("python"),
-        f"{ENVIRONMENT}/bin/{name}": files.link("python"),
-        f"{ENVIRONMENT}/lib64": files.link("lib"),
+        f"{place}/bin/python": files.link(python),
+        f"{place}/bin/python3": files.link("python"),
+        f"{place}/bin/{name}": files.link("python"),
+        f"{place}/lib64": files.link("lib"),
     }
     for below, path in files.walk(root, _not_packages):
         script = below.startswith("bin/") and below.count("/") == 1
-        entry = files.entry_of(root, path, _moved_script if script else _bytecode(below))
+        entry = files.entry_of(root, path, partial(moved_script, place) if script else _bytecode(below))
         if entry is not None:
-            found.setdefault(f"{ENVIRONMENT}/{below}", entry)
+            found.setdefault(f"{place}/{below}", entry)
     return found
 
 
@@ -179,7 +179,7 @@ def _not_packages(below: str) -> bool:
 TRAMPOLINE = b"#!/bin/sh\n'''exec' "
 
 
-def _moved_script(raw: bytes) -> bytes:
+def moved_script(place: str, raw: bytes) -> bytes:
     """A console script that finds its Python by its own place: it runs the image's by its path, without a
     shell."""
     if len(raw) > _SCRIPT_LIMIT or not raw.startswith(TRAMPOLINE):
@@ -188,7 +188,7 @@ def _moved_script(raw: bytes) -> bytes:
     ending, _, body = rest.partition(b"\n")
     if ending.strip() != b"' '''":
         return raw
-    return f"#!/{ENVIRONMENT}/bin/python\n".encode() + body
+    return f"#!/{place}/bin/python\n".encode() + body
 
 
 def side_files(folder: str) -> Files:

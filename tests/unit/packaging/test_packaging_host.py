@@ -120,9 +120,9 @@ def test_console_scripts_run_the_images_python() -> None:
     )
     by_us = b"#!/bin/sh\n'''exec' \"${TIDEMILL_PYTHON:-$(dirname x)/python}\" \"$0\" \"$@\"\n' '''\n" + body
     for script in (by_uv, by_us):
-        assert pythons._moved_script(script) == b"#!/opt/env/bin/python\n" + body
+        assert pythons.moved_script("opt/env", script) == b"#!/opt/env/bin/python\n" + body
     for other in (b"#!/bin/sh\necho hi\n", b"\x7fELF...", b"#!/bin/sh\n'''exec' x\nno end\n"):
-        assert pythons._moved_script(other) == other
+        assert pythons.moved_script("opt/env", other) == other
 
 
 def test_this_python_says_where_its_library_is() -> None:

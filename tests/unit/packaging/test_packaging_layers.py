@@ -93,7 +93,7 @@ def test_times_owners_and_folders_of_the_host_are_not_in_it(tmp_path: Path) -> N
     assert back["srv/link"] == (LINK, 0o777, b"", "sub/a.txt")
 
 
-def test_links_that_lead_out_become_what_they_lead_to(tmp_path: Path) -> None:
+def test_links_that_lead_out_are_left_out(tmp_path: Path) -> None:
     (tmp_path / "outside").write_text("out")
     root = tmp_path / "root"
     (root / "deep").mkdir(parents=True)
@@ -105,10 +105,15 @@ def test_links_that_lead_out_become_what_they_lead_to(tmp_path: Path) -> None:
     os.mkfifo(root / "pipe")
     found = files.tree(str(root), "x")
     assert found["x/deep/up"] == files.link("../here")
-    assert found["x/out"].source == str(root / "out")
-    assert found["x/out"].kind == found["x/absolute"].kind == FILE
-    assert "x/nowhere" not in found
-    assert "x/pipe" not in found
+    assert found["x/absolute"].kind == FILE
+    assert found.keys() == {"x", "x/here", "x/deep/up", "x/absolute"}
+    followed = files.entry_of(str(root), str(root / "out"), follow=True)  # of the host's own
+    assert followed is not None
+    assert followed.source == str(root / "out")
+    kept = files.whole(str(root))  # of an image
+    assert kept["out"] == files.link("../outside")
+    assert kept["absolute"] == files.link(str(root / "here"))
+    assert kept["nowhere"] == files.link("gone")
 
 
 def test_a_disk_that_fills_leaves_no_part_of_a_layer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
