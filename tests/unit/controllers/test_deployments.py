@@ -72,6 +72,8 @@ async def w(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Wo
 
 def _plan(world: World, spec: TaskSpec) -> Plan:
     """By the variable PLAN, as the deployment sets it."""
+    if spec.service is None:
+        return SERVES
     plan = world.plans.get(spec.env.get("PLAN", ""), SERVES)
     state = Path(spec.env["TIDEMILL_SERVING_STATE"])
     state.write_text(json.dumps({"state": "failed", "error": BROKEN if plan.exit_code == 3 else None}))

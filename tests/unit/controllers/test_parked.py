@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 
 import pytest
@@ -24,7 +25,7 @@ from world import OWNER, World
 from tidemill.app import online_deployments
 from tidemill.app.codec import job_status
 from tidemill.domain.model import JobState, NodeState, Resource
-from tidemill.engines.base import Unreachable
+from tidemill.engines.base import TaskKey, Unreachable
 
 pytestmark = pytest.mark.timeout(60)
 w = deployed
@@ -207,3 +208,36 @@ async def test_a_clean_stop_leaves_nothing(parking: World) -> None:
     await w.stop()
     assert w.nodes() == []
     assert w.engine.nodes == {}
+
+
+async def test_its_room_is_others_while_it_sleeps_and_it_waits_like_any_other(parking: World) -> None:
+    w = parking
+    w.services = replace(w.services, settings=replace(w.services.settings, capacity="strict"))
+    row = await asleep(w)
+    node, _ = key_of(w, row)
+    await w.cluster(high=4)
+    for name in ("a", "b", "c", "d"):
+        await w.submit(name, "cpu")
+    await w.until(lambda: all(w.row(name).state == JobState.RUNNING for name in ("a", "b", "c", "d")))
+    report(w, held=1)
+    await until(w, lambda: "Waiting.HostFull" in w.codes(row.uid), "the host is full of others' jobs")
+    assert [n.state for n in w.nodes() if n.id == node] == [NodeState.PARKED]
+    (attempt,) = w.attempts("a")
+    w.engine.finish(attempt.nodes[0], TaskKey(attempt.id, 0))
+    await until(w, lambda: len(routed(w).instances) == 1, "it goes on when there is room")
+    assert key_of(w, live(w)[0])[0] == node
+
+
+async def test_deleted_while_it_waits_for_room_nothing_is_left(parking: World) -> None:
+    w = parking
+    row = await asleep(w)
+
+    async def never(node_id: str) -> None:
+        await asyncio.sleep(3600)
+
+    w.engine.wake = never
+    report(w, held=1)
+    await until(w, lambda: [n.state for n in w.nodes()] == [NodeState.OPENING])
+    await online_deployments.delete(w.services, OWNER, row.key.scope, "ep1", "blue")
+    await until(w, lambda: row_of(w) is None and not w.nodes(), "nothing is left")
+    assert paid(w) == []
