@@ -31,25 +31,29 @@ _AWAITED = -3  # the length of an answer whose head has not come
 
 
 class Memo:
-    """An answer's head of a connection: most that follow are like it."""
+    """An answer's head of a connection: most that follow are like it, or the same as the last one."""
 
-    __slots__ = ("_answer", "_block", "_likeness", "_method")
+    __slots__ = ("_answer", "_block", "_last", "_likeness", "_method", "_same")
 
     def __init__(self, block: bytes, method: bytes, answer: Answer) -> None:
         self._block = block
         self._method = method
         self._likeness: Likeness | None = None
         self._answer = answer
+        self._last, self._same = block, answer
 
     def read(self, block: bytes, method: bytes) -> Answer | None:
         """None: it is to be read in full."""
         if method != self._method:
             return None
-        if block == self._block:
-            return self._answer
+        if block == self._last:
+            return self._same
         if self._likeness is None:
             self._likeness = self._answer.likeness(self._block)
-        return self._answer.alike(self._likeness, block)
+        answer = self._answer.alike(self._likeness, block)
+        if answer is not None:
+            self._last, self._same = block, answer
+        return answer
 
 
 class Upstream(asyncio.Protocol):
