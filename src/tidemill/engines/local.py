@@ -69,6 +69,7 @@ class _Node:
     opening: asyncio.Task[None] | None = None
     closing: asyncio.Task[None] | None = None
     lost: bool = False
+    parked: bool = False
 
 
 class LocalEngine(Visits):
@@ -208,10 +209,14 @@ class LocalEngine(Visits):
         if node.hello["version"] < protocol.PARKS_SINCE:
             raise InvalidTask(f"node {node_id} was opened by an earlier Tidemill, which parks nothing")
         await link.call("park")
+        node.parked = True
+        self._background(self._processors.share())
 
     async def wake(self, node_id: str) -> None:
-        _, link = self._need(node_id)
+        node, link = self._need(node_id)
         await link.call("wake")
+        node.parked = False
+        self._background(self._processors.share())
 
     # --- tasks
 
@@ -449,7 +454,8 @@ class LocalEngine(Visits):
 
     def _reached(self) -> list[Reached]:
         return [
-            Reached(key, n.config["cpu_milli"], n.hello, n.link)
+            # What stands still needs no processor of its own.
+            Reached(key, 0 if n.parked else n.config["cpu_milli"], n.hello, n.link)
             for key, n in self._nodes.items()
             if n.link is not None and n.closing is None
         ]

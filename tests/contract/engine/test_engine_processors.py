@@ -8,6 +8,7 @@ import pytest
 from engine_support import Harness, needs_bash, needs_root
 
 from tidemill.domain.model import Vector
+from tidemill.engines.base import Service
 from tidemill.helper import nodedir
 from tidemill.sandbox import cgroups
 
@@ -71,3 +72,20 @@ async def test_a_job_cannot_leave_its_processors(local: Harness) -> None:
     ended = await local.run("a.2", f"taskset -cp {other} $$", "n-1")
     assert ended.exit_code != 0
     assert "failed to set" in await local.log("a.2", "n-1")
+
+
+async def test_what_stands_still_leaves_its_processors_to_others(local: Harness) -> None:
+    if not (await local.engine.isolation())["processes"].by.startswith("cgroup v2"):
+        pytest.skip("no control groups of version 2 on this host: nothing can stand still")
+    half = len(CPUS) // 2
+    await local.open("n-1", cpu_milli=half * 1000)
+    await local.engine.start("n-1", await local.spec("s.1", "sleep 600", service=Service()))
+    await local.engine.park("n-1")
+    await local.open("n-2", cpu_milli=half * 1000)
+    await local.open("n-3", cpu_milli=half * 1000)
+    first, second = await runs_on(local, "a.2", "n-2", half), await runs_on(local, "a.3", "n-3", half)
+    assert not first & second
+    await local.engine.close_node("n-3")
+    await local.events.kind("node_closed", "n-3")
+    await local.engine.wake("n-1")
+    assert await runs_on(local, "b.2", "n-2", half) == first
