@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -101,6 +103,68 @@ def test_restart_policies(groups: Groups) -> None:
     for name in ("always", "failing", "once"):
         assert groups.call("DELETE", name)[0] == 202
         groups.until_gone(name)
+
+
+def first(name: str, code: str) -> dict[str, object]:
+    given = python(name, code, volumeMounts=IN_ROOM)
+    return {"name": name, "properties": {k: v for k, v in given["properties"].items() if k != "resources"}}
+
+
+def test_init_containers_run_one_after_the_other_before_the_others(groups: Groups) -> None:
+    flaky = "import os\nn = os.path.exists('/room/n')\nopen('/room/n', 'w')\nraise SystemExit(0 if n else 7)"
+    order = "open('/room/order', 'a').write('{}'); print('{}')"
+    main = python("main", "print(open('/room/order').read())", volumeMounts=IN_ROOM)
+    init = [first("one", order.format("one ", "one")), first("two", flaky)]
+    groups.put("staged", main, restartPolicy="OnFailure", volumes=ROOM, initContainers=init)
+    done = groups.until_state("staged", "Succeeded")
+    views = [one["properties"]["instanceView"] for one in done["initContainers"]]
+    assert [view["currentState"]["exitCode"] for view in views] == [0, 0]
+    assert [view["restartCount"] for view in views] == [0, 1]
+    assert groups.logs("staged", "main") == "one \n"
+    assert groups.logs("staged", "one") == "one\n"
+    begun = [view["currentState"]["startTime"] for view in views]
+    begun.append(groups.view("staged")["currentState"]["startTime"])
+    assert begun == sorted(begun)
+    groups.call("DELETE", "staged")
+
+
+def test_an_init_container_that_fails_fails_the_group(groups: Groups) -> None:
+    init = [first("bad", "print('no such thing'); raise SystemExit(9)")]
+    main = python("main", "print('never')")
+    groups.put("broken", main, restartPolicy="Never", volumes=ROOM, initContainers=init)
+    found = groups.until("broken", lambda found: found["provisioningState"] == "Failed")
+    assert found["instanceView"]["state"] == "Failed"
+    message = groups.server.call("GET", f"/api/v1{groups.base}/containerGroups/broken")[1]["error"]["message"]
+    assert "exit code 9" in message
+    assert "no such thing" in message
+    assert groups.logs("broken", "main") == ""
+    groups.call("DELETE", "broken")
+
+
+TICKS = """
+import pathlib, time
+while not pathlib.Path("/room/go").exists():
+    print("tick", flush=True)
+    time.sleep(0.05)
+print("the end")
+"""
+
+
+def test_attach_prints_until_the_end(groups: Groups) -> None:
+    groups.put("short", python("a", TICKS, volumeMounts=IN_ROOM), restartPolicy="Never", volumes=ROOM)
+    groups.until_state("short", "Running")
+    tidemill = str(Path(sys.executable).with_name("tidemill"))
+    argv = [tidemill, "--home", str(groups.server.home), "container", "attach", "--name", "short"]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as attached:
+        assert attached.stdout is not None
+        assert attached.stdout.readline() == "tick\n"
+        go = groups.server.cli("container", "exec", "--name", "short", "--", "touch", "/room/go")
+        assert go.returncode == 0, go.stderr
+        rest, _ = attached.communicate(timeout=30)
+    assert rest.endswith("tick\nthe end\n")
+    assert attached.returncode == 0
+    groups.until_state("short", "Succeeded")
+    groups.call("DELETE", "short")
 
 
 def test_a_probe_that_fails_has_the_container_started_anew(groups: Groups) -> None:

@@ -96,8 +96,10 @@ async def _plan(
             "NetworkMissing",
         )
     images: list[PlannedEnvironment] = []
-    for number, one in enumerate(spec.containers):
-        with at(f"properties.containers[{number}].properties.image"):
+    for number, one in enumerate(spec.every):
+        before = len(spec.init)
+        place = f"initContainers[{number}]" if number < before else f"containers[{number - before}]"
+        with at(f"properties.{place}.properties.image"):
             images.append(container_images.plan(s, container_images.owner_of(uid), one.image))
     await _check_shares(s, caller, spec)
     level = strictest(s.settings.require_isolation, level_of(tags, "tags"))
@@ -259,7 +261,7 @@ class _Draft:
 
 
 def _shape(plan: GroupStatus) -> str:
-    names = ", ".join(f"{one.name} ({one.image})" for one in plan.spec.containers)
+    names = ", ".join(f"{one.name} ({one.image})" for one in plan.spec.every)
     return f"{names}; {plan.spec.cpu_milli / 1000:g} CPU, {plan.spec.memory / 2**30:g} GiB"
 
 

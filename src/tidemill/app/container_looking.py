@@ -58,19 +58,19 @@ def _find(read: Read, scope: Scope, name: str, container: str) -> Seen:
     plan = job_status(run.status).plan.group if run is not None else None
     spec = plan.spec if plan is not None else group_status(row).spec
     number = _number(spec, container)
-    return Seen(row, number, spec.containers[number].name, run)
+    return Seen(row, number, spec.every[number].name, run)
 
 
 def _number(spec: GroupSpec, container: str) -> int:
-    names = [one.name for one in spec.containers]
+    names = [one.name for one in spec.every]
     if not container:
-        if len(names) > 1:
+        if len(spec.containers) > 1:
             raise Conflict(
                 f"Container group {spec.name!r} has several containers: say which one ({', '.join(names)}).",
                 "ContainerNameMissing",
                 spec.name,
             )
-        return 0
+        return len(spec.init)
     if container not in names:
         raise absent("Container", container, names, f"container group {spec.name!r}")
     return names.index(container)
@@ -79,7 +79,7 @@ def _number(spec: GroupSpec, container: str) -> int:
 async def names(s: Services, scope: Scope, name: str) -> list[str]:
     """Of a group's containers. Raises NotFound."""
     row = await s.store.read(lambda read: find_group(read, scope, name))
-    return [one.name for one in group_status(row).spec.containers]
+    return [one.name for one in group_status(row).spec.every]
 
 
 async def read_log(s: Services, scope: Scope, name: str, container: str, tail: int | None = None) -> str:
@@ -97,6 +97,16 @@ async def read_log(s: Services, scope: Scope, name: str, container: str, tail: i
 async def read_on(s: Services, seen: Seen, offset: int) -> bytes:
     """What follows in the log of that run."""
     return (await _read(s, seen, offset))[1]
+
+
+async def has_ended(s: Services, seen: Seen) -> bool:
+    """Whether nothing more will be written to the log of that run."""
+    run = seen.run
+    row = await s.store.read(lambda read: read.by_uid(run.uid)) if run is not None else None
+    if row is None or JobState(row.state).final:
+        return True
+    record = Seen(seen.group, seen.number, seen.name, row).record
+    return record is not None and record.now.state == TERMINATED
 
 
 async def log_size(s: Services, seen: Seen) -> int:

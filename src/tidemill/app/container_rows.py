@@ -20,7 +20,7 @@ from tidemill.app.sealed import unseal
 from tidemill.app.services import Services
 from tidemill.domain.containers.deciding import Phase, Run
 from tidemill.domain.containers.model import Secrets
-from tidemill.domain.containers.plan import WAITING
+from tidemill.domain.containers.plan import ERROR, START_ERROR, TERMINATED, ContainerRecord
 from tidemill.domain.containers.status import GroupStatus
 from tidemill.domain.errors import Conflict
 from tidemill.domain.model import Event, JobState, Key, Resource, Scope
@@ -86,6 +86,7 @@ def as_seen(row: Resource) -> Run:
         status.progress.ended_at or 0,
         _failure(row, status),
         placed,
+        _failed_first(status),
     )
 
 
@@ -97,11 +98,22 @@ def _phase(row: Resource, status: JobStatus) -> Phase:
         return Phase.STOPPING
     group = status.plan.group
     assert group is not None
-    begun = [one for one in status.containers if one.attempt == status.progress.attempt]
-    started = [one for one in begun if one.now.state != WAITING or one.restarts]
-    if state in (JobState.RUNNING, JobState.FINALIZING) and len(started) == len(group.spec.containers):
+    begun = [one for one in status.containers if one.attempt == status.progress.attempt and _has_started(one)]
+    if state in (JobState.RUNNING, JobState.FINALIZING) and len(begun) == len(group.spec.every):
         return Phase.RUNNING
     return Phase.STARTING
+
+
+def _has_started(one: ContainerRecord) -> bool:
+    return bool(one.now.started_at or one.restarts) or one.now.detail == START_ERROR
+
+
+def _failed_first(status: JobStatus) -> bool:
+    """An init container has failed for good, so the others never started."""
+    group = status.plan.group
+    assert group is not None
+    first = status.containers[: len(group.spec.init)]
+    return any(one.now.state == TERMINATED and one.now.detail in (ERROR, START_ERROR) for one in first)
 
 
 def _failure(row: Resource, status: JobStatus) -> JobError | None:

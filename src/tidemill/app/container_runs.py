@@ -67,7 +67,7 @@ def _job_plan(group: Resource, name: str) -> JobPlan:
             display_name=group.key.name,
             experiment=group.key.name,
             instance_types=(status.size,),
-            distribution=Distribution("containers", len(status.spec.containers)),
+            distribution=Distribution("containers", len(status.spec.every)),
         ),
         compute_uid=status.compute_uid,
         compute_name=status.spec.label,
@@ -92,7 +92,7 @@ def record(tx: Tx, attempt_id: str, news: Mapping[int, Sequence[ContainerNews]])
     assert status.plan.group is not None
     held = dict(enumerate(status.containers))
     records: list[ContainerRecord] = []
-    for number, spec in enumerate(status.plan.group.spec.containers):
+    for number, spec in enumerate(status.plan.group.spec.every):
         before = held.get(number)
         now = before
         if now is None or now.attempt != attempt.number:

@@ -13,6 +13,7 @@ from tidemill.app.services import Services
 from tidemill.app.times import iso
 from tidemill.domain.containers.plan import (
     RUNNING,
+    START_ERROR,
     TERMINATED,
     WAITING,
     ContainerEvent,
@@ -26,6 +27,7 @@ from tidemill.domain.serving.model import Provisioning
 from tidemill.store.api import Read, ResourceQuery
 
 _EVENTS = 20
+_LISTS = ("initContainers", "containers")
 PENDING, SUCCEEDED, FAILED, STOPPED = "Pending", "Succeeded", "Failed", "Stopped"  # with Running, Azure's
 
 
@@ -36,17 +38,19 @@ def state_of(row: Resource, status: GroupStatus, run: Resource | None) -> str:
             return STOPPED
         if run is None or row.state in (Provisioning.CREATING, Provisioning.UPDATING):
             return FAILED if row.state == Provisioning.FAILED else PENDING
-        records = job_status(run.status).containers
         if run.state != JobState.COMPLETED:
             return FAILED
-        return (
-            FAILED
-            if any(one.now.exit_code or one.now.detail == "StartError" for one in records)
-            else SUCCEEDED
-        )
-    live = job_status(run.status)
-    records = [one for one in live.containers if one.attempt == live.progress.attempt]
+        failed = any(one.now.exit_code or one.now.detail == START_ERROR for one in _main(run))
+        return FAILED if failed else SUCCEEDED
+    attempt = job_status(run.status).progress.attempt
+    records = [one for one in _main(run) if one.attempt == attempt]
     return RUNNING if any(one.now.state == RUNNING or one.restarts for one in records) else PENDING
+
+
+def _main(run: Resource) -> Sequence[ContainerRecord]:
+    """Those of its containers that are no init containers."""
+    status = job_status(run.status)
+    return status.containers[len(status.plan.group.spec.init) :] if status.plan.group is not None else ()
 
 
 def properties_of(row: Resource, run: Resource | None, events: Sequence[Event]) -> dict[str, Any]:
@@ -54,16 +58,12 @@ def properties_of(row: Resource, run: Resource | None, events: Sequence[Event]) 
     status = group_status(row)
     given = decode_object(row.spec)
     records = _records(run)
-    containers = [
-        {
-            **one,
-            "properties": {
-                **one["properties"],
-                "instanceView": _instance_view(records.get(one["name"])),
-            },
-        }
-        for one in given["containers"]
-    ]
+
+    def viewed(one: dict[str, Any]) -> dict[str, Any]:
+        view = _instance_view(records.get(one["name"]))
+        return {**one, "properties": {**one["properties"], "instanceView": view}}
+
+    containers = {field: [viewed(one) for one in given[field]] for field in _LISTS if given.get(field)}
     shown = [_group_event(one) for one in events]
     address: dict[str, Any] = {}
     if given.get("ipAddress"):
@@ -73,8 +73,8 @@ def properties_of(row: Resource, run: Resource | None, events: Sequence[Event]) 
     return {
         **given,
         **address,
+        **containers,
         "provisioningState": row.state,
-        "containers": containers,
         "osType": "Linux",
         "restartPolicy": status.spec.restart,
         "instanceView": {"state": state_of(row, status, run), "events": shown},
@@ -224,7 +224,7 @@ async def _summary(s: Services, row: Resource) -> dict[str, Any]:
                 and records[one.name].ready
                 and records[one.name].now.state == RUNNING,
             }
-            for one in status.spec.containers
+            for one in status.spec.every
         ],
         "error": {"code": status.error.code, "message": status.error.message} if status.error else None,
         "price_usd_hour": price.usd_hour if price else None,

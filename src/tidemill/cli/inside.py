@@ -12,7 +12,9 @@ import threading
 import tty
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
+import click
 from websockets.exceptions import ConnectionClosed
 
 from tidemill.cli.errors import NOT_FOUND, CliError, ServerGone, did_you_mean
@@ -49,6 +51,15 @@ def run(session: Session, path: str, query: Query, command: list[str]) -> int:
                 return _print_output(line)
             except ConnectionClosed as error:
                 raise ServerGone(f"The line to it broke ({error}). {session.start_hint}") from error
+
+
+def follow(session: Session, given: dict[str, Any]) -> None:
+    """Prints what comes over a line that a password opens, until it ends or the user breaks it off."""
+    line = opened(session, urlsplit(given["webSocketUri"]).path, {})
+    with line, contextlib.suppress(KeyboardInterrupt, ConnectionClosed):
+        line.send(given["password"])
+        while True:
+            click.echo(line.recv(), nl=False)
 
 
 def node_named(session: Session, name: str) -> str:

@@ -360,6 +360,8 @@ class Attempts:
         """Starts and stops that their nodes have not heard; both are the same when said twice. A node that
         does not answer is asked again, until it does or is closed."""
         for rank, task in list(live.to_start.items()):
+            if not live.may_start(rank):
+                continue
             try:
                 if rank not in live.ends:
                     await self._s.engine.start(live.node_of(rank), task)

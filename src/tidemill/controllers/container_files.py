@@ -32,7 +32,7 @@ async def row_of(s: Services, group: PlannedGroup) -> Resource:
 
 
 def _stage(s: Services, group: PlannedGroup, secrets: Secrets, root: Path, going: Going) -> None:
-    for one in group.spec.containers:
+    for one in group.spec.every:
         (root / folder_of(one.name)).mkdir(parents=True, exist_ok=True)
     for volume in group.spec.volumes:
         folder = root / volume_folder(volume.name)

@@ -57,7 +57,7 @@ async def tasks(
             logs[number],
             secure.get(one.name, {}),
         )
-        for number, one in enumerate(group.spec.containers)
+        for number, one in enumerate(group.spec.every)
     ]
 
 
@@ -95,7 +95,7 @@ def _task(
         rootfs=view.rootfs,
         read_only=view.read_only,
         service=base.Service(
-            base.RestartPolicy(_POLICIES.get(group.spec.restart, "never"), 1.0, 300.0, 60.0),
+            base.RestartPolicy(_policy(group, one), 1.0, 300.0, 60.0),
             ready=_probe(one.readiness),
             live=_probe(one.liveness),
         ),
@@ -103,6 +103,12 @@ def _task(
         writable_at=tuple((source, target) for source, target, read_only in mounts if not read_only),
         chdir=view.working_dir or home,
     )
+
+
+def _policy(group: PlannedGroup, one: ContainerSpec) -> str:
+    """An init container that has succeeded is done, whatever the policy."""
+    policy = _POLICIES.get(group.spec.restart, "never")
+    return "on-failure" if policy == "always" and one in group.spec.init else policy
 
 
 def _probe(probe: ContainerProbe | None) -> base.Probe | None:

@@ -38,13 +38,22 @@ class PlacedRank:
     log: str  # "user_logs/std_log.txt"
     task: TaskSpec | None = None  # None: it was started before, or never will be
     spared: bool = False
+    after: tuple[int, ...] = ()  # ranks that must have succeeded before it is started
 
 
 def outline(plan: JobPlan) -> dict[int, PlacedRank]:
     """The ranks of an attempt that is followed to its end, and not started."""
     ports = tuple(range(1, 1 + ports_needed(plan.job.distribution)))
     ranks = ranks_of(plan.job, "", HOST, ports)
-    return {r.rank: PlacedRank(r.rank, r.node_index, r.primary, r.log, spared=r.spared) for r in ranks}
+    found = {r.rank: PlacedRank(r.rank, r.node_index, r.primary, r.log, spared=r.spared) for r in ranks}
+    if plan.group is None:
+        return found
+    # Init containers go one after the other, then all others; one that fails ends the run.
+    init = len(plan.group.spec.init)
+    return {
+        rank: replace(one, primary=rank < init, after=tuple(range(min(rank, init))))
+        for rank, one in found.items()
+    }
 
 
 async def prepare(

@@ -84,9 +84,14 @@ class LiveAttempt:
 
     @property
     def primaries_done(self) -> bool:
-        """Those that decide how it ended, where there are any."""
-        primaries = [rank for rank, placed in self.ranks.items() if placed.primary]
-        return bool(primaries) and all(rank in self.ends for rank in primaries)
+        """Those that decide how it ended. The containers of a group all do."""
+        ended = [rank in self.ends for rank, placed in self.ranks.items() if placed.primary]
+        return not self.grouped and all(ended)
+
+    def may_start(self, rank: int) -> bool:
+        """Whether those that it comes after have succeeded."""
+        ends = [self.ends.get(before) for before in self.ranks[rank].after]
+        return all(end is not None and end.exit_code == 0 and not end.reason for end in ends)
 
     @property
     def broken(self) -> bool:

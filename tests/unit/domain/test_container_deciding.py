@@ -62,6 +62,12 @@ def test_a_group_that_could_not_be_started_fails_with_the_reason_and_stays_so() 
     assert kinds("Failed", lost) == []
 
 
+def test_an_init_container_that_failed_is_not_tried_for_ever() -> None:
+    failed = run(Phase.ENDED, failure=JobError("UserError", "Exit code 9."), ended_at=1, own=True)
+    assert kinds("Creating", failed) == [Fail]
+    assert kinds("Succeeded", failed) == []
+
+
 def test_a_node_that_does_not_come() -> None:
     waits = Run("r", 1, Phase.STARTING, NOW - NODE_US, placed=False)
     assert kinds("Creating", waits) == [Fail, Stop]

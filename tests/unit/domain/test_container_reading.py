@@ -98,7 +98,6 @@ def test_what_is_stored_in_the_open_has_nothing_secure() -> None:
     ("path", "value", "word"),
     [
         ("subnetIds", [{"id": "/x"}], "subnetIds"),
-        ("initContainers", [{"name": "a"}], "initContainers"),
         ("diagnostics", {"logAnalytics": {}}, "diagnostics"),
         ("dnsConfig", {"nameServers": ["1.1.1.1"]}, "dnsConfig"),
         ("c.resources.requests.gpu", {"count": 1, "sku": "V100"}, "gpu"),
@@ -125,6 +124,12 @@ def test_what_is_not_offered(path: str, value: Any, word: str) -> None:
     ("path", "value", "place"),
     [
         ("containers", [], "properties.containers"),
+        (
+            "initContainers",
+            [{"name": "a", "properties": {"image": "x", "ports": [{"port": 1}]}}],
+            "properties.init",
+        ),
+        ("initContainers", [{"name": "web", "properties": {"image": "x"}}], "properties.containers"),
         ("containers", "web", "properties.containers"),
         ("osType", "Windows", "properties.osType"),
         ("restartPolicy", "Sometimes", "properties.restartPolicy"),
@@ -147,6 +152,17 @@ def test_what_cannot_be_read_names_its_place(path: str, value: Any, place: str) 
         read_group("front", changed(path, value))
     assert (refused.value.target or "").startswith(place)
     assert place.rsplit(".", 1)[-1].split("[")[0] in refused.value.message
+
+
+def test_init_containers_come_first_and_ask_for_nothing() -> None:
+    first = {
+        "name": "first",
+        "properties": {"image": "x", "environmentVariables": [{"name": "C", "secureValue": "h"}]},
+    }
+    spec, secrets = read_group("front", changed("initContainers", [first]))
+    assert [one.name for one in spec.every] == ["first", "web"]
+    assert spec.cpu_milli == 500
+    assert secrets.variables == {"first": {"C": "h"}, "web": {"B": "hush"}}
 
 
 def test_mounts_do_not_lie_in_each_other() -> None:

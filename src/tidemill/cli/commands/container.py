@@ -143,6 +143,18 @@ def logs(session: Session, name: str, container_name: str, tail: int | None) -> 
     click.echo(session.client.get(path, query)["content"], nl=False)
 
 
+@command(container, "attach", "tidemill container attach --name web")
+@_name
+@_container
+def attach(session: Session, name: str, container_name: str) -> None:
+    """Print what a container writes from now on, until Ctrl-C or its end."""
+    from tidemill.cli import containers
+    from tidemill.cli.inside import follow
+
+    path = f"{containers.path_of(session, name)}/containers/{container_name or _only(session, name)}/attach"
+    follow(session, session.client.call("POST", path, None, {"api-version": containers.API}))
+
+
 @command(
     container,
     "exec",

@@ -29,8 +29,9 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """`failure`: of one that ended, why, where its containers were not what ended it. `placed`: it has a
-    node, or waits for its images."""
+    """`failure`: of one that ended, why, where its containers did not just come to their end. `placed`: it
+    has a node, or waits for its images. `own`: an init container has failed for good, which another run would
+    not mend."""
 
     uid: str
     generation: int
@@ -39,6 +40,7 @@ class Run:
     ended_at: int = 0
     failure: JobError | None = None
     placed: bool = True
+    own: bool = False
 
     @property
     def live(self) -> bool:
@@ -140,7 +142,7 @@ def _of_ended(group: Group, mine: Sequence[Run], asked: bool, now: int) -> Decid
         return Decided((Finish("Its containers have ended."),) if asked else ())
     if asked:
         return Decided((Fail(last.failure),))
-    if group.state == Provisioning.FAILED:
+    if group.state == Provisioning.FAILED or last.own:
         return Decided()
     failed = 0
     for run in reversed(mine):

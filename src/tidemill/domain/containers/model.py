@@ -66,7 +66,8 @@ class ContainerSpec:
 
 @dataclass(frozen=True, slots=True)
 class GroupSpec:
-    """`ports`: those that its address has; `registries`: servers that a login was given for."""
+    """`init`: run to their end one after the other, before the others start. `ports`: those that its address
+    has; `registries`: servers that a login was given for."""
 
     name: str
     containers: tuple[ContainerSpec, ...]
@@ -75,6 +76,12 @@ class GroupSpec:
     ports: tuple[int, ...] = ()
     dns_label: str = ""
     registries: tuple[str, ...] = ()
+    init: tuple[ContainerSpec, ...] = ()
+
+    @property
+    def every(self) -> tuple[ContainerSpec, ...]:
+        """In the order of their numbers: a run has a rank for each."""
+        return (*self.init, *self.containers)
 
     @property
     def label(self) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from tidemill.domain.containers.model import GroupSpec, Mount
 
 KEPT_EVENTS = 20  # of a container
+ERROR, START_ERROR = "Error", "StartError"  # details of what is TERMINATED
 WAITING, RUNNING, TERMINATED = "Waiting", "Running", "Terminated"  # Azure's states of a container
 
 

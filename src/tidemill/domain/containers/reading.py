@@ -44,8 +44,6 @@ _MISSING = {
     "subnetIds": "there are no virtual networks here. Leave it out: the group's network is its own loopback, "
     "and tidemill container port-forward reaches its ports",
     "networkProfile": "there are no virtual networks here. Leave it out",
-    "initContainers": "containers of a group start together. Put the preparation at the start of the "
-    "container's command",
     "diagnostics": "there is no Log Analytics here. Leave it out: logs are read by tidemill container logs",
     "dnsConfig": "a group's network has no name servers. Leave it out",
     "encryptionProperties": "a group has no disks of its own to encrypt with a customer's key. Leave it out",
@@ -64,10 +62,13 @@ def read_group(name: str, body: Mapping[str, Any]) -> tuple[GroupSpec, Secrets]:
     volumes, files = _volumes(given.get("volumes"))
     known = {volume.name for volume in volumes}
     read = [_container(raw, f"properties.containers[{at}]", known) for at, raw in _items(given, "containers")]
-    containers = tuple(spec for spec, _ in read)
+    first = [
+        _init(raw, f"properties.initContainers[{at}]", known) for at, raw in _items(given, "initContainers")
+    ]
+    containers, init = tuple(spec for spec, _ in read), tuple(spec for spec, _ in first)
     if not containers:
         raise _bad("properties.containers", "is empty: a group has one container at least")
-    _check_distinct([one.name for one in containers], "properties.containers", "container")
+    _check_distinct([one.name for one in (*init, *containers)], "properties.containers", "container")
     _check_ports(containers)
     ports, label = _address(given.get("ipAddress"), containers)
     registries = _registries(given.get("imageRegistryCredentials"))
@@ -79,8 +80,9 @@ def read_group(name: str, body: Mapping[str, Any]) -> tuple[GroupSpec, Secrets]:
         ports,
         label,
         tuple(registries),
+        init,
     )
-    variables = {one.name: values for (one, values) in read if values}
+    variables = {one.name: values for (one, values) in (*first, *read) if values}
     return spec, Secrets(variables, files, registries)
 
 
@@ -144,6 +146,15 @@ def _container(raw: Any, where: str, volumes: set[str]) -> tuple[ContainerSpec, 
         tuple(_mounts(given, where, volumes)),
     )
     return spec, secure
+
+
+def _init(raw: Any, where: str, volumes: set[str]) -> tuple[ContainerSpec, dict[str, str]]:
+    """It shares what the others ask for, and nobody asks it anything."""
+    given = mapping(mapping(raw, where).get("properties"), f"{where}.properties")
+    for name in ("ports", "resources", "livenessProbe", "readinessProbe"):
+        if given.get(name):
+            raise _bad(f"{where}.properties.{name}", "is not for an init container: leave it out")
+    return _container(raw, where, volumes)
 
 
 def _variables(raw: Any, where: str) -> tuple[dict[str, str], dict[str, str]]:

@@ -6,8 +6,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from tidemill.domain.containers.plan import (
+    ERROR,
     KEPT_EVENTS,
     RUNNING,
+    START_ERROR,
     TERMINATED,
     WAITING,
     ContainerEvent,
@@ -83,9 +85,9 @@ def as_it_is(record: ContainerRecord, attempt: int, ended: str, ended_at: int | 
 def _ended(now: ContainerState, news: ContainerNews) -> ContainerState:
     code = news.exit_code if news.signal is None else KILLED + news.signal
     failed = bool(code or news.reason)
-    detail = {"oom": "OOMKilled", "stopped": "Stopped", "spawn_failed": "StartError"}.get(news.reason, "")
+    detail = {"oom": "OOMKilled", "stopped": "Stopped", "spawn_failed": START_ERROR}.get(news.reason, "")
     return ContainerState(
-        TERMINATED, now.started_at, news.at, code, detail or ("Error" if failed else "Completed")
+        TERMINATED, now.started_at, news.at, code, detail or (ERROR if failed else "Completed")
     )
 
 
