@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tidemill.app import access, job_logs
 from tidemill.app.codec import job_status
@@ -95,8 +95,10 @@ async def read_log(s: Services, scope: Scope, name: str, container: str, tail: i
 
 
 async def read_on(s: Services, seen: Seen, offset: int) -> bytes:
-    """What follows in the log of that run."""
-    return (await _read(s, seen, offset))[1]
+    """What follows in the log of that run, wherever it lies by now."""
+    run = seen.run
+    row = await s.store.read(lambda read: read.by_uid(run.uid)) if run is not None else None
+    return b"" if row is None else (await _read(s, replace(seen, run=row), offset))[1]
 
 
 async def has_ended(s: Services, seen: Seen) -> bool:
@@ -105,7 +107,7 @@ async def has_ended(s: Services, seen: Seen) -> bool:
     row = await s.store.read(lambda read: read.by_uid(run.uid)) if run is not None else None
     if row is None or JobState(row.state).final:
         return True
-    record = Seen(seen.group, seen.number, seen.name, row).record
+    record = replace(seen, run=row).record
     return record is not None and record.now.state == TERMINATED
 
 
