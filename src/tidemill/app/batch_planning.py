@@ -31,6 +31,7 @@ from tidemill.store.api import Read
 _CODE = "properties.codeConfiguration"
 _ENVIRONMENT = "properties.environmentId"
 _COMPONENT = "properties.deploymentConfiguration"
+_DIGITS = 64  # of a hash
 _NAMED = 8  # scripts that are listed where one is missing
 
 
@@ -135,7 +136,9 @@ async def _environment(
 
 
 def _label(model: PlannedModel) -> str:
-    return f"{model.name}:{model.version}" if model.name else model.given
+    """For people: names of models without one are hashes of 64 digits."""
+    name = f"{model.name[:8]}…" if len(model.name) == _DIGITS else model.name
+    return f"{name}:{model.version}" if name else model.given
 
 
 def _id_of(scope: Scope, model: PlannedModel) -> str:

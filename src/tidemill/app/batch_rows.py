@@ -29,7 +29,7 @@ FINAL = tuple(state.value for state in JobState if state.final)
 @dataclass(frozen=True, slots=True)
 class BatchDeploymentStatus:
     """What was resolved when it was put. `model`: the version's id, or as it was given; `model_label`:
-    NAME:VERSION; `environment`: a reference. "" for what there is not."""
+    NAME:VERSION, for people; `environment`: a reference. "" for what there is not."""
 
     model: str = ""
     model_type: str = ""
