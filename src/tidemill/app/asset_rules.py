@@ -12,7 +12,7 @@ from tidemill.data.bloburls import blob_url
 from tidemill.data.staging import FOLDER_TYPES
 from tidemill.data.uris import BlobUrl, JobOutputUri, LocalPath, OtherUrl, RegistryUri, WebUrl, parse_uri
 from tidemill.domain.components import maybe, read_component
-from tidemill.domain.errors import Conflict, InvalidRequest
+from tidemill.domain.errors import Conflict, InvalidRequest, NotOffered
 from tidemill.store.api import Read
 
 DATA_TYPES = ("uri_file", "uri_folder", "mltable")
@@ -121,6 +121,12 @@ def _complete_component(name: str, stored: dict[str, Any]) -> None:
     """As it was given, once it can be read; without what the client adds for itself."""
     read_component(stored.get("componentSpec"), name)
     spec = {key: value for key, value in stored["componentSpec"].items() if value is not None}
+    if spec.get("sourceJobId") and not spec.get("jobs"):
+        raise NotOffered(
+            f"Component {name!r} is to be made of job {spec['sourceJobId']!r} (source_job_id; job_definition of "
+            "a batch deployment), which is not offered. Give the pipeline with its steps.",
+            "properties.componentSpec.sourceJobId",
+        )
     stored["componentSpec"] = spec
 
 

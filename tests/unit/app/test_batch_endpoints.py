@@ -240,6 +240,14 @@ async def test_a_pipeline_component_runs_with_the_calls_inputs(s, scope, deploy,
         await deploy("bad", pipeline(default_compute="cpx"))
 
 
+async def test_a_component_of_a_job_is_refused_by_name(s, scope, owner):
+    spec = {"name": "x", "type": "pipeline", "sourceJobId": "ran-once", "jobs": {}}
+    with pytest.raises(NotOffered, match="made of job 'ran-once'"):
+        await assets.put_version(
+            s, owner, scope, COMPONENTS, "x", "1", {"properties": {"componentSpec": spec}}
+        )
+
+
 async def test_other_auth_modes_identities_and_keys_are_refused(s, scope, owner):
     with pytest.raises(NotOffered, match="callers sign in"):
         await batch_endpoints.put(s, owner, scope, "ep2", {"properties": {"authMode": "Key"}})
