@@ -123,8 +123,8 @@ def _complete_component(name: str, stored: dict[str, Any]) -> None:
     spec = {key: value for key, value in stored["componentSpec"].items() if value is not None}
     if spec.get("sourceJobId") and not spec.get("jobs"):
         raise NotOffered(
-            f"Component {name!r} is to be made of job {spec['sourceJobId']!r} (source_job_id; job_definition of "
-            "a batch deployment), which is not offered. Give the pipeline with its steps.",
+            f"Component {name!r} is to be made of job {spec['sourceJobId']!r} (source_job_id; "
+            "job_definition of a batch deployment), which is not offered. Give the pipeline with its steps.",
             "properties.componentSpec.sourceJobId",
         )
     stored["componentSpec"] = spec

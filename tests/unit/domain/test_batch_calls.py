@@ -128,12 +128,15 @@ def test_datasets_of_the_first_api_are_not_offered() -> None:
         call(dataset="azureml:old:1")
 
 
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers(-5, 5) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=9), inner, max_size=3),
+    max_leaves=8,
+)
+
+
 @given(
-    st.recursive(
-        st.none() | st.booleans() | st.integers(-5, 5) | st.text(max_size=5),
-        lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=9), inner, max_size=3),
-        max_leaves=8,
-    ),
+    ANYTHING,
     st.sampled_from(
         [
             "inputData",
@@ -143,12 +146,40 @@ def test_datasets_of_the_first_api_are_not_offered() -> None:
             "outputDataset",
             "miniBatchSize",
             "properties",
+            "name",
+            "outputFileName",
+            "loggingLevel",
         ]
     ),
 )
-def test_any_body_is_read_or_refused(value: Any, key: str) -> None:
+def test_any_call_is_read_or_refused(value: Any, key: str) -> None:
     try:
         made = call(**{key: value})
     except InvalidRequest:
         return
     assert job_properties(SPEC, made, "azureml:e:1", "custom_model", {})["jobType"] == "Pipeline"
+
+
+@given(
+    ANYTHING,
+    st.sampled_from(
+        [
+            "model",
+            "codeConfiguration",
+            "resources",
+            "retrySettings",
+            "environmentVariables",
+            "outputAction",
+            "deploymentConfiguration",
+            "errorThreshold",
+            "compute",
+            "environmentId",
+        ]
+    ),
+)
+def test_any_deployment_is_read_or_refused(value: Any, key: str) -> None:
+    try:
+        made = read_deployment("numbers", "first", {**MODEL, key: value})
+    except (InvalidRequest, NotOffered):
+        return
+    assert made.name == "first"
