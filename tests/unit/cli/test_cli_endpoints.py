@@ -119,13 +119,14 @@ def test_scaling_by_requests_and_to_zero(folder: Path):
     more = (
         "scale_settings.target_requests_per_instance=8",
         "scale_settings.idle_time_before_scale_to_zero=90",
+        "scale_settings.park_instance=false",
     )
     body = deployment_body(
         load_deployment(write(folder, DEPLOYMENT), more).data, DeploymentReferences("m", "c", "e"), "x"
     )
     del body["properties"]["dataCollector"]
     read = read_deployment("digits", "blue", body["properties"], body["sku"]).scale
-    assert (read.target_requests, read.idle_s) == (8, 90)
+    assert (read.target_requests, read.idle_s, read.parks) == (8, 90, False)
 
 
 def test_no_instances_are_none(folder: Path):

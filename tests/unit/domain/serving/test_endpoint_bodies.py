@@ -75,6 +75,7 @@ def test_settings_and_probes():
     assert spec.liveness == Probe(20, 5, 1, 1, 3)
     assert spec.readiness == Probe()
     assert spec.scale == ScaleSettings("TargetUtilization", 0, 4)
+    assert not read(scaleSettings={"scaleType": "Default", "parkInstance": False}).scale.parks
     assert (spec.instances, spec.environment_variables) == (3, (("A", "1"),))
 
 
@@ -103,6 +104,7 @@ def test_settings_and_probes():
             "scaleSettings.minInstances",
             "more than maxInstances 2",
         ),
+        ({"scaleSettings": {"parkInstance": "later"}}, "scaleSettings.parkInstance", "Use true, false"),
         ({"modelMountPath": "var/models"}, "modelMountPath", "absolute path"),
         ({"environmentVariables": {"A=B": "1"}}, "environmentVariables", "not valid"),
         ({"egressPublicNetworkAccess": "maybe"}, "egressPublicNetworkAccess", "Enabled, Disabled"),
