@@ -15,6 +15,8 @@ from jobserver import JobServer, until
 from portalhouse import House
 from wheelmaker import wheel
 
+from tidemill.environments.filelock import FileLock
+
 EVIL = "<script>alert(1)</script>"
 PNG = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
@@ -283,6 +285,15 @@ def test_a_build_is_followed_while_it_goes_on(house: House) -> None:
     part = until(lambda: house.get("owner", poll[1].replace("&amp;", "&"), hx_request="true"))
     assert ">failed<" in part.html
     assert "tmnone" in part.html.partition('id="build-log"')[2]
+    digest = house.server.job("fails")["environment_digest"]
+    with FileLock(house.server.home / "envs" / ".locks" / digest) as held:
+        assert held.try_acquire()  # as if another process built it
+        house.server.submit("waits", "true", environmentId="azureml:lost:1")
+        house.server.until_state("waits", "Preparing")
+        part = house.get("owner", poll[1].replace("&amp;", "&"), hx_request="true")
+        assert ">building<" in part.html
+        assert f'Waiting for it: <a href="{house.base}/jobs/waits"' in part.html
+    assert house.server.wait("waits")["status"] == "Failed"
 
 
 def test_a_component_is_copied_from_its_page(house: House, folder: Path) -> None:
