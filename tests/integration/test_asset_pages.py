@@ -253,6 +253,19 @@ def test_who_may_not_read_the_bytes_sees_no_preview(house: House) -> None:
     assert house.get("reader", "data/mixed/1/picture?path=dot.png").status == 403
 
 
+def test_a_role_on_one_asset_shows_no_jobs(house: House) -> None:
+    house.make("guest")
+    for asset in ("data/cells", "models/made", "environments/tide"):
+        house.access("grant", "guest", "Reader", "--scope", asset)
+        page = house.get("guest", asset)
+        assert page.status == 200
+        assert "You may not read the jobs of this workspace." in page.text
+        assert f"{house.base}/jobs/" not in page.html
+        assert "answers" not in page.text
+        assert "a, b" not in page.text
+    assert house.get("guest", "data/mixed").status == 403
+
+
 def test_an_environment_shows_its_lock_and_its_build(house: House) -> None:
     listed = house.get("owner", "environments")
     assert re.search(r"AzureML-\S+", listed.text)

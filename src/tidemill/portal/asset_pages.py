@@ -3,16 +3,19 @@ a version."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urlencode
 
 from starlette.responses import Response
 
-from tidemill.app import asset_uses, asset_views
+from tidemill.app import access, asset_uses, asset_views
 from tidemill.app.asset_rows import AssetKind
 from tidemill.domain.ids import PROVIDER
 from tidemill.portal.asset_links import page
 from tidemill.portal.frame import W, around, live
+from tidemill.store.api import Read
 from tidemill.wire.http import Context, Handler, Route
 
 ACTION = f"{PROVIDER}/workspaces"
@@ -69,6 +72,8 @@ async def shown(ctx: Context, kind: AssetKind, found: dict[str, Any]) -> dict[st
     """The frame, the asset, and addresses of its versions. Archived ones are shown on demand, and where the
     page is about one."""
     frame = await around(ctx, kind.type)
+    if found.get("job") and not await may(ctx, f"{ACTION}/jobs/read"):
+        found = {**found, "job": ""}
     archived = ctx.request.query.get("archived") == "1"
     versions = [
         {**each, "page": f"{frame['base']}/{page(kind.type, found['name'], each['version'])}"}
@@ -85,5 +90,23 @@ async def shown(ctx: Context, kind: AssetKind, found: dict[str, Any]) -> dict[st
     }
 
 
-def used(uses: asset_uses.Uses) -> dict[str, Any]:
-    return {"uses": uses, "searched": asset_uses.SEARCHED}
+async def used(ctx: Context, find: Callable[[Read], asset_uses.Uses]) -> dict[str, Any]:
+    """Who had it, as far as the caller may see jobs and endpoints: a role may be on the asset alone."""
+    found = await ctx.services.store.read(find)
+    jobs = await may(ctx, f"{ACTION}/jobs/read")
+    kinds = {
+        kind: await may(ctx, f"{ACTION}/{kind}Endpoints/read")
+        for kind in {one["kind"] for one in found.deployments}
+    }
+    shown = replace(
+        found,
+        jobs=found.jobs if jobs else (),
+        further=found.further if jobs else 0,
+        deployments=tuple(one for one in found.deployments if kinds[one["kind"]]),
+    )
+    return {"uses": shown, "searched": asset_uses.SEARCHED, "may_see_jobs": jobs}
+
+
+async def may(ctx: Context, action: str) -> bool:
+    """At the whole workspace."""
+    return (await access.decide(ctx.services, ctx.caller, action, ctx.scope)).allowed

@@ -29,11 +29,11 @@ async def component_page(ctx: Context) -> Response:
     name, version = asset["name"], asset["version"]
     spec = asset["spec"].get("componentSpec") or {}
     component = read_component(spec, name, version)
-    uses = await ctx.services.store.read(lambda read: asset_uses.of_component(read, ctx.scope, name, version))
+    uses = await asset_pages.used(ctx, lambda read: asset_uses.of_component(read, ctx.scope, name, version))
     return pages.page(
         "component.html",
         **values,
-        **asset_pages.used(uses),
+        **uses,
         component=component,
         yaml=_yaml({"name": name, "version": version, **spec}),
     )

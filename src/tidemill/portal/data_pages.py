@@ -44,11 +44,11 @@ async def data_page(ctx: Context) -> Response:
         place = await data_preview.place_of(s, scope, DATA, asset["address"])
     except TidemillError as error:
         problem = error.message
-    uses = await s.store.read(
-        lambda read: asset_uses.of_bytes(read, scope, place, asset["name"], asset["version"])
+    uses = await asset_pages.used(
+        ctx, lambda read: asset_uses.of_bytes(read, scope, place, asset["name"], asset["version"])
     )
     look = await _look(ctx, place, asset["type"], problem)
-    return pages.page("data_version.html", **values, **asset_pages.used(uses), **look)
+    return pages.page("data_version.html", **values, **uses, **look)
 
 
 async def _look(ctx: Context, place: Place | None, kind: str, problem: str) -> dict[str, Any]:

@@ -28,12 +28,17 @@ async def environment_page(ctx: Context) -> Response:
     s, scope = ctx.services, ctx.scope
     values, version = await _one(ctx)
     item = values["item"]
-    values["state"] = await environment_views.state(s, scope, item["name"], item["version"])
+    state = await environment_views.state(s, scope, item["name"], item["version"])
+    if not await asset_pages.may(ctx, f"{asset_pages.ACTION}/jobs/read"):
+        state["waiting"] = []
+    values["state"] = state
     spec = item["spec"]
     values |= {"image": spec.get("image"), "build": spec.get("build"), "conda": spec.get("condaFile")}
     if not is_fragment(ctx.request):
-        uses = await s.store.read(lambda read: asset_uses.of_environment(read, scope, item["name"], version))
-        values |= asset_pages.used(uses)
+        uses = await asset_pages.used(
+            ctx, lambda read: asset_uses.of_environment(read, scope, item["name"], version)
+        )
+        values |= uses
     return live(ctx, values["here"], "environment", values)
 
 

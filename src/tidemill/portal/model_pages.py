@@ -30,15 +30,15 @@ async def model_page(ctx: Context) -> Response:
     s, scope, asset = ctx.services, ctx.scope, values["item"]
     row = await model_flavors.with_flavors(s, row)
     place, problem = await _place(ctx, asset["address"])
-    uses = await s.store.read(
-        lambda read: asset_uses.of_bytes(read, scope, place, asset["name"], asset["version"])
+    uses = await asset_pages.used(
+        ctx, lambda read: asset_uses.of_bytes(read, scope, place, asset["name"], asset["version"])
     )
     return pages.page(
         "model.html",
         **values,
-        **asset_pages.used(uses),
+        **uses,
         flavors=decode_object(row.spec).get("flavors") or {},
-        run=str(asset["properties"].get("mlflow.runId") or ""),
+        run="" if not uses["may_see_jobs"] else str(asset["properties"].get("mlflow.runId") or ""),
         **await _contents(ctx, asset, place, problem),
     )
 
