@@ -6,6 +6,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -54,6 +55,12 @@ class Place:
         made = self.cli("model", "package", "weights:1", "-e", "plain:1", "--code", "code", "--entry-script",
                         "score.py", "--env", "UNIT=points", "-o", "json", *words)  # fmt: skip
         return json.loads(made)
+
+    def containers(self) -> int:
+        """Of packages, in the workspace's storage."""
+        with self.server.blobs() as blobs:
+            names = [one.name for one in blobs.containers(self.server.account())]
+        return len([name for name in names if re.fullmatch("p[0-9a-f]{32}", name)])
 
     def state(self, name: str) -> str:
         found = json.loads(self.cli("package", "list", "-o", "json"))
@@ -251,6 +258,28 @@ def test_a_wheelhouse_installs_without_a_network_and_serves(place: Place) -> Non
     place.cli("package", "delete", "--name", "wheels", "--version", "1", "--yes")
 
 
+def test_a_container_group_runs_it(place: Place, first: dict[str, Any]) -> None:
+    if os.geteuid() != 0:
+        need("needs root: a container group needs a network of its own")
+    need(no_network())
+    where = place.server.state["workspace"]["name"]
+    create = ("container", "create", "--name", "packed", "--ports", "5001")
+    assert "write package://WORKSPACE/NAME" in place.cli(*create, "--image", "package://first:1", fails=True)
+    place.cli(*create, "--image", f"package://{where}/first:1")
+    program = (
+        f"import urllib.request as r; print(r.urlopen('http://127.0.0.1:5001/score', b'{REQUEST}').read())"
+    )
+
+    def asked() -> str:
+        words = ("container", "exec", "--name", "packed", "--", "python", "-c", program)
+        done = place.server.cli(*words, timeout=60, cwd=place.work)
+        return done.stdout if done.returncode == 0 else ""
+
+    said = until(asked, 40, "an answer of the group")
+    assert json.loads(said.strip()[2:-1]) == ANSWER
+    place.cli("container", "delete", "--name", "packed", "--yes")
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
@@ -305,6 +334,8 @@ def test_a_package_that_is_deleted_while_it_is_made_is_gone(place: Place, first:
     place.cli("package", "delete", "--name", "gone", "--version", "1", "--yes")
     until(lambda: not list(making.iterdir()), 20, "the end of what was being made")
     assert place.state("gone") == ""
+    kept = len(json.loads(place.cli("package", "list", "-o", "json")))
+    until(lambda: place.containers() == kept, 20, "no container but those of packages")
 
 
 def test_made_anew_it_is_the_same_bytes(place: Place, first: dict[str, Any]) -> None:

@@ -1,4 +1,5 @@
-"""The example that serves digits, as its tutorial goes: train, deploy blue and green, shift, roll back."""
+"""The example that serves digits, as its tutorial goes: train, deploy blue and green, shift, roll back,
+package."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "serve-digits"
 
 
-def test_train_deploy_shift_and_roll_back(server: Any) -> None:
+def test_train_deploy_shift_roll_back_and_package(server: Any, tmp_path: Path) -> None:
     def tidemill(*words: str) -> str:
         command = [str(Path(sys.executable).with_name("tidemill")), "--home", str(server.home), *words]
         done = subprocess.run(command, capture_output=True, text=True, timeout=200, cwd=EXAMPLE)
@@ -49,5 +50,10 @@ def test_train_deploy_shift_and_roll_back(server: Any) -> None:
     ]
     made = json.loads(tidemill("job", "show", "--name", "svm", "-o", "json"))
     assert made["serves"] == [{"endpoint": "digits", "deployment": "green", "model": "served-digits:2"}]
+    layout = tmp_path / "digits"
+    words = ("--name", "digits-packed", "--download-path", str(layout), "-o", "json")
+    packed = json.loads(tidemill("model", "package", "--file", "green.yml", *words))
+    assert packed["model"] == "served-digits:2"
+    assert json.loads((layout / "index.json").read_bytes())["manifests"][0]["digest"] == packed["digest"]
     tidemill("deployment", "delete", "--endpoint-name", "digits", "--name", "green", "--yes")
     tidemill("endpoint", "delete", "--name", "digits", "--yes")

@@ -100,7 +100,8 @@ async def _plan(
         before = len(spec.init)
         place = f"initContainers[{number}]" if number < before else f"containers[{number - before}]"
         with at(f"properties.{place}.properties.image"):
-            images.append(container_images.plan(s, container_images.owner_of(uid), one.image))
+            owner = container_images.owner_of(uid)
+            images.append(await container_images.plan(s, caller, scope, owner, one.image))
     await _check_shares(s, caller, spec)
     level = strictest(s.settings.require_isolation, level_of(tags, "tags"))
     if level:

@@ -8,20 +8,22 @@ from __future__ import annotations
 import hashlib
 from dataclasses import replace
 
+from tidemill.app import package_images
 from tidemill.app.container_rows import secrets_of
 from tidemill.app.services import Services
 from tidemill.domain.containers.model import HOST_PYTHON
 from tidemill.domain.errors import InvalidRequest
-from tidemill.domain.model import Resource
+from tidemill.domain.model import Caller, Resource, Scope
 from tidemill.domain.plan import PlannedEnvironment
 from tidemill.environments.images import inside, registry
-from tidemill.environments.images.reference import ImageReference, parse_reference
+from tidemill.environments.images.reference import PACKAGE, ImageReference, parse_reference
 from tidemill.environments.images.rules import PREFER_HOST
 from tidemill.environments.shared import LogLine
 
 
-def plan(s: Services, owner: str, written: str) -> PlannedEnvironment:
-    """With `image_digest` where nothing has to be fetched. Raises InvalidRequest."""
+async def plan(s: Services, caller: Caller, scope: Scope, owner: str, written: str) -> PlannedEnvironment:
+    """With `image_digest` where nothing has to be fetched. Raises InvalidRequest; of a package also NotFound
+    and AccessDenied."""
     if written == HOST_PYTHON:
         inside.require_sandbox(written)
         return PlannedEnvironment(label=HOST_PYTHON)
@@ -31,10 +33,14 @@ def plan(s: Services, owner: str, written: str) -> PlannedEnvironment:
             f"stand in for a container. Use {HOST_PYTHON} with a command, or tidemill up --images use.",
             "ImagesNotUsed",
         )
-    image = s.images.check(parse_reference(written))
+    image = parse_reference(written)
+    if image.transport == PACKAGE:
+        await package_images.check_in_group(s, caller, scope, image)
+    else:
+        image = s.images.check(image)
     inside.require_sandbox(image.written)
     known = s.images.known(image, owner)
-    if known is None and image.transport != "oci":
+    if known is None and image.transport not in ("oci", PACKAGE):
         registry.require(image)
     digest = hashlib.sha256("\n".join(["container", owner, image.canonical]).encode()).hexdigest()[:40]
     return PlannedEnvironment(
@@ -57,7 +63,12 @@ async def fetch(
     if not planned.in_image:
         return planned, ()
     image = parse_reference(planned.image or "")
-    found = await s.images.ensure(image, owner_of(group.uid), _login(s, group, image), log)
+    if image.transport == PACKAGE:
+        found = await package_images.ensure(
+            s, package_images.workspace_of(group.key.scope, image), image, log
+        )
+    else:
+        found = await s.images.ensure(image, owner_of(group.uid), _login(s, group, image), log)
     return replace(planned, image_digest=found.image.digest), found.notes
 
 

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
+from tidemill.app.access import authorise
 from tidemill.app.package_rows import in_image, label, package_status
 from tidemill.app.services import Services
-from tidemill.domain.errors import OutOfSpace
-from tidemill.domain.model import Scope
+from tidemill.domain.errors import InvalidRequest, OutOfSpace
+from tidemill.domain.ids import PROVIDER
+from tidemill.domain.model import Caller, Scope
 from tidemill.environments import tree
 from tidemill.environments.images.reference import PACKAGE, ImageReference, parse_reference
 from tidemill.environments.images.store import FoundImage
 from tidemill.environments.shared import LogLine
 
+DOWNLOAD = f"{PROVIDER}/workspaces/packages/versions/download/action"
 FOLDER = ".packages"  # below the home's images/: what is on its way
 
 
@@ -23,6 +27,25 @@ async def check(s: Services, scope: Scope, written: str) -> None:
     image = parse_reference(written)
     if image.transport == PACKAGE:
         await s.store.read(lambda read: in_image(read, scope, image))
+
+
+async def check_in_group(s: Services, caller: Caller, scope: Scope, image: ImageReference) -> None:
+    """Of a container group, which is of no workspace: the package's is named, and whoever creates the group
+    may have its files. Raises NotFound, InvalidRequest, AccessDenied."""
+    if not image.registry:
+        raise InvalidRequest(
+            f"{image.written}: a container group is of no workspace: write {PACKAGE}://WORKSPACE/NAME:VERSION.",
+            "InvalidImage",
+        )
+    there = workspace_of(scope, image)
+    below = f"packages/{image.repository}/versions/{image.tag}"
+    await authorise(s, caller, DOWNLOAD, there, below)
+    await s.store.read(lambda read: in_image(read, there, image))
+
+
+def workspace_of(scope: Scope, image: ImageReference) -> Scope:
+    """Of a package that a container group names."""
+    return replace(scope, workspace=image.registry)
 
 
 async def ensure(s: Services, scope: Scope, image: ImageReference, log: LogLine) -> FoundImage:

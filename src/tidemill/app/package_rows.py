@@ -54,8 +54,15 @@ def find_package(read: Read, scope: Scope, name: str, version: str) -> Resource:
 
 
 def in_image(read: Read, scope: Scope, image: ImageReference) -> Resource:
-    """The package that `package://NAME:VERSION` is. Raises NotFound, or InvalidRequest for one that is no
-    image, or none yet."""
+    """The package that `package://NAME:VERSION` is, in a workspace. Raises NotFound, or InvalidRequest for
+    one that is no image, or none yet."""
+    if image.registry not in ("", scope.workspace):
+        raise InvalidRequest(
+            f"{image.written} is a package of workspace {image.registry!r}, and what runs in {scope.words} "
+            "uses its own.",
+            "CrossWorkspace",
+            TARGET,
+        )
     row = find_package(read, scope, image.repository, image.tag)
     kind = package_status(row).plan.spec.format
     if kind != OCI:

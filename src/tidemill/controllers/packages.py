@@ -56,7 +56,12 @@ class Packages:
         if row is not None and row.state == CREATING:
             self._take(row)
         elif row is None and uid in self._tasks:
-            self._tasks[uid].cancel()
+            await self._end(self._tasks[uid])
+
+    async def _end(self, making: asyncio.Task[None]) -> None:
+        """Of a package that was deleted meanwhile."""
+        making.cancel()
+        await asyncio.gather(making, return_exceptions=True)
 
     def _take(self, row: Resource) -> None:
         if row.uid not in self._tasks:
@@ -82,6 +87,10 @@ class Packages:
             else:
                 log.exception("package %s failed", label(row))
                 problem = JobError("PackagingFailed", f"{type(error).__name__}: {error}")
+        except asyncio.CancelledError:
+            if await self._s.store.read(lambda read: read.by_uid(row.uid)) is None:
+                await asyncio.to_thread(packages.remove_files, self._s, row)
+            raise
         await asyncio.to_thread(packages.remove_files, self._s, row)
         await self._write(row, lambda tx, there: packages.fail(tx, there, problem, self._s.clock.now()))
 

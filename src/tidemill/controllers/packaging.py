@@ -70,7 +70,11 @@ class Making:
             await asyncio.to_thread(self._stage, folder)
             order, keys = await asyncio.to_thread(self._order, folder, planned, built, base)
             made = await self._work(order, folder)
-            return await asyncio.to_thread(self._keep, folder, made, keys)
+            keeping = asyncio.ensure_future(asyncio.to_thread(self._keep, folder, made, keys))
+            try:
+                return await asyncio.shield(keeping)
+            finally:  # a thread is not cancelled
+                await asyncio.gather(keeping, return_exceptions=True)
         finally:
             await asyncio.shield(asyncio.to_thread(tree.remove_tree, folder))
 

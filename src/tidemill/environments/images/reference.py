@@ -13,7 +13,7 @@ from tidemill.domain.errors import InvalidRequest
 
 HUB = "docker.io"
 LOCAL = ("oci", "oci-archive", "docker-archive")
-PACKAGE = "package"  # of a model, in the workspace: package://NAME:VERSION
+PACKAGE = "package"  # of a model: package://[WORKSPACE/]NAME:VERSION
 TARGET = "properties.image"
 
 _HOST = re.compile(
@@ -31,7 +31,8 @@ _LOOPBACK = re.compile(r"^(?:localhost|127(?:\.\d{1,3}){3}|\[::1\])(?::\d+)?$")
 class ImageReference:
     """`transport` is "docker" (a registry), one of LOCAL, or PACKAGE. Of a registry's: `registry`,
     `repository`, and `tag` or `digest` (the digest wins where both are given). Of a local one: `path`, and
-    perhaps `tag`. Of a package: `repository` and `tag`, its name and version."""
+    perhaps `tag`. Of a package: `repository` and `tag`, its name and version; `registry`, its workspace
+    where that is named."""
 
     written: str
     transport: str = "docker"
@@ -54,7 +55,8 @@ class ImageReference:
     def name(self) -> str:
         """The canonical form without a tag: `docker.io/library/python`, `oci:/images/trainer`."""
         if self.transport == PACKAGE:
-            return f"{PACKAGE}://{self.repository}"
+            workspace = f"{self.registry}/" if self.registry else ""
+            return f"{PACKAGE}://{workspace}{self.repository}"
         return f"{self.transport}:{self.path}" if self.local else f"{self.registry}/{self.repository}"
 
     @property
@@ -97,10 +99,12 @@ def _local(written: str, transport: str, rest: str) -> ImageReference:
 
 
 def _package(written: str, rest: str) -> ImageReference:
-    name, colon, version = rest.partition(":")
-    if not colon or not _PACKAGE.match(name) or not _PACKAGE.match(version):
+    workspace, slash, named = rest.rpartition("/")
+    name, _, version = named.partition(":")
+    parts = [name, version, *([workspace] if slash else [])]
+    if not all(_PACKAGE.match(part) for part in parts):
         raise _invalid(written, f"it names no package: write {PACKAGE}://NAME:VERSION")
-    return ImageReference(written, PACKAGE, repository=name, tag=version)
+    return ImageReference(written, PACKAGE, workspace, repository=name, tag=version)
 
 
 def _registry(written: str, text: str) -> ImageReference:
@@ -139,7 +143,7 @@ def _invalid(written: str, why: str) -> InvalidRequest:
     return InvalidRequest(
         f"Image {written!r} cannot be read: {why}. Forms: name:tag, host:port/name:tag, name@sha256:…, "
         "oci:/path[:tag], oci-archive:/path.tar[:tag], docker-archive:/path.tar[:name:tag], "
-        "package://NAME:VERSION.",
+        "package://[workspace/]name:version.",
         "InvalidImage",
         TARGET,
     )
