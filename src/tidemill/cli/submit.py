@@ -63,16 +63,16 @@ def job_body(session: Session, spec: Spec, name: str) -> dict[str, Any]:
         return pipeline_job(session, spec, name, default_experiment())
     job = {**spec.data, "inputs": with_types(spec, spec.data.get("inputs") or {})}
     run = job["trial"] if job.get("type") == "sweep" else job
-    found = to_arm.JobReferences(
-        compute_id=compute_id(session, job.get("compute")), inputs=input_uris(session, spec, job["inputs"])
-    )
     if isinstance(run, str):
         from tidemill.cli.pipelines import component_id
 
-        found = replace(found, component_id=component_id(session, spec, run))
+        found = to_arm.JobReferences(component_id=component_id(session, spec, run))
     else:
+        environment = environment_id(session, spec, run["environment"])
         code = code_id(session, spec, run["code"]) if run.get("code") else ""
-        found = replace(found, environment_id=environment_id(session, spec, run["environment"]), code_id=code)
+        found = to_arm.JobReferences(environment, code)
+    compute, inputs = compute_id(session, job.get("compute")), input_uris(session, spec, job["inputs"])
+    found = replace(found, compute_id=compute, inputs=inputs)
     write = sweep_to_arm.sweep_job if run is not job else to_arm.command_job
     return write(job, name, found, default_experiment())
 
