@@ -75,7 +75,7 @@ def test_the_example_is_shown(run: Any, made: dict[str, str]) -> None:
     assert "mferp/managementfrontend" in made["endpoint"]
     assert "reviews/weights, the default" in made["weights"]
     assert "of 2, 2 at once a node, 60 s each, 2 more tries" in made["weights"]
-    assert "pipeline component azureml_anonymous:" in made["count"]
+    assert "pipeline component count-words" in made["count"]
     (found,) = json.loads(run("endpoint", "list", "--output", "json"))
     assert (found["default_deployment"], found["deployment_names"]) == ("weights", ["weights", "count"])
     listed = run("deployment", "list", "--endpoint-name", "reviews")

@@ -146,7 +146,7 @@ class _Draft:
     def _runs(self) -> str:
         """`script score.py with model digits:3`."""
         if self.spec.kind == PIPELINE:
-            return f"pipeline component {self.spec.component}"
+            return f"pipeline component {self.status.component_label}"
         model = f"model {self.status.model_label}" if self.spec.model else ""
         script = f"script {self.spec.scoring_script}" if self.spec.scoring_script else ""
         return " with ".join(part for part in (script, model) if part)

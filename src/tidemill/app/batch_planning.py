@@ -7,7 +7,7 @@ import hashlib
 from dataclasses import dataclass
 
 from tidemill.app import assets, computes, secretstore
-from tidemill.app.asset_rows import ANONYMOUS, ENVIRONMENTS
+from tidemill.app.asset_rows import ANONYMOUS, ANONYMOUS_COMPONENT, ENVIRONMENTS
 from tidemill.app.batch_rows import BatchDeploymentStatus
 from tidemill.app.codec import decode_object
 from tidemill.app.components import find_component
@@ -39,8 +39,8 @@ async def plan(s: Services, caller: Caller, scope: Scope, spec: BatchDeploymentS
     """Raises NotFound, InvalidRequest, NotOffered, Conflict or Forbidden, with the property at fault and what
     exists. Written is at most the environment that a model brings with it."""
     if spec.kind == PIPELINE:
-        await s.store.read(lambda read: _check_pipeline(s, read, scope, spec))
-        return BatchDeploymentStatus()
+        called = await s.store.read(lambda read: _look_at_pipeline(s, read, scope, spec))
+        return BatchDeploymentStatus(component_label=called)
     await check_usable(s, caller, [spec.model, spec.code_id, spec.environment_id])
     await secretstore.check_usable(s, caller, scope, spec.environment_variables)
     found = await s.store.read(lambda read: _look(s, read, scope, spec))
@@ -81,7 +81,8 @@ def _look(s: Services, read: Read, scope: Scope, spec: BatchDeploymentSpec) -> _
     return _Found(code, model)
 
 
-def _check_pipeline(s: Services, read: Read, scope: Scope, spec: BatchDeploymentSpec) -> None:
+def _look_at_pipeline(s: Services, read: Read, scope: Scope, spec: BatchDeploymentSpec) -> str:
+    """-> what people call the component."""
     workspace = require_workspace(read, scope)
     with at(f"{_COMPONENT}.componentId"):
         component = find_component(read, scope, spec.component)
@@ -95,6 +96,8 @@ def _check_pipeline(s: Services, read: Read, scope: Scope, spec: BatchDeployment
     with at(f"{_COMPONENT}.settings.default_compute"):
         if computes.name_of(scope, compute).casefold() not in ("", SERVERLESS):
             computes.resolve_in(s, read, scope, compute, workspace)
+    anonymous = component.name == ANONYMOUS_COMPONENT
+    return component.display_name if anonymous else f"{component.name}:{component.version}"
 
 
 def _check_script(s: Services, code: Place, script: str) -> None:

@@ -28,13 +28,14 @@ FINAL = tuple(state.value for state in JobState if state.final)
 
 @dataclass(frozen=True, slots=True)
 class BatchDeploymentStatus:
-    """What was resolved when it was put. `model`: the version's id, or as it was given; `model_label`:
-    NAME:VERSION, for people; `environment`: a reference. "" for what there is not."""
+    """What was resolved when it was put. `model`: the version's id, or as it was given; labels: for people,
+    NAME:VERSION; `environment`: a reference. "" for what there is not."""
 
     model: str = ""
     model_type: str = ""
     model_label: str = ""
     environment: str = ""
+    component_label: str = ""
 
 
 _status = msgspec.json.Decoder(BatchDeploymentStatus)

@@ -104,7 +104,7 @@ def _deployment(read: Read, endpoint: Resource, row: Resource) -> dict[str, Any]
         "state": row.state,
         "default": default_of(endpoint) == row.key.name,
         "type": "pipeline" if spec.kind == PIPELINE else "model",
-        "component": _short(spec.component) or None,
+        "component": status.component_label or None,
         "component_id": spec.component or None,
         "settings": dict(spec.settings),
         "model": status.model_label or None,
