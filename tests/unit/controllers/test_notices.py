@@ -125,19 +125,19 @@ async def test_a_kill_loses_nothing(world: World, when: str, monkeypatch: pytest
     await settings(world)
     await world.start()
     await world.cluster()
-    settle = notice_sending._settle
+    killed: list[str] = []
 
     async def never(*given: Any) -> None:
+        killed.append(when)
         raise RuntimeError("killed here")
 
     with HookReceiver() as receiver:
-        monkeypatch.setattr(notice_sending, "_settle" if when == "during" else "send", never)
+        monkeypatch.setattr(notice_sending, "_settle" if when == "during" else "_send", never)
         await world.submit("a", "cpu", **hooked(receiver.url))
         await world.ended("a")
-        if when == "during":
-            await world.until(lambda: len(receiver.posts) == 1)
+        await world.until(lambda: bool(killed))
+        assert len(receiver.posts) == (when == "during")
         monkeypatch.undo()
-        assert notice_sending._settle is settle
         await world.restart()
         await until_said(world, "a", "NotificationSent")
     assert len(receiver.posts) == (2 if when == "during" else 1)

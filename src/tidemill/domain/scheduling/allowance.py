@@ -144,12 +144,14 @@ class Supply:
                 self.allowance.take(user_asks(quotas, spec, job) + team_asks(quotas, spec, job))
 
     def claim(self, spec: ClusterSpec, opens: int) -> tuple[bool, bool]:
-        """Keeps what is short for a job that goes first. -> (of the host, of a quota)."""
-        host = not self.host.fits(opens, spec.node)
-        if host:
-            self.host.claim(opens, spec.node)
+        """Keeps what is short for a job that goes first. -> (of the host, of a quota). The host's room is not
+        kept for one that a quota holds up: while it may not open a node, others would lose theirs for
+        nothing, and would open them again at once."""
         over = self.allowance.short(place_asks(self.allowance.quotas, spec, opens, 1))
         self.allowance.claim(over)
+        host = not over and not self.host.fits(opens, spec.node)
+        if host:
+            self.host.claim(opens, spec.node)
         return host, bool(over)
 
     def expect(self, spec: ClusterSpec, granted: Vector) -> None:

@@ -304,7 +304,7 @@ def _offer(
             return False
         if no_room or over:
             desk.blocked, desk.stopped = job, True
-            if no_room:
+            if no_room and not over:
                 for index, part in enumerate(_parts(size)):
                     claimed[index] += opens * part
             _add(books.kept, over)
