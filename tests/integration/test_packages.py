@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from accessclient import ask as ask_as
+from accessclient import token_for
 from containers import podman, runc, scored
 from imagemaker import need as need_programs
 from jobserver import JobServer, until
@@ -280,6 +282,38 @@ def test_a_container_group_runs_it(place: Place, first: dict[str, Any]) -> None:
     place.cli("container", "delete", "--name", "packed", "--yes")
 
 
+def test_roles_decide_who_packages_and_who_fetches(place: Place, first: dict[str, Any]) -> None:
+    server = place.server
+    eve = json.loads(place.cli("access", "create-user", "eve", "-o", "json"))
+    place.cli("access", "grant", "eve", "Reader")
+    token, native = token_for(server.home, server.state, eve), f"/api/v1{server.workspace}/packages"
+    status, listed = ask_as(server.state, token, "GET", native)
+    assert (status, [one["name"] for one in listed["value"]][-1]) == (200, "first")
+    version = f"{native}/first/versions/1"
+    for method, path in (
+        ("POST", f"{version}/download"),
+        ("DELETE", version),
+        ("POST", f"{server.workspace}/models/weights/versions/1/package?api-version=2023-08-01-preview"),
+    ):
+        status, refused = ask_as(server.state, token, method, path, {"targetEnvironmentId": "eves"})
+        assert (status, refused["error"]["code"]) == (403, "AuthorizationFailed")
+
+
+def test_the_models_page_names_its_packages(place: Place, first: dict[str, Any]) -> None:
+    where = place.server.state["workspace"]
+    page = f"/ui/{where['subscription']}/{where['group']}/{where['name']}/models/weights/1"
+    _, answer = place.server.call("POST", "/api/v1/portal/link", {"next": page})
+    connection = place.server.connection()
+    connection.request("GET", "/" + answer["url"].split("/", 3)[3])
+    reply = connection.getresponse()
+    reply.read()
+    cookie = str(reply.getheader("set-cookie")).split(";")[0]
+    connection.request("GET", page, headers={"Cookie": cookie})
+    text = connection.getresponse().read().decode()
+    connection.close()
+    assert '<li id="p-first-1">first:1' in text
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
@@ -302,6 +336,24 @@ def test_what_cannot_be_packaged_is_refused_with_the_reason(
 ) -> None:
     assert told in place.cli("model", "package", *words, fails=True)
     assert all(one["state"] != "Creating" for one in json.loads(place.cli("package", "list", "-o", "json")))
+
+
+def test_a_full_disk_is_told_and_nothing_half_written_stays(tmp_path: Path) -> None:
+    """The process that writes layers, on a disk of two MiB."""
+    if os.geteuid() != 0:
+        need("needs root: mounting")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", disk], check=True)
+    try:
+        order = {"format": "oci", "layout": f"{disk}/layout", "work": str(tmp_path), "architecture": "amd64",
+                 "reference": "x:1", "server": str(tmp_path), "python": sys.executable}  # fmt: skip
+        words = [sys.executable, "-I", "-m", "tidemill.packaging.work"]
+        done = subprocess.run(words, input=json.dumps(order), capture_output=True, text=True, timeout=60)
+        assert json.loads(done.stdout.splitlines()[-1]) == {"full": True}, done.stderr
+        assert [path for path in disk.rglob("*") if path.is_file()] == []
+    finally:
+        subprocess.run(["umount", disk], check=True)
 
 
 @pytest.mark.kill

@@ -84,6 +84,7 @@ class Making:
         await self._tell(f"Environment {planned.label} is made ready.")
         if not planned.in_image:
             built = await s.environments.ensure(images.spec_of(planned), _unheard)
+            s.environments.is_built(built.digest)  # so that housekeeping leaves it while it is read
             self._notes += built.notes
             why = await scoring_side.settle(s, planned, _unheard)
             if why:

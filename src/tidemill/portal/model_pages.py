@@ -8,7 +8,14 @@ from typing import Any
 
 from starlette.responses import Response
 
-from tidemill.app import asset_uses, data_preview, model_flavors, model_sources
+from tidemill.app import (
+    asset_uses,
+    data_preview,
+    model_flavors,
+    model_sources,
+    package_views,
+    packages,
+)
 from tidemill.app.asset_rows import MODELS
 from tidemill.app.codec import decode_object
 from tidemill.domain.errors import TidemillError
@@ -38,9 +45,17 @@ async def model_page(ctx: Context) -> Response:
         **values,
         **uses,
         flavors=decode_object(row.spec).get("flavors") or {},
+        packages=await _packages(ctx, asset),
         run="" if not uses["may_see_jobs"] else str(asset["properties"].get("mlflow.runId") or ""),
         **await _contents(ctx, asset, place, problem),
     )
+
+
+async def _packages(ctx: Context, asset: dict[str, Any]) -> list[dict[str, Any]]:
+    """As far as the caller may see them."""
+    if not await asset_pages.may(ctx, f"{packages.ACTION}/read"):
+        return []
+    return await package_views.summaries(ctx.services, ctx.scope, f"{asset['name']}:{asset['version']}")
 
 
 async def _place(ctx: Context, address: str) -> tuple[Place | None, str]:
