@@ -19,6 +19,7 @@ from tidemill.app.codec import decode_object
 from tidemill.app.services import Services
 from tidemill.app.times import iso
 from tidemill.domain.components import maybe
+from tidemill.domain.fields import text
 from tidemill.domain.model import Key, Resource, Scope
 from tidemill.store.api import Read, ResourceQuery
 
@@ -63,7 +64,7 @@ def _summary(container: Resource, newest: Resource | None) -> dict[str, Any]:
         "name": container.key.name,
         "version": None if newest is None else newest.key.name,
         "type": spec.get("modelType") or spec.get("dataType") or own.get("dataType") or _component_type(spec),
-        "description": own.get("description") or spec.get("description") or "",
+        "description": text(own.get("description") or spec.get("description")),
         "stage": spec.get("stage") or "",
         "flavors": [name for name in maybe(spec.get("flavors")) if name != "python_function"],
         "aliases": aliases_of(container),
@@ -97,7 +98,7 @@ async def version(
         "name": row.key.parent,
         "version": row.key.name,
         "type": spec.get("modelType") or spec.get("dataType") or _component_type(spec),
-        "description": spec.get("description") or decode_object(container.spec).get("description") or "",
+        "description": text(spec.get("description") or decode_object(container.spec).get("description")),
         "tags": spec.get("tags") or {},
         "properties": spec.get("properties") or {},
         "stage": spec.get("stage") or "",
