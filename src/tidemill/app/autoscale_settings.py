@@ -14,8 +14,9 @@ from typing import Any
 from tidemill.app import access
 from tidemill.app.codec import decode_object, encode
 from tidemill.app.compute_rules import object_at
+from tidemill.app.endpoint_bodies import merge
 from tidemill.app.endpoint_rows import AUTOSCALE as TYPE
-from tidemill.app.endpoint_rows import event, find_deployment, merge
+from tidemill.app.endpoint_rows import event, find_deployment
 from tidemill.app.errors import absent
 from tidemill.app.services import Services
 from tidemill.domain.errors import Conflict, InvalidRequest

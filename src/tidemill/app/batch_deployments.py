@@ -21,7 +21,7 @@ from tidemill.app.batch_rows import (
 )
 from tidemill.app.codec import encode
 from tidemill.app.compute_rules import object_at
-from tidemill.app.endpoint_rows import merged
+from tidemill.app.endpoint_bodies import merged
 from tidemill.app.services import Services
 from tidemill.domain.errors import Conflict
 from tidemill.domain.model import Caller, Key, Resource, Scope

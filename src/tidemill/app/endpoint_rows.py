@@ -15,7 +15,6 @@ from typing import Any, cast
 import msgspec
 
 from tidemill.app.codec import decode_object, encode
-from tidemill.app.compute_rules import object_at
 from tidemill.app.errors import absent
 from tidemill.domain.errors import Conflict
 from tidemill.domain.model import Event, Key, Resource, Scope
@@ -100,17 +99,3 @@ def assigned_in(identity: Mapping[str, Any] | None) -> list[str]:
     """Object ids of the user-assigned identities in ARM's `identity`."""
     named = cast(Mapping[str, Mapping[str, Any]], (identity or {}).get("userAssignedIdentities") or {})
     return [str(one["principalId"]) for one in named.values()]
-
-
-def merge(held: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """What a PATCH makes of an object, one level deep: null removes."""
-    return {key: value for key, value in {**held, **changes}.items() if value is not None}
-
-
-def merged(row: Resource, body: Mapping[str, Any]) -> dict[str, Any]:
-    """The body that a PATCH stands for: what the row has, with what is given of tags and properties."""
-    return {
-        "location": row.location,
-        "tags": merge(decode_object(row.tags), object_at(body, "tags")),
-        "properties": merge(decode_object(row.spec), object_at(body, "properties")),
-    }

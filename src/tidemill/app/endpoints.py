@@ -14,6 +14,7 @@ from typing import Any
 from tidemill.app import endpoint_keys, identities, online_deployments
 from tidemill.app.codec import decode_object, encode
 from tidemill.app.compute_rules import object_at
+from tidemill.app.endpoint_bodies import merged
 from tidemill.app.endpoint_keys import PRIMARY, SECONDARY, Keys
 from tidemill.app.endpoint_rows import (
     ENDPOINTS,
@@ -25,7 +26,6 @@ from tidemill.app.endpoint_rows import (
     endpoint_status,
     event,
     find_endpoint,
-    merged,
     mirror_of,
     traffic_of,
 )

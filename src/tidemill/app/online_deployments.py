@@ -15,6 +15,7 @@ from tidemill.app import egress, implicit_computes
 from tidemill.app.codec import encode
 from tidemill.app.compute_rules import object_at
 from tidemill.app.deployment_planning import plan_deployment
+from tidemill.app.endpoint_bodies import merge, merged
 from tidemill.app.endpoint_rows import (
     AUTOSCALE,
     being_deleted,
@@ -25,8 +26,6 @@ from tidemill.app.endpoint_rows import (
     event,
     find_deployment,
     find_endpoint,
-    merge,
-    merged,
     mirror_of,
     traffic_of,
 )
