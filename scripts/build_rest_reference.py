@@ -9,7 +9,7 @@ import importlib
 from collections.abc import Iterable
 from pathlib import Path
 
-from tidemill.app.roles import SINGLE
+from tidemill.app.people.roles import SINGLE
 from tidemill.server.compose import ROUTE_MODULES
 from tidemill.wire.azure import authorization, not_offered
 from tidemill.wire.blob.app import _OPERATIONS

@@ -131,7 +131,7 @@ def test_wrong_routes_are_refused(served: Deployments, layout: Layout, broken: A
 
 
 def test_where_the_host_stands_in_for_images_it_is_refused(tmp_path: Path) -> None:
-    from tidemill.app.deployment_planning import _check_serves  # pyright: ignore[reportPrivateUsage]
+    from tidemill.app.serving.deployment_planning import _check_serves  # pyright: ignore[reportPrivateUsage]
     from tidemill.domain.errors import InvalidRequest
     from tidemill.domain.plan import PlannedEnvironment
     from tidemill.domain.serving.container import read_container

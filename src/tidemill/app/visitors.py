@@ -1,4 +1,4 @@
-"""Who is on which node: the shells that people have open there (`app/node_visits.py`), in memory.
+"""Who is on which node: the shells that people have open there (`app/jobs/node_visits.py`), in memory.
 
 They end with the server: the line to each does, and what is left of it on its node is stopped by the next
 server as a task that nobody knows.

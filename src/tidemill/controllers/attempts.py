@@ -16,11 +16,12 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
-from tidemill.app import isolation, transitions
-from tidemill.app.codec import job_status
-from tidemill.app.node_visits import make_way
+from tidemill.app.computes import isolation
+from tidemill.app.jobs import transitions
+from tidemill.app.jobs.node_visits import make_way
+from tidemill.app.jobs.transitions import Collected, Moment
+from tidemill.app.rows.codec import job_status
 from tidemill.app.services import Services
-from tidemill.app.transitions import Collected, Moment
 from tidemill.app.waiting import wait_set
 from tidemill.controllers import containers, instances, launching, staging
 from tidemill.controllers.beside import start_services

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from tidemill.app import job_services
-from tidemill.app.codec import job_status
-from tidemill.app.job_services import FAILED, RUNNING, ServiceState
+from tidemill.app.jobs import job_services
+from tidemill.app.jobs.job_services import FAILED, RUNNING, ServiceState
+from tidemill.app.rows.codec import job_status
 from tidemill.app.services import Services
 from tidemill.domain.jobservices import SSH, Placed, command
 from tidemill.domain.launch import first_rank_on

@@ -11,8 +11,8 @@ import logging
 from collections.abc import Mapping
 from typing import Protocol
 
-from tidemill.app import families
-from tidemill.app.codec import job_kind
+from tidemill.app.jobs import families
+from tidemill.app.rows.codec import job_kind
 from tidemill.app.services import Services
 from tidemill.domain.model import JobState, Resource
 from tidemill.domain.plan import COMMAND

@@ -6,8 +6,8 @@ import asyncio
 import base64
 from pathlib import Path
 
-from tidemill.app import isolation
-from tidemill.app.container_rows import secrets_of
+from tidemill.app.computes import isolation
+from tidemill.app.rows.container_rows import secrets_of
 from tidemill.app.services import Services
 from tidemill.data.staging import Going, clear
 from tidemill.domain.containers.model import SHARE, Secrets

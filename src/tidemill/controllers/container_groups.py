@@ -12,12 +12,12 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from tidemill.app import container_runs
-from tidemill.app.codec import encode, job_status
-from tidemill.app.container_groups import finish_deletion
-from tidemill.app.container_rows import GROUPS, as_seen, event, group_status, runs_of
+from tidemill.app.containers import container_runs
+from tidemill.app.containers.container_groups import finish_deletion
+from tidemill.app.jobs.transitions import job_event
+from tidemill.app.rows.codec import encode, job_status
+from tidemill.app.rows.container_rows import GROUPS, as_seen, event, group_status, runs_of
 from tidemill.app.services import Services
-from tidemill.app.transitions import job_event
 from tidemill.domain.containers import deciding
 from tidemill.domain.containers.deciding import Decided, Fail, Finish, Gone, Start, Stop
 from tidemill.domain.model import JobState, Resource

@@ -10,10 +10,10 @@ from collections import defaultdict
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from tidemill.app import container_runs
-from tidemill.app.container_rows import secrets_of
+from tidemill.app.assets.surroundings import View, view_of
+from tidemill.app.containers import container_runs
+from tidemill.app.rows.container_rows import secrets_of
 from tidemill.app.services import Services
-from tidemill.app.surroundings import View, view_of
 from tidemill.controllers.container_files import row_of
 from tidemill.controllers.staging import NodeFiles
 from tidemill.domain.containers import records

@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from tidemill.app import implicit_computes
-from tidemill.app.computes import TYPE as COMPUTES
+from tidemill.app.computes import implicit_computes
+from tidemill.app.computes.computes import TYPE as COMPUTES
 from tidemill.app.services import Services
 from tidemill.domain.model import Event, JobState
 from tidemill.store.api import Read, ResourceQuery, Tx

@@ -13,13 +13,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from tidemill.app import implicit_computes, instances, parked, routes
-from tidemill.app.codec import encode, job_status
-from tidemill.app.endpoint_rows import DEPLOYMENTS, deployment_status, event
-from tidemill.app.online_deployments import finish_deletion
-from tidemill.app.scaled import Bounds, bounds_of, wanted_of
+from tidemill.app.computes import implicit_computes
+from tidemill.app.jobs.transitions import Moment, job_event
+from tidemill.app.rows.codec import encode, job_status
+from tidemill.app.rows.endpoint_rows import DEPLOYMENTS, deployment_status, event
 from tidemill.app.services import Services
-from tidemill.app.transitions import Moment, job_event
+from tidemill.app.serving import instances, parked, routes
+from tidemill.app.serving.online_deployments import finish_deletion
+from tidemill.app.serving.scaled import Bounds, bounds_of, wanted_of
 from tidemill.domain.model import JobState, Resource
 from tidemill.domain.plan import Place
 from tidemill.domain.serving import deciding

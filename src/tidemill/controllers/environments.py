@@ -7,8 +7,11 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from tidemill.app import container_images, images, implicit_computes, notices, scoring_side, transitions
-from tidemill.app.codec import job_status
+from tidemill.app.assets import images, scoring_side
+from tidemill.app.computes import implicit_computes
+from tidemill.app.containers import container_images
+from tidemill.app.jobs import notices, transitions
+from tidemill.app.rows.codec import job_status
 from tidemill.app.services import Services
 from tidemill.controllers import container_files
 from tidemill.domain.errors import OutOfSpace, TidemillError

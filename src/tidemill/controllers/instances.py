@@ -6,9 +6,9 @@ import json
 from contextlib import suppress
 from typing import Any, cast
 
-from tidemill.app import instances
-from tidemill.app.instances import News
 from tidemill.app.services import Services
+from tidemill.app.serving import instances
+from tidemill.app.serving.instances import News
 from tidemill.controllers import staging
 from tidemill.controllers.live_attempt import LiveAttempt
 from tidemill.domain.outcome import RankEnd, attempt_end

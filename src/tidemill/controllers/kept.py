@@ -1,13 +1,14 @@
 """Nodes of failed jobs that stay for a look: released when their time is over, and then cleaned up.
 
-What is kept is in the rows (`app/kept_nodes.py`): a restart reads it there, and releases what has become due.
+What is kept is in the rows (`app/jobs/kept_nodes.py`): a restart reads it there, and releases what
+has become due.
 """
 
 from __future__ import annotations
 
-from tidemill.app import kept_nodes
-from tidemill.app.codec import job_status
-from tidemill.app.node_visits import leave
+from tidemill.app.jobs import kept_nodes
+from tidemill.app.jobs.node_visits import leave
+from tidemill.app.rows.codec import job_status
 from tidemill.app.services import Services
 from tidemill.controllers import launching
 from tidemill.controllers.cleaning import Cleaner, Leftover

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from tidemill.app import scoring_side, secretstore
+from tidemill.app.assets import scoring_side
+from tidemill.app.assets.surroundings import View, view_of
+from tidemill.app.people import secretstore
 from tidemill.app.services import Services
-from tidemill.app.surroundings import View, view_of
 from tidemill.controllers import containers, parallel, serving
 from tidemill.controllers.staging import NodeFiles, Staged
 from tidemill.domain.expressions import render_command

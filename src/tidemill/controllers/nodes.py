@@ -11,10 +11,11 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from tidemill.app import computes, egress, kept_nodes
-from tidemill.app.codec import encode
+from tidemill.app.computes import computes, egress
+from tidemill.app.jobs import kept_nodes
+from tidemill.app.jobs.transitions import Moment, close_intervals, node_in
+from tidemill.app.rows.codec import encode
 from tidemill.app.services import Services
-from tidemill.app.transitions import Moment, close_intervals, node_in
 from tidemill.app.waiting import wait_set
 from tidemill.controllers.parking import Parking
 from tidemill.domain.isolation import Limit, reached

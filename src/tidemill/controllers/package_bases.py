@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tidemill.app import images
+from tidemill.app.assets import images
 from tidemill.app.services import Services
 from tidemill.domain.errors import InvalidRequest, TidemillError
 from tidemill.domain.model import Scope

@@ -8,9 +8,10 @@ import logging
 import shutil
 from collections.abc import Callable
 
-from tidemill.app import package_images, packages
-from tidemill.app.package_rows import PACKAGES, event, label
+from tidemill.app.assets import package_images
+from tidemill.app.rows.package_rows import PACKAGES, event, label
 from tidemill.app.services import Services
+from tidemill.app.serving import packages
 from tidemill.controllers.packaging import Making, Packed
 from tidemill.domain.errors import OutOfSpace, TidemillError
 from tidemill.domain.model import Resource

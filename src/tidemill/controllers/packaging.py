@@ -19,10 +19,10 @@ from typing import Any
 
 import msgspec
 
-from tidemill.app import images, package_images, scoring_side, surroundings
-from tidemill.app.instances import staged_model
-from tidemill.app.package_rows import LAYERS, container_of, package_status
+from tidemill.app.assets import images, package_images, scoring_side, surroundings
+from tidemill.app.rows.package_rows import LAYERS, container_of, package_status
 from tidemill.app.services import Services
+from tidemill.app.serving.instances import staged_model
 from tidemill.controllers import package_bases
 from tidemill.controllers.serving import SOURCES
 from tidemill.data.blobmodel import BlobProperties

@@ -1,7 +1,8 @@
 """What is parked stands still, within bounds: the engine is told, and the oldest goes when memory is short.
 
-The rows say what is parked (`app/parked.py`); this brings their nodes to that, after a restart too. What has
-been woken is let go in the same line as it was held, so that a late word of the one never undoes the other.
+The rows say what is parked (`app/serving/parked.py`); this brings their nodes to that, after a restart too.
+What has been woken is let go in the same line as it was held, so that a late word of the one never undoes
+the other.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ import logging
 from collections import defaultdict
 from collections.abc import Callable
 
-from tidemill.app import instances, parked
 from tidemill.app.services import Services
+from tidemill.app.serving import instances, parked
 from tidemill.app.waiting import wait_set
 from tidemill.domain.model import JobState, Node, NodeState
 from tidemill.domain.serving.parking import Parked, excess

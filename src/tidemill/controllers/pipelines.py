@@ -12,13 +12,13 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from tidemill.app import composites, endings, families, jobs, step_reuse
-from tidemill.app.codec import decode_object, encode, job_status
-from tidemill.app.pipeline_children import CONTROL, MOST_VALUE, body_for, made_of, values_of, view_of
-from tidemill.app.pipeline_gathering import gather
-from tidemill.app.prepared import Child, Prepared
+from tidemill.app.jobs import composites, endings, families, jobs, step_reuse
+from tidemill.app.jobs.pipeline_children import CONTROL, MOST_VALUE, body_for, made_of, values_of, view_of
+from tidemill.app.jobs.pipeline_gathering import gather
+from tidemill.app.jobs.prepared import Child, Prepared
+from tidemill.app.jobs.transitions import job_event
+from tidemill.app.rows.codec import decode_object, encode, job_status
 from tidemill.app.services import Services
-from tidemill.app.transitions import job_event
 from tidemill.domain.components import LITERALS
 from tidemill.domain.errors import Conflict, OutOfSpace, TidemillError
 from tidemill.domain.model import JobState, Resource

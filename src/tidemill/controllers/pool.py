@@ -11,11 +11,13 @@ import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from tidemill.app import computes, implicit_computes, kept_nodes, parked, quotas, transitions
-from tidemill.app.codec import encode, job_status
-from tidemill.app.compute_rules import SERVERLESS
+from tidemill.app.computes import computes, implicit_computes, quotas
+from tidemill.app.computes.compute_rules import SERVERLESS
+from tidemill.app.jobs import kept_nodes, transitions
+from tidemill.app.jobs.transitions import Moment
+from tidemill.app.rows.codec import encode, job_status
 from tidemill.app.services import Services
-from tidemill.app.transitions import Moment
+from tidemill.app.serving import parked
 from tidemill.app.waiting import wait_set
 from tidemill.controllers import pool_rows
 from tidemill.controllers.pool_rows import WAITING

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from tidemill.app import computes, implicit_computes, kept_nodes, notices, parked, transitions
-from tidemill.app.codec import job_status
-from tidemill.app.transitions import Moment
+from tidemill.app.computes import computes, implicit_computes
+from tidemill.app.jobs import kept_nodes, notices, transitions
+from tidemill.app.jobs.transitions import Moment
+from tidemill.app.rows.codec import job_status
+from tidemill.app.serving import parked
 from tidemill.domain.model import Attempt, JobState, Node, NodeState, Resource
 from tidemill.domain.plan import JobError
 from tidemill.domain.scheduling import types as sched

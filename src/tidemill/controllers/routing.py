@@ -20,9 +20,9 @@ from typing import Any, cast
 
 import msgspec
 
-from tidemill.app import routes
-from tidemill.app.codec import encode
+from tidemill.app.rows.codec import encode
 from tidemill.app.services import Services
+from tidemill.app.serving import routes
 from tidemill.app.serving_metrics import read_report
 from tidemill.domain.serving.routes import FILE, FOLDER, SOCKET, Backend, Table
 

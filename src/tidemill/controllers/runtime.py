@@ -7,12 +7,13 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from tidemill.app import notice_sending, notices, schedule_runs, schedules
-from tidemill.app.container_rows import GROUPS
-from tidemill.app.endpoint_rows import AUTOSCALE, DEPLOYMENTS, ENDPOINTS
-from tidemill.app.package_rows import PACKAGES
+from tidemill.app.jobs import notice_sending, notices
+from tidemill.app.jobs.transitions import Moment
+from tidemill.app.rows.container_rows import GROUPS
+from tidemill.app.rows.endpoint_rows import AUTOSCALE, DEPLOYMENTS, ENDPOINTS
+from tidemill.app.rows.package_rows import PACKAGES
+from tidemill.app.schedules import schedule_runs, schedules
 from tidemill.app.services import Services
-from tidemill.app.transitions import Moment
 from tidemill.controllers.attempts import Attempts
 from tidemill.controllers.bayesian import Bayesian
 from tidemill.controllers.cleaning import Cleaner

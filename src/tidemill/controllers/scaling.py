@@ -1,8 +1,8 @@
 """Autoscaling: what the gateway and the nodes measure becomes the number of instances of a deployment.
 
-Only deployments that are scaled (app.scaled) are looked at, each by its own polling interval; one that
-sleeps is not, until the gateway holds a request for it. What was measured is in memory alone: after a restart
-it begins anew, so it errs towards more.
+Only deployments that are scaled (app.serving.scaled) are looked at, each by its own polling interval; one
+that sleeps is not, until the gateway holds a request for it. What was measured is in memory alone: after a
+restart it begins anew, so it errs towards more.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ import logging
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
-from tidemill.app import routes
-from tidemill.app.codec import encode
-from tidemill.app.endpoint_rows import (
+from tidemill.app.rows.codec import encode
+from tidemill.app.rows.endpoint_rows import (
     DEPLOYMENTS,
     deployment_status,
     deployments_of,
     event,
     find_endpoint,
 )
-from tidemill.app.scaled import Bounds, bounds_of
 from tidemill.app.services import Services
+from tidemill.app.serving import routes
+from tidemill.app.serving.scaled import Bounds, bounds_of
 from tidemill.domain.model import Resource
 from tidemill.domain.serving.autoscale import CPU, REQUESTS
 from tidemill.domain.serving.model import DeploymentSpec, Provisioning

@@ -15,9 +15,9 @@ from functools import lru_cache
 from pathlib import Path
 
 import tidemill
-from tidemill.app import isolation
+from tidemill.app.assets.surroundings import View
+from tidemill.app.computes import isolation
 from tidemill.app.services import Services
-from tidemill.app.surroundings import View
 from tidemill.data.blobstore import BlobStore
 from tidemill.data.blobtree import safe_parts
 from tidemill.data.staging import Going, clear

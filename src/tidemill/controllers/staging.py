@@ -19,10 +19,10 @@ from pathlib import Path
 
 import msgspec
 
-from tidemill.app.codec import encode
+from tidemill.app.assets.surroundings import built_environment
+from tidemill.app.jobs.transitions import Collected
+from tidemill.app.rows.codec import encode
 from tidemill.app.services import Services
-from tidemill.app.surroundings import built_environment
-from tidemill.app.transitions import Collected
 from tidemill.controllers import container_files, parallel, serving
 from tidemill.data.outputs import collect_artifacts, collect_logs, collect_outputs, prepare_outputs
 from tidemill.data.staging import Going, clear, stage_code, stage_inputs

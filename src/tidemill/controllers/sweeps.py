@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from tidemill.app import composites, endings, families, jobs, sweep_jobs
-from tidemill.app.codec import job_status
-from tidemill.app.prepared import Child
+from tidemill.app.jobs import composites, endings, families, jobs, sweep_jobs
+from tidemill.app.jobs.prepared import Child
+from tidemill.app.jobs.transitions import job_event
+from tidemill.app.rows.codec import job_status
 from tidemill.app.services import Services
-from tidemill.app.transitions import job_event
 from tidemill.controllers.bayesian import SamplerFailed
 from tidemill.domain.errors import Conflict, NotFound, OutOfSpace, TidemillError
 from tidemill.domain.model import Caller, JobState, Resource

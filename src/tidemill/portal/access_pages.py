@@ -8,10 +8,16 @@ from urllib.parse import quote, urlencode
 
 from starlette.responses import Response
 
-from tidemill.app import access, access_views, principals, roles
-from tidemill.app.access import AccessDenied
-from tidemill.app.access_views import DELETE_ASSIGNMENTS, READ_ASSIGNMENTS, READ_PRINCIPALS, WRITE_ASSIGNMENTS
-from tidemill.app.roles import AssignmentDraft, Place
+from tidemill.app.people import access, principals, roles
+from tidemill.app.people.access import AccessDenied
+from tidemill.app.people.roles import AssignmentDraft, Place
+from tidemill.app.views import access_views
+from tidemill.app.views.access_views import (
+    DELETE_ASSIGNMENTS,
+    READ_ASSIGNMENTS,
+    READ_PRINCIPALS,
+    WRITE_ASSIGNMENTS,
+)
 from tidemill.domain.errors import TidemillError
 from tidemill.domain.model import Scope
 from tidemill.portal import pages, session

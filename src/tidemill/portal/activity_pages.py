@@ -7,9 +7,10 @@ from urllib.parse import urlencode
 
 from starlette.responses import Response
 
-from tidemill.app import access, access_views, activity_views
-from tidemill.app.access import AccessDenied
-from tidemill.app.activity_views import READ_ACTION, ActivityQuery
+from tidemill.app.people import access
+from tidemill.app.people.access import AccessDenied
+from tidemill.app.views import access_views, activity_views
+from tidemill.app.views.activity_views import READ_ACTION, ActivityQuery
 from tidemill.domain.activity import MAX_RESOURCE, plain
 from tidemill.domain.model import Scope
 from tidemill.portal import pages

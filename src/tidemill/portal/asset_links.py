@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from urllib.parse import quote
 
-from tidemill.app.asset_rows import ANONYMOUS_COMPONENT, KINDS, MODEL_TYPES
+from tidemill.app.rows.asset_rows import ANONYMOUS_COMPONENT, KINDS, MODEL_TYPES
 from tidemill.data.uris import AssetId, AssetName, parse_uri
 from tidemill.domain.errors import InvalidRequest
 from tidemill.domain.plan import PlannedEnvironment

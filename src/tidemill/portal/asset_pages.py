@@ -10,8 +10,9 @@ from urllib.parse import urlencode
 
 from starlette.responses import Response
 
-from tidemill.app import access, asset_uses, asset_views
-from tidemill.app.asset_rows import AssetKind
+from tidemill.app.people import access
+from tidemill.app.rows.asset_rows import AssetKind
+from tidemill.app.views import asset_uses, asset_views
 from tidemill.domain.ids import PROVIDER
 from tidemill.portal.asset_links import page
 from tidemill.portal.frame import W, around, live

@@ -7,8 +7,10 @@ from urllib.parse import quote
 
 from starlette.responses import Response
 
-from tidemill.app import access, batch_endpoints, batch_views
-from tidemill.app.access import AccessDenied
+from tidemill.app.people import access
+from tidemill.app.people.access import AccessDenied
+from tidemill.app.serving import batch_endpoints
+from tidemill.app.views import batch_views
 from tidemill.domain.errors import TidemillError
 from tidemill.portal import pages
 from tidemill.portal.frame import W, around, is_fragment, live

@@ -6,8 +6,8 @@ from typing import Any
 
 from starlette.responses import Response
 
-from tidemill.app import asset_uses
-from tidemill.app.asset_rows import COMPONENTS
+from tidemill.app.rows.asset_rows import COMPONENTS
+from tidemill.app.views import asset_uses
 from tidemill.domain.components import read_component
 from tidemill.portal import asset_pages, pages
 from tidemill.wire.http import Context, Route

@@ -6,7 +6,7 @@ from urllib.parse import quote
 
 from starlette.responses import Response
 
-from tidemill.app import compute_views
+from tidemill.app.views import compute_views
 from tidemill.portal.frame import around, live
 from tidemill.wire.http import Context
 

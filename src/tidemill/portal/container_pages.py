@@ -7,9 +7,11 @@ from urllib.parse import quote
 
 from starlette.responses import Response
 
-from tidemill.app import access, container_groups, container_looking, container_views
-from tidemill.app.access import AccessDenied
-from tidemill.app.container_looking import EXEC, PROVIDER
+from tidemill.app.containers import container_groups, container_looking
+from tidemill.app.containers.container_looking import EXEC, PROVIDER
+from tidemill.app.people import access
+from tidemill.app.people.access import AccessDenied
+from tidemill.app.views import container_views
 from tidemill.domain.errors import TidemillError
 from tidemill.domain.model import Scope
 from tidemill.portal import pages

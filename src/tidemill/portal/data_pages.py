@@ -6,8 +6,8 @@ from typing import Any
 
 from starlette.responses import Response
 
-from tidemill.app import asset_uses, asset_views, data_preview
-from tidemill.app.asset_rows import DATA
+from tidemill.app.rows.asset_rows import DATA
+from tidemill.app.views import asset_uses, asset_views, data_preview
 from tidemill.domain.errors import Forbidden, NotFound, TidemillError
 from tidemill.domain.plan import Place
 from tidemill.portal import asset_pages, pages

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from starlette.responses import Response
 
-from tidemill.app import compute_views, doctor
+from tidemill.app.views import compute_views, doctor
 from tidemill.portal import pages
 from tidemill.portal.frame import READ_COMPUTES, W, around
 from tidemill.wire.http import Context, Route

@@ -8,9 +8,11 @@ from urllib.parse import quote
 
 from starlette.responses import Response
 
-from tidemill.app import access, deployment_logs, endpoint_calls, endpoint_views, endpoints
-from tidemill.app.access import AccessDenied
-from tidemill.app.endpoint_rows import deployment_status, deployments_of, find_endpoint
+from tidemill.app.people import access
+from tidemill.app.people.access import AccessDenied
+from tidemill.app.rows.endpoint_rows import deployment_status, deployments_of, find_endpoint
+from tidemill.app.serving import endpoints
+from tidemill.app.views import deployment_logs, endpoint_calls, endpoint_views
 from tidemill.domain.errors import TidemillError
 from tidemill.portal import asset_links, batch_pages, pages
 from tidemill.portal.frame import W, around, is_fragment, live

@@ -6,8 +6,8 @@ from typing import Any
 
 from starlette.responses import Response
 
-from tidemill.app import asset_uses, environment_views
-from tidemill.app.asset_rows import ENVIRONMENTS
+from tidemill.app.rows.asset_rows import ENVIRONMENTS
+from tidemill.app.views import asset_uses, environment_views
 from tidemill.domain.errors import NotFound
 from tidemill.portal import asset_pages
 from tidemill.portal.frame import is_fragment, live

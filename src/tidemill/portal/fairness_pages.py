@@ -6,8 +6,8 @@ from typing import Any
 
 from starlette.responses import Response
 
-from tidemill.app import fairness
-from tidemill.app.fairness import READ_JOBS
+from tidemill.app.views import fairness
+from tidemill.app.views.fairness import READ_JOBS
 from tidemill.domain.errors import TidemillError
 from tidemill.domain.units import parse_whole
 from tidemill.portal.frame import W, around, computes_seen, is_fragment, live

@@ -7,9 +7,10 @@ from urllib.parse import quote
 
 from starlette.responses import Response
 
-from tidemill.app import access, access_views, compute_views, overview
-from tidemill.app.access import AccessDenied
+from tidemill.app.people import access
+from tidemill.app.people.access import AccessDenied
 from tidemill.app.services import Services
+from tidemill.app.views import access_views, compute_views, overview
 from tidemill.domain.errors import TidemillError
 from tidemill.domain.model import Scope
 from tidemill.portal import pages

@@ -7,8 +7,9 @@ from urllib.parse import quote, urlencode
 
 from starlette.responses import Response
 
-from tidemill.app import job_logs, job_search, job_views, jobs, pipeline_views
-from tidemill.app.codec import decode_object, job_status
+from tidemill.app.jobs import job_logs, jobs
+from tidemill.app.rows.codec import decode_object, job_status
+from tidemill.app.views import job_search, job_views, pipeline_views
 from tidemill.domain.model import JobState, Resource
 from tidemill.domain.pipelines import drawing
 from tidemill.domain.plan import COMMAND

@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 
 from starlette.responses import Response
 
-from tidemill.app import tracking_experiments
+from tidemill.app.tracking import tracking_experiments
 from tidemill.portal import pages
 from tidemill.portal.frame import base_of
 from tidemill.wire.http import Context

@@ -8,16 +8,11 @@ from typing import Any
 
 from starlette.responses import Response
 
-from tidemill.app import (
-    asset_uses,
-    data_preview,
-    model_flavors,
-    model_sources,
-    package_views,
-    packages,
-)
-from tidemill.app.asset_rows import MODELS
-from tidemill.app.codec import decode_object
+from tidemill.app.assets import model_flavors, model_sources
+from tidemill.app.rows.asset_rows import MODELS
+from tidemill.app.rows.codec import decode_object
+from tidemill.app.serving import packages
+from tidemill.app.views import asset_uses, data_preview, package_views
 from tidemill.domain.errors import TidemillError
 from tidemill.domain.plan import Place
 from tidemill.portal import asset_pages, pages

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from starlette.responses import Response
 
-from tidemill.app.access import JOB
+from tidemill.app.people.access import JOB
 from tidemill.app.times import iso
 from tidemill.domain.errors import Forbidden, NotFound, Unauthenticated
 from tidemill.portal import (

@@ -7,8 +7,8 @@ from urllib.parse import parse_qsl, quote, urlencode
 
 from starlette.responses import Response
 
-from tidemill.app import tracking
-from tidemill.app.tracking_jobs import JOB_TAG
+from tidemill.app.tracking import tracking
+from tidemill.app.tracking.tracking_jobs import JOB_TAG
 from tidemill.domain.errors import InvalidRequest
 from tidemill.portal import curve_picture, pages
 from tidemill.portal.frame import around, base_of, live

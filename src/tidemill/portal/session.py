@@ -8,8 +8,8 @@ from urllib.parse import quote
 
 from starlette.responses import Response
 
-from tidemill.app import sign_in
-from tidemill.app.access import authenticate
+from tidemill.app.people import sign_in
+from tidemill.app.people.access import authenticate
 from tidemill.app.services import Caller, Services
 from tidemill.domain.errors import Forbidden, InvalidRequest, Unauthenticated
 from tidemill.domain.signin import SECOND

@@ -6,9 +6,9 @@ from urllib.parse import urlencode, urlsplit
 
 from starlette.responses import Response
 
-from tidemill.app import providers, sign_in
-from tidemill.app.access import JOB
 from tidemill.app.codes import Authorization
+from tidemill.app.people import providers, sign_in
+from tidemill.app.people.access import JOB
 from tidemill.app.services import Services
 from tidemill.domain.errors import Forbidden, InvalidRequest, NotFound, TidemillError, Unauthenticated
 from tidemill.domain.listening import LOCAL_NAMES

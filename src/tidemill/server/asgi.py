@@ -10,7 +10,8 @@ from typing import Any
 
 from starlette.responses import Response
 
-from tidemill.app.access import (
+from tidemill.app.jobs.admission import HIGH_PRIORITY
+from tidemill.app.people.access import (
     AccessDenied,
     Part,
     as_decided,
@@ -19,10 +20,9 @@ from tidemill.app.access import (
     authorise_part,
     decide,
 )
-from tidemill.app.admission import HIGH_PRIORITY
-from tidemill.app.registry_rows import require_registry, scope_of_row
+from tidemill.app.rows.registry_rows import require_registry, scope_of_row
 from tidemill.app.services import Caller, Services
-from tidemill.app.workspaces import WorkspaceIndex
+from tidemill.app.workspaces.workspaces import WorkspaceIndex
 from tidemill.domain.errors import Conflict, Forbidden, NotFound, OutOfSpace, TidemillError, Unauthenticated
 from tidemill.domain.ids import PROVIDER
 from tidemill.domain.listening import misdirected

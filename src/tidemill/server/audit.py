@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from starlette.responses import Response
 
-from tidemill.app.access import AccessDenied
+from tidemill.app.people.access import AccessDenied
 from tidemill.app.services import Services
 from tidemill.domain.activity import (
     MAX_AGENT,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tidemill.app import checkpoints, refusal_spool
 from tidemill.app.checkpoints import Checkpoints
-from tidemill.app.egress import check_line
+from tidemill.app.computes.egress import check_line
 from tidemill.app.services import Addresses, Caller, Services, Settings
 from tidemill.domain.principals import PrincipalKind
 from tidemill.domain.serving import parking

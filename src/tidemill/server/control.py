@@ -177,11 +177,11 @@ async def _start_services(
     standing: privileges.Standing,
 ) -> Any:
     """Opens the home, makes its defaults, starts the controllers. -> the ASGI application."""
-    from tidemill.app import restored
-    from tidemill.app.keys import Resealer
-    from tidemill.app.principals import ensure_owner
-    from tidemill.app.workspace_deletion import WorkspaceCleaner
-    from tidemill.app.workspaces import ensure_defaults
+    from tidemill.app.people.principals import ensure_owner
+    from tidemill.app.upkeep import restored
+    from tidemill.app.upkeep.keys import Resealer
+    from tidemill.app.upkeep.workspace_deletion import WorkspaceCleaner
+    from tidemill.app.workspaces.workspaces import ensure_defaults
     from tidemill.controllers import runtime
     from tidemill.server import compose
     from tidemill.server.asgi import App
@@ -208,7 +208,7 @@ async def _start_services(
 
 async def _check_isolation(services: Services, config: homes.Config, standing: privileges.Standing) -> None:
     """Raises Conflict, saying what is missing, when this host cannot give what was asked for."""
-    from tidemill.app.isolation import check_host
+    from tidemill.app.computes.isolation import check_host
 
     if config.isolation == "rootless" and (standing.helped or os.geteuid() == 0):
         raise Conflict(

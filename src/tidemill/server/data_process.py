@@ -84,7 +84,7 @@ def _serve(
     import uvloop
 
     from tidemill.app import refusal_spool
-    from tidemill.app.storage_access import StorageAccess
+    from tidemill.app.assets.storage_access import StorageAccess
     from tidemill.data.blobstore import BlobStore
     from tidemill.identity.storage_keys import StorageKeys
     from tidemill.server.listener import Listener, configure

@@ -56,7 +56,7 @@ async def settle(home: homes.Home, config: homes.Config, words: Words, now: int)
 
 
 async def _somebody_can_sign_in(home: homes.Home, config: homes.Config) -> bool:
-    from tidemill.app.sign_in import somebody_can
+    from tidemill.app.people.sign_in import somebody_can
     from tidemill.store.sql import open_store
 
     store = open_store(config.database or home.db / "tidemill.db")

@@ -48,7 +48,7 @@ from tidemill.serving.gateway.refusals import Denied
 from tidemill.serving.gateway.watch import Watch
 
 if TYPE_CHECKING:
-    from tidemill.app.endpoint_access import EndpointAccess
+    from tidemill.app.serving.endpoint_access import EndpointAccess
     from tidemill.identity.tokens import TokenIssuer
     from tidemill.serving.gateway.dispatch import Dial
     from tidemill.serving.gateway.live import LiveEndpoint
@@ -158,7 +158,7 @@ class Tokens:
 
     async def check(self, endpoint: LiveEndpoint, token: str) -> None:
         """Raises Denied."""
-        from tidemill.app.endpoint_access import EndpointAccess
+        from tidemill.app.serving.endpoint_access import EndpointAccess
 
         if self._issuer is None or self._access is None:
             self._issuer = issuer_of(self._home)

@@ -9,10 +9,11 @@ from typing import Any, cast
 
 import pytest
 
-from tidemill.app import groups, principals, workspaces
 from tidemill.app.access_directory import AccessDirectory
+from tidemill.app.people import principals
 from tidemill.app.services import Addresses, Services, Settings
 from tidemill.app.session_directory import SessionDirectory
+from tidemill.app.workspaces import groups, workspaces
 from tidemill.catalog.curated import CuratedCatalog
 from tidemill.catalog.sizes import GIB, SizeCatalog
 from tidemill.data.blobstore import BlobStore

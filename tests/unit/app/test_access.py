@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from tidemill.app import access, access_views, principals, roles
-from tidemill.app.roles import Place
+from tidemill.app.people import access, principals, roles
+from tidemill.app.people.roles import Place
 from tidemill.app.services import Caller, Services
+from tidemill.app.views import access_views
 from tidemill.domain.errors import Conflict, InvalidRequest, NotFound, Unauthenticated
 from tidemill.domain.model import Scope
 from tidemill.domain.principals import Principal, PrincipalKind

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from tidemill.app import assets
-from tidemill.app.asset_rows import CODES, DATA, ENVIRONMENTS, MODELS, find_version
-from tidemill.app.assets import AssetQuery
-from tidemill.app.codec import decode_object, encode
+from tidemill.app.assets import assets
+from tidemill.app.assets.assets import AssetQuery
+from tidemill.app.rows.asset_rows import CODES, DATA, ENVIRONMENTS, MODELS, find_version
+from tidemill.app.rows.codec import decode_object, encode
 from tidemill.domain.errors import Conflict, InvalidRequest, NotFound
 from tidemill.domain.jobspec import CommandJob
 from tidemill.domain.model import JobState, Key, Resource

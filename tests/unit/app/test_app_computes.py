@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from tidemill.app import admission, computes
-from tidemill.app.codec import decode_object
+from tidemill.app.computes import computes
+from tidemill.app.jobs import admission
+from tidemill.app.rows.codec import decode_object
 from tidemill.domain.errors import Conflict, InvalidRequest, NotFound, NotOffered
 from tidemill.domain.jobspec import CommandJob
 from tidemill.domain.model import Node, NodeState, Vector

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tidemill.app import connections
-from tidemill.app.codec import decode_object
-from tidemill.app.sealed import resealed, unseal
+from tidemill.app.assets import connections
+from tidemill.app.rows.codec import decode_object
+from tidemill.app.rows.sealed import resealed, unseal
 from tidemill.domain.errors import InvalidRequest, NotFound
 
 REGISTRY = {

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from tidemill.app import access, datastores
-from tidemill.app.codec import decode_object
+from tidemill.app.assets import datastores
+from tidemill.app.assets.storage_access import KEY_ACTIONS
+from tidemill.app.people import access
+from tidemill.app.rows.codec import decode_object
 from tidemill.app.services import Caller
-from tidemill.app.storage_access import KEY_ACTIONS
 from tidemill.domain.errors import Conflict, InvalidRequest, NotFound, NotOffered
 
 OWNER = Caller("o", "owner", "User")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tidemill.app.environments import plan_environment
+from tidemill.app.assets.environments import plan_environment
 from tidemill.domain.errors import NotFound
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tidemill.app import assets, datastores, inputs
-from tidemill.app.asset_rows import DATA, MODELS
-from tidemill.app.storage import account_for
+from tidemill.app.assets import assets, datastores, inputs
+from tidemill.app.assets.storage import account_for
+from tidemill.app.rows.asset_rows import DATA, MODELS
 from tidemill.domain.errors import InvalidRequest, NotFound, NotOffered
 from tidemill.domain.jobspec import JobInput, JobOutput
 

@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from tidemill.app import activity_views, connections, keys, secretstore
+from tidemill.app.assets import connections
 from tidemill.app.checkpoints import NAME, Checkpoints
-from tidemill.app.sealed import sealed_of
+from tidemill.app.people import secretstore
+from tidemill.app.rows.sealed import sealed_of
+from tidemill.app.upkeep import keys
+from tidemill.app.views import activity_views
 from tidemill.domain.activity import Head, Outcome, Record, chained
 from tidemill.domain.model import Key
 from tidemill.domain.secretrefs import SecretRef

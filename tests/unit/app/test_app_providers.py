@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
-from tidemill.app import access_views, keys, principals, providers
+from tidemill.app.people import principals, providers
+from tidemill.app.upkeep import keys
+from tidemill.app.views import access_views
 from tidemill.domain.errors import Conflict, Forbidden, NotFound, Unauthenticated
 from tidemill.domain.oidc import Provider
 from tidemill.domain.principals import PrincipalKind

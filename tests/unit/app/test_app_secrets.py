@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from tidemill.app import secretstore
+from tidemill.app.people import secretstore
 from tidemill.domain.activity import Outcome
 from tidemill.domain.errors import Forbidden, InvalidRequest, NotFound
 from tidemill.domain.jobspec import CommandJob

@@ -6,10 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from tidemill.app import endings, jobs, tracking, tracking_experiments, tracking_search
-from tidemill.app.codec import encode
+from tidemill.app.jobs import endings, jobs
+from tidemill.app.rows.codec import encode
 from tidemill.app.services import Services
-from tidemill.app.tracking_search import Search
+from tidemill.app.tracking import tracking, tracking_experiments, tracking_search
+from tidemill.app.tracking.tracking_search import Search
 from tidemill.domain.errors import Conflict, Forbidden, InvalidRequest, NotFound
 from tidemill.domain.jobspec import read_command_job
 from tidemill.domain.model import Caller, JobState, Resource, Scope

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from tidemill.app import assets
-from tidemill.app.asset_rows import COMPONENTS, DATA, ENVIRONMENTS, MODELS
-from tidemill.app.asset_usage import references, users_of
-from tidemill.app.codec import encode
+from tidemill.app.assets import assets
+from tidemill.app.assets.asset_usage import references, users_of
+from tidemill.app.rows.asset_rows import COMPONENTS, DATA, ENVIRONMENTS, MODELS
+from tidemill.app.rows.codec import encode
 from tidemill.domain.errors import Conflict
 from tidemill.domain.model import JobState, Key, Resource
 

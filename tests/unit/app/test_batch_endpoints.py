@@ -6,22 +6,17 @@ from dataclasses import replace
 
 import pytest
 
-from tidemill.app import (
-    access,
-    assets,
-    batch_calls,
-    batch_deployments,
-    batch_endpoints,
-    batch_views,
-    computes,
-    principals,
-    workspace_deletion,
-)
-from tidemill.app.asset_rows import CODES, COMPONENTS, ENVIRONMENTS, MODELS
-from tidemill.app.asset_usage import users_of
-from tidemill.app.batch_rows import status_of
-from tidemill.app.codec import decode_object, job_status
-from tidemill.app.storage import account_for
+from tidemill.app.assets import assets
+from tidemill.app.assets.asset_usage import users_of
+from tidemill.app.assets.storage import account_for
+from tidemill.app.computes import computes
+from tidemill.app.people import access, principals
+from tidemill.app.rows.asset_rows import CODES, COMPONENTS, ENVIRONMENTS, MODELS
+from tidemill.app.rows.batch_rows import status_of
+from tidemill.app.rows.codec import decode_object, job_status
+from tidemill.app.serving import batch_calls, batch_deployments, batch_endpoints
+from tidemill.app.upkeep import workspace_deletion
+from tidemill.app.views import batch_views
 from tidemill.domain.errors import Conflict, InvalidRequest, NotFound, NotOffered
 from tidemill.domain.model import Caller, JobState
 from tidemill.domain.principals import PrincipalKind

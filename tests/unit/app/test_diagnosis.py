@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from tidemill.app import diagnosis
+from tidemill.app.assets.storage import account_for
 from tidemill.app.services import Addresses
-from tidemill.app.storage import account_for
+from tidemill.app.views import diagnosis
 from tidemill.domain.errors import NotFound
 from tidemill.domain.model import Scope
 

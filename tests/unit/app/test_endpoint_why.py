@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from tidemill.app import endpoint_views, endpoint_why
 from tidemill.app.serving_metrics import Traffic, read_report
+from tidemill.app.views import endpoint_views, endpoint_why
 
 
 def deployment(name: str = "blue", **changes: Any) -> dict[str, Any]:

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from tidemill.app import access, computes, identities, principals
-from tidemill.app.codec import decode_object
+from tidemill.app.computes import computes, identities
+from tidemill.app.people import access, principals
+from tidemill.app.rows.codec import decode_object
 from tidemill.app.services import Caller, Services
 from tidemill.domain.errors import InvalidRequest
 from tidemill.domain.jobspec import read_command_job

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from tidemill.app import assets, inputs, mltables
-from tidemill.app.asset_rows import DATA
-from tidemill.app.codec import decode_object, encode
-from tidemill.app.storage import account_for
+from tidemill.app.assets import assets, inputs, mltables
+from tidemill.app.assets.storage import account_for
+from tidemill.app.rows.asset_rows import DATA
+from tidemill.app.rows.codec import decode_object, encode
 from tidemill.data.staging import stage_inputs
 from tidemill.domain.errors import Conflict, InvalidRequest, NotFound, NotOffered
 from tidemill.domain.jobspec import JobInput

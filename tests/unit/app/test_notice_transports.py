@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from receivers import HookReceiver, MailServer
-from tidemill.app import notice_transports
-from tidemill.app.notice_transports import NotSent, Smtp
+from tidemill.app.jobs import notice_transports
+from tidemill.app.jobs.notice_transports import NotSent, Smtp
 from tidemill.identity import ca as authority
 
 pytestmark = pytest.mark.timeout(60)

@@ -7,23 +7,18 @@ from dataclasses import replace
 
 import pytest
 
-from tidemill.app import (
-    assets,
-    endpoints,
-    implicit_computes,
-    online_deployments,
-    principals,
-    registries,
-    sharing,
-    workspace_deletion,
-    workspaces,
-)
-from tidemill.app.asset_rows import CODES, ENVIRONMENTS, MODELS
-from tidemill.app.asset_usage import users_of
-from tidemill.app.codec import decode_object, encode
-from tidemill.app.endpoint_rows import deployment_status, endpoint_status
-from tidemill.app.sealed import resealed
-from tidemill.app.storage import account_for
+from tidemill.app.assets import assets, registries, sharing
+from tidemill.app.assets.asset_usage import users_of
+from tidemill.app.assets.storage import account_for
+from tidemill.app.computes import implicit_computes
+from tidemill.app.people import principals
+from tidemill.app.rows.asset_rows import CODES, ENVIRONMENTS, MODELS
+from tidemill.app.rows.codec import decode_object, encode
+from tidemill.app.rows.endpoint_rows import deployment_status, endpoint_status
+from tidemill.app.rows.sealed import resealed
+from tidemill.app.serving import endpoints, online_deployments
+from tidemill.app.upkeep import workspace_deletion
+from tidemill.app.workspaces import workspaces
 from tidemill.domain.errors import Conflict, InvalidRequest, NotFound
 from tidemill.domain.model import Caller, JobState, Key, Resource, Scope
 from tidemill.domain.principals import PrincipalKind

@@ -7,14 +7,17 @@ from typing import Any
 
 import pytest
 
-from tidemill.app import assets, groups, inputs, jobs, mltables, principals, registries, roles, sharing
-from tidemill.app.access import AccessDenied
-from tidemill.app.asset_rows import ENVIRONMENTS, MODELS
-from tidemill.app.codec import decode_object, encode
-from tidemill.app.locations import Storage, locate
-from tidemill.app.storage import account_for
-from tidemill.app.workspaces import get as get_workspace
-from tidemill.app.workspaces import status_of
+from tidemill.app.assets import assets, inputs, mltables, registries, sharing
+from tidemill.app.assets.locations import Storage, locate
+from tidemill.app.assets.storage import account_for
+from tidemill.app.jobs import jobs
+from tidemill.app.people import principals, roles
+from tidemill.app.people.access import AccessDenied
+from tidemill.app.rows.asset_rows import ENVIRONMENTS, MODELS
+from tidemill.app.rows.codec import decode_object, encode
+from tidemill.app.workspaces import groups
+from tidemill.app.workspaces.workspaces import get as get_workspace
+from tidemill.app.workspaces.workspaces import status_of
 from tidemill.domain.errors import Conflict, InvalidRequest, NotFound, NotOffered
 from tidemill.domain.jobspec import JobInput, JobOutput
 from tidemill.domain.model import Caller, JobState, Key, Resource, Scope

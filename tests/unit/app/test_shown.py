@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from tidemill.app.shown import Shown
+from tidemill.app.rows.shown import Shown
 from tidemill.domain.model import Key, Resource, Scope
 from tidemill.store.api import ResourceQuery
 from tidemill.store.memory import MemoryStore

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from tidemill.app.tracking_filter import matches, ordered, parse_filter, parse_order
+from tidemill.app.tracking.tracking_filter import matches, ordered, parse_filter, parse_order
 from tidemill.domain.errors import InvalidRequest
 
 NUMBERS = frozenset({"start_time"})

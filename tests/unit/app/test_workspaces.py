@@ -10,8 +10,9 @@ from typing import Any, cast
 
 import pytest
 
-from tidemill.app import groups, workspace_deletion, workspaces
 from tidemill.app.services import Caller, Services
+from tidemill.app.upkeep import workspace_deletion
+from tidemill.app.workspaces import groups, workspaces
 from tidemill.data.blobstore import BlobStore
 from tidemill.domain.errors import Conflict, InvalidRequest, NotFound
 from tidemill.domain.model import Key, Resource, Scope

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from world import FOREVER, OWNER, SCOPE, SECOND, World
 
-from tidemill.app import computes, endings
+from tidemill.app.computes import computes
+from tidemill.app.jobs import endings
 from tidemill.domain.model import AttemptState, Interval, JobState, NodeState, Outcome
 from tidemill.engines.base import Unreachable
 from tidemill.engines.fake import Plan

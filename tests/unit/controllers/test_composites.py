@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 from world import OWNER, SCOPE, World, make
 
-from tidemill.app import command_jobs, composites, costs, endings, families, jobs, principals
-from tidemill.app.codec import job_status
-from tidemill.app.prepared import Child, Prepared
+from tidemill.app.jobs import command_jobs, composites, costs, endings, families, jobs
+from tidemill.app.jobs.prepared import Child, Prepared
+from tidemill.app.people import principals
+from tidemill.app.rows.codec import job_status
 from tidemill.controllers import runtime
 from tidemill.domain.errors import Conflict
 from tidemill.domain.model import JobState, Resource

@@ -14,19 +14,14 @@ import msgspec
 import pytest
 from world import OWNER, SCOPE, World
 
-from tidemill.app import (
-    access,
-    assets,
-    autoscale_settings,
-    endpoints,
-    implicit_computes,
-    instances,
-    online_deployments,
-)
-from tidemill.app.asset_rows import CODES, ENVIRONMENTS, MODELS
-from tidemill.app.codec import job_status
-from tidemill.app.endpoint_rows import deployment_key, deployment_status
-from tidemill.app.storage import account_for
+from tidemill.app.assets import assets
+from tidemill.app.assets.storage import account_for
+from tidemill.app.computes import implicit_computes
+from tidemill.app.people import access
+from tidemill.app.rows.asset_rows import CODES, ENVIRONMENTS, MODELS
+from tidemill.app.rows.codec import job_status
+from tidemill.app.rows.endpoint_rows import deployment_key, deployment_status
+from tidemill.app.serving import autoscale_settings, endpoints, instances, online_deployments
 from tidemill.controllers import serving
 from tidemill.domain.errors import InvalidRequest, Unauthenticated
 from tidemill.domain.model import Caller, JobState, Resource

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from world import FOREVER, SCOPE, World
 
-from tidemill.app import workspaces
-from tidemill.app.codec import job_status
+from tidemill.app.rows.codec import job_status
+from tidemill.app.workspaces import workspaces
 from tidemill.controllers import attempts, staging
 from tidemill.domain.errors import InvalidRequest
 from tidemill.domain.jobspec import read_command_job

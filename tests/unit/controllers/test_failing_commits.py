@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from world import FOREVER, OWNER, SCOPE, SECOND, World
 
-from tidemill.app import computes
-from tidemill.app.codec import job_status
+from tidemill.app.computes import computes
+from tidemill.app.rows.codec import job_status
 from tidemill.domain.model import JobState, Outcome
 from tidemill.engines.base import TaskKey
 

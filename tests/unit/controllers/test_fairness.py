@@ -8,10 +8,13 @@ from typing import Any
 import pytest
 from world import FOREVER, OWNER, SCOPE, World
 
-from tidemill.app import computes, fairness, jobs, principals, quotas
-from tidemill.app.access import AccessDenied
-from tidemill.app.codec import job_status
-from tidemill.app.quotas import Change
+from tidemill.app.computes import computes, quotas
+from tidemill.app.computes.quotas import Change
+from tidemill.app.jobs import jobs
+from tidemill.app.people import principals
+from tidemill.app.people.access import AccessDenied
+from tidemill.app.rows.codec import job_status
+from tidemill.app.views import fairness
 from tidemill.domain.errors import Forbidden, InvalidRequest, NotFound
 from tidemill.domain.model import Caller, JobState, Scope
 from tidemill.domain.principals import PrincipalKind

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 from world import OWNER, SCOPE, SECOND, World
 
-from tidemill.app import compute_views, computes, implicit_computes, workspace_deletion
+from tidemill.app.computes import computes, implicit_computes
+from tidemill.app.upkeep import workspace_deletion
+from tidemill.app.views import compute_views
 from tidemill.domain.errors import Conflict
 from tidemill.domain.model import Key, NodeState, Resource
 from tidemill.store.api import AlreadyExists

@@ -7,8 +7,8 @@ import asyncio
 import pytest
 from world import FOREVER, OWNER, SCOPE, SECOND, World
 
-from tidemill.app import endings
-from tidemill.app.codec import job_status
+from tidemill.app.jobs import endings
+from tidemill.app.rows.codec import job_status
 from tidemill.controllers import staging
 from tidemill.domain.model import JobState, Outcome
 from tidemill.engines.base import NoCapacity, TaskKey, Unreachable

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from world import FOREVER, OWNER, SCOPE, World
 
-from tidemill.app import access, jobs
+from tidemill.app.jobs import jobs
+from tidemill.app.people import access
 from tidemill.domain.errors import Forbidden, Unauthenticated
 from tidemill.domain.model import Caller, JobState, Scope
 from tidemill.engines.base import TaskKey

@@ -8,8 +8,11 @@ from typing import Any
 import pytest
 from world import OWNER, SCOPE, SECOND, World
 
-from tidemill.app import computes, endings, job_views, jobs, kept_nodes, node_visits, workspace_deletion
-from tidemill.app.codec import decode_object, job_status
+from tidemill.app.computes import computes
+from tidemill.app.jobs import endings, jobs, kept_nodes, node_visits
+from tidemill.app.rows.codec import decode_object, job_status
+from tidemill.app.upkeep import workspace_deletion
+from tidemill.app.views import job_views
 from tidemill.domain.errors import Conflict, InvalidRequest
 from tidemill.domain.model import JobState, NodeState
 from tidemill.domain.prices import check_intervals

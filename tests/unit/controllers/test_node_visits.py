@@ -7,7 +7,8 @@ import asyncio
 import pytest
 from world import FOREVER, OWNER, SCOPE, World
 
-from tidemill.app import node_visits, principals
+from tidemill.app.jobs import node_visits
+from tidemill.app.people import principals
 from tidemill.app.visitors import Visit
 from tidemill.domain import looking
 from tidemill.domain.errors import Conflict, Forbidden, NotFound

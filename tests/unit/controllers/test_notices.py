@@ -8,9 +8,11 @@ import pytest
 from world import FOREVER, OWNER, SCOPE, SECOND, World
 
 from receivers import HookReceiver, MailServer
-from tidemill.app import assets, endings, families, jobs, kept_nodes, notices, secretstore
-from tidemill.app.asset_rows import COMPONENTS
-from tidemill.app.codec import decode_object
+from tidemill.app.assets import assets
+from tidemill.app.jobs import endings, families, jobs, kept_nodes, notices
+from tidemill.app.people import secretstore
+from tidemill.app.rows.asset_rows import COMPONENTS
+from tidemill.app.rows.codec import decode_object
 from tidemill.domain.errors import InvalidRequest, NotFound
 from tidemill.domain.model import JobState, Resource
 from tidemill.engines.fake import Plan
@@ -120,7 +122,7 @@ async def test_it_is_given_up_in_the_end(world: World):
 @pytest.mark.parametrize("when", ["before", "during"])
 async def test_a_kill_loses_nothing(world: World, when: str, monkeypatch: pytest.MonkeyPatch):
     """Before it was sent, or after that and before it was noted: then it is sent twice, with one id."""
-    from tidemill.app import notice_sending
+    from tidemill.app.jobs import notice_sending
 
     await settings(world)
     await world.start()

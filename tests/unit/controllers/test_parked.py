@@ -22,8 +22,8 @@ from test_deployments import (
 from test_deployments import w as deployed
 from world import OWNER, World
 
-from tidemill.app import online_deployments
-from tidemill.app.codec import job_status
+from tidemill.app.rows.codec import job_status
+from tidemill.app.serving import online_deployments
 from tidemill.domain.model import JobState, NodeState, Resource
 from tidemill.engines.base import TaskKey, Unreachable
 

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 from world import OWNER, SCOPE, World, make
 
-from tidemill.app import assets, costs, endings, families, jobs
-from tidemill.app.asset_rows import COMPONENTS
-from tidemill.app.codec import decode_object, job_status
+from tidemill.app.assets import assets
+from tidemill.app.jobs import costs, endings, families, jobs
+from tidemill.app.rows.asset_rows import COMPONENTS
+from tidemill.app.rows.codec import decode_object, job_status
 from tidemill.domain.errors import TidemillError
 from tidemill.domain.model import JobState, Resource
 from tidemill.engines.fake import Plan

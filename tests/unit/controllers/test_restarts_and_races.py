@@ -7,8 +7,11 @@ import asyncio
 import pytest
 from world import FOREVER, OWNER, SCOPE, SECOND, World
 
-from tidemill.app import computes, endings, job_logs, workspace_deletion, workspaces
-from tidemill.app.codec import job_status
+from tidemill.app.computes import computes
+from tidemill.app.jobs import endings, job_logs
+from tidemill.app.rows.codec import job_status
+from tidemill.app.upkeep import workspace_deletion
+from tidemill.app.workspaces import workspaces
 from tidemill.controllers import environments, staging
 from tidemill.domain.model import JobState, NodeState, Outcome
 from tidemill.engines.base import EngineError, TaskKey, Unreachable
@@ -69,7 +72,7 @@ async def test_a_restart_in_which_a_directory_cannot_be_made_does_not_start_a_se
 async def test_a_job_submitted_while_its_compute_goes_is_refused_or_ended(world: World):
     await world.start()
     await world.cluster()
-    from tidemill.app import job_planning
+    from tidemill.app.jobs import job_planning
 
     original = job_planning.plan_job
 

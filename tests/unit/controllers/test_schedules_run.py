@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 from world import OWNER, SCOPE, World
 
-from tidemill.app import access, endings, jobs, principals, schedule_runs, schedules
-from tidemill.app.codec import decode_object
+from tidemill.app.jobs import endings, jobs
+from tidemill.app.people import access, principals
+from tidemill.app.rows.codec import decode_object
+from tidemill.app.schedules import schedule_runs, schedules
 from tidemill.app.times import iso
 from tidemill.domain.errors import InvalidRequest, NotFound, NotOffered
 from tidemill.domain.model import Caller, Resource, Scope

@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 from world import FOREVER, OWNER, SCOPE, SECOND, World
 
-from tidemill.app import endings, implicit_computes, jobs, quotas, validation
-from tidemill.app.codec import decode_object, job_status
+from tidemill.app.computes import implicit_computes, quotas
+from tidemill.app.jobs import endings, jobs
+from tidemill.app.rows.codec import decode_object, job_status
+from tidemill.app.views import validation
 from tidemill.catalog.sizes import GIB
 from tidemill.domain.errors import InvalidRequest
 from tidemill.domain.model import JobState, NodeState, Vector

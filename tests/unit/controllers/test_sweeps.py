@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from world import FOREVER, OWNER, SCOPE, World, make
 
-from tidemill.app import endings, families, jobs, tracking_jobs
-from tidemill.app.codec import decode_object, job_status
+from tidemill.app.jobs import endings, families, jobs
+from tidemill.app.rows.codec import decode_object, job_status
+from tidemill.app.tracking import tracking_jobs
 from tidemill.controllers import runtime
 from tidemill.controllers.bayesian import Bayesian
 from tidemill.controllers.sweeps import Sweeps

@@ -11,10 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from tidemill.app import computes, groups, jobs, principals, workspaces
 from tidemill.app.access_directory import AccessDirectory
+from tidemill.app.computes import computes
+from tidemill.app.jobs import jobs
+from tidemill.app.people import principals
 from tidemill.app.services import Addresses, Services, Settings
 from tidemill.app.session_directory import SessionDirectory
+from tidemill.app.workspaces import groups, workspaces
 from tidemill.catalog.curated import CuratedCatalog
 from tidemill.catalog.sizes import GIB, SizeCatalog
 from tidemill.controllers import runtime

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidemill.app.data_preview import parquet
+from tidemill.app.views.data_preview import parquet
 from tidemill.data import plain_yaml, preview
 from tidemill.data.preview import MOST_CELL, MOST_COLUMNS, MOST_ROWS, Nothing, Picture, Rows, Text
 from tidemill.serving.batch.tables import read_table

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tidemill.app.container_bodies import shown_properties
+from tidemill.app.containers.container_bodies import shown_properties
 from tidemill.domain.containers.model import GIB, ContainerProbe, Mount
 from tidemill.domain.containers.plan import mounts_of
 from tidemill.domain.containers.reading import read_group

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidemill.app.jobs import KINDS
+from tidemill.app.jobs.jobs import KINDS
 from tidemill.domain.errors import InvalidRequest, NotOffered, TidemillError
 from tidemill.domain.jobspec import job_kind, read_command_job
 

@@ -21,7 +21,7 @@ from tidemill.cli.session import Session
 )
 def doctor(session: Session, require: str | None) -> int:
     """Open a node on this host, say which limits it enforces and why not the others, and close it again."""
-    from tidemill.app import doctor as app
+    from tidemill.app.views import doctor as app
     from tidemill.domain.isolation import shortfall
     from tidemill.server import launch
 

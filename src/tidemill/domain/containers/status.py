@@ -11,7 +11,7 @@ from tidemill.domain.plan import JobError, PlannedEnvironment
 @dataclass(frozen=True, slots=True)
 class GroupStatus:
     """`images`: of each container; `generation` counts up with each start that is asked for; `wanted`: it is
-    to run, else it is stopped; `secrets`: `model.Secrets`, sealed (app.sealed); `error`: why it failed."""
+    to run, else it is stopped; `secrets`: `model.Secrets`, sealed (app.rows); `error`: why it failed."""
 
     spec: GroupSpec
     images: tuple[PlannedEnvironment, ...]

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO
 
 from tidemill import __version__
-from tidemill.app import restored
+from tidemill.app.upkeep import restored
 from tidemill.domain.errors import Conflict, InvalidRequest, OutOfSpace
 from tidemill.domain.units import human_bytes
 from tidemill.identity.files import write_whole

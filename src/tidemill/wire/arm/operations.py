@@ -11,9 +11,9 @@ from typing import Any
 
 from starlette.responses import Response
 
-from tidemill.app.access import authorise
+from tidemill.app.people.access import authorise
 from tidemill.app.times import iso
-from tidemill.app.workspaces import scope_of
+from tidemill.app.workspaces.workspaces import scope_of
 from tidemill.domain.errors import NotFound
 from tidemill.domain.ids import PROVIDER, resource_id
 from tidemill.domain.model import Resource

@@ -11,9 +11,10 @@ from urllib.parse import urlencode
 
 from starlette.responses import Response
 
-from tidemill.app import model_sources, tracking_artifacts
-from tidemill.app.access import authorise
-from tidemill.app.storage_access import signer_of
+from tidemill.app.assets import model_sources
+from tidemill.app.assets.storage_access import signer_of
+from tidemill.app.people.access import authorise
+from tidemill.app.tracking import tracking_artifacts
 from tidemill.data.bloburls import blob_url
 from tidemill.domain.errors import InvalidRequest
 from tidemill.wire.azure.history import HISTORY, READ, WRITE, W

@@ -1,4 +1,4 @@
-"""codes, environments, data, models and components: translation between ARM's shape and app.assets."""
+"""codes, environments, data, models and components: translation between ARM's shape and app.assets.assets."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from functools import partial
 
 from starlette.responses import Response
 
-from tidemill.app import assets
-from tidemill.app.asset_rows import ENVIRONMENTS, KINDS, MODELS, AssetKind, container_key, version_key
-from tidemill.app.assets import AssetQuery
-from tidemill.app.codec import decode_object, encode
-from tidemill.app.model_flavors import with_flavors
+from tidemill.app.assets import assets
+from tidemill.app.assets.assets import AssetQuery
+from tidemill.app.assets.model_flavors import with_flavors
+from tidemill.app.assets.storage import rebase, without_account
+from tidemill.app.assets.storage_access import signer_of
+from tidemill.app.rows.asset_rows import ENVIRONMENTS, KINDS, MODELS, AssetKind, container_key, version_key
+from tidemill.app.rows.codec import decode_object, encode
 from tidemill.app.services import Services
-from tidemill.app.storage import rebase, without_account
-from tidemill.app.storage_access import signer_of
 from tidemill.catalog.curated import CuratedEnvironment
 from tidemill.data.bloburls import blob_url
 from tidemill.domain.errors import InvalidRequest, NotFound

@@ -8,9 +8,9 @@ from typing import Any, cast
 
 from starlette.responses import Response
 
-from tidemill.app import access, principals, roles
-from tidemill.app.compute_rules import object_at
-from tidemill.app.roles import AssignmentDraft, Place, RoleDraft
+from tidemill.app.computes.compute_rules import object_at
+from tidemill.app.people import access, principals, roles
+from tidemill.app.people.roles import AssignmentDraft, Place, RoleDraft
 from tidemill.app.services import Services
 from tidemill.app.times import iso
 from tidemill.domain.errors import InvalidRequest, NotOffered

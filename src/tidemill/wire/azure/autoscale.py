@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from starlette.responses import Response
 
-from tidemill.app import autoscale_settings
-from tidemill.app.codec import decode_object, encode
+from tidemill.app.rows.codec import decode_object, encode
+from tidemill.app.serving import autoscale_settings
 from tidemill.domain.model import Resource
 from tidemill.wire.arm.envelope import render, render_list
 from tidemill.wire.http import Context, Route, bytes_response

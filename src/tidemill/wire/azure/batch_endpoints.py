@@ -5,9 +5,10 @@ from __future__ import annotations
 
 from starlette.responses import Response
 
-from tidemill.app import batch_calls, batch_deployments, batch_endpoints, batch_views
-from tidemill.app.batch_rows import deployment_key, endpoint_key
-from tidemill.app.codec import encode
+from tidemill.app.rows.batch_rows import deployment_key, endpoint_key
+from tidemill.app.rows.codec import encode
+from tidemill.app.serving import batch_calls, batch_deployments, batch_endpoints
+from tidemill.app.views import batch_views
 from tidemill.domain.ids import PROVIDER
 from tidemill.domain.model import Resource
 from tidemill.wire.arm.envelope import render

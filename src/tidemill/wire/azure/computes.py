@@ -1,4 +1,4 @@
-"""`{workspace}/computes`, vmSizes and usages: translation between ARM's shape and app.computes."""
+"""`{workspace}/computes`, vmSizes and usages: translation between ARM's shape and app.computes.computes."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 
 from starlette.responses import Response
 
-from tidemill.app import computes
-from tidemill.app.codec import decode_object, encode
-from tidemill.app.computes import ComputeView
+from tidemill.app.computes import computes
+from tidemill.app.computes.computes import ComputeView
+from tidemill.app.rows.codec import decode_object, encode
 from tidemill.app.times import iso
 from tidemill.catalog.sizes import GIB, HOST, VmSize
 from tidemill.domain.ids import PROVIDER

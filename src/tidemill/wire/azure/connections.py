@@ -1,11 +1,11 @@
-"""`{workspace}/connections`: translation between ARM's shape and app.connections."""
+"""`{workspace}/connections`: translation between ARM's shape and app.assets.connections."""
 
 from __future__ import annotations
 
 from starlette.responses import Response
 
-from tidemill.app import connections
-from tidemill.app.codec import encode
+from tidemill.app.assets import connections
+from tidemill.app.rows.codec import encode
 from tidemill.domain.ids import PROVIDER
 from tidemill.wire.arm.envelope import render, render_list
 from tidemill.wire.arm.paging import next_link, read_page, split_page

@@ -11,11 +11,12 @@ from dataclasses import replace
 from starlette.responses import Response
 from starlette.websockets import WebSocket
 
-from tidemill.app import container_groups, container_looking, container_views
-from tidemill.app.codec import encode
 from tidemill.app.container_lines import Line, check_password
-from tidemill.app.container_looking import ATTACH, EXEC, Seen, Target
-from tidemill.app.container_looking import PROVIDER as ACTION
+from tidemill.app.containers import container_groups, container_looking
+from tidemill.app.containers.container_looking import ATTACH, EXEC, Seen, Target
+from tidemill.app.containers.container_looking import PROVIDER as ACTION
+from tidemill.app.rows.codec import encode
+from tidemill.app.views import container_views
 from tidemill.domain import looking
 from tidemill.domain.errors import InvalidRequest, NotOffered
 from tidemill.domain.fields import integer, mapping

@@ -7,10 +7,10 @@ from functools import partial
 
 from starlette.responses import Response
 
-from tidemill.app.asset_rows import DATA, MODELS, AssetKind
-from tidemill.app.locations import Location, Storage, locate
-from tidemill.app.registries import check_usable
-from tidemill.app.storage import account_for
+from tidemill.app.assets.locations import Location, Storage, locate
+from tidemill.app.assets.registries import check_usable
+from tidemill.app.assets.storage import account_for
+from tidemill.app.rows.asset_rows import DATA, MODELS, AssetKind
 from tidemill.domain.errors import InvalidRequest
 from tidemill.domain.ids import PROVIDER
 from tidemill.store.api import Read

@@ -1,13 +1,13 @@
-"""`{workspace}/datastores`: translation between ARM's shape and app.datastores."""
+"""`{workspace}/datastores`: translation between ARM's shape and app.assets.datastores."""
 
 from __future__ import annotations
 
 from starlette.responses import Response
 
-from tidemill.app import datastores
-from tidemill.app.codec import decode_object, encode
+from tidemill.app.assets import datastores
+from tidemill.app.assets.storage import account_for
+from tidemill.app.rows.codec import decode_object, encode
 from tidemill.app.services import Services
-from tidemill.app.storage import account_for
 from tidemill.domain.ids import PROVIDER
 from tidemill.domain.model import Resource
 from tidemill.wire.arm.envelope import render, render_list

@@ -8,9 +8,9 @@ from typing import Any
 import msgspec
 from starlette.responses import Response
 
-from tidemill.app import deployments, groups, workspaces
-from tidemill.app.compute_rules import object_at
+from tidemill.app.computes.compute_rules import object_at
 from tidemill.app.times import iso
+from tidemill.app.workspaces import deployments, groups, workspaces
 from tidemill.domain.errors import InvalidRequest, NotFound, NotOffered
 from tidemill.domain.ids import PROVIDER
 from tidemill.domain.model import Resource, Scope

@@ -14,9 +14,9 @@ from urllib.parse import quote
 
 from starlette.responses import Response, StreamingResponse
 
-from tidemill.app import job_logs, job_services, jobs
-from tidemill.app.access import JOB, authorise, check_lives
-from tidemill.app.codec import decode_object, job_status
+from tidemill.app.jobs import job_logs, job_services, jobs
+from tidemill.app.people.access import JOB, authorise, check_lives
+from tidemill.app.rows.codec import decode_object, job_status
 from tidemill.app.services import Services
 from tidemill.app.times import iso
 from tidemill.domain.errors import InvalidRequest

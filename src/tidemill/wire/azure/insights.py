@@ -12,10 +12,10 @@ from typing import Any
 
 from starlette.responses import Response
 
-from tidemill.app import activity_views
-from tidemill.app.activity_views import READ_ACTION, moment, place, token
 from tidemill.app.services import Services
 from tidemill.app.times import iso
+from tidemill.app.views import activity_views
+from tidemill.app.views.activity_views import READ_ACTION, moment, place, token
 from tidemill.domain.activity import Outcome, Record, plain
 from tidemill.domain.errors import InvalidRequest
 from tidemill.store.api import ActivityQuery

@@ -6,11 +6,11 @@ from functools import partial
 
 from starlette.responses import Response
 
-from tidemill.app import endings, jobs
-from tidemill.app.codec import decode_object, encode, job_status
-from tidemill.app.job_views import page_of
+from tidemill.app.jobs import endings, jobs
+from tidemill.app.rows.codec import decode_object, encode, job_status
+from tidemill.app.rows.shown import Shown
 from tidemill.app.services import Services
-from tidemill.app.shown import Shown
+from tidemill.app.views.job_views import page_of
 from tidemill.domain.errors import InvalidRequest
 from tidemill.domain.ids import PROVIDER
 from tidemill.domain.model import JobState, Resource

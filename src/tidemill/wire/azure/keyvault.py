@@ -14,8 +14,8 @@ from typing import Any, cast
 
 from starlette.responses import Response
 
-from tidemill.app import secretstore
-from tidemill.app.secretstore import ACTION, GET_ACTION, Secret
+from tidemill.app.people import secretstore
+from tidemill.app.people.secretstore import ACTION, GET_ACTION, Secret
 from tidemill.domain.errors import InvalidRequest
 from tidemill.domain.ids import PROVIDER
 from tidemill.domain.secretrefs import SecretRef

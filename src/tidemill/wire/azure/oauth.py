@@ -11,9 +11,9 @@ from typing import Any
 
 from starlette.responses import Response
 
-from tidemill.app import credentials, sign_in
 from tidemill.app.codes import DEVICE_US, INTERVAL_S, DevicePending
-from tidemill.app.sign_in import TOKEN_TTL_S, SlowDown
+from tidemill.app.people import credentials, sign_in
+from tidemill.app.people.sign_in import TOKEN_TTL_S, SlowDown
 from tidemill.domain.errors import InvalidRequest, Unauthenticated
 from tidemill.domain.principals import Principal
 from tidemill.domain.signin import SECOND

@@ -1,18 +1,18 @@
-"""`{workspace}/onlineEndpoints` and their deployments: translation between ARM's shape and app.endpoints,
-app.online_deployments."""
+"""`{workspace}/onlineEndpoints` and their deployments: translation between ARM's shape and app.serving."""
 
 from __future__ import annotations
 
 from starlette.responses import Response
 
-from tidemill.app import deployment_logs, endpoint_views, endpoints, online_deployments
-from tidemill.app.codec import encode
-from tidemill.app.endpoint_rows import (
+from tidemill.app.rows.codec import encode
+from tidemill.app.rows.endpoint_rows import (
     deployment_key,
     deployment_status,
     endpoint_key,
     endpoint_status,
 )
+from tidemill.app.serving import endpoints, online_deployments
+from tidemill.app.views import deployment_logs, endpoint_views
 from tidemill.domain.fields import choice, integer
 from tidemill.domain.ids import PROVIDER
 from tidemill.domain.model import Resource

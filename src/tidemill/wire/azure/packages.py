@@ -6,9 +6,9 @@ from typing import Any
 
 from starlette.responses import Response
 
-from tidemill.app import packages
-from tidemill.app.package_rows import package_status
-from tidemill.app.workspaces import require_workspace, status_of
+from tidemill.app.rows.package_rows import package_status
+from tidemill.app.serving import packages
+from tidemill.app.workspaces.workspaces import require_workspace, status_of
 from tidemill.domain.errors import NotFound
 from tidemill.domain.ids import PROVIDER
 from tidemill.domain.model import Resource

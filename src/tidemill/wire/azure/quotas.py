@@ -10,8 +10,9 @@ from typing import Any
 
 from starlette.responses import Response
 
-from tidemill.app import computes, fairness, quotas
-from tidemill.app.fairness import READ_QUOTAS, WRITE_QUOTAS, WorkspaceLine
+from tidemill.app.computes import computes, quotas
+from tidemill.app.views import fairness
+from tidemill.app.views.fairness import READ_QUOTAS, WRITE_QUOTAS, WorkspaceLine
 from tidemill.domain.errors import Conflict, InvalidRequest, NotFound
 from tidemill.domain.ids import PROVIDER, parse_workspace_id
 from tidemill.domain.quota import WORKSPACE

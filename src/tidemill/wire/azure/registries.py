@@ -8,12 +8,12 @@ from typing import Any
 
 from starlette.responses import Response
 
-from tidemill.app import assets, registries, sharing
-from tidemill.app.asset_rows import KINDS, AssetKind, version_key
-from tidemill.app.codec import decode_object, encode
-from tidemill.app.registry_rows import require_registry
-from tidemill.app.storage_access import signer_of
-from tidemill.app.workspaces import status_of
+from tidemill.app.assets import assets, registries, sharing
+from tidemill.app.assets.storage_access import signer_of
+from tidemill.app.rows.asset_rows import KINDS, AssetKind, version_key
+from tidemill.app.rows.codec import decode_object, encode
+from tidemill.app.rows.registry_rows import require_registry
+from tidemill.app.workspaces.workspaces import status_of
 from tidemill.data.bloburls import blob_url
 from tidemill.data.uris import BlobUrl, RegistryUri, parse_uri
 from tidemill.domain.errors import Conflict, InvalidRequest, NotFound

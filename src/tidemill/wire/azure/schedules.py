@@ -1,4 +1,4 @@
-"""`{workspace}/schedules`: translation between ARM's shape and app.schedules.
+"""`{workspace}/schedules`: translation between ARM's shape and app.schedules.schedules.
 
 Everything is done when it is answered; a PUT and a DELETE are long-running operations all the same, because
 clients wait for those.
@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from starlette.responses import Response
 
-from tidemill.app import schedule_runs, schedules
-from tidemill.app.codec import encode
+from tidemill.app.rows.codec import encode
+from tidemill.app.schedules import schedule_runs, schedules
 from tidemill.domain.errors import InvalidRequest
 from tidemill.domain.ids import PROVIDER
 from tidemill.domain.model import Resource

@@ -6,9 +6,11 @@ from typing import Any, cast
 
 from starlette.responses import Response
 
-from tidemill.app import diagnosis, workspace_deletion, workspaces
+from tidemill.app.assets.storage_access import account_holder
 from tidemill.app.services import Addresses, Services
-from tidemill.app.storage_access import account_holder
+from tidemill.app.upkeep import workspace_deletion
+from tidemill.app.views import diagnosis
+from tidemill.app.workspaces import workspaces
 from tidemill.domain.errors import InvalidRequest
 from tidemill.domain.ids import PROVIDER
 from tidemill.domain.model import Resource, Scope

@@ -8,8 +8,9 @@ from urllib.parse import urlsplit
 
 from starlette.responses import FileResponse, Response
 
-from tidemill.app import model_sources, tracking, tracking_artifacts
-from tidemill.app.access import authorise
+from tidemill.app.assets import model_sources
+from tidemill.app.people.access import authorise
+from tidemill.app.tracking import tracking, tracking_artifacts
 from tidemill.wire.http import Context, json_response
 from tidemill.wire.mlflow import addresses, fields
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from starlette.responses import Response
 
-from tidemill.app import tracking
+from tidemill.app.tracking import tracking
 from tidemill.domain.errors import InvalidRequest
 from tidemill.store.tracking import Metric
 from tidemill.wire.http import Context, json_response

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from starlette.responses import Response
 
-from tidemill.app import tracking_experiments, tracking_search
+from tidemill.app.tracking import tracking_experiments, tracking_search
 from tidemill.wire.http import Context, json_response
 from tidemill.wire.mlflow import fields, render
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from starlette.responses import Response
 
-from tidemill.app import logged_models
-from tidemill.app.tracking_search import Search
+from tidemill.app.tracking import logged_models
+from tidemill.app.tracking.tracking_search import Search
 from tidemill.store.tracking import LoggedModel
 from tidemill.wire.http import Context, json_response
 from tidemill.wire.mlflow import addresses, artifacts, fields, render

@@ -7,9 +7,9 @@ from typing import Any
 
 from starlette.responses import Response
 
-from tidemill.app import model_registry, model_search
-from tidemill.app.model_registry import ModelVersion, RegisteredModel
-from tidemill.app.tracking_search import Search
+from tidemill.app.tracking import model_registry, model_search
+from tidemill.app.tracking.model_registry import ModelVersion, RegisteredModel
+from tidemill.app.tracking.tracking_search import Search
 from tidemill.domain.errors import InvalidRequest
 from tidemill.wire.http import Context, json_response
 from tidemill.wire.mlflow import addresses, fields

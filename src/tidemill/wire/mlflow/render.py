@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from tidemill.app.tracking import INPUTS_TAG, MODELS_IN_TAG, MODELS_OUT_TAG, listed, visible
+from tidemill.app.tracking.tracking import INPUTS_TAG, MODELS_IN_TAG, MODELS_OUT_TAG, listed, visible
 from tidemill.store.tracking import Experiment, LoggedModel, Metric, Run, RunRecord
 from tidemill.wire.http import Context
 from tidemill.wire.mlflow.addresses import shown as address

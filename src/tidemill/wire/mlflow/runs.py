@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import msgspec
 from starlette.responses import Response
 
-from tidemill.app import tracking, tracking_search
+from tidemill.app.tracking import tracking, tracking_search
 from tidemill.domain.errors import InvalidRequest
 from tidemill.store.tracking import Metric, ModelMetric
 from tidemill.wire.http import Context, json_response

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from starlette.responses import Response
 
-from tidemill.app import access_views, principals, roles
-from tidemill.app.access_views import PRINCIPALS as ACTION
-from tidemill.app.access_views import READ_ASSIGNMENTS, principal_body
+from tidemill.app.people import principals, roles
+from tidemill.app.views import access_views
+from tidemill.app.views.access_views import PRINCIPALS as ACTION
+from tidemill.app.views.access_views import READ_ASSIGNMENTS, principal_body
 from tidemill.domain.errors import InvalidRequest
 from tidemill.domain.principals import PrincipalKind
 from tidemill.wire.azure.authorization import SCOPES, place_of

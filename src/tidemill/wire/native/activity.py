@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from starlette.responses import Response
 
-from tidemill.app import activity_views
-from tidemill.app.activity_views import READ_ACTION
+from tidemill.app.views import activity_views
+from tidemill.app.views.activity_views import READ_ACTION
 from tidemill.domain.activity import MAX_RESOURCE, plain
 from tidemill.domain.errors import InvalidRequest
 from tidemill.store.api import ActivityQuery

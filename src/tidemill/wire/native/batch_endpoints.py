@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from starlette.responses import Response
 
-from tidemill.app import batch_views
+from tidemill.app.views import batch_views
 from tidemill.wire.azure.batch_endpoints import ACTION
 from tidemill.wire.http import Context, Route, json_response
 from tidemill.wire.native.routes import W

@@ -5,8 +5,9 @@ from __future__ import annotations
 from starlette.responses import Response
 from starlette.websockets import WebSocket
 
-from tidemill.app import container_looking, container_views
-from tidemill.app.container_looking import EXEC, PROVIDER, Target
+from tidemill.app.containers import container_looking
+from tidemill.app.containers.container_looking import EXEC, PROVIDER, Target
+from tidemill.app.views import container_views
 from tidemill.domain import looking
 from tidemill.domain.errors import Conflict
 from tidemill.engines.base import EngineError

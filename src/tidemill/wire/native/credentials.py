@@ -8,8 +8,8 @@ from typing import Any
 import msgspec
 from starlette.responses import Response
 
-from tidemill.app import credentials, providers, sign_in
-from tidemill.app.access import JOB
+from tidemill.app.people import credentials, providers, sign_in
+from tidemill.app.people.access import JOB
 from tidemill.app.times import iso
 from tidemill.domain.errors import Forbidden, InvalidRequest
 from tidemill.domain.oidc import Provider

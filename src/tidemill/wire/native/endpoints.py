@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from starlette.responses import Response
 
-from tidemill.app import endpoint_views, endpoint_why
+from tidemill.app.views import endpoint_views, endpoint_why
 from tidemill.wire.azure.online_endpoints import ACTION
 from tidemill.wire.http import Context, Route, json_response
 from tidemill.wire.native.routes import W

@@ -6,8 +6,9 @@ from typing import Any
 
 from starlette.responses import Response
 
-from tidemill.app import fairness, quotas
-from tidemill.app.fairness import WRITE_QUOTAS
+from tidemill.app.computes import quotas
+from tidemill.app.views import fairness
+from tidemill.app.views.fairness import WRITE_QUOTAS
 from tidemill.domain.errors import InvalidRequest
 from tidemill.domain.ids import parse_workspace_id
 from tidemill.domain.model import Scope

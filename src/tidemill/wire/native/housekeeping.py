@@ -6,8 +6,8 @@ from typing import Any
 
 from starlette.responses import Response
 
-from tidemill.app import housekeeping
 from tidemill.app.times import iso
+from tidemill.app.upkeep import housekeeping
 from tidemill.domain.retention import Verdict
 from tidemill.wire.http import Context, Route, json_response
 

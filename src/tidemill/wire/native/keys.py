@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from starlette.responses import Response
 
-from tidemill.app import keys
+from tidemill.app.upkeep import keys
 from tidemill.wire.http import Context, Route, json_response
 
 # Below Microsoft.Authorization, so that Contributor does not have it: whoever rotates keys decides who gets

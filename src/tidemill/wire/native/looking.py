@@ -8,8 +8,8 @@ from __future__ import annotations
 from starlette.responses import Response
 from starlette.websockets import WebSocket
 
-from tidemill.app import looking as jobs
-from tidemill.app import node_visits
+from tidemill.app.jobs import looking as jobs
+from tidemill.app.jobs import node_visits
 from tidemill.domain import looking
 from tidemill.domain.errors import Conflict
 from tidemill.engines.base import EngineError

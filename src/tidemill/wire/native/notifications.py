@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from starlette.responses import Response
 
-from tidemill.app import notice_sending, notices
+from tidemill.app.jobs import notice_sending, notices
 from tidemill.domain.errors import InvalidRequest
 from tidemill.wire.http import Context, Route, json_response
 

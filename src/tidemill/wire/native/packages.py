@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from starlette.responses import Response
 
-from tidemill.app import package_views, packages
-from tidemill.app.packages import ACTION
-from tidemill.app.storage_access import signer_of
+from tidemill.app.assets.storage_access import signer_of
+from tidemill.app.serving import packages
+from tidemill.app.serving.packages import ACTION
+from tidemill.app.views import package_views
 from tidemill.data.bloburls import blob_url
 from tidemill.domain.errors import NotFound
 from tidemill.wire.blob.sas import make_sas

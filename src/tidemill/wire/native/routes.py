@@ -4,16 +4,8 @@ from __future__ import annotations
 
 from starlette.responses import Response
 
-from tidemill.app import (
-    compute_views,
-    job_logs,
-    job_services,
-    job_views,
-    jobs,
-    kept_nodes,
-    overview,
-    parallel_progress,
-)
+from tidemill.app.jobs import job_logs, job_services, jobs, kept_nodes
+from tidemill.app.views import compute_views, job_views, overview, parallel_progress
 from tidemill.domain.errors import InvalidRequest
 from tidemill.domain.model import JobState
 from tidemill.domain.units import parse_whole
@@ -138,7 +130,7 @@ async def release(ctx: Context) -> Response:
 
 
 async def read_batches(ctx: Context) -> Response:
-    """A segment of what a parallel step has finished (app/parallel_progress.py)."""
+    """A segment of what a parallel step has finished (app/views/parallel_progress.py)."""
     number = whole(ctx.params["number"], "number", 0, 99_999_999)
     given = ctx.params
     raw = await parallel_progress.segment(ctx.services, ctx.scope, given["name"], given["digest"], number)

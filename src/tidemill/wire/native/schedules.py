@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from starlette.responses import Response
 
-from tidemill.app import schedule_views
+from tidemill.app.views import schedule_views
 from tidemill.wire.azure.schedules import ACTION
 from tidemill.wire.http import Context, Route, json_response
 from tidemill.wire.native.routes import W

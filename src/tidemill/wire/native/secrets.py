@@ -6,8 +6,8 @@ from typing import Any
 
 from starlette.responses import Response
 
-from tidemill.app import secretstore
-from tidemill.app.secretstore import ACTION, Secret
+from tidemill.app.people import secretstore
+from tidemill.app.people.secretstore import ACTION, Secret
 from tidemill.app.times import iso
 from tidemill.domain.errors import InvalidRequest
 from tidemill.wire.http import Context, Route, json_response

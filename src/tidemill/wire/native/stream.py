@@ -16,11 +16,12 @@ from urllib.parse import quote, unquote
 
 from starlette.responses import StreamingResponse
 
-from tidemill.app import job_logs, job_views, jobs
-from tidemill.app.access import check_still
-from tidemill.app.codec import encode, job_kind, job_status
-from tidemill.app.job_logs import LogFile
+from tidemill.app.jobs import job_logs, jobs
+from tidemill.app.jobs.job_logs import LogFile
+from tidemill.app.people.access import check_still
+from tidemill.app.rows.codec import encode, job_kind, job_status
 from tidemill.app.services import Services
+from tidemill.app.views import job_views
 from tidemill.app.waiting import wait_set
 from tidemill.domain.errors import TidemillError
 from tidemill.domain.looking import CHECK_S

@@ -6,8 +6,8 @@ from typing import Any, cast
 
 from starlette.responses import Response
 
-from tidemill.app import validation
-from tidemill.app.validation import PROVIDER, Asked, Upload
+from tidemill.app.views import validation
+from tidemill.app.views.validation import PROVIDER, Asked, Upload
 from tidemill.domain.errors import InvalidRequest
 from tidemill.wire.http import Context, Route, json_response
 from tidemill.wire.native.routes import W

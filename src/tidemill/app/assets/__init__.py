@@ -1,0 +1,1 @@
+"""Data, models, environments and code, where they lie, and registries that share them."""

@@ -1,0 +1,1 @@
+"""Clusters and other nodes: their rules, quotas, teams, isolation and identities."""

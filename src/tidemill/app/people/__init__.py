@@ -1,0 +1,1 @@
+"""People, groups and programs: who they are, what they may, what they keep secret."""

@@ -1,0 +1,1 @@
+"""Where things lie in the store, and how their records are written."""

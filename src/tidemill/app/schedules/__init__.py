@@ -1,0 +1,1 @@
+"""What is submitted at set times."""

@@ -1,0 +1,1 @@
+"""MLflow's runs, metrics, registered and logged models."""
