@@ -186,7 +186,8 @@ class Deployments:
             seen.row.modified_at,
             self._router.is_current(seen.backend),
             round((serving.spec.request.timeout_s + DRAIN_MARGIN_S) * SECOND),
-            self._parks(serving.spec),
+            seen.serving_bounds is not None and self._parks(serving.spec),
+            seen.bounds is not None,
         )
 
     def _parks(self, spec: DeploymentSpec) -> bool:

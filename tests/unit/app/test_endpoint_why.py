@@ -13,10 +13,13 @@ from tidemill.app.views import endpoint_views, endpoint_why
 def deployment(name: str = "blue", **changes: Any) -> dict[str, Any]:
     return {
         "name": name,
+        "endpoint": "ep",
         "state": "Succeeded",
         "traffic": 100,
         "instance_count": 1,
         "instances": [instance()],
+        "scale": "Default",
+        "autoscale": None,
         "asleep": False,
         "error": None,
         "serves_older": False,
@@ -68,6 +71,13 @@ async def test_one_that_sleeps_lacks_nothing(ask):
     )
     found = await ask(endpoint(deployment(asleep=True, instances=[])))
     assert found["sentence"].endswith("Deployment blue sleeps: the next request starts an instance.")
+
+
+async def test_none_without_scale_settings_is_no_sleep(ask):
+    held = {"held": 1, "in_flight": 0}
+    (only,) = (await ask(endpoint(deployment(instance_count=0, instances=[], metrics=held))))["reasons"]
+    assert only["code"] == "NoInstances"
+    assert only["message"].endswith("deployment update --endpoint-name ep --name blue --instance-count 1")
 
 
 async def test_what_is_missing_comes_with_the_command_that_mends_it(ask):

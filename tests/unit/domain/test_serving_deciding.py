@@ -163,6 +163,10 @@ def test_deleted_it_drains_stops_and_is_gone() -> None:
 def test_asleep_nothing_is_wanted() -> None:
     assert kinds(asked(wanted=0)) == ["Serve"]
     assert kinds(asked(wanted=0, serving=1)) == ["Finish"]
+    (done,) = told(asked(wanted=0, serving=1))
+    assert done == Finish("Asleep until a request comes.")
+    (done,) = told(asked(wanted=0, serving=1, wakes=False))
+    assert done == Finish("No instances are wanted: it answers nothing until it is given some.")
 
 
 def test_the_newest_ended_ones_are_kept() -> None:

@@ -9,7 +9,7 @@ from tidemill.app.services import Services
 from tidemill.app.views import endpoint_views
 from tidemill.domain.model import Scope
 from tidemill.domain.serving.deciding import Phase
-from tidemill.domain.serving.model import Provisioning
+from tidemill.domain.serving.model import DEFAULT_SCALE, Provisioning
 from tidemill.domain.units import plural
 
 
@@ -57,7 +57,14 @@ def _of_deployment(one: Mapping[str, Any]) -> list[dict[str, Any]]:
     elif one["state"] not in (Provisioning.SUCCEEDED, Provisioning.FAILED):
         reasons.append(_reason(name, one["state"], f"Deployment {name} is {one['state']}."))
     ready = sum(instance["phase"] == Phase.READY for instance in one["instances"])
-    if one["state"] == Provisioning.SUCCEEDED and ready < one["instance_count"] and not one["asleep"]:
+    if _answers_nothing(one):
+        text = (
+            f"Deployment {name} has no instances (instance_count 0), and no scale settings, so no request "
+            f"wakes it. Give it one: tidemill deployment update --endpoint-name {one['endpoint']} "
+            f"--name {name} --instance-count 1"
+        )
+        reasons.append(_reason(name, "NoInstances", text))
+    elif one["state"] == Provisioning.SUCCEEDED and ready < one["instance_count"] and not one["asleep"]:
         text = f"Deployment {name}: {ready} of {plural(one['instance_count'], 'instance')} are ready."
         reasons.append(_reason(name, "InstancesMissing", text))
     reasons += _of_requests(one, ready)
@@ -71,13 +78,18 @@ def _of_deployment(one: Mapping[str, Any]) -> list[dict[str, Any]]:
     return reasons
 
 
+def _answers_nothing(one: Mapping[str, Any]) -> bool:
+    """It is to have no instances, and no request wakes it."""
+    return not one["instance_count"] and one["scale"] == DEFAULT_SCALE and one["autoscale"] is None
+
+
 def _of_requests(one: Mapping[str, Any], ready: int) -> list[dict[str, Any]]:
     """What the gateway says."""
     name, metrics, most = one["name"], one["metrics"], one["max_concurrent"]
     reasons: list[dict[str, Any]] = []
     if metrics is None:
         return reasons
-    if metrics["held"]:
+    if metrics["held"] and not _answers_nothing(one):
         text = f"Deployment {name} wakes up: {plural(metrics['held'], 'request')} held meanwhile."
         reasons.append(_reason(name, "Waking", text))
     if ready and metrics["in_flight"] >= ready * most:

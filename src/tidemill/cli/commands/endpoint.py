@@ -390,7 +390,7 @@ def show_facts(found: dict[str, Any]) -> list[tuple[str, str]]:
     if found.get("cost_usd") is not None:
         facts.append(("so far", text.money(found["cost_usd"])))
     for one in found["deployments"]:
-        what = one["model"] or one["code"] or ""
+        what = one["model"] or one["code"] or one["environment"]
         size = f"{instances(one)} instances ready, {one['instance_type']}"
         facts.append((f"deployment {one['name']}", f"{one['state']}, {what}, {size}"))
         if one["error"]:

@@ -17,6 +17,7 @@ from tidemill.domain.units import human_duration, plural
 SECOND = 1_000_000
 FIRST_PAUSE_US, MOST_PAUSE_US = 1 * SECOND, 300 * SECOND  # between instances that fail, doubled
 KEPT_ENDED = 8  # instances whose logs stay to be read
+NOTHING = "No instances are wanted: it answers nothing until it is given some."
 
 
 class Phase(StrEnum):
@@ -60,7 +61,8 @@ class Deployment:
     """`wanted`: instances of `generation`, which was asked for last, at `asked_at`; `serving` is the
     generation that answers now or did last (0: none ever did), with `serving_wanted` instances. `routed`:
     the gateway knows how things are. `drained_us`: how long after its drain began an instance is stopped in
-    any case. `parks`: of a deployment that sleeps one instance may be parked."""
+    any case. `parks`: of a deployment that sleeps one instance may be parked. `wakes`: without instances it
+    sleeps until a request comes, else it answers nothing."""
 
     state: str
     generation: int
@@ -72,6 +74,7 @@ class Deployment:
     routed: bool = True
     drained_us: int = 30 * SECOND
     parks: bool = False
+    wakes: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,10 +185,10 @@ def decide(deployment: Deployment, now: int) -> Decided:
     switched = not asked or deployment.serving == generation
     if sum(i.phase is Phase.READY for i in own) >= wanted:
         if not switched:
-            round_.out.append(Serve(_served(own, now)))
+            round_.out.append(Serve(_served(own, now, deployment.wakes)))
             switched = True
         elif asked and deployment.routed:
-            round_.out.append(Finish(_finished(wanted)))
+            round_.out.append(Finish(_finished(wanted, deployment.wakes)))
     kept = {generation} if switched else {generation, deployment.serving}
     others = [i for i in deployment.instances if i.generation not in kept and i.phase.counts]
     _drain(round_, [i for i in others if i.uid not in dropped], "newer instances take its place")
@@ -322,15 +325,17 @@ def _stop_drained(round_: _Round, deployment: Deployment, dropped: Sequence[str]
         round_.out.append(Stop(tuple(done), "it has no more requests"))
 
 
-def _served(own: Sequence[Instance], now: int) -> str:
+def _served(own: Sequence[Instance], now: int, wakes: bool) -> str:
     if not own:
-        return "No instances are wanted: it sleeps."
+        return "No instances are wanted: it sleeps." if wakes else NOTHING
     waited = human_duration(max(0, now - min(i.created_at for i in own)))
     return f"{plural(len(own), 'instance')} ready after {waited}."
 
 
-def _finished(wanted: int) -> str:
-    return f"{plural(wanted, 'instance')} in service." if wanted else "Asleep until a request comes."
+def _finished(wanted: int, wakes: bool) -> str:
+    if wanted:
+        return f"{plural(wanted, 'instance')} in service."
+    return "Asleep until a request comes." if wakes else NOTHING
 
 
 def superseded(deployment: Deployment) -> tuple[str, ...]:
