@@ -78,10 +78,14 @@ def _called(read: Read, scope: Scope, endpoint: str, deployment: str) -> tuple[R
     if name:
         return above, find_deployment(read, scope, endpoint, name)
     names = [one.key.name for one in deployments_of(read, above)]
-    said = f"It has {', '.join(names)}: name one" if names else "It has none yet: create one"
+    said = (
+        f"and the call names none. It has {', '.join(names)}: name one (deployment_name, the header "
+        "azureml-model-deployment), or set defaults.deployment_name."
+        if names
+        else "because it has none at all. Create one: tidemill batch deployment create --file deployment.yml"
+    )
     raise InvalidRequest(
-        f"Batch endpoint {above.key.name!r} has no default deployment, and the call names none. {said} "
-        "(deployment_name, the header azureml-model-deployment), or set defaults.deployment_name.",
+        f"Batch endpoint {above.key.name!r} has no default deployment, {said}",
         "NoDefaultDeployment",
         "properties.defaults.deploymentName",
     )
