@@ -179,12 +179,13 @@ class _Assembly:
 
     def _application(self, python: Interpreter | None) -> None:
         order = self._order
-        found = files.tree(order.server, SERVER, lambda below: below.split("/")[-1] == "__pycache__")
+        found = files.tree(order.server, SERVER, files.is_bytecode)
         if python is not None:
             found |= pythons.compiled(python, found, os.path.join(self._work, "server"))
         found[APPLICATION] = files.FOLDER
         if order.code:
-            found |= files.tree(order.code, APPLICATION)
+            # Bytecode in it is of whoever ran it last, and out of date where all files have the same time.
+            found |= files.tree(order.code, APPLICATION, files.is_bytecode)
         if order.model:
             place = f"{order.model_folder}/{order.model_name}".rstrip("/")
             whole = os.path.isdir(order.model)

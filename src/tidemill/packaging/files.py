@@ -44,6 +44,11 @@ def copied(path: str, rewrite: Rewrite | None = None) -> Entry:
     return Entry(FILE, 0o755 if executable else 0o644, source=path, rewrite=rewrite)
 
 
+def is_bytecode(below: str) -> bool:
+    """Of a path: a folder that Python fills by itself, and as it likes."""
+    return below.rpartition("/")[2] == "__pycache__"
+
+
 def walk(root: str, skip: Callable[[str], bool] = lambda _: False) -> Iterator[tuple[str, str]]:
     """Files, links and empty folders below `root` as (path below it, path here), in the order of their names.
     `skip`: of a path below it, with everything in it. Raises OSError."""

@@ -58,10 +58,11 @@ def make(order: Order, folder: str, say: Callable[[str], None]) -> Assembled:
     minor = ".".join(order.version.split(".")[:2])
     wheels = repack(order.environment, minor, wheels_folder)
     say(f"{len(wheels)} wheels.")
-    shutil.copytree(order.server, f"{folder}/server", ignore=shutil.ignore_patterns("__pycache__"))
+    sources = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(order.server, f"{folder}/server", ignore=sources)
     os.makedirs(f"{folder}/code")
     if order.code:
-        shutil.copytree(order.code, f"{folder}/code", dirs_exist_ok=True)
+        shutil.copytree(order.code, f"{folder}/code", ignore=sources, dirs_exist_ok=True)
     model = _model(order, folder)
     pip = next((wheel.file for wheel in wheels if wheel.name.lower() == "pip"), "")
     title = order.annotations["org.opencontainers.image.title"]
