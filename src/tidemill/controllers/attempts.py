@@ -110,7 +110,7 @@ class Attempts:
         elif event.kind == "node_closed":
             for live in self._live.values():
                 if event.node_id in live.attempt.nodes:
-                    live.closed_nodes.add(event.node_id)
+                    live.closed_nodes.setdefault(event.node_id, self._s.clock.now())
                     live.changed.set()
 
     def _start_services(self, live: LiveAttempt, rank: int) -> None:
@@ -225,7 +225,7 @@ class Attempts:
             raise RuntimeError(f"attempt {attempt.id} has no job row")
         for node_id, node in zip(attempt.nodes, nodes, strict=True):
             if node is None or node.state is NodeState.CLOSED:
-                live.closed_nodes.add(node_id)
+                live.closed_nodes[node_id] = (node and node.closed_at) or self._s.clock.now()
         live.row = row
         live.may_run = staging.may_have_started(job_status(row.status).plan, attempt)
         return row
@@ -291,10 +291,9 @@ class Attempts:
                 await wait_set(live.changed, UNREACHABLE_S)
 
     def _mark_absent_nodes(self, live: LiveAttempt) -> None:
-        for rank, placed in live.ranks.items():
-            node = live.attempt.nodes[placed.node_index]
-            if node in live.closed_nodes and rank not in live.ends:
-                live.ends[rank] = RankEnd(reason="lost", primary=True, node=node)
+        for rank in live.ranks:
+            if live.node_of(rank) in live.closed_nodes and rank not in live.ends:
+                live.rank_lost(rank, self._s.clock.now())
 
     async def _follow(self, live: LiveAttempt) -> None:
         """Until every rank's processes are proved gone."""

@@ -24,13 +24,13 @@ class LiveAttempt:
     row: Resource | None = None  # its job's, as it was when the attempt was made
     ranks: dict[int, launching.PlacedRank] = field(default_factory=dict)
     ends: dict[int, RankEnd] = field(default_factory=dict)
-    closed_nodes: set[str] = field(default_factory=set)
+    closed_nodes: dict[str, int] = field(default_factory=dict[str, int])  # when each was proved gone
     started_at: int | None = None
     result: AttemptEnd | None = None  # once every process is gone
     ended_full: bool = False  # the disk was full when it failed
     full_since: int | None = None  # there has been no space for its results since then
     notes: tuple[str, ...] = ()
-    last_end: int = 0  # when its last process ended
+    last_end: int = 0  # when its last process ended, or the node that it was lost with
     heard_late: int = 0  # microseconds from then until we were told
     fault: str = ""  # what failed last, where it is a fault of ours
     may_run: bool = False  # something of it was started, or may have been before a restart
@@ -56,8 +56,8 @@ class LiveAttempt:
 
     def rank_ended(self, event: EngineEvent, now: int) -> None:
         assert event.task is not None
-        self.last_end = max(self.last_end, event.at)
-        self.heard_late = max(now - self.last_end, 0) if self.last_end else 0
+        if event.task.rank not in self.ends:  # what is told again ends nothing later
+            self._heard_end(event.at, now)
         placed = self.ranks.get(event.task.rank)
         self.ends[event.task.rank] = RankEnd(
             event.exit_code,
@@ -69,6 +69,16 @@ class LiveAttempt:
             placed.primary if placed else True,
             event.node_id,
         )
+
+    def rank_lost(self, rank: int, now: int) -> None:
+        """With its node."""
+        node = self.node_of(rank)
+        self._heard_end(self.closed_nodes[node], now)
+        self.ends[rank] = RankEnd(reason="lost", primary=True, node=node)
+
+    def _heard_end(self, at: int, now: int) -> None:
+        self.last_end = max(self.last_end, at)
+        self.heard_late = max(now - self.last_end, 0) if self.last_end else 0
 
     def node_of(self, rank: int) -> str:
         return self.attempt.nodes[self.ranks[rank].node_index]

@@ -13,8 +13,9 @@ from tidemill.app.rows.codec import job_status
 from tidemill.app.upkeep import workspace_deletion
 from tidemill.app.workspaces import workspaces
 from tidemill.controllers import environments, staging
-from tidemill.domain.model import JobState, NodeState, Outcome
-from tidemill.engines.base import EngineError, TaskKey, Unreachable
+from tidemill.controllers.live_attempt import LiveAttempt
+from tidemill.domain.model import Attempt, AttemptState, JobState, NodeState, Outcome
+from tidemill.engines.base import EngineError, EngineEvent, TaskKey, Unreachable
 from tidemill.engines.fake import Plan
 
 pytestmark = pytest.mark.timeout(20)
@@ -294,3 +295,70 @@ async def test_a_job_cancelled_instead_of_tried_again_shows_its_log(
     assert row.state == JobState.CANCELED
     (log,) = await job_logs.list_logs(world.services, row)
     assert await job_logs.read_log(world.services, row, log.path, 0) == b"what it wrote\n"
+
+
+async def test_what_is_lost_after_a_rank_ended_unheard_ends_with_its_node(world: World):
+    """One rank ended while no server ran; the node of the other is lost an hour after the next start: both
+    nodes were held until then, and are billed for it."""
+    world.plans["a.1"] = FOREVER
+    await world.start()
+    await world.cluster()
+    await world.submit("a", "cpu", resources={"instanceCount": 2})
+    await world.until(lambda: world.row("a").state == JobState.RUNNING)
+    (attempt,) = world.attempts("a")
+    one, two = attempt.nodes
+    await world.stop()
+    world.engine.finish(one, TaskKey(attempt.id, 0))
+    world.clock.ahead += 600 * SECOND
+    world.engine.reattach()
+    original, asked = world.engine.stop, asyncio.Event()
+
+    async def stop(node_id, *given):  # a node that does not answer is asked again
+        asked.set()
+        if node_id == two:
+            raise Unreachable("no answer")
+        await original(node_id, *given)
+
+    world.engine.stop = stop  # type: ignore[method-assign]
+    await world.start()
+    await world.until(world.engine._events.empty, "the exit is heard")
+    world.clock.ahead += 3600 * SECOND
+    lost = world.clock.now()
+    world.engine.lose(two)
+    await world.until(lambda: world.attempts("a")[0].state is AttemptState.ENDED, "it has ended")
+    ended = world.attempts("a")[0]
+    assert ended.outcome is Outcome.SYSTEM_FAILURE
+    assert ended.ended_at is not None
+    assert lost <= ended.ended_at < lost + 10 * SECOND
+    held = [i for i in world.intervals(job_uid=world.row("a").uid) if i.id.startswith(f"{attempt.id}:")]
+    assert {i.node_id for i in held} == {one, two}
+    assert all(lost <= (i.ended_at or 0) < lost + 10 * SECOND for i in held)
+    assert all(4200 <= ((i.ended_mono or 0) - i.started_mono) / SECOND < 4210 for i in held)
+
+
+async def test_an_end_that_is_told_again_is_not_dated_anew(world: World):
+    """While results are stored, an agent that connects again repeats what it said."""
+    event = EngineEvent("task_exited", "n", TaskKey("x.1", 0), at=100 * SECOND)
+    live = LiveAttempt(Attempt("x.1", "x", 1, "c", ("n",), ((),), 0))
+    live.rank_ended(event, 101 * SECOND)
+    live.rank_ended(event, 160 * SECOND)
+    assert live.heard_late == SECOND
+
+
+async def test_what_was_lost_before_a_restart_ends_when_its_node_did(world: World):
+    world.plans["a.1"] = FOREVER
+    await world.start()
+    await world.cluster()
+    await world.submit("a", "cpu")
+    await world.until(lambda: world.row("a").state == JobState.RUNNING)
+    (attempt,) = world.attempts("a")
+    world.store.refuse = "_record_end"
+    world.engine.lose(attempt.nodes[0])
+    await world.until(lambda: bool(world.store.refused), "its end is not recorded")
+    gone = world.read().node(attempt.nodes[0]).closed_at
+    await world.stop()
+    world.clock.ahead += 600 * SECOND
+    world.engine.reattach()
+    await world.start()
+    await world.until(lambda: world.attempts("a")[0].state is AttemptState.ENDED, "it has ended")
+    assert abs(world.attempts("a")[0].ended_at - gone) < 5 * SECOND
