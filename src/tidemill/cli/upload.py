@@ -5,22 +5,26 @@ from __future__ import annotations
 import sys
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from tidemill.cli import hashing, ignore, text
 from tidemill.cli.blob import BlobClient, Container, container_of
-from tidemill.cli.errors import REFUSED, USAGE, CliError
+from tidemill.cli.errors import FAILED, REFUSED, USAGE, CliError
+from tidemill.cli.folder import Contents, contents_of
 from tidemill.cli.session import Session
 from tidemill.cli.urls import segment
+from tidemill.domain.units import join_words
 
 CODES_API = "2023-04-01"
 DATASTORES_API = "2024-10-01-preview"
 DEFAULT_STORE = "workspaceblobstore"
 DONE = {"upload_status": "completed"}
 _SHOW_AFTER_S = 0.5
+_NAMED = 5  # links, in a note
 _SMALL = 16  # up to so many files one connection is faster
 
 
@@ -58,10 +62,11 @@ def open_store(session: Session, name: str = DEFAULT_STORE) -> Store:
 
 def upload_code(session: Session, root: Path) -> str:
     """-> the ARM id of a code version with this content; nothing is sent when the workspace has it."""
-    files = hashing.files_of(root, ignore.load(root) if root.is_dir() else _keep_all)
-    if not files:
+    found_here = contents_of(root, ignore.load(root) if root.is_dir() else _keep_all)
+    if not found_here.files:
         raise CliError(f"The code folder {root} has no files that are not ignored.", USAGE, "EmptyFolder")
-    digest = hashing.content_hash(files)
+    with _readable(root, found_here):
+        digest = hashing.content_hash(found_here.files)
     name = str(uuid.uuid4())
     base = f"{session.workspace_id()}/codes/{name}/versions"
     found = session.client.get(
@@ -79,7 +84,7 @@ def upload_code(session: Session, root: Path) -> str:
     )["blobReferenceForConsumption"]
     container = container_of(pending["credential"]["sasUri"], session.ca_file)
     prefix = f"{root.resolve().name}/" if root.is_dir() else ""
-    _send(session, container, files, prefix, {**DONE, "name": name, "version": "1"}, root.name)
+    _send(session, container, found_here, prefix, {**DONE, "name": name, "version": "1"}, root)
     code_uri = pending["blobUri"].rstrip("/") + "/" + (prefix.rstrip("/") or root.name)
     body = {
         "properties": {
@@ -94,40 +99,73 @@ def upload_code(session: Session, root: Path) -> str:
 def upload_path(session: Session, store: Store, root: Path, kind: str) -> str:
     """-> azureml://datastores/STORE/paths/LocalUpload/{hash}/{name}, with a '/' at the end for a folder."""
     excluded = ignore.load(root) if root.is_dir() else _keep_all
-    files = hashing.files_of(root, excluded)
-    if not files:
+    found = contents_of(root, excluded)
+    if not found.files:
         raise CliError(f"The folder {root} has no files that are not ignored.", USAGE, "EmptyFolder")
-    digest = hashing.object_hash(root, excluded)
+    with _readable(root, found):
+        digest = hashing.object_hash(root, excluded)
     ending = "/" if kind in ("uri_folder", "mltable") and root.is_dir() else ""
     uri = f"azureml://datastores/{store.name}/paths/LocalUpload/{digest}/{root.name}{ending}"
     if session.trial is not None:
         below = f"{root.name}/" if root.is_dir() else ""
         place = f"azureml://datastores/{store.name}/paths/LocalUpload/{digest}/"
-        session.trial.upload(place, [(path, below + name) for path, name in files])
+        session.trial.upload(place, [(path, below + name) for path, name in found.files])
         return uri
     place = f"LocalUpload/{digest}/" + (f"{root.name}/" if root.is_dir() else "")
-    _send(
-        session, store.container, files, place, {**DONE, "name": str(uuid.uuid4()), "version": "1"}, root.name
-    )
+    confirmation = {**DONE, "name": str(uuid.uuid4()), "version": "1"}
+    _send(session, store.container, found, place, confirmation, root)
     return uri
+
+
+@contextmanager
+def _readable(root: Path, found: Contents) -> Iterator[None]:
+    """A file that is gone, or may not be read, is named, with the link that led to it."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:  # of the connection
+            raise
+        link = found.link_to(str(error.filename))
+        why = f" {root / link} is a link that leads there, out of the folder." if link else ""
+        raise CliError(
+            f"{error.filename} cannot be read ({error.strerror}), and {root} is uploaded whole or not at all."
+            f"{why} Try again once nothing changes it, or name it in {root}/.amlignore.",
+            FAILED,
+            "FileUnreadable",
+        ) from None
+
+
+def _tell_links(session: Session, root: Path, found: Contents) -> None:
+    if found.out:
+        led = [f"{link} -> {target}" for link, target in found.out.items()]
+        session.note(
+            f"Note: links lead out of {root}, and what they lead to is uploaded: "
+            f"{join_words(led, most=_NAMED)}."
+        )
+    if found.loops:
+        session.note(
+            f"Note: links that lead back to a folder they lie in are left out of {root}: "
+            f"{join_words(found.loops, most=_NAMED)}."
+        )
 
 
 def _send(
     session: Session,
     container: Container,
-    files: Sequence[tuple[Path, str]],
+    found: Contents,
     prefix: str,
     confirmation: dict[str, str],
-    shown: str,
+    root: Path,
 ) -> None:
     """Puts the files and, last, marks the first of them: a marked upload is whole and is not sent again."""
-    ordered = sorted((path, prefix + name) for path, name in files)
-    client = BlobClient(container)
-    try:
+    ordered = sorted((path, prefix + name) for path, name in found.files)
+    with _readable(root, found), closing(BlobClient(container)) as client:
         metadata = client.metadata(ordered[0][1])
         if metadata is not None and metadata.get("upload_status") == "completed":
             return
-        progress = Progress(session, shown, sum(path.stat().st_size for path, _ in ordered), len(ordered))
+        _tell_links(session, root, found)
+        total = sum(path.stat().st_size for path, _ in ordered)
+        progress = Progress(session, root.name, total, len(ordered))
         if len(ordered) <= _SMALL:
             for path, name in ordered:
                 client.put(name, path, progress.add)
@@ -136,8 +174,6 @@ def _send(
             _send_parallel(container, ordered, progress)
         client.set_metadata(ordered[0][1], confirmation)
         progress.finish()
-    finally:
-        client.close()
 
 
 def _send_parallel(container: Container, ordered: Sequence[tuple[Path, str]], progress: Progress) -> None:

@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from tidemill.cli import hashing, ignore
+from tidemill.cli import hashing, ignore, upload
 from tidemill.cli.blob import Container, sign
+from tidemill.cli.errors import CliError
+from tidemill.cli.folder import Contents, Excluded, contents_of
+from tidemill.cli.session import Given, Session
 
 
 @pytest.fixture
@@ -34,7 +37,7 @@ def tree(tmp_path: Path) -> Path:
 
 def test_hashes_are_those_of_the_sdk(tree: Path) -> None:
     excluded = ignore.load(tree)
-    files = hashing.files_of(tree, excluded)
+    files = contents_of(tree, excluded).files
     names = [".amlignore", "B.py", "Sub/x.txt", "a.py", "keep.log", "link.py"]
     assert sorted(name for _, name in files) == names
     assert hashing.content_hash(files) == "d768bdbed192989b4707b78fb917adbee7df6454e2e62c187ad5d775d5e6551d"
@@ -46,6 +49,72 @@ def test_hashes_are_those_of_the_sdk(tree: Path) -> None:
         hashing.object_hash(tree / "a.py", excluded)
         == "7d754e8deae08f1dfdbb5fa7d4acc8ca75f6b71ff825ae5e50992b1d99f04fed"
     )
+
+
+@pytest.fixture
+def linked(tmp_path: Path) -> Path:
+    """A folder with links out of it, and inside."""
+    root = tmp_path / "code"
+    for name, content in {
+        "code/a.py": "a\n",
+        "code/sub/b.py": "b\n",
+        "code/sub/x.log": "l\n",
+        "code/.amlignore": "*.log\n/far/drop.txt\nsub/b.py\n",
+        "outside.txt": "hi\n",
+        "outside/deep/o.txt": "o\n",
+        "outside/drop.txt": "n\n",
+    }.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(content)
+    links = {"out.txt": "../outside.txt", "far": "../outside", "twin": "sub", "z.py": "a.py"}
+    for link, target in links.items():
+        (root / link).symlink_to(target)
+    return root
+
+
+def test_links_are_followed_as_the_sdk_follows_them(linked: Path) -> None:
+    excluded = ignore.load(linked)
+    found = contents_of(linked, excluded)
+    assert [name for _, name in found.files] == [
+        ".amlignore", "a.py", "far/deep/o.txt", "far/drop.txt", "out.txt", "z.py",
+    ]  # fmt: skip
+    assert hashing.content_hash(found.files) == (
+        "44fe2c14f2f8803593b7834638c10a093b188fd6fb7eae7c2eae0ca5a7a81cc9"
+    )
+    assert hashing.object_hash(linked, excluded) == (
+        "2fdfc4161dcfb3558d2d0335524f69ca94f3cfd48c50748df5e24ec8f7f404bc"
+    )
+    outside = linked.parent / "outside"
+    assert found.out == {"far": str(outside), "out.txt": f"{outside}.txt"}
+    assert found.link_to(str(outside / "deep" / "o.txt")) == "far"
+    assert found.link_to(str(linked / "a.py")) == ""
+
+
+@pytest.mark.timeout(20)
+def test_links_that_lead_back_end(linked: Path) -> None:
+    before = contents_of(linked, ignore.load(linked)).files
+    for link, target in {"self": ".", "up": "..", "sub/above": "../..", "../outside/back": "../code"}.items():
+        (linked / link).symlink_to(target)
+    found = contents_of(linked, ignore.load(linked))
+    assert found.files == before
+    assert found.loops == ["far/back", "self", "sub/above", "twin/above", "up"]
+    hashing.object_hash(linked, ignore.load(linked))
+
+
+def test_a_file_that_vanishes_is_named_with_the_link_to_it(
+    linked: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def looked(root: Path, excluded: Excluded) -> Contents:
+        found = contents_of(root, excluded)
+        (root / "far" / "deep" / "o.txt").unlink()
+        return found
+
+    monkeypatch.setattr(upload, "contents_of", looked)
+    with pytest.raises(CliError) as caught:
+        upload.upload_code(Session(Given()), linked)
+    gone = linked.parent / "outside" / "deep" / "o.txt"
+    assert f"{gone} cannot be read (No such file or directory)" in caught.value.message
+    assert f"{linked / 'far'} is a link that leads there, out of the folder." in caught.value.message
 
 
 @pytest.mark.parametrize(
