@@ -283,6 +283,8 @@ def test_a_container_group_runs_it(place: Place, first: dict[str, Any]) -> None:
 
     said = until(asked, 40, "an answer of the group")
     assert json.loads(said.strip()[2:-1]) == ANSWER
+    told = place.cli("package", "delete", "--name", "first", "--version", "1", "--yes", fails=True)
+    assert "in use by container group 'packed'" in told
     place.cli("container", "delete", "--name", "packed", "--yes")
 
 
@@ -328,7 +330,8 @@ def test_the_models_page_names_its_packages(place: Place, first: dict[str, Any])
             ["weights:1", "-e", "plain:1", "--code", "code", "--entry-script", "other.py"],
             "no file 'other.py'",
         ),
-        (["weights:1", "-e", "plain:1", "--code", "code"], "no scoringScript"),
+        (["weights:1", "-e", "plain:1", "--code", "code"], "by --entry-script"),
+        (["weights:1", "-e", "plain:1", "--entry-script", "score.py"], "give that by --code"),
         (["weights:1"], "no environment"),
         (["weights:1", "-e", "plain:1", "--env", "KEY=${{secrets.KEY}}"], "no secret goes into it (KEY)"),
         (["weights:1", "-e", "plain:1", "--format", "docker-archive"], "name it by --download-path"),

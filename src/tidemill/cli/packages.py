@@ -46,9 +46,26 @@ def parts_of(parts: Parts, spec: Spec | None) -> Parts:
         parts.model or str(spec.data.get("model") or ""),
         parts.environment,
         parts.code,
-        parts.script or ("" if parts.code else str(code.get("scoring_script") or "")),
+        parts.script or str(code.get("scoring_script") or ""),
         {**(spec.data.get("environment_variables") or {}), **(parts.variables or {})},
     )
+
+
+def check_parts(parts: Parts, spec: Spec | None) -> None:
+    """Before anything is uploaded. Raises CliError."""
+    code = parts.code or ((spec.data.get("code_configuration") or {}).get("code") if spec is not None else "")
+    if not parts.model:
+        raise CliError("Name a model, NAME:VERSION, or give --file.", USAGE, "UsageError")
+    if code and not parts.script:
+        raise CliError(
+            f"Which file of {code} answers requests? Give its path below the folder by --entry-script.",
+            USAGE,
+            "UsageError",
+        )
+    if parts.script and not code:
+        raise CliError(
+            f"--entry-script {parts.script!r} lies in no folder: give that by --code.", USAGE, "UsageError"
+        )
 
 
 def model_of(session: Session, given: str) -> tuple[str, str]:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from tidemill.app.assets import assets
+from tidemill.app.assets import assets, package_usage
 from tidemill.app.assets.asset_usage import references, users_of
 from tidemill.app.rows.asset_rows import COMPONENTS, DATA, ENVIRONMENTS, MODELS
 from tidemill.app.rows.codec import encode
+from tidemill.app.rows.container_rows import group_key
+from tidemill.domain.containers.reading import read_group
+from tidemill.domain.containers.status import GroupStatus
 from tidemill.domain.errors import Conflict
 from tidemill.domain.model import JobState, Key, Resource
 
@@ -140,3 +144,37 @@ def test_names_of_a_kind_are_not_those_of_another():
     }
     found = {(one.kind.type, one.name, one.version, one.label) for one in references(spec)}
     assert found == {("environments", "x", "1", ""), ("models", "y", "2", ""), ("data", "z", "", "latest")}
+
+
+@pytest.fixture
+def group(services, scope):
+    async def call(name: str, image: str, state: str = "Succeeded") -> None:
+        requests = {"requests": {"cpu": 1, "memoryInGB": 1}}
+        container = {"name": "c", "properties": {"image": image, "command": ["x"], "resources": requests}}
+        spec, _ = read_group(name, {"properties": {"osType": "Linux", "containers": [container]}})
+        key = group_key(replace(scope, workspace=""), name)
+        row = Resource(services.ids.uid(), key, state, status=encode(GroupStatus(spec, (), "", "")))
+        await services.store.write(lambda tx: tx.insert(row))
+
+    return call
+
+
+async def test_a_package_that_a_container_group_runs_is_not_deleted(services, scope, group, users):
+    here = scope.workspace
+    await group("web", f"package://{here}/Digits:1")
+    await group("other", "package://elsewhere/digits:1")
+    await group("going", f"package://{here}/digits:1", "Deleting")
+    await group("plain", "host.example/digits:1")
+    assert await users(ENVIRONMENTS, "digits", "1") == ["container group 'web'"]
+    assert await users(ENVIRONMENTS, "digits") == ["container group 'web'"]
+    assert await users(ENVIRONMENTS, "digits", "2") == []
+    with pytest.raises(Conflict, match="Package digits:1 is in use by container group 'web'"):
+        await services.store.read(lambda read: package_usage.refuse_if_used(read, scope, "digits", "1"))
+
+
+async def test_an_environment_in_a_package_uses_it(scope, add, users, services):
+    for name, image in (("digits", "package://digits:1"), ("tuned", f"package://{scope.workspace}/digits:1")):
+        key = Key(scope, ENVIRONMENTS.versions, "1", parent=name)
+        row = Resource(services.ids.uid(), key, "Succeeded", spec=encode({"image": image}))
+        await services.store.write(lambda tx, row=row: tx.insert(row))
+    assert await users(ENVIRONMENTS, "digits", "1") == ["environment 'tuned:1'"]

@@ -1,5 +1,5 @@
-"""Who uses an asset: jobs that have not ended, schedules, online and batch deployments, components, and
-models that were made from it.
+"""Who uses an asset: jobs that have not ended, schedules, online and batch deployments, components, models
+that were made from it, and container groups that run a package of it.
 
 Whatever a definition names counts, directly or through components. Components that only a hash names
 (anonymous ones) are told by who uses them.
@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
+from tidemill.app.assets import package_usage
 from tidemill.app.rows import batch_rows
 from tidemill.app.rows.asset_rows import (
     ANONYMOUS_COMPONENT,
@@ -103,6 +104,8 @@ def users_of(read: Read, scope: Scope, kind: AssetKind, name: str, version: str 
             found.append(f"schedule {row.key.name!r} ({row.state})")
     found += _deployments(read.find(ResourceQuery(DEPLOYMENTS, scope)), asked)
     found += _batch_deployments(read.find(ResourceQuery(batch_rows.DEPLOYMENTS, scope)), asked)
+    if kind is ENVIRONMENTS:
+        found += package_usage.users(read, scope, name, version)
     return [*found, *_made_from(read, scope, kind, asked)]
 
 

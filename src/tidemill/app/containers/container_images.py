@@ -17,7 +17,7 @@ from tidemill.domain.model import Caller, Resource, Scope
 from tidemill.domain.plan import PlannedEnvironment
 from tidemill.environments.images import inside, registry
 from tidemill.environments.images.reference import PACKAGE, ImageReference, parse_reference
-from tidemill.environments.images.rules import PREFER_HOST
+from tidemill.environments.images.rules import host_instead
 from tidemill.environments.shared import LogLine
 
 
@@ -27,10 +27,11 @@ async def plan(s: Services, caller: Caller, scope: Scope, owner: str, written: s
     if written == HOST_PYTHON:
         inside.require_sandbox(written)
         return PlannedEnvironment(label=HOST_PYTHON)
-    if s.settings.images == PREFER_HOST:
+    if why := host_instead(s.settings.images, written, packages=False):
         raise InvalidRequest(
-            f"Image {written!r}: this server uses no images (images: {PREFER_HOST}), and the host cannot "
-            f"stand in for a container. Use {HOST_PYTHON} with a command, or tidemill up --images use.",
+            f"Image {written!r}: {why}, and it cannot stand in for a container. Use {HOST_PYTHON} with a "
+            f"command, a package of a model ({PACKAGE}://WORKSPACE/NAME:VERSION), or tidemill up --images "
+            "use.",
             "ImagesNotUsed",
         )
     image = parse_reference(written)

@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from tidemill.app.assets import assets
+from tidemill.app.assets import assets, package_usage
 from tidemill.app.assets.planned_models import find_model, with_files
 from tidemill.app.assets.registries import check_usable
 from tidemill.app.assets.storage import account_for
@@ -258,6 +258,8 @@ async def delete(s: Services, caller: Caller, scope: Scope, name: str, version: 
     def change(tx: Tx) -> None:
         there = tx.by_uid(row.uid)
         if there is not None:
+            if there.state == SUCCEEDED:
+                package_usage.refuse_if_used(tx, scope, name, version)
             tx.delete(there)
             tx.add_event(event(there, now, "Deleted", f"Deleted by {caller.name}.", caller.name))
 

@@ -78,8 +78,7 @@ def package_model(
     spec = load_deployment(Path(file), (), file) if file else None
     parts = packages.Parts(given, environment, code, script, _variables(variables))
     parts = packages.parts_of(parts, spec)
-    if not parts.model:
-        raise CliError("Name a model, NAME:VERSION, or give --file.", USAGE, "UsageError")
+    packages.check_parts(parts, spec)
     made = packages.begin(session, parts, spec, name, version, form)
     packages.follow(session, *made)
     if target is not None:
