@@ -107,11 +107,17 @@ class Composites:
         known = self._changed.setdefault(uid, set())
         known |= {child or uid}
         if uid not in self._tasks:
-            task = asyncio.create_task(self._carry(uid), name=f"composite {uid}")
-            self._tasks[uid] = task
-            task.add_done_callback(lambda _: self._tasks.pop(uid, None))
+            self._tasks[uid] = asyncio.create_task(self._carry(uid), name=f"composite {uid}")
 
     async def _carry(self, uid: str) -> None:
+        try:
+            await self._carry_on(uid)
+        finally:
+            # Here and not in a callback: what changes before that ran would find a task that is over.
+            self._changed.pop(uid, None)
+            self._tasks.pop(uid, None)
+
+    async def _carry_on(self, uid: str) -> None:
         while changed := self._changed.get(uid):
             self._changed[uid] = set()
             try:
@@ -120,7 +126,6 @@ class Composites:
                 log.exception("job %s could not be carried on; again in %s s", uid, AGAIN_S)
                 await asyncio.sleep(AGAIN_S)
                 self._changed[uid] |= changed
-        self._changed.pop(uid, None)
 
     async def _look(self, uid: str, changed: frozenset[str]) -> None:
         if (timer := self._timers.pop(uid, None)) is not None:

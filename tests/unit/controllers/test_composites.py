@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ from tidemill.app.jobs.prepared import Child, Prepared
 from tidemill.app.people import principals
 from tidemill.app.rows.codec import job_status
 from tidemill.controllers import runtime
+from tidemill.controllers.composites import Composites
 from tidemill.domain.errors import Conflict
 from tidemill.domain.model import JobState, Resource
 from tidemill.domain.plan import SWEEP, JobProgress, JobStatus
@@ -138,3 +142,33 @@ async def test_who_may_not_submit_any_more_starts_nothing(world: World) -> None:
     row, _ = await jobs.submit(world.services, caller, SCOPE, "g", {"properties": {"jobType": "Sweep"}})
     with pytest.raises(Exception, match="does not have authorization"):
         await composites.submitter(world.services, row)
+
+
+class Once:
+    """Is told of a change in the very moment in which it has looked at everything."""
+
+    def __init__(self) -> None:
+        self.told: list[frozenset[str]] = []
+        self.late: Callable[[], None] = lambda: None
+
+    async def carry(self, row: Resource, changed: frozenset[str]) -> int | None:
+        self.told.append(changed)
+        if len(self.told) == 1:
+            asyncio.get_running_loop().call_soon(self.late)  # its task is over then
+        return None
+
+    def forget(self, uid: str) -> None: ...
+
+
+async def test_a_change_in_the_moment_in_which_a_look_is_over_is_not_lost(world: World) -> None:
+    parent = await submit(world)
+    await world.ended("p")
+    await world.stop()  # nobody else looks
+    await world.store.write(lambda tx: tx.update(replace(tx.by_uid(parent.uid), state=JobState.RUNNING)))
+    carrier = Once()
+    found = Composites(world.services, {SWEEP: carrier})
+    carrier.late = lambda: found._take(parent.uid, "child")  # pyright: ignore[reportPrivateUsage]
+    found._take(parent.uid)  # pyright: ignore[reportPrivateUsage]
+    await world.until(lambda: len(carrier.told) == 2, "it is looked at again")
+    assert carrier.told == [frozenset(), frozenset({"child"})]
+    await found.stop()
