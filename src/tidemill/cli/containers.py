@@ -9,13 +9,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
-from tidemill.cli.errors import USAGE, CliError
+from tidemill.cli.errors import REFUSED, USAGE, CliError
 from tidemill.cli.session import Session
 from tidemill.cli.urls import segment
 from tidemill.cli.yaml.document import Document, Problem, Trail, YamlError, read_file
 
 API = "2023-05-01"
 _TOP = ("apiVersion", "location", "name", "properties", "tags", "type", "identity", "id")
+# The server's words for a value that is wrong as it is written, whoever asks and whenever.
+_WRONG = ("BadRequest", "InvalidContainerGroup", "InvalidContainerGroupName", "NotOffered")
 _STEP = re.compile(r"([^.\[\]]+)|\[(\d+)\]")
 
 
@@ -96,10 +98,12 @@ def _pair(given: str) -> tuple[str, str]:
 
 @contextmanager
 def placed(document: Document | None) -> Iterator[None]:
-    """What the server refuses names its line and column of the file."""
+    """What the server refuses names its line and column of the file; a value that is wrong is wrong usage."""
     try:
         yield
     except CliError as error:
+        if error.exit_code == REFUSED and error.code in _WRONG:
+            error.exit_code = USAGE
         trail = _trail(error.target or "")
         if document is None or not trail:
             raise

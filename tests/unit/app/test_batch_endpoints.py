@@ -16,7 +16,7 @@ from tidemill.app.rows.batch_rows import status_of
 from tidemill.app.rows.codec import decode_object, job_status
 from tidemill.app.serving import batch_calls, batch_deployments, batch_endpoints
 from tidemill.app.upkeep import workspace_deletion
-from tidemill.app.views import batch_views
+from tidemill.app.views import batch_views, compute_views
 from tidemill.domain.errors import Conflict, InvalidRequest, NotFound, NotOffered
 from tidemill.domain.model import Caller, JobState
 from tidemill.domain.principals import PrincipalKind
@@ -274,3 +274,11 @@ async def test_an_update_leaves_jobs_alone_and_is_told(s, scope, owner, deploy, 
     assert same.revision == changed.revision
     told = await s.store.read(lambda read: [event.code for event in read.events(row.uid)])
     assert told == ["Created", "Called", "Updated"]
+
+
+async def test_a_compute_names_the_deployments_whose_jobs_would_run_there(s, scope, deploy):
+    await deploy("one", compute=f"{scope.arm_id}/computes/CPU")
+    await deploy("two", compute=None)
+    await deploy("three", pipeline(default_compute="azureml:cpu"))
+    found = await compute_views.detail(s, scope, "cpu")
+    assert found["deployments"] == ["ep1/one", "ep1/three"]

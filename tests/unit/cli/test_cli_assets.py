@@ -96,6 +96,27 @@ def test_compute_list_update_delete(home: Path, fake: Fake, capsys: Any) -> None
     assert run("compute", "delete", "--name", "nope", "--yes") == 3
 
 
+def test_a_delete_of_a_cluster_says_what_it_ends(home: Path, fake: Fake, capsys: Any) -> None:
+    fake.on("GET", f"{W}/computes/cpu", {"name": "cpu"})
+    fake.on("DELETE", f"{W}/computes/cpu", Answer(202, b""))
+    fake.on("GET", f"{NATIVE}/computes/cpu", {**COMPUTE, "queued_jobs": 0, "queue": [], "deployments": []})
+    assert run("compute", "delete", "--name", "cpu", "--yes") == 0
+    assert capsys.readouterr().err == "cpu is deleted.\n"
+    queue = [{"name": f"j{number}", "state": "Running", "why": ""} for number in range(12)]
+    queue.append({"name": "late", "state": "Queued", "why": ""})
+    busy = {**COMPUTE, "running_jobs": 12, "queue": queue, "deployments": ["ep/one", "ep/two"]}
+    fake.on("GET", f"{NATIVE}/computes/cpu", busy)
+    assert run("compute", "delete", "--name", "cpu", "--yes") == 0
+    assert capsys.readouterr().err.splitlines() == [
+        "Ends 12 running jobs: j0, j1, j2, j3, j4, j5, j6, j7, j8, j9 and 2 more.",
+        "Ends 1 waiting job: late.",
+        "2 batch deployments name cpu, and cannot run until another compute is given: ep/one, ep/two.",
+        "cpu is deleted.",
+    ]
+    assert run("compute", "delete", "--name", "cpu") == 2  # no terminal to ask: what it would end is said
+    assert "Ends 1 waiting job: late." in capsys.readouterr().err
+
+
 def test_datastore_types_are_spelled_as_in_yaml(home: Path, fake: Fake, capsys: Any) -> None:
     body = {"id": "x", "name": "lake", "properties": {"datastoreType": "AzureDataLakeGen2"}}
     fake.on("GET", f"{W}/datastores/lake", body)

@@ -8,6 +8,7 @@ from typing import Any
 from tidemill.app.computes import computes, implicit_computes, isolation
 from tidemill.app.jobs import costs
 from tidemill.app.people.access import Part
+from tidemill.app.rows.batch_rows import DEPLOYMENTS, spec_of
 from tidemill.app.rows.codec import decode_object
 from tidemill.app.services import Services
 from tidemill.app.times import iso
@@ -16,6 +17,7 @@ from tidemill.app.workspaces.workspaces import require_workspace
 from tidemill.domain.isolation import level_of, reached, strictest
 from tidemill.domain.model import JobState, Node, NodeState, Scope
 from tidemill.domain.scheduling.types import ClusterSpec
+from tidemill.domain.serving.batch import pipeline_settings
 from tidemill.domain.units import human_duration
 from tidemill.store.api import Read, ResourceQuery
 
@@ -43,7 +45,7 @@ async def summaries(s: Services, scope: Scope, part: Part | None = None) -> list
 
 
 async def detail(s: Services, scope: Scope, name: str) -> dict[str, Any]:
-    """ComputeSummary with nodes, time line and queue. Raises NotFound."""
+    """ComputeSummary with nodes, time line, queue and the batch deployments that name it. Raises NotFound."""
     spec, state = await _find(s, scope, name)
     body = await _summary(s, spec, state)
     nodes, events, queue = await s.store.read(
@@ -53,6 +55,7 @@ async def detail(s: Services, scope: Scope, name: str) -> dict[str, Any]:
             r.find(ResourceQuery("jobs", ref=spec.uid, exclude_states=_FINAL, ascending=True, limit=100)),
         )
     )
+    body["deployments"] = await s.store.read(lambda r: _deployments(r, scope, spec.name))
     _, tags, _ = await s.store.read(lambda r: computes.bill_of(r, spec.uid))
     required = strictest(s.settings.require_isolation, level_of(decode_object(tags), "tags"))
     body["required_isolation"] = required
@@ -63,6 +66,17 @@ async def detail(s: Services, scope: Scope, name: str) -> dict[str, Any]:
         {"name": row.key.name, "state": row.state, "why": job_views.waiting_sentence(s, row)} for row in queue
     ]
     return body
+
+
+def _deployments(read: Read, scope: Scope, compute: str) -> list[str]:
+    """ENDPOINT/DEPLOYMENT of the batch deployments whose jobs would run there."""
+    found: list[str] = []
+    for row in read.find(ResourceQuery(DEPLOYMENTS, scope, ascending=True)):
+        spec = spec_of(row)
+        named = spec.compute or str(pipeline_settings(spec).get("default_compute") or "")
+        if computes.name_of(scope, named).casefold() == compute.casefold():
+            found.append(f"{row.key.parent}/{row.key.name}")
+    return found
 
 
 async def nodes_of(s: Services, scope: Scope) -> list[dict[str, Any]]:

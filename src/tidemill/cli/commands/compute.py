@@ -18,6 +18,8 @@ from tidemill.cli.urls import segment
 
 API = "2023-08-01-preview"
 WORKSPACES_API = "2024-10-01-preview"
+_WAITING = ("Queued", "Preparing", "Provisioning")  # states of jobs
+_MOST_NAMED = 10  # jobs or deployments in one sentence
 
 compute = group("compute", "Clusters: sizes, nodes, scaling, prices.")
 _name = click.option("--name", "-n", required=True, help="Name of the cluster.")
@@ -172,13 +174,41 @@ def update(
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 @click.option("--no-wait", is_flag=True, help="Return before it is gone.")
 def delete(session: Session, name: str, yes: bool, no_wait: bool) -> None:
-    """Delete a cluster: its nodes are closed."""
+    """Delete a cluster: its jobs are ended, and its nodes are closed."""
     path = f"{session.workspace_id()}/computes/{segment(name)}"
     session.client.get(path, {"api-version": API})
+    for sentence in _ends(session.client.get(f"{session.native}/computes/{segment(name)}")):
+        session.note(sentence)
     confirm(f"Delete cluster {name}?", yes)
     query: dict[str, str | int] = {"api-version": API, "underlyingResourceAction": "Delete"}
     session.client.begin("DELETE", path, None, query, wait=not no_wait)
     session.note(f"{name} is {'being ' if no_wait else ''}deleted.")
+
+
+def _ends(detail: dict[str, Any]) -> list[str]:
+    """What goes with a cluster."""
+    queue = detail.get("queue") or []
+    running = [job["name"] for job in queue if job["state"] not in _WAITING]
+    waiting = [job["name"] for job in queue if job["state"] in _WAITING]
+    found: list[str] = []
+    for what, count, names in (
+        ("running", detail["running_jobs"], running),
+        ("waiting", detail["queued_jobs"], waiting),
+    ):
+        if count:
+            found.append(f"Ends {count} {what} job{'s' * (count > 1)}: {_some(names, count)}.")
+    if deployments := detail.get("deployments"):
+        verb = "names" if len(deployments) == 1 else "name"
+        found.append(
+            f"{len(deployments)} batch deployment{'s' * (len(deployments) > 1)} {verb} {detail['name']}, and "
+            f"cannot run until another compute is given: {_some(deployments, len(deployments))}."
+        )
+    return found
+
+
+def _some(names: list[str], count: int) -> str:
+    shown = names[:_MOST_NAMED]
+    return ", ".join(shown) + (f" and {count - len(shown)} more" if count > len(shown) else "")
 
 
 @command(compute, "list-nodes", "tidemill compute list-nodes --name cpu-cluster")
