@@ -108,7 +108,7 @@ async def default(s, owner, scope, name):
 
 
 async def test_the_default_is_a_deployment_and_stays_until_it_is_changed(s, scope, owner, deploy, invoke):
-    with pytest.raises(InvalidRequest, match="none at all. Create one"):
+    with pytest.raises(InvalidRequest, match=r"none at all\. Create one"):
         await invoke()
     with pytest.raises(NotFound, match="'one' was not found in batch endpoint 'ep1'"):
         await default(s, owner, scope, "one")
