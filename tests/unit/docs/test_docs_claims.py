@@ -139,6 +139,7 @@ def test_computes(ask: Ask, job: str, server: Any) -> None:
         "nodes_list": node,
         "timeline": documented("TimelineEntry: "),
         "queue": {},
+        "deployments": {},
         "required_isolation": {},
     }
     agrees({**summary, **more}, given)
