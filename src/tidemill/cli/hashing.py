@@ -55,6 +55,9 @@ def _feed_folder(
 
 
 def _feed(digest: hashlib._Hash, path: Path) -> None:
-    with path.open("rb") as source:
-        while chunk := source.read(_CHUNK):
-            digest.update(chunk)
+    try:
+        with path.open("rb") as source:
+            while chunk := source.read(_CHUNK):
+                digest.update(chunk)
+    except OSError as error:  # one of reading names no file
+        raise OSError(error.errno, error.strerror, str(path)) from None
