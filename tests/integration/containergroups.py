@@ -57,6 +57,11 @@ class Groups:
         assert status == 200, answer
         return answer["properties"]
 
+    def native(self, path: str) -> dict[str, Any]:
+        status, answer = self.server.call("GET", f"/api/v1{self.base}/containerGroups/{path}")
+        assert status == 200, answer
+        return answer
+
     def view(self, name: str, at: int = 0) -> dict[str, Any]:
         """A container's instanceView."""
         return self.get(name)["containers"][at]["properties"]["instanceView"]

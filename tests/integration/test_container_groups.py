@@ -73,7 +73,7 @@ def process_of(word: str) -> int:
 def test_restart_policies(groups: Groups) -> None:
     groups.put("always", python("a", "print('again', flush=True)"), restartPolicy="Always")
     groups.put("failing", python("a", TWICE, volumeMounts=IN_ROOM), restartPolicy="OnFailure", volumes=ROOM)
-    groups.put("once", python("a", "raise SystemExit(5)"), restartPolicy="Never")
+    groups.put("once", python("a", "raise SystemExit(5)", memory=0.7), restartPolicy="Never")
 
     once = groups.until_state("once", "Failed")
     assert once["provisioningState"] == "Succeeded"
@@ -85,6 +85,20 @@ def test_restart_policies(groups: Groups) -> None:
     assert (view["restartCount"], view["currentState"]["exitCode"]) == (2, 0)
     assert view["previousState"]["exitCode"] == 3
     assert groups.logs("failing", "a") == "start 0\nstart 1\nstart 2\n"
+
+    told = groups.native("once")
+    assert [one["message"] for one in told["timeline"] if one["code"] == "Failed"] == [
+        "Ended: a with exit code 5."
+    ]
+    assert "Completed" not in [one["code"] for one in told["timeline"]]
+    assert told["memory_gib"] == 0.7
+    assert [one["message"] for one in groups.native("once/why")["reasons"]] == [
+        "a (Terminated): Ended with exit code 5."
+    ]
+    assert groups.native("failing/why")["reasons"] == []
+    assert "Its containers have ended with exit code 0." in [
+        one["message"] for one in groups.native("failing")["timeline"] if one["code"] == "Succeeded"
+    ]
 
     groups.until("always", lambda _: groups.view("always")["restartCount"] >= 2)
     assert groups.get("always")["instanceView"]["state"] == "Running"

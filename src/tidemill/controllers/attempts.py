@@ -30,6 +30,7 @@ from tidemill.controllers.kept import Kept
 from tidemill.controllers.live_attempt import LiveAttempt
 from tidemill.data.outputs import kept
 from tidemill.data.staging import Stopped
+from tidemill.domain.containers.records import end_in_words
 from tidemill.domain.errors import OutOfSpace, TidemillError
 from tidemill.domain.launch import first_rank_on
 from tidemill.domain.model import Attempt, AttemptState, Event, JobState, NodeState, Outcome, Resource
@@ -188,7 +189,7 @@ class Attempts:
         failed = None if live.ranks else await self._launch(live, row, plan)
         if failed is None:
             await self._follow(live)
-            failed = live.result = live.failure or self._result(live)
+            failed = live.result = live.failure or self._result(live, plan)
             if failed.outcome is Outcome.FAILED and not live.ended_full:
                 live.ended_full = shutil.disk_usage(self._s.settings.home).free < FULL_BYTES
             collected = await self._collect_or_wait(live, row, plan, failed)
@@ -390,7 +391,7 @@ class Attempts:
             if rank not in live.ends:
                 await self._s.engine.close_node(live.node_of(rank))
 
-    def _result(self, live: LiveAttempt) -> AttemptEnd:
+    def _result(self, live: LiveAttempt, plan: JobPlan) -> AttemptEnd:
         ends = {
             rank: end
             for rank, end in live.ends.items()
@@ -398,7 +399,11 @@ class Attempts:
             if rank in live.ranks
             and (live.ranks[rank].primary or (end.reason == "lost" and not live.ranks[rank].spared))
         }
-        return attempt_end(ends, live.attempt.stop_reason)
+        end = attempt_end(ends, live.attempt.stop_reason)
+        if plan.group is None or end.outcome is not Outcome.SUCCEEDED:
+            return end
+        containers = {one.name: live.ends[rank] for rank, one in enumerate(plan.group.spec.every)}
+        return replace(end, message=end_in_words(containers))
 
     async def _with_tail(self, live: LiveAttempt, result: AttemptEnd) -> AttemptEnd:
         """A failure's message carries the end of the log of the rank that failed first."""

@@ -19,7 +19,8 @@ from tidemill.domain.containers.deciding import (
     superseded,
 )
 from tidemill.domain.containers.plan import ContainerRecord
-from tidemill.domain.containers.records import ContainerNews, after, as_it_is, begun
+from tidemill.domain.containers.records import ContainerNews, after, as_it_is, begun, end_in_words, ended_well
+from tidemill.domain.outcome import RankEnd
 from tidemill.domain.plan import JobError
 
 NOW = 10_000_000_000
@@ -53,6 +54,13 @@ def test_what_the_system_lost_is_run_again_after_a_pause() -> None:
     soon = decide(Group("Succeeded", True, 1, [run(Phase.ENDED, failure=LOST, ended_at=NOW - 1)]), NOW)
     assert soon.decisions == ()
     assert soon.again_at == NOW - 1 + 1_000_000
+
+
+def test_a_lost_runs_sentence_goes_into_another_one() -> None:
+    lost = run(Phase.ENDED, failure=JobError("NodeLost", "It was lost.\nThe end:\nx."), ended_at=1)
+    assert decide(Group("Succeeded", True, 1, [lost]), NOW).decisions == (
+        Start("its last run was lost: It was lost"),
+    )
 
 
 def test_a_group_that_could_not_be_started_fails_with_the_reason_and_stays_so() -> None:
@@ -202,3 +210,19 @@ def test_what_was_lost_with_its_node_does_not_run_any_more() -> None:
     assert (waits.now.state, waits.before) == ("Waiting", record.now)
     ended = told(STARTED, ContainerNews("ended", 30, exit_code=0))
     assert as_it_is(ended, 1, "Completed", 31) == ended
+
+
+def test_a_run_says_how_its_containers_ended() -> None:
+    well, badly = RankEnd(exit_code=0), RankEnd(exit_code=7)
+    assert end_in_words({"a": well, "b": well}) == "Its containers have ended with exit code 0."
+    ends = {"a": badly, "b": well, "c": RankEnd(signal=9), "d": RankEnd(reason="oom", signal=9)}
+    assert end_in_words(ends) == (
+        "Ended: a with exit code 7, b with exit code 0, c by signal 9, d by the memory limit."
+    )
+
+
+def test_who_has_ended_well_has_ended_by_itself() -> None:
+    assert ended_well(told(STARTED, ContainerNews("ended", 20, exit_code=0)))
+    assert not ended_well(told(STARTED))
+    assert not ended_well(told(STARTED, ContainerNews("ended", 20, exit_code=3)))
+    assert not ended_well(told(STARTED, ContainerNews("ended", 20, exit_code=0, reason="stopped")))

@@ -165,7 +165,7 @@ async def _node(s: Services, node: Node) -> dict[str, Any]:
         "size": node.size,
         "granted": {
             "cpus": node.granted.cpu_milli / 1000,
-            "memory_gib": node.granted.memory / 2**30,
+            "memory_gib": round(node.granted.memory / 2**30, 3),
             "gpus": node.granted.gpus,
         },
         "gpu_ids": list(node.gpu_ids),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from tidemill.app.computes.implicit_computes import of_owner
@@ -20,7 +21,7 @@ from tidemill.domain.containers.plan import (
     ContainerRecord,
     ContainerState,
 )
-from tidemill.domain.containers.records import as_it_is
+from tidemill.domain.containers.records import as_it_is, ended_well
 from tidemill.domain.containers.status import GroupStatus
 from tidemill.domain.model import Event, JobState, Resource, Scope
 from tidemill.domain.serving.model import Provisioning
@@ -40,11 +41,16 @@ def state_of(row: Resource, status: GroupStatus, run: Resource | None) -> str:
             return FAILED if row.state == Provisioning.FAILED else PENDING
         if run.state != JobState.COMPLETED:
             return FAILED
-        failed = any(one.now.exit_code or one.now.detail == START_ERROR for one in _main(run))
-        return FAILED if failed else SUCCEEDED
+        return _end_of(run)
     attempt = job_status(run.status).progress.attempt
     records = [one for one in _main(run) if one.attempt == attempt]
     return RUNNING if any(one.now.state == RUNNING or one.restarts for one in records) else PENDING
+
+
+def _end_of(run: Resource) -> str:
+    """Of a run whose containers have all come to their end."""
+    failed = any(one.now.exit_code or one.now.detail == START_ERROR for one in _main(run))
+    return FAILED if failed else SUCCEEDED
 
 
 def _main(run: Resource) -> Sequence[ContainerRecord]:
@@ -192,7 +198,13 @@ def _entry(one: Event) -> dict[str, Any]:
 def _timeline(read: Read, row: Resource) -> list[Event]:
     """What happened to the group and to its newest run, in order."""
     run = newest_run(read, row)
-    found = list(read.last_events(row.uid, 50)) + (list(read.last_events(run.uid, 50)) if run else [])
+    found = list(read.last_events(row.uid, 50))
+    if run is not None:
+        # To its job a run is Completed however its containers ended.
+        found += [
+            replace(one, code=_end_of(run)) if one.code == JobState.COMPLETED else one
+            for one in read.last_events(run.uid, 50)
+        ]
     return sorted(found, key=lambda one: one.seq)
 
 
@@ -210,7 +222,7 @@ async def _summary(s: Services, row: Resource) -> dict[str, Any]:
         "running": state_of(row, status, run),
         "restart_policy": status.spec.restart,
         "cpu": status.spec.cpu_milli / 1000,
-        "memory_gib": status.spec.memory / 2**30,
+        "memory_gib": round(status.spec.memory / 2**30, 2),
         "ports": list(status.spec.ports),
         "containers": [
             {
@@ -250,7 +262,7 @@ async def why(s: Services, scope: Scope, name: str) -> dict[str, Any]:
         reasons += [{"code": one.code, "message": one.message} for one in events]
     stopped = run is None or shown["running"] == STOPPED
     for one in () if stopped else _records(run).values():
-        if one.now.state == RUNNING and one.ready and not one.restarts:
+        if ended_well(one) or (one.now.state == RUNNING and one.ready and not one.restarts):
             continue
         last = next((event for event in reversed(one.events)), None)
         if last is not None:

@@ -59,6 +59,8 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Start:
+    """`why`: within a sentence."""
+
     why: str
 
 
@@ -152,7 +154,8 @@ def _of_ended(group: Group, mine: Sequence[Run], asked: bool, now: int) -> Decid
     at = last.ended_at + min(MOST_PAUSE_US, FIRST_PAUSE_US * 2 ** min(failed - 1, 20))
     if at > now:
         return Decided(again_at=at)
-    return Decided((Start(f"its last run was lost: {last.failure.message}"),))
+    why = last.failure.message.split("\n", 1)[0].rstrip(".")
+    return Decided((Start(f"its last run was lost: {why}"),))
 
 
 def _stops(runs: Sequence[Run], why: str) -> tuple[Decision, ...]:

@@ -3,6 +3,7 @@ restart of the server it is told again."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from tidemill.domain.containers.plan import (
@@ -16,7 +17,9 @@ from tidemill.domain.containers.plan import (
     ContainerRecord,
     ContainerState,
 )
+from tidemill.domain.outcome import RankEnd
 
+COMPLETED = "Completed"
 NORMAL, WARNING = "Normal", "Warning"
 STARTED, ENDED, AGAIN, READY, UNREADY = "started", "ended", "restarting", "ready", "unready"
 KILLED = 128  # and the signal's number: the exit code of what a signal ended, as Docker has it
@@ -34,6 +37,25 @@ class ContainerNews:
     reason: str = ""
     message: str = ""
     again_in_s: float = 0.0
+
+
+def ended_well(record: ContainerRecord) -> bool:
+    """It came to its end by itself, and nothing starts it again."""
+    return record.now.state == TERMINATED and record.now.detail == COMPLETED
+
+
+def end_in_words(ends: Mapping[str, RankEnd]) -> str:
+    """How the containers of a run ended, by name, where nothing but they themselves ended it."""
+    if all(end.exit_code == 0 and not end.reason and end.signal is None for end in ends.values()):
+        return "Its containers have ended with exit code 0."
+    return f"Ended: {', '.join(f'{name} {_end(end)}' for name, end in ends.items())}."
+
+
+def _end(end: RankEnd) -> str:
+    if end.reason:
+        words = {"oom": "by the memory limit", "spawn_failed": "without a start", "lost": "with its node"}
+        return words.get(end.reason, f"with {end.message or end.reason}")
+    return f"by signal {end.signal}" if end.signal is not None else f"with exit code {end.exit_code}"
 
 
 def begun(name: str, attempt: int, before: ContainerRecord | None, probed: bool) -> ContainerRecord:
@@ -87,7 +109,7 @@ def _ended(now: ContainerState, news: ContainerNews) -> ContainerState:
     failed = bool(code or news.reason)
     detail = {"oom": "OOMKilled", "stopped": "Stopped", "spawn_failed": START_ERROR}.get(news.reason, "")
     return ContainerState(
-        TERMINATED, now.started_at, news.at, code, detail or (ERROR if failed else "Completed")
+        TERMINATED, now.started_at, news.at, code, detail or (ERROR if failed else COMPLETED)
     )
 
 
