@@ -344,15 +344,15 @@ async def stop(s: Services, caller: Caller, scope: Scope, name: str) -> Resource
             return row
         now = s.clock.now()
         tx.add_event(event(row, now, "Stopping", f"Stopped by {caller.name}.", caller.name))
-        status = replace(status, wanted=False, error=None)
+        status = replace(status, wanted=False, generation=status.generation + 1, error=None)
         return tx.update(replace(row, state=Provisioning.UPDATING, status=encode(status), modified_at=now))
 
     return await s.store.write(change)
 
 
 async def stopped(s: Services, row: Resource, timeout_s: float) -> bool:
-    """Waits until nothing runs of a group that is to be stopped, and its node is closed; or somebody has
-    started it again. -> False: it did not come to that in time."""
+    """Waits until nothing runs of a group that is to be stopped, and its node is closed. -> False: it did
+    not come to that in time. Raises Conflict where somebody has started it again."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + timeout_s
     while (left := deadline - loop.time()) > 0:
@@ -365,10 +365,16 @@ async def stopped(s: Services, row: Resource, timeout_s: float) -> bool:
 
 
 def _still_there(read: Read, uid: str) -> str:
-    """The uid of its run, or the id of its node; "" for none."""
+    """The uid of its run, or the id of its node; "" for none. Raises Conflict."""
     row = read.by_uid(uid)
-    if row is None or (status := group_status(row)).wanted:
+    if row is None:
         return ""
+    if (status := group_status(row)).wanted:
+        raise Conflict(
+            f"Container group {row.key.name!r} was started again meanwhile: it is not stopped.",
+            "Superseded",
+            row.key.name,
+        )
     live = [run.uid for run in runs_of(read, row) if not JobState(run.state).final]
     return next(iter([*live, *(node.id for node in read.nodes_of(status.compute_uid))]), "")
 

@@ -193,8 +193,14 @@ def port_forward(session: Session, name: str, ports: str) -> int:
 @_name
 def stop(session: Session, name: str) -> None:
     """End its containers and close its node: it costs nothing until it is started."""
+    from tidemill.cli import containers
+
     _act(session, name, "stop", wait=False)
-    session.note(f"{name} is stopped: it has no node, and costs nothing.")
+    found = session.client.get(containers.native(session, name))
+    over = found["running"] == "Stopped" and not found["run_rate_usd_hour"]
+    session.note(
+        f"{name} is stopped: it has no node, and costs nothing." if over else f"{name} is being stopped."
+    )
 
 
 @command(container, "start", "tidemill container start --name web")

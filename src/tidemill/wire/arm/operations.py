@@ -2,6 +2,7 @@
 
 `gone:<uid>`: Succeeded when the row is gone.  `ready:<uid>`: Succeeded when its state is Succeeded, Failed
 when that is Failed or Canceled.  `done:<uid>`: it was finished when it was answered.
+`turn:<uid>:<generation>`: as `ready`, of what counts its generations; Canceled when another took its place.
 A restart of the server loses nothing, because there is nothing to lose.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from msgspec import json
 from starlette.responses import Response
 
 from tidemill.app.people.access import authorise
@@ -22,7 +24,7 @@ from tidemill.wire.arm.paging import base_url
 from tidemill.wire.http import SIGNED_IN, Context, Route, bytes_response, json_response
 
 RETRY_MS = "200"  # no `Retry-After: 0`: the client reads 0 as absent and waits 30 s
-KINDS = ("gone", "ready", "done")
+KINDS = ("gone", "ready", "done", "turn")
 _READY = ("Succeeded", "")
 _FAILED = ("Failed", "Canceled")
 _LOCATION = f"/subscriptions/{{sub}}/providers/{PROVIDER}/locations/{{loc}}"
@@ -37,6 +39,11 @@ def gone(row: Resource) -> str:
 
 def ready(row: Resource) -> str:
     return f"ready:{row.uid}"
+
+
+def turn(row: Resource) -> str:
+    """`row`: as it was written, its status with the `generation` that was asked for."""
+    return f"turn:{row.uid}:{_generation(row)}"
 
 
 def done(row: Resource) -> str:
@@ -71,6 +78,12 @@ async def _status(ctx: Context) -> Response:
         body["startTime"] = iso(row.modified_at or row.created_at)
     if status == "Failed":
         body["error"] = _failure(row)
+    if status == "Canceled":
+        body["error"] = {
+            "code": "Superseded",
+            "message": f"Somebody changed {row.key.name if row else 'it'} meanwhile, and that took the place "
+            "of this change: look at what it is now.",
+        }
     if status == "InProgress":
         return json_response(body, headers={"x-ms-retry-after-ms": RETRY_MS})
     body["percentComplete"] = 100
@@ -82,13 +95,14 @@ async def _result(ctx: Context) -> Response:
     status, row = await _look(ctx, operation)
     if status == "InProgress":
         return accepted(ctx, operation)
-    if operation.startswith("ready:") and row is not None and status == "Succeeded":
+    if operation.startswith(("ready:", "turn:")) and row is not None and status == "Succeeded":
         return bytes_response(render(row))
     return Response(None, 204)
 
 
 async def _look(ctx: Context, operation: str) -> tuple[str, Resource | None]:
-    kind, _, uid = operation.partition(":")
+    kind, _, rest = operation.partition(":")
+    uid, _, generation = rest.partition(":")
     if kind not in KINDS or not uid:
         raise NotFound(f"There is no operation {operation!r}.", "OperationNotFound")
     row = await ctx.services.store.read(lambda read: read.by_uid(uid))
@@ -100,6 +114,8 @@ async def _look(ctx: Context, operation: str) -> tuple[str, Resource | None]:
         return ("Succeeded" if row is None else "InProgress"), row
     if row is None:
         raise NotFound(f"What operation {operation!r} was about is gone.", "OperationNotFound")
+    if kind == "turn" and generation != str(_generation(row)):
+        return "Canceled", row
     if row.state in _READY:
         return "Succeeded", row
     return ("Failed" if row.state in _FAILED else "InProgress"), row
@@ -116,9 +132,11 @@ async def _check_readable(ctx: Context, row: Resource) -> None:
     await authorise(ctx.services, ctx.caller, f"{arm_type(row)}/read", scope, below)
 
 
-def _failure(row: Resource | None) -> dict[str, Any]:
-    from msgspec import json
+def _generation(row: Resource) -> int:
+    return json.decode(row.status).get("generation", 0)
 
+
+def _failure(row: Resource | None) -> dict[str, Any]:
     recorded = json.decode(row.status).get("error") if row is not None else None
     if isinstance(recorded, dict):
         return recorded

@@ -82,7 +82,7 @@ async def _get(ctx: Context) -> Response:
 async def _put(ctx: Context) -> Response:
     body = await ctx.request.json()
     row, created = await container_groups.put(ctx.services, ctx.caller, ctx.scope, ctx.params["name"], body)
-    headers = operations.operation_headers(ctx, operations.ready(row), with_location=False)
+    headers = operations.operation_headers(ctx, operations.turn(row), with_location=False)
     return bytes_response((await _rendered(ctx, [row]))[0], 201 if created else 200, headers)
 
 
@@ -99,12 +99,12 @@ async def _delete(ctx: Context) -> Response:
 
 async def _start(ctx: Context) -> Response:
     row = await container_groups.start(ctx.services, ctx.caller, ctx.scope, ctx.params["name"])
-    return operations.accepted(ctx, operations.ready(row))
+    return operations.accepted(ctx, operations.turn(row))
 
 
 async def _restart(ctx: Context) -> Response:
     row = await container_groups.restart(ctx.services, ctx.caller, ctx.scope, ctx.params["name"])
-    return Response(None, 204, operations.operation_headers(ctx, operations.ready(row)))
+    return Response(None, 204, operations.operation_headers(ctx, operations.turn(row)))
 
 
 async def _stop(ctx: Context) -> Response:
