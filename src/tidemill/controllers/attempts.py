@@ -34,7 +34,7 @@ from tidemill.domain.containers.records import end_in_words
 from tidemill.domain.errors import OutOfSpace, TidemillError
 from tidemill.domain.launch import first_rank_on
 from tidemill.domain.model import Attempt, AttemptState, Event, JobState, NodeState, Outcome, Resource
-from tidemill.domain.outcome import AttemptEnd, RankEnd, attempt_end
+from tidemill.domain.outcome import AttemptEnd, attempt_end
 from tidemill.domain.plan import JobPlan
 from tidemill.domain.states import DEFAULT_ALLOWANCES, Retry, after_attempt
 from tidemill.engines.base import EngineError, EngineEvent, InvalidTask, TaskKey, Unreachable
@@ -367,9 +367,7 @@ class Attempts:
                 if rank not in live.ends:
                     await self._s.engine.start(live.node_of(rank), task)
             except InvalidTask as error:
-                live.ends[rank] = RankEnd(
-                    reason="spawn_failed", message=str(error), primary=live.ranks[rank].primary
-                )
+                live.rank_refused(rank, str(error), self._s.clock.now())
                 live.changed.set()
             except Unreachable as error:
                 log.warning("attempt %s: rank %d: %s", live.attempt.id, rank, error)

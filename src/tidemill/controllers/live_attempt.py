@@ -76,9 +76,14 @@ class LiveAttempt:
         self._heard_end(self.closed_nodes[node], now)
         self.ends[rank] = RankEnd(reason="lost", primary=True, node=node)
 
+    def rank_refused(self, rank: int, why: str, now: int) -> None:
+        """By its node, which says that it can never start."""
+        self._heard_end(now, now)
+        self.ends[rank] = RankEnd(reason="spawn_failed", message=why, primary=self.ranks[rank].primary)
+
     def _heard_end(self, at: int, now: int) -> None:
-        self.last_end = max(self.last_end, at)
-        self.heard_late = max(now - self.last_end, 0) if self.last_end else 0
+        self.last_end = max(self.last_end, at or now)
+        self.heard_late = max(now - self.last_end, 0)
 
     def node_of(self, rank: int) -> str:
         return self.attempt.nodes[self.ranks[rank].node_index]

@@ -13,6 +13,7 @@ from tidemill.app.rows.codec import job_status
 from tidemill.app.upkeep import workspace_deletion
 from tidemill.app.workspaces import workspaces
 from tidemill.controllers import environments, staging
+from tidemill.controllers.launching import PlacedRank
 from tidemill.controllers.live_attempt import LiveAttempt
 from tidemill.domain.model import Attempt, AttemptState, JobState, NodeState, Outcome
 from tidemill.engines.base import EngineError, EngineEvent, TaskKey, Unreachable
@@ -336,13 +337,27 @@ async def test_what_is_lost_after_a_rank_ended_unheard_ends_with_its_node(world:
     assert all(4200 <= ((i.ended_mono or 0) - i.started_mono) / SECOND < 4210 for i in held)
 
 
-async def test_an_end_that_is_told_again_is_not_dated_anew(world: World):
+def test_an_end_that_is_told_again_is_not_dated_anew() -> None:
     """While results are stored, an agent that connects again repeats what it said."""
     event = EngineEvent("task_exited", "n", TaskKey("x.1", 0), at=100 * SECOND)
     live = LiveAttempt(Attempt("x.1", "x", 1, "c", ("n",), ((),), 0))
     live.rank_ended(event, 101 * SECOND)
     live.rank_ended(event, 160 * SECOND)
     assert live.heard_late == SECOND
+
+
+def test_an_end_without_a_time_and_a_refused_start_end_when_they_are_heard() -> None:
+    late = EngineEvent("task_exited", "n", TaskKey("x.1", 0), at=100 * SECOND)
+    for end in (
+        lambda live: live.rank_ended(EngineEvent("task_exited", "n", TaskKey("x.1", 1)), 900 * SECOND),
+        lambda live: live.rank_refused(1, "no such program", 900 * SECOND),
+    ):
+        live = LiveAttempt(Attempt("x.1", "x", 1, "c", ("n",), ((),), 0))
+        live.ranks = {number: PlacedRank(number, 0, True, "log") for number in (0, 1)}
+        live.rank_ended(late, 700 * SECOND)
+        assert live.heard_late == 600 * SECOND
+        end(live)
+        assert (live.last_end, live.heard_late) == (900 * SECOND, 0)
 
 
 async def test_what_was_lost_before_a_restart_ends_when_its_node_did(world: World):
