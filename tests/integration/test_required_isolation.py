@@ -10,7 +10,7 @@ import pytest
 from jobserver import JobServer
 
 from tidemill.domain.errors import TidemillError
-from tidemill.server import launch
+from tidemill.server import helper_process, launch
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +62,7 @@ def test_a_server_that_requires_more_than_its_host_gives_does_not_start(tmp_path
         launch.up(home, isolation="plain", require_isolation="full", detach=True, **ports)
     assert "namespaces" in refused.value.message
     assert launch.status(home)["up"] is False
+    assert helper_process.stop(home) == []  # nothing of root's was left running
     launch.up(home, isolation="plain", require_isolation="none", detach=True, **ports)
     launch.down(home)
     config = json.loads((home / "config.json").read_text())

@@ -115,6 +115,7 @@ def _spawn(options: dict[str, Any]) -> dict[str, Any]:
         child.returncode = 0  # it lives on; it is not ours to wait for
         return outcome["ready"]
     child.wait(STOP_S) if outcome is not None else child.kill()
+    _end_helper(home)
     error = (outcome or {}).get("error")
     if error:
         raise TidemillError(error["message"], error["code"], error["target"], status=409)
@@ -123,6 +124,14 @@ def _spawn(options: dict[str, Any]) -> dict[str, Any]:
         "StartFailed",
         status=500,
     )
+
+
+def _end_helper(home: homes.Home) -> None:
+    """A start that failed leaves nothing of root's running, if no other server has the home."""
+    if os.geteuid() == 0 and holder(home.lock) is None:
+        from tidemill.server import helper_process
+
+        helper_process.stop(home.root.resolve())
 
 
 def _prepare(root: Path) -> homes.Home:
