@@ -139,12 +139,18 @@ def test_what_is_not_offered(path: str, value: Any, word: str) -> None:
         ("c.resources.requests.cpu", True, "properties.containers[0].properties.resources.requests.cpu"),
         ("c.environmentVariables", [{"name": "B"}], "properties.containers[0].properties.environment"),
         ("c.environmentVariables", [{"name": "a=b", "value": ""}], "properties.containers[0]"),
+        ("c.environmentVariables", [{"name": "A\n", "value": ""}], "properties.containers[0]"),
         ("c.volumeMounts", [{"name": "none", "mountPath": "/a"}], "properties.containers[0]"),
         ("c.volumeMounts", [{"name": "room", "mountPath": "/a/../b"}], "properties.containers[0]"),
         ("c.volumeMounts", [{"name": "room", "mountPath": "/usr"}], "properties.containers[0]"),
+        ("c.volumeMounts", [{"name": "room", "mountPath": "//etc/./"}], "properties.containers[0]"),
+        ("c.volumeMounts", [{"name": "room", "mountPath": "/."}], "properties.containers[0]"),
+        ("c.volumeMounts", [{"name": "room", "mountPath": "/a\0b"}], "properties.containers[0]"),
         ("ipAddress.ports", [{"port": 9}], "properties.ipAddress.ports"),
         ("volumes", [{"name": "keys", "secret": {"../x": "aGk="}}], "properties.volumes[0].secret"),
         ("volumes", [{"name": "keys", "secret": {"x": "?"}}], "properties.volumes[0].secret.x"),
+        ("volumes", [{"name": "keys", "secret": {"x\n": "aGk="}}], "properties.volumes[0].secret"),
+        ("volumes", [{"name": "keys\n", "emptyDir": {}}], "properties.volumes[0].name"),
     ],
 )
 def test_what_cannot_be_read_names_its_place(path: str, value: Any, place: str) -> None:
@@ -171,7 +177,7 @@ def test_mounts_do_not_lie_in_each_other() -> None:
         read_group("front", changed("c.volumeMounts", mounts))
 
 
-@pytest.mark.parametrize("name", ["", "Front", "a" * 64, "-a", "a_b", "a/b"])
+@pytest.mark.parametrize("name", ["", "Front", "a" * 64, "-a", "a_b", "a/b", "web\n"])
 def test_names_as_azure_has_them(name: str) -> None:
     with pytest.raises(InvalidRequest, match="not valid"):
         read_group(name, BODY)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from tidemill.domain.containers.model import GroupSpec, Mount
+from tidemill.domain.containers.model import EMPTY, GroupSpec, Mount
 
 KEPT_EVENTS = 20  # of a container
 ERROR, START_ERROR = "Error", "StartError"  # details of what is TERMINATED
@@ -81,7 +81,7 @@ def mounts_of(spec: GroupSpec, mounts: tuple[Mount, ...]) -> tuple[PlannedMount,
         PlannedMount(
             volume_folder(mount.volume),
             mount.path,
-            mount.read_only or spec.volume(mount.volume).kind != "emptyDir",
+            mount.read_only or spec.volume(mount.volume).kind != EMPTY,
         )
         for mount in mounts
     )

@@ -31,9 +31,9 @@ from tidemill.domain.containers.model import (
 from tidemill.domain.errors import InvalidRequest, NotOffered
 from tidemill.domain.fields import choice, integer, mapping, text
 
-_NAME = re.compile(r"^[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?$")  # Azure's, of groups, containers and volumes
-_FILE = re.compile(r"^[A-Za-z0-9_.-]{1,255}$")
-_VARIABLE = re.compile(r"^[A-Za-z_][A-Za-z0-9_.-]*$")
+_NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")  # Azure's, of groups, containers and volumes
+_FILE = re.compile(r"[A-Za-z0-9_.-]{1,255}")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 _RESTARTS = {"always": ALWAYS, "onfailure": ON_FAILURE, "never": NEVER}
 _MOST = {"containers": 60, "volumes": 60, "ports": 60}
 _MOST_SECRET = 1 << 20  # bytes of a group's secret files
@@ -88,7 +88,7 @@ def read_group(name: str, body: Mapping[str, Any]) -> tuple[GroupSpec, Secrets]:
 
 def check_group_name(name: str) -> None:
     """Raises InvalidRequest."""
-    if not _NAME.match(name):
+    if not _NAME.fullmatch(name):
         raise InvalidRequest(
             f"Container group name {name!r} is not valid: use 1 to 63 lower-case letters, digits or '-', "
             "beginning and ending with a letter or digit.",
@@ -116,7 +116,7 @@ def _container(raw: Any, where: str, volumes: set[str]) -> tuple[ContainerSpec, 
     outer = mapping(raw, where)
     name, given = text(outer.get("name")), mapping(outer.get("properties"), f"{where}.properties")
     where = f"{where}.properties"
-    if not _NAME.match(name):
+    if not _NAME.fullmatch(name):
         raise _bad(where.removesuffix(".properties"), f"name {name!r} must be 1 to 63 of a-z, 0-9 and '-'")
     image = text(given.get("image"))
     if not image:
@@ -164,7 +164,7 @@ def _variables(raw: Any, where: str) -> tuple[dict[str, str], dict[str, str]]:
     for at, one in _list(raw, where):
         given = mapping(one, f"{where}[{at}]")
         name = text(given.get("name"))
-        if not _VARIABLE.match(name):
+        if not _VARIABLE.fullmatch(name):
             raise _bad(f"{where}[{at}].name", f"{name!r} is no name of a variable")
         if name in plain or name in secure:
             raise _bad(f"{where}[{at}].name", f"{name!r} is there twice")
@@ -259,13 +259,13 @@ def _mounts(given: Mapping[str, Any], where: str, volumes: set[str]) -> Sequence
             there = ", ".join(sorted(volumes)) or "none"
             raise _bad(f"{place}.name", f"{volume!r} is no volume of the group. It has: {there}")
         parts = path.split("/")
-        if not path.startswith("/") or ":" in path or ".." in parts or path.rstrip("/") in _TAKEN:
+        clean = "/" + "/".join(part for part in parts if part not in ("", "."))
+        if not path.startswith("/") or ":" in path or "\0" in path or ".." in parts or clean in _TAKEN:
             raise _bad(
                 f"{place}.mountPath",
-                f"{path!r} must be an absolute path without ':' and '..', and none of "
-                f"{', '.join(_TAKEN[1:])}",
+                f"{path!r} must be an absolute path without ':', '..' and NUL, and none of "
+                f"{', '.join(_TAKEN)}",
             )
-        clean = "/" + "/".join(part for part in parts if part not in ("", "."))
         for other in found:
             if f"{clean}/".startswith(f"{other.path}/") or f"{other.path}/".startswith(f"{clean}/"):
                 raise _bad(f"{place}.mountPath", f"{path!r} and {other.path!r} lie in each other")
@@ -273,7 +273,7 @@ def _mounts(given: Mapping[str, Any], where: str, volumes: set[str]) -> Sequence
     return found
 
 
-_TAKEN = ("", "/proc", "/dev", "/sys", "/tmp", "/etc", "/usr", "/bin", "/lib")
+_TAKEN = ("/", "/proc", "/dev", "/sys", "/tmp", "/etc", "/usr", "/bin", "/lib")
 
 
 def _volumes(raw: Any) -> tuple[tuple[VolumeSpec, ...], dict[str, dict[str, str]]]:
@@ -284,7 +284,7 @@ def _volumes(raw: Any) -> tuple[tuple[VolumeSpec, ...], dict[str, dict[str, str]
         where = f"properties.volumes[{at}]"
         given = mapping(one, where)
         name = text(given.get("name"))
-        if not _NAME.match(name):
+        if not _NAME.fullmatch(name):
             raise _bad(f"{where}.name", f"{name!r} must be 1 to 63 of a-z, 0-9 and '-'")
         kinds = [kind for kind in (EMPTY, SECRET, SHARE, "gitRepo") if given.get(kind) is not None]
         if len(kinds) != 1:
@@ -300,7 +300,7 @@ def _volumes(raw: Any) -> tuple[tuple[VolumeSpec, ...], dict[str, dict[str, str]
         if secret:
             files[name] = secret
     _check_distinct([one.name for one in found], "properties.volumes", "volume")
-    if sum(len(text) for one in files.values() for text in one.values()) > _MOST_SECRET * 4 // 3:
+    if sum(len(content) for one in files.values() for content in one.values()) > _MOST_SECRET * 4 // 3:
         raise _bad("properties.volumes", "has more than 1 MiB of secret files")
     return tuple(found), files
 
@@ -311,7 +311,7 @@ def _volume(name: str, kind: str, raw: Any, where: str) -> tuple[VolumeSpec, dic
         return VolumeSpec(name, kind), {}
     if kind == SECRET:
         for file, content in given.items():
-            if not _FILE.match(file) or file in (".", ".."):
+            if not _FILE.fullmatch(file) or file in (".", ".."):
                 raise _bad(where, f"{file!r} is no name of a file: use letters, digits, '_', '.' and '-'")
             try:
                 base64.b64decode(text(content), validate=True)
