@@ -191,6 +191,20 @@ async def test_head_expect_and_chunks() -> None:
         line.close()
 
 
+async def test_heads_of_any_length_one_after_another() -> None:
+    """A Content-Length that answers a HEAD is followed by nothing."""
+    async with world() as w:
+        line = await w.open()
+        for length in (2, 2, 1000, 3, 1000):
+            w.backings["blue"].answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % length
+            line.send(b"", method="HEAD")
+            answer = await line.answer("HEAD")
+            assert (answer.status, answer.headers["content-length"]) == (200, str(length))
+        w.backings["blue"].answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+        line.send()
+        assert (await line.answer()).body == b"ok"
+
+
 async def test_old_callers_get_answers_that_end_with_the_connection() -> None:
     async with world() as w:
         w.backings[

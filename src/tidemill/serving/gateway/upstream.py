@@ -42,6 +42,11 @@ class Memo:
         self._answer = answer
         self._last, self._same = block, answer
 
+    @staticmethod
+    def fits(method: bytes, answer: Answer) -> bool:
+        """Not what answers a HEAD: its Content-Length is no length of what follows."""
+        return answer.status == 200 and answer.length >= 0 and method != b"HEAD"
+
     def read(self, block: bytes, method: bytes) -> Answer | None:
         """None: it is to be read in full."""
         if method != self._method:
@@ -190,7 +195,7 @@ class Upstream(asyncio.Protocol):
             except Broken as error:
                 return self._broken(exchange, str(error))
             self._misses += 1
-            fits = answer.status == 200 and answer.length >= 0 and self._misses <= MISSES
+            fits = self._misses <= MISSES and Memo.fits(method, answer)
             self._memo = Memo(block, method, answer) if fits else None
         if answer.status < 200:
             return self._interim(exchange, answer, data[end:])
