@@ -69,6 +69,17 @@ async def test_an_endpoints_rate() -> None:
         assert (await w.ask()).status == 429
 
 
+async def test_a_rate_ends_no_connection() -> None:
+    """Also not of a caller that sends the same head again."""
+    async with world() as w:
+        w.route(rate=2.0)
+        line = await w.open()
+        for status in (200, 200, 429, 429):
+            line.send(b"", method="GET")
+            answer = await line.answer()
+            assert (answer.status, "connection" in answer.headers) == (status, False)
+
+
 # --- slow callers
 
 

@@ -163,7 +163,8 @@ class Client(asyncio.Protocol):
         known = memo.read(block, self._gateway.live.version) if memo is not None else None
         if known is not None and memo is not None:
             self._misses = 0
-            request, admitted = known, self._gateway.again(memo)
+            self._request = request = known
+            admitted = self._gateway.again(memo)
         else:
             self._request = request = Request(block)
             admitted = self._gateway.admit(self, request)
