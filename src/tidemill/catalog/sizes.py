@@ -26,7 +26,7 @@ GIB = 1024**3
 PRICE_KINDS = ("payg", "spot", "ri_1y", "ri_3y", "windows")
 # Microsoft's naming rule: lower-case letters after the vCPU count, "s" = premium storage; DS is the old form.
 _PREMIUM = re.compile(r"^Standard_(?:DS\d|[A-Z]+\d+[a-z]*s)")
-_CONTAINER = re.compile(r"^container_(\d+(?:\.\d{1,3})?)_(\d+(?:\.\d)?)$")
+_CONTAINER = re.compile(r"container_(\d+(?:\.\d{1,3})?)_(\d+(?:\.\d)?)")
 CONTAINER_FAMILY = "Container"
 PRICED_AS = "Standard_D2s_v3"  # whose share a container group costs
 _BASIS = {
@@ -96,12 +96,13 @@ class SizeCatalog:
         return cls(host)
 
     def get(self, name: str) -> VmSize | None:
+        """Also a container group's."""
         folded = name.casefold()
         return self._sizes.get(folded) or _container(folded)
 
     def require(self, name: str) -> VmSize:
-        """Raises InvalidRequest naming sizes that exist and look like `name`."""
-        size = self.get(name)
+        """A listed one. Raises InvalidRequest naming sizes that exist and look like `name`."""
+        size = self._sizes.get(name.casefold())
         if size is None:
             raise InvalidRequest(self._unknown(name), "InvalidVmSize", "vmSize")
         return size
@@ -172,24 +173,23 @@ class SizeCatalog:
         return f"VM size {name!r} does not exist. {hint}{local} {listed}"
 
 
-def container_size(cpu_milli: int, memory: int) -> str:
-    """The size of a container group that asks for so much; memory in tenths of a GiB."""
-    return f"Container_{cpu_milli / 1000:g}_{memory / GIB:.1f}"
-
-
-def _container(folded: str) -> VmSize | None:
-    found = _CONTAINER.match(folded)
-    if found is None:
-        return None
-    milli, memory = round(float(found[1]) * 1000), round(float(found[2]) * 10) * GIB // 10
+def container_size(cpu_milli: int, memory: int) -> VmSize:
+    """Of a container group that asks for so much; memory in tenths of a GiB."""
     return VmSize(
-        container_size(milli, memory),
-        max(1, math.ceil(milli / 1000)),
+        f"Container_{cpu_milli / 1000:g}_{memory / GIB:.1f}",
+        max(1, math.ceil(cpu_milli / 1000)),
         memory,
         family=CONTAINER_FAMILY,
         series=CONTAINER_FAMILY,
-        cpu_milli=milli,
+        cpu_milli=cpu_milli,
     )
+
+
+def _container(folded: str) -> VmSize | None:
+    found = _CONTAINER.fullmatch(folded)
+    if found is None:
+        return None
+    return container_size(round(float(found[1]) * 1000), round(float(found[2]) * 10) * GIB // 10)
 
 
 def normal_region(region: str) -> str:

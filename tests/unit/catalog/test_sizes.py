@@ -80,10 +80,21 @@ def test_unknown_size_is_refused_with_names_that_exist(catalog: SizeCatalog, ask
 def test_a_container_group_has_just_the_size_it_asks_for(
     catalog: SizeCatalog, milli: int, memory: int, name: str
 ):
-    assert container_size(milli, memory) == name
-    size = catalog.require(name)
-    assert (size.vector.cpu_milli, size.vector.memory, size.vector.gpus) == (milli, memory, 0)
+    size = container_size(milli, memory)
+    assert size == catalog.get(name)
+    assert (size.name, size.vector.cpu_milli, size.vector.memory, size.vector.gpus) == (
+        name,
+        milli,
+        memory,
+        0,
+    )
     assert name not in catalog.names()
+
+
+@pytest.mark.parametrize("name", ["Container_1_1.5", "container_0_0"])
+def test_nobody_else_names_a_container_groups_size(catalog: SizeCatalog, name: str):
+    with pytest.raises(InvalidRequest, match="does not exist"):
+        catalog.require(name)
 
 
 def test_a_container_group_costs_its_larger_share_of_a_listed_size(catalog: SizeCatalog):

@@ -111,7 +111,7 @@ async def _plan(
     if level:
         await isolation.check_host(s, level)
     team = await team_of(s, caller, tags)
-    size = s.sizes.require(container_size(spec.cpu_milli, spec.memory))
+    size = container_size(spec.cpu_milli, spec.memory)
     compute_uid = s.ids.uid()
     cluster = ClusterSpec(
         uid=compute_uid,
