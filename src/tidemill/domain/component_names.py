@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
-_KINDS = {
+from tidemill.domain.jobspec import MODEL_TYPES
+
+KIND_OF_KEY = {  # ARM's segment, by the key that names an asset
     "environment": "environments",
     "environmentId": "environments",
     "default_environment": "environments",
@@ -16,8 +18,7 @@ _KINDS = {
     "codeId": "codes",
 }
 _ADDRESSES = ("uri", "path")  # of a step's input
-_MODELS = ("mlflow_model", "custom_model", "triton_model")
-_TYPES = ("job_input_type", "jobInputType", "type")
+TYPE_KEYS = ("job_input_type", "jobInputType", "type")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,26 +31,14 @@ class Named:
 
 def named_in(spec: Mapping[str, Any]) -> list[Named]:
     """Each once, in the order in which they come."""
-    return list(dict.fromkeys(named for named, _ in _places(spec)))
+    found: dict[Named, str] = {}
+    _copied(spec, lambda named: found.setdefault(named, named.text))
+    return list(found)
 
 
 def renamed(spec: Mapping[str, Any], to: Mapping[Named, str]) -> dict[str, Any]:
     """The spec with other texts in those places."""
     return cast(dict[str, Any], _copied(spec, lambda named: to.get(named, named.text)))
-
-
-def _places(value: Any) -> Iterator[tuple[Named, Any]]:
-    if isinstance(value, Mapping):
-        items = cast(Mapping[str, Any], value)
-        for key, item in items.items():
-            named = _named(items, key, item)
-            if named is not None:
-                yield named, item
-            else:
-                yield from _places(item)
-    elif isinstance(value, list):
-        for item in cast(list[Any], value):
-            yield from _places(item)
 
 
 def _copied(value: Any, text: Callable[[Named], str]) -> Any:
@@ -58,7 +47,10 @@ def _copied(value: Any, text: Callable[[Named], str]) -> Any:
         found: dict[str, Any] = {}
         for key, item in items.items():
             named = _named(items, key, item)
-            found[key] = text(named) if named is not None else _copied(item, text)
+            if named is not None:
+                found[key] = text(named)
+            else:
+                found[key] = _copied(item, text)
         return found
     if isinstance(value, list):
         return [_copied(item, text) for item in cast(list[Any], value)]
@@ -68,9 +60,9 @@ def _copied(value: Any, text: Callable[[Named], str]) -> Any:
 def _named(items: Mapping[str, Any], key: str, item: Any) -> Named | None:
     if not isinstance(item, str) or not item:
         return None
-    if key in _KINDS:
-        return Named(_KINDS[key], item)
+    if key in KIND_OF_KEY:
+        return Named(KIND_OF_KEY[key], item)
     if key in _ADDRESSES and item.startswith(("azureml:", "/subscriptions/")):
-        said = next((str(items[name]) for name in _TYPES if name in items), "")
-        return Named("models" if said in _MODELS else "data", item)
+        said = next((str(items[name]) for name in TYPE_KEYS if name in items), "")
+        return Named("models" if said in MODEL_TYPES else "data", item)
     return None

@@ -13,6 +13,7 @@ from typing import Any, cast
 
 from tidemill.domain.errors import InvalidRequest, NotOffered
 from tidemill.domain.expressions import render
+from tidemill.domain.jobspec import DATA_TYPES
 from tidemill.domain.units import join_words
 
 COMMAND, PIPELINE, PARALLEL, SWEEP, SPARK = "command", "pipeline", "parallel", "sweep", "spark"
@@ -25,15 +26,14 @@ NOT_KEPT = {
     "distribution": "distribution",
 }
 LITERALS = ("string", "integer", "number", "boolean")
-DATA = ("uri_file", "uri_folder", "mltable", "mlflow_model", "custom_model", "triton_model")
 _OLD_WORDS = {"path": "uri_folder", "enum": "string", "float": "number", "int": "integer", "bool": "boolean"}
 _TRUE, _FALSE = ("true", "yes", "1"), ("false", "no", "0")
 
 
 @dataclass(frozen=True, slots=True)
 class Port:
-    """An input: `type` is one of LITERALS or DATA, "any" where the spec leaves it open. `low` and `high` are
-    texts of numbers, "" for none."""
+    """An input: `type` is one of LITERALS or DATA_TYPES, "any" where the spec leaves it open. `low` and
+    `high` are texts of numbers, "" for none."""
 
     name: str
     type: str
@@ -203,8 +203,8 @@ def _type(raw: Any, where: str) -> str:
         return "any"  # one of several: what is given is looked at when it is used
     word = str(raw or "uri_folder").lower()
     word = _OLD_WORDS.get(word, word)
-    if word not in (*LITERALS, *DATA, "any"):
-        known = (*LITERALS, *DATA)
+    if word not in (*LITERALS, *DATA_TYPES, "any"):
+        known = (*LITERALS, *DATA_TYPES)
         near = difflib.get_close_matches(word, known, 1)
         hint = f"Did you mean {near[0]!r}?" if near else f"Use one of {', '.join(known)}."
         raise InvalidRequest(f"{where}: type {raw!r} is not known. {hint}", target=where)

@@ -46,7 +46,8 @@ INPUT_MODES = {
     "evalmount": "eval_mount",
 }
 OUTPUT_MODES = {"readwritemount": "rw_mount", "upload": "upload", "direct": "direct"}
-DATA_TYPES = ("uri_file", "uri_folder", "mltable", "custom_model", "mlflow_model", "triton_model")
+MODEL_TYPES = ("custom_model", "mlflow_model", "triton_model")
+DATA_TYPES = ("uri_file", "uri_folder", "mltable", *MODEL_TYPES)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from urllib.parse import quote
 
-from tidemill.app.rows.asset_rows import ANONYMOUS_COMPONENT, KINDS, MODEL_TYPES
+from tidemill.app.rows.asset_rows import ANONYMOUS_COMPONENT, KINDS
 from tidemill.data.uris import AssetId, AssetName, parse_uri
 from tidemill.domain.errors import InvalidRequest
+from tidemill.domain.jobspec import MODEL_TYPES
 from tidemill.domain.plan import PlannedEnvironment
 from tidemill.domain.serving.plan import DeploymentPlan
 

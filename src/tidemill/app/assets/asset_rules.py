@@ -7,12 +7,13 @@ from typing import Any
 
 from tidemill.app.assets.locations import Storage, locate
 from tidemill.app.computes.compute_rules import object_at
-from tidemill.app.rows.asset_rows import CODES, COMPONENTS, DATA, ENVIRONMENTS, MODEL_TYPES, MODELS, AssetKind
+from tidemill.app.rows.asset_rows import CODES, COMPONENTS, DATA, ENVIRONMENTS, MODELS, AssetKind
 from tidemill.data.bloburls import blob_url
 from tidemill.data.staging import FOLDER_TYPES
 from tidemill.data.uris import BlobUrl, JobOutputUri, LocalPath, OtherUrl, RegistryUri, WebUrl, parse_uri
 from tidemill.domain.components import maybe, read_component
 from tidemill.domain.errors import Conflict, InvalidRequest, NotOffered
+from tidemill.domain.jobspec import MODEL_TYPES
 from tidemill.store.api import Read
 
 DATA_TYPES = ("uri_file", "uri_folder", "mltable")

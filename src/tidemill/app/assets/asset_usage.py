@@ -15,12 +15,10 @@ from tidemill.app.assets import package_usage
 from tidemill.app.rows import batch_rows
 from tidemill.app.rows.asset_rows import (
     ANONYMOUS_COMPONENT,
-    CODES,
     COMPONENTS,
     DATA,
     ENVIRONMENTS,
     KINDS,
-    MODEL_TYPES,
     MODELS,
     AssetKind,
     newest_version,
@@ -28,23 +26,16 @@ from tidemill.app.rows.asset_rows import (
 from tidemill.app.rows.codec import decode_object
 from tidemill.app.rows.endpoint_rows import DEPLOYMENTS
 from tidemill.data.uris import AssetId, AssetName, RegistryUri, parse_uri
+from tidemill.domain.component_names import KIND_OF_KEY, TYPE_KEYS
 from tidemill.domain.components import maybe
 from tidemill.domain.errors import Conflict, InvalidRequest
+from tidemill.domain.jobspec import MODEL_TYPES
 from tidemill.domain.model import JobState, Key, Resource, Scope
 from tidemill.domain.units import join_words, plural
 from tidemill.store.api import Read, ResourceQuery
 
 _UNENDED = tuple(state.value for state in JobState if not state.final)
-_KIND_OF_KEY = {
-    "environmentId": ENVIRONMENTS,
-    "environment": ENVIRONMENTS,
-    "default_environment": ENVIRONMENTS,
-    "componentId": COMPONENTS,
-    "component": COMPONENTS,
-    "codeId": CODES,
-    "code": CODES,
-}
-_TYPE_KEYS = ("jobInputType", "job_input_type", "type")
+_KIND_OF_KEY = {key: KINDS[kind] for key, kind in KIND_OF_KEY.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,7 +222,7 @@ def _walk(value: Any, kind: AssetKind) -> Iterator[Reference]:
             yield one
     elif isinstance(value, Mapping):
         items = cast(Mapping[str, Any], value)
-        said = next((str(items[key]) for key in _TYPE_KEYS if key in items), "")
+        said = next((str(items[key]) for key in TYPE_KEYS if key in items), "")
         inside = MODELS if said in MODEL_TYPES else DATA
         for key, item in items.items():
             yield from _walk(item, _KIND_OF_KEY.get(key, inside))

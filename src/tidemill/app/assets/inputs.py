@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 from tidemill.app.assets.locations import Location, Storage, datastore_location, locate
 from tidemill.app.assets.storage import BLOB_STORE
-from tidemill.app.rows.asset_rows import DATA, MODEL_TYPES, MODELS
+from tidemill.app.rows.asset_rows import DATA, MODELS
 from tidemill.app.services import Services
 from tidemill.data.staging import EVALUATED, FOLDER_TYPES
 from tidemill.domain.errors import InvalidRequest, NotFound, NotOffered
-from tidemill.domain.jobspec import JobInput, JobOutput
+from tidemill.domain.jobspec import MODEL_TYPES, JobInput, JobOutput
 from tidemill.domain.model import Scope
 from tidemill.domain.plan import Place, PlannedInput, PlannedOutput
 from tidemill.store.api import Read

@@ -10,11 +10,10 @@ from typing import Any
 from tidemill.app.assets.assets import insert_version, next_version, type_conflict
 from tidemill.app.rows.asset_rows import DATA, MODELS, AssetKind, container_key, version_id, version_key
 from tidemill.app.rows.codec import decode_object
+from tidemill.domain.jobspec import MODEL_TYPES
 from tidemill.domain.model import Event, Resource, Scope
 from tidemill.domain.plan import PlannedOutput
 from tidemill.store.api import Read, Tx
-
-MODEL_TYPES = ("custom_model", "mlflow_model", "triton_model")
 
 
 def register_outputs(

@@ -32,7 +32,6 @@ ENVIRONMENTS = AssetKind("environments", "Environment", ("condaFile", "image", "
 DATA = AssetKind("data", "Data asset", ("dataUri", "dataType", "referencedUris"), "dataUri")
 MODELS = AssetKind("models", "Model", ("modelUri", "modelType"), "modelUri")
 COMPONENTS = AssetKind("components", "Component", ("componentSpec",))
-MODEL_TYPES = ("custom_model", "mlflow_model", "triton_model")
 DEFAULT_VERSION = "azureml_default"  # how the SDK asks for a component's default version
 ANONYMOUS = "CliV2AnonymousEnvironment"  # as clients name those written in a job: never asked for by name
 ANONYMOUS_COMPONENT = "azureml_anonymous"

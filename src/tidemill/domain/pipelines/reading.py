@@ -11,7 +11,6 @@ from dataclasses import replace
 from typing import Any, cast
 
 from tidemill.domain.components import (
-    DATA,
     LITERALS,
     Component,
     Port,
@@ -23,6 +22,7 @@ from tidemill.domain.components import (
     truth,
 )
 from tidemill.domain.errors import InvalidRequest, NotOffered
+from tidemill.domain.jobspec import DATA_TYPES
 from tidemill.domain.pipelines import bindings
 from tidemill.domain.pipelines.bodies import Defaults, body_of
 from tidemill.domain.pipelines.checking import checked, items_of, unknown
@@ -315,8 +315,8 @@ def read_given(name: str, raw: Any, where: str, port: Port | None = None) -> Giv
     if kind in (LITERAL, *LITERALS) or "${{" in uri or not uri:
         text = text_of(value.get("value")) if value.get("value") is not None else uri
         return Given(name, text, LITERAL, mode, optional) if text else None
-    if kind not in DATA:
-        raise InvalidRequest(f"Type {kind!r} is not known. Use one of {', '.join(DATA)}.", target=where)
+    if kind not in DATA_TYPES:
+        raise InvalidRequest(f"Type {kind!r} is not known. Use one of {', '.join(DATA_TYPES)}.", target=where)
     return Given(name, uri, kind, mode, optional)
 
 
