@@ -19,6 +19,8 @@ KIND_OF_KEY = {  # ARM's segment, by the key that names an asset
 }
 _ADDRESSES = ("uri", "path")  # of a step's input
 TYPE_KEYS = ("job_input_type", "jobInputType", "type")
+_CALLED = ("inputs", "outputs", "jobs")  # what is in them has names of the user's own
+_FREE = ("tags", "properties", "environment_variables", "environmentVariables")  # all of it is the user's own
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +51,11 @@ def _copied(value: Any, text: Callable[[Named], str]) -> Any:
             named = _named(items, key, item)
             if named is not None:
                 found[key] = text(named)
+            elif key in _CALLED and isinstance(item, Mapping):
+                called = cast(Mapping[str, Any], item)
+                found[key] = {name: _copied(one, text) for name, one in called.items()}
             else:
-                found[key] = _copied(item, text)
+                found[key] = item if key in _FREE else _copied(item, text)
         return found
     if isinstance(value, list):
         return [_copied(item, text) for item in cast(list[Any], value)]

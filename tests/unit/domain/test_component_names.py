@@ -9,6 +9,7 @@ from tidemill.domain.component_names import Named, named_in, renamed
 SPEC: dict[str, Any] = {
     "name": "flow",
     "description": "azureml:not:1 is only text",
+    "tags": {"environment": "production", "code": "red"},
     "jobs": {
         "a": {
             "componentId": "azureml:say:1",
@@ -19,7 +20,13 @@ SPEC: dict[str, Any] = {
                 "far": {"job_input_type": "uri_file", "uri": "https://example.test/x"},
             },
         },
-        "b": {"task": {"code": "azureml:/c", "environment": "azureml:e:1"}, "environment": None},
+        "b": {
+            "task": {
+                "code": "azureml:/c",
+                "environment": "azureml:e:1",
+                "environment_variables": {"component": "x"},
+            }
+        },
         "c": {"trial": {"componentId": "azureml:say:1"}},
     },
 }
@@ -40,5 +47,14 @@ def test_only_names_are_renamed() -> None:
     assert named_in(found)[0] == Named("components", "new azureml:say:1")
     assert found["jobs"]["c"]["trial"]["componentId"] == "new azureml:say:1"
     assert found["jobs"]["a"]["inputs"]["w"] == SPEC["jobs"]["a"]["inputs"]["w"]
-    assert found["description"] == SPEC["description"]
+    assert (found["description"], found["tags"]) == (SPEC["description"], SPEC["tags"])
     assert renamed(SPEC, {}) == SPEC
+
+
+def test_inputs_and_steps_are_called_as_the_user_likes() -> None:
+    step = {
+        "componentId": "azureml:say:1",
+        "inputs": {"code": "red", "properties": {"job_input_type": "uri_file", "uri": "azureml:d:1"}},
+    }
+    spec = {"inputs": {"environment": "production", "tags": {"type": "string"}}, "jobs": {"tags": step}}
+    assert named_in(spec) == [Named("components", "azureml:say:1"), Named("data", "azureml:d:1")]
