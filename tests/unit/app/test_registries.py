@@ -13,9 +13,9 @@ from tidemill.app.assets.storage import account_for
 from tidemill.app.jobs import jobs
 from tidemill.app.people import principals, roles
 from tidemill.app.people.access import AccessDenied
-from tidemill.app.rows.asset_rows import ENVIRONMENTS, MODELS
+from tidemill.app.rows.asset_rows import CODES, COMPONENTS, ENVIRONMENTS, MODELS
 from tidemill.app.rows.codec import decode_object, encode
-from tidemill.app.workspaces import groups
+from tidemill.app.workspaces import groups, workspaces
 from tidemill.app.workspaces.workspaces import get as get_workspace
 from tidemill.app.workspaces.workspaces import status_of
 from tidemill.domain.errors import Conflict, InvalidRequest, NotFound, NotOffered
@@ -61,13 +61,29 @@ async def digits(services, scope, owner, shared) -> Scope:
 
 
 async def share(services, caller, scope, registry, version: str = "1"):
+    wanted = {"destinationName": "digits", "destinationVersion": version}
+    return await bring(services, caller, scope, registry, "models/m/versions/3", wanted)
+
+
+async def bring(services, caller, scope, registry, below: str, wanted: dict[str, str] | None = None):
     guid = status_of(await get_workspace(services, scope))["workspaceId"]
-    given = {
-        "sourceAssetId": f"azureml://locations/x/workspaces/{guid}/models/m/versions/3",
-        "destinationName": "digits",
-        "destinationVersion": version,
-    }
+    given = {"sourceAssetId": f"azureml://locations/x/workspaces/{guid}/{below}", **(wanted or {})}
     return await sharing.import_asset(services, caller, registry, {"properties": given})
+
+
+async def component(services, owner, scope, name: str, **spec: Any) -> None:
+    given = {"properties": {"componentSpec": {"type": "command", "command": "true", **spec}}}
+    await assets.put_version(services, owner, scope, COMPONENTS, name, "1", given)
+
+
+async def code(services, owner, scope, text: str, digest: str = "") -> None:
+    """As `src:1`, with the hash that clients give; REST calls may leave it out."""
+    account = await services.store.read(lambda read: account_for(read, scope))
+    services.blobs.put_bytes(account, "azureml-blobstore", "src/run.py", text.encode())
+    properties = {"hash_sha256": digest, "hash_version": "202208"} if digest else {}
+    uri = "azureml://datastores/workspaceblobstore/paths/src"
+    body = {"properties": {"codeUri": uri, "properties": properties}}
+    await assets.put_version(services, owner, scope, CODES, "src", "1", body)
 
 
 async def rights(services, caller, definition: Any) -> None:
@@ -113,6 +129,42 @@ async def test_shared_again_it_is_the_same_version(services, scope, owner, digit
     )
     with pytest.raises(Conflict, match="exists in registry 'shared' already"):
         await share(services, owner, scope, digits, "2")
+
+
+async def test_a_component_that_is_made_of_itself_is_refused(services, scope, owner, shared):
+    steps = {"s": {"componentId": "azureml:b:1"}}
+    await component(services, owner, scope, "a", type="pipeline", jobs=steps)
+    await component(services, owner, scope, "b", type="pipeline", jobs={"t": {"componentId": "azureml:a:1"}})
+    with pytest.raises(InvalidRequest, match="'b:1' names azureml:a:1: it is made of itself"):
+        await bring(services, owner, scope, shared, "components/a/versions/1")
+
+
+@pytest.mark.parametrize(("hashes", "is_same"), [(("x", "x"), True), (("x", "y"), False), (("", ""), False)])
+async def test_code_of_another_workspace_is_the_same_by_its_hash_alone(
+    services, scope, owner, shared, hashes, is_same
+):
+    other = Scope(scope.subscription, scope.group, "other")
+    await workspaces.create(
+        services, owner, Scope(scope.subscription, scope.group), workspaces.WorkspaceDraft("other")
+    )
+    for there, digest, name in zip((scope, other), hashes, ("one", "two"), strict=True):
+        await code(services, owner, there, name, digest)
+        await component(services, owner, there, name, code="azureml:src:1")
+    await bring(services, owner, scope, shared, "components/one/versions/1")
+    if is_same:
+        await bring(services, owner, other, shared, "components/two/versions/1")
+    else:
+        with pytest.raises(
+            Conflict, match=r"names azureml:src:1: Code 'src' version '1' exists .* where it is"
+        ):
+            await bring(services, owner, other, shared, "components/two/versions/1")
+
+
+async def test_an_environment_in_a_workspaces_package_stays_there(services, scope, owner, shared):
+    body = {"properties": {"image": "package://digits:1"}}
+    await assets.put_version(services, owner, scope, ENVIRONMENTS, "packed", "1", body)
+    with pytest.raises(InvalidRequest, match="runs in package://digits:1, which a workspace has"):
+        await bring(services, owner, scope, shared, "environments/packed/versions/1")
 
 
 async def test_who_may_not_read_the_registry_submits_nothing_that_names_it(services, owner, digits, ann):

@@ -14,6 +14,7 @@ from tidemill.data.uris import BlobUrl, JobOutputUri, LocalPath, OtherUrl, Regis
 from tidemill.domain.components import maybe, read_component
 from tidemill.domain.errors import Conflict, InvalidRequest, NotOffered
 from tidemill.domain.jobspec import MODEL_TYPES
+from tidemill.environments.images.reference import PACKAGE
 from tidemill.store.api import Read
 
 DATA_TYPES = ("uri_file", "uri_folder", "mltable")
@@ -81,6 +82,14 @@ def _complete_environment(storage: Storage, name: str, stored: dict[str, Any], e
         raise InvalidRequest(
             f"Environment {name!r} is empty: give a conda file, an image or a build context.",
             target="properties",
+        )
+    image = str(stored.get("image") or "")
+    if storage.scope.registry and image.startswith(f"{PACKAGE}://"):
+        raise InvalidRequest(
+            f"Environment {name!r} runs in {image}, which a workspace has, and a registry's environments run "
+            "in any. Bring the package to a registry of images, and name it there.",
+            "InvalidImage",
+            "properties.image",
         )
     build = object_at(stored, "build", "properties.build")
     if not build.get("contextUri"):

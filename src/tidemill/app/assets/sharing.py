@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tidemill.app.assets import assets
@@ -42,7 +42,7 @@ from tidemill.store.api import Read, ResourceQuery
 
 SHARED_FROM = "tidemill.shared_from"
 _SOURCE = re.compile(
-    r"^(?P<workspace>azureml://locations/[^/]+/workspaces/(?P<guid>[^/]+))/(?P<kind>[^/]+)/(?P<name>[^/]+)/versions/(?P<version>[^/]+)$",
+    r"(?P<workspace>azureml://locations/[^/]+/workspaces/(?P<guid>[^/]+))/(?P<kind>[^/]+)/(?P<name>[^/]+)/versions/(?P<version>[^/]+)",
     re.IGNORECASE,
 )
 _OFFERED = (COMPONENTS, DATA, ENVIRONMENTS, MODELS)
@@ -50,13 +50,15 @@ _OFFERED = (COMPONENTS, DATA, ENVIRONMENTS, MODELS)
 
 @dataclass(frozen=True, slots=True)
 class _Share:
-    """Who shares, from where and whereto. `address`: of the workspace, as `sourceAssetId` has it."""
+    """Who shares, from where and whereto. `address`: of the workspace, as `sourceAssetId` has it; `within`:
+    components that are on their way, each because the one before names it."""
 
     s: Services
     caller: Caller
     source: Scope
     address: str
     registry: Scope
+    within: tuple[str, ...] = ()
 
 
 async def import_asset(s: Services, caller: Caller, registry: Scope, body: Mapping[str, Any]) -> Resource:
@@ -65,7 +67,7 @@ async def import_asset(s: Services, caller: Caller, registry: Scope, body: Mappi
     it. The same again is the same version. Raises NotFound, InvalidRequest, AccessDenied, Conflict."""
     wanted = object_at(body, "properties")
     given = str(wanted.get("sourceAssetId") or "")
-    match = _SOURCE.match(given)
+    match = _SOURCE.fullmatch(given)
     kind = KINDS.get(match["kind"].lower()) if match else None
     if match is None or kind not in _OFFERED:
         raise InvalidRequest(
@@ -86,13 +88,14 @@ async def _bring(share: _Share, kind: AssetKind, row: Resource, name: str, versi
     spec = decode_object(row.spec)
     there = await s.store.read(lambda read: read.get(version_key(registry, kind, name, version)))
     if there is not None:
-        # What only a hash names is the same, wherever it comes from.
-        hashed = bool(spec.get("isAnonymous")) or kind is CODES
-        if hashed or object_at(decode_object(there.spec), "properties").get(SHARED_FROM) == given:
+        # What only a hash names is the same, wherever it comes from; code has its hash beside its name.
+        same = row.ref and row.ref == there.ref if kind is CODES else spec.get("isAnonymous")
+        if same or object_at(decode_object(there.spec), "properties").get(SHARED_FROM) == given:
             return there
+        fix = "Give it another version where it is" if share.within else "Share it with another version"
         raise Conflict(
-            f"{kind.label} {name!r} version {version!r} exists in registry {registry.registry!r} already. "
-            "Share it with another version.",
+            f"{kind.label} {name!r} version {version!r} exists in registry {registry.registry!r} already, "
+            f"from elsewhere. {fix}.",
             "VersionImmutable",
             "properties.destinationVersion",
         )
@@ -118,12 +121,15 @@ async def _bring(share: _Share, kind: AssetKind, row: Resource, name: str, versi
 async def _with_its_own(share: _Share, component: Resource) -> dict[str, Any]:
     """The spec of a component with the registry's addresses of what it names, which is shared with it."""
     spec = decode_object(component.spec)["componentSpec"]
+    whose = f"{component.key.parent}:{component.key.name}"
+    if whose in share.within:
+        raise InvalidRequest("it is made of itself, and runs nowhere.")
+    inside = replace(share, within=(*share.within, whose))
     to: dict[Named, str] = {}
     for named in named_in(spec):
         try:
-            to[named] = await _address_there(share, KINDS[named.kind], named.text)
+            to[named] = await _address_there(inside, KINDS[named.kind], named.text)
         except TidemillError as error:
-            whose = f"{component.key.parent}:{component.key.name}"
             error.message = f"Component '{whose}' names {named.text}: {error.message}"
             raise
     return renamed(spec, to)
