@@ -18,7 +18,7 @@ from tidemill.domain.units import join_words
 Values = Mapping[str, str | None]  # None: an optional input that was not given
 
 _TOKEN = re.compile(r"\$\{\{|\$\[\[|\]\]")
-_NAME = re.compile(r"^[A-Za-z_][A-Za-z0-9_\-]*(?:\.[A-Za-z0-9_\-]+)*$")
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_\-]*(?:\.[A-Za-z0-9_\-]+)*")
 _SPACES = ("inputs", "outputs", "search_space")
 
 
@@ -121,7 +121,7 @@ class _Reader:
                 "would be seen in the list of processes: put it into the job's environment_variables, as "
                 f"NAME: ${{{{secrets.{key or 'name'}}}}}, and use $NAME here",
             )
-        if space not in self._spaces or not _NAME.match(key):
+        if space not in self._spaces or not _NAME.fullmatch(key):
             guess = difflib.get_close_matches(space, _SPACES, 1)
             hint = (
                 f"; did you mean '${{{{{guess[0]}.{key or 'name'}}}}}'?"

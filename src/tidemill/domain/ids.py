@@ -20,7 +20,7 @@ _WORKSPACE_ID = re.compile(
     r"workspaces/(?P<ws>[^/]+)(?P<rest>/.*)?$",
     re.IGNORECASE,
 )
-_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,254}$")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,254}")
 
 
 def parse_workspace_id(text: str) -> tuple[Scope, tuple[str, ...]] | None:
@@ -49,7 +49,7 @@ def resource_id(key: Key) -> str:
 
 def check_name(name: str, what: str) -> str:
     """A resource's name. Raises InvalidRequest naming the value and the rule."""
-    if not _NAME.match(name):
+    if not _NAME.fullmatch(name):
         raise InvalidRequest(
             f"{what} name {name!r} is not valid: use 1 to 255 letters, digits, '-', '_' or '.', "
             "starting with a letter or digit.",

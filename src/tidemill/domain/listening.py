@@ -16,7 +16,7 @@ from tidemill.domain.errors import InvalidRequest
 
 LOOPBACK = ("127.0.0.1", "::1")  # always listened on
 LOCAL_NAMES = ("localhost", *LOOPBACK)
-_LABEL = re.compile(r"^(?!-)[a-z0-9_-]{1,63}(?<!-)$")
+_LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +109,7 @@ def _name(word: str) -> str:
     except ValueError:
         pass
     name = word.lower().removesuffix(".")
-    if len(name) > 253 or not all(_LABEL.match(label) for label in name.split(".")):
+    if len(name) > 253 or not all(_LABEL.fullmatch(label) for label in name.split(".")):
         raise InvalidRequest(
             f"--name {word!r} is no host name: letters, digits and hyphens between dots, without a port.",
             target="--name",

@@ -12,7 +12,7 @@ from tidemill.domain.errors import InvalidRequest, Unauthenticated
 from tidemill.domain.listening import LOCAL_NAMES
 
 SKEW_S = 60
-_NAME = re.compile(r"^[a-z0-9][a-z0-9-]{0,31}$")
+_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class Person:
 
 def check_provider(provider: Provider) -> Provider:
     """Raises InvalidRequest naming what is wrong with it."""
-    if not _NAME.match(provider.name):
+    if not _NAME.fullmatch(provider.name):
         raise InvalidRequest(
             f"{provider.name!r} is no name of a provider: small letters, digits and hyphens.", target="name"
         )

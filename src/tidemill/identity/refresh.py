@@ -13,7 +13,7 @@ import re
 
 from tidemill.domain.signin import Session
 
-_FORM = re.compile(r"^tmr_([0-9a-f]{32})_(\d{1,9})_([0-9a-f]{64})$")
+_FORM = re.compile(r"tmr_([0-9a-f]{32})_(\d{1,9})_([0-9a-f]{64})")
 
 
 def make(key: bytes, session: Session) -> str:
@@ -23,13 +23,13 @@ def make(key: bytes, session: Session) -> str:
 
 def session_of(token: str) -> str | None:
     """The session that it names; None for what is no refresh token."""
-    match = _FORM.match(token)
+    match = _FORM.fullmatch(token)
     return None if match is None else match[1]
 
 
 def generation_of(key: bytes, session: Session, token: str) -> int | None:
     """The generation of a genuine token of that session; None for a forged one."""
-    match = _FORM.match(token)
+    match = _FORM.fullmatch(token)
     if match is None or match[1] != session.id:
         return None
     generation = int(match[2])

@@ -39,7 +39,7 @@ ID_TOKEN_TTL_S = 3600
 ENDPOINT_TTL_S = 3600
 CACHED_TOKENS = 4096
 _CLOCK_SKEW_S = 60
-_JWT = re.compile(r"^[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+$")
+_JWT = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
@@ -306,7 +306,7 @@ class TokenIssuer:
 
     def _claims(self, token: str) -> tuple[str, dict[str, Any]]:
         """The key's id and the claims of a token whose signature holds."""
-        if len(token) > 16_384 or not _JWT.match(token):
+        if len(token) > 16_384 or not _JWT.fullmatch(token):
             raise Unauthenticated("The access token is not a signed JWT.", "InvalidAuthenticationToken")
         header_text, body_text, signature_text = token.split(".")
         try:

@@ -24,7 +24,7 @@ LOGS = f"{ACTION}/deployments/getLogs/action"
 RESOURCE = "onlineEndpoints/{endpoint}"  # where roles are given
 DONE = {"traffic": "The traffic is shared out anew."}
 SHOWN_LINES = 300
-_SHARE = re.compile(r"^(?P<kind>traffic|mirror)\.(?P<name>[A-Za-z0-9-]+)$")
+_SHARE = re.compile(r"(?P<kind>traffic|mirror)\.(?P<name>[A-Za-z0-9-]+)")
 
 
 def routes() -> list[Route]:
@@ -95,7 +95,7 @@ async def share_out(ctx: Context) -> Response:
     form = await ctx.request.form()
     shares: dict[str, dict[str, str]] = {"traffic": {}, "mirror": {}}
     for field, value in form.items():
-        found = _SHARE.match(field)
+        found = _SHARE.fullmatch(field)
         if found is not None:
             shares[found["kind"]][found["name"]] = value
     properties = {"traffic": shares["traffic"], "mirrorTraffic": shares["mirror"]}

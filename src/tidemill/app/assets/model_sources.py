@@ -24,11 +24,11 @@ MODEL_FOLDER = "models"
 MLMODEL = "MLmodel"
 FILES = "model"
 
-_AZURE_RUN = re.compile(r"^azureml://.*/experiments/[^/]+/runs/(?P<run>[^/]+)/artifacts/(?P<path>.+)$")
+_AZURE_RUN = re.compile(r"azureml://.*/experiments/[^/]+/runs/(?P<run>[^/]+)/artifacts/(?P<path>.+)")
 _AZURE_ARTIFACTS = "azureml://artifacts/"
-_REGISTERED = re.compile(r"^models:/+(?P<name>[^/@]+)(?:/(?P<version>[^/]+)|@(?P<alias>[^/]+))$")
-_LOGGED = re.compile(r"^models:/+(?P<id>m-[0-9a-f]+)$")
-_FOLDER = re.compile(rf"^{MODEL_FOLDER}/(?P<name>[^/:]+):(?P<version>[^/]+)(?:/{FILES}(?:/(?P<path>.+))?)?$")
+_REGISTERED = re.compile(r"models:/+(?P<name>[^/@]+)(?:/(?P<version>[^/]+)|@(?P<alias>[^/]+))")
+_LOGGED = re.compile(r"models:/+(?P<id>m-[0-9a-f]+)")
+_FOLDER = re.compile(rf"{MODEL_FOLDER}/(?P<name>[^/:]+):(?P<version>[^/]+)(?:/{FILES}(?:/(?P<path>.+))?)?")
 
 
 def files_of(name: str, version: str) -> str:
@@ -38,14 +38,14 @@ def files_of(name: str, version: str) -> str:
 
 def named_in(path: str) -> str:
     """The registered model that an artifact path is about; "" where it is about none."""
-    found = _FOLDER.match(path)
+    found = _FOLDER.fullmatch(path)
     return found["name"] if found else ""
 
 
 async def place_of(s: Services, scope: Scope, path: str) -> Place | None:
     """Where the bytes of `models/{name}:{version}/model/…` lie; None where `path` is none of these. Raises
     NotFound, or InvalidRequest for a model that is not in this workspace's storage."""
-    found = _FOLDER.match(path)
+    found = _FOLDER.fullmatch(path)
     if found is None:
         return None
 
@@ -68,10 +68,10 @@ async def place_of(s: Services, scope: Scope, path: str) -> Place | None:
 async def asset_address(s: Services, scope: Scope, source: str) -> str:
     """The address of `source` (what MLflow's clients register) as assets keep it. Raises NotFound for a
     version, alias or logged model that is not there. Others are given back as they are."""
-    if logged := _LOGGED.match(source):
+    if logged := _LOGGED.fullmatch(source):
         model = await s.tracking.get_logged_model(scope.arm_id, logged["id"])
         return _in_artifacts(_path(model.artifact_uri))
-    if named := _REGISTERED.match(source):
+    if named := _REGISTERED.fullmatch(source):
         version, label = named["version"] or "", named["alias"] or ""
         if version.casefold() == "latest":
             version, label = "", "latest"
@@ -81,11 +81,11 @@ async def asset_address(s: Services, scope: Scope, source: str) -> str:
         return _in_artifacts(f"ExperimentRun/dcid.{run}/{path}")
     if source.startswith("mlflow-artifacts:/"):
         path = _path(source)
-        registered = _FOLDER.match(path)
+        registered = _FOLDER.fullmatch(path)
         if registered is not None:
             return await _address_of_version(s, scope, registered["name"], registered["version"], "")
         return _in_artifacts(path)
-    if run_path := _AZURE_RUN.match(source):
+    if run_path := _AZURE_RUN.fullmatch(source):
         return _in_artifacts(f"ExperimentRun/dcid.{run_path['run']}/{run_path['path']}")
     if source.startswith(_AZURE_ARTIFACTS):
         return await asset_address(s, scope, f"mlflow-artifacts:/{source.removeprefix(_AZURE_ARTIFACTS)}")

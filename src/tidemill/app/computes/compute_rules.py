@@ -49,7 +49,7 @@ COMPUTED_OUTER = (
     "computeLocation",
 )
 
-_NAME = re.compile(r"^[A-Za-z](?:[A-Za-z0-9_-]{0,30}[A-Za-z0-9])?$")
+_NAME = re.compile(r"[A-Za-z](?:[A-Za-z0-9_-]{0,30}[A-Za-z0-9])?")
 _SCALE = "properties.properties.scaleSettings"
 
 
@@ -67,7 +67,7 @@ def check_compute_name(name: str) -> str:
         raise InvalidRequest(
             f"Compute name {name!r} is taken by what is built in. Use another.", "InvalidName", "name"
         )
-    if not _NAME.match(name):
+    if not _NAME.fullmatch(name):
         raise InvalidRequest(
             f"Compute name {name!r} is not valid: use 1 to 32 letters, digits, '-' or '_', "
             "starting with a letter and ending with a letter or digit.",

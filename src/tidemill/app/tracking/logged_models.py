@@ -23,7 +23,7 @@ _SHORT = {READY: "READY", FAILED: "FAILED", PENDING: "PENDING"}  # as searches n
 _TIMES = frozenset({"creation_timestamp", "creation_time", "last_updated_timestamp"})
 _TEXTS = frozenset({"name", "model_id", "model_type", "status", "source_run_id", "experiment_id"})
 
-_FOLDER = re.compile(r"^[\w-][\w.-]*$")  # a name that can be one
+_FOLDER = re.compile(r"[\w-][\w.-]*")  # a name that can be one
 
 
 async def create(
@@ -56,7 +56,7 @@ async def create(
         id=id,
         experiment_id=experiment_id,
         name=name,
-        artifact_uri=f"{where}/{name}" if _FOLDER.match(name) else apart,
+        artifact_uri=f"{where}/{name}" if _FOLDER.fullmatch(name) else apart,
         run_id=run_id,
         model_type=model_type,
         created_at=now,

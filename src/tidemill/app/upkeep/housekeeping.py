@@ -33,7 +33,7 @@ _JUST_ASKED_US = 600_000_000
 _SETTLED_US = 60_000_000
 _JOB_NAMES = re.compile(rb"(?:dcid\.|jobs/|runs:/+|runs/)([A-Za-z0-9_.-]+)")
 _CONTAINERS = re.compile(rb"\b[a-z][0-9a-f]{32}\b")
-_UPLOAD = re.compile(r"^[a-z][0-9a-f]{32}$")  # as app.assets.assets.start_pending_upload names them
+_UPLOAD = re.compile(r"[a-z][0-9a-f]{32}")  # as app.assets.assets.start_pending_upload names them
 _ACTION = "Tidemill.Server/home/retention/action"
 
 
@@ -228,7 +228,7 @@ async def _uploads(s: Services, seen: _Seen) -> list[Candidate]:
         found: list[Candidate] = []
         for account in sorted({account_of(row) for row in workspaces}):
             for one in s.blobs.containers(account):
-                if _UPLOAD.match(one.name):
+                if _UPLOAD.fullmatch(one.name):
                     users = ("an asset, or what was made from it",) if one.name in seen.containers else ()
                     size = _size(s, Place(account, one.name, ""))
                     name = f"{account}/{one.name}"

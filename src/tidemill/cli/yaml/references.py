@@ -13,7 +13,7 @@ from tidemill.cli.yaml.document import Document, Problem, Trail
 _EXPRESSION = re.compile(r"\$\{\{(.*?)\}\}", re.DOTALL)
 _OPTIONAL_PART = re.compile(r"\$\[\[.*?\]\]", re.DOTALL)
 _VALUES = {"value", "default", "path"}
-_SECRET = re.compile(r"^secrets\.[A-Za-z0-9][A-Za-z0-9_-]{0,126}(@[0-9a-f]{32})?$")
+_SECRET = re.compile(r"secrets\.[A-Za-z0-9][A-Za-z0-9_-]{0,126}(@[0-9a-f]{32})?")
 _BINDING = re.compile(
     r"^(inputs|outputs|search_space)\.([A-Za-z_][A-Za-z0-9_]*)(\.[A-Za-z_][A-Za-z0-9_.]*)?$"
 )
@@ -166,7 +166,7 @@ def check_expressions(
         return
     for match in _EXPRESSION.finditer(text):
         inside = match[1].strip()
-        if "environment_variables" in trail and _SECRET.match(inside):
+        if "environment_variables" in trail and _SECRET.fullmatch(inside):
             continue
         message = _binding_problem(inside, {"inputs": inputs, "outputs": outputs, "search_space": space})
         if message:

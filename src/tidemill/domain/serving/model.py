@@ -29,7 +29,7 @@ MAX_CONCURRENT = 10_000
 LONGEST_S = 3600.0
 
 # As `az ml` and the SDK check it before they send.
-_NAME = re.compile(r"^[A-Za-z](?:[A-Za-z0-9-]*[A-Za-z0-9])?$")
+_NAME = re.compile(r"[A-Za-z](?:[A-Za-z0-9-]*[A-Za-z0-9])?")
 SHORTEST, LONGEST = 3, 32
 
 
@@ -158,7 +158,7 @@ def _started_with(spec: DeploymentSpec) -> tuple[Any, ...]:
 
 def check_name(name: str, what: str) -> None:
     """`what`: "Endpoint" or "Deployment". Raises InvalidRequest."""
-    if not (SHORTEST <= len(name) <= LONGEST and _NAME.match(name)):
+    if not (SHORTEST <= len(name) <= LONGEST and _NAME.fullmatch(name)):
         raise InvalidRequest(
             f"{what} name {name[:80]!r} is not valid: use {SHORTEST} to {LONGEST} letters, digits or '-', "
             "starting with a letter and ending with a letter or digit.",

@@ -154,7 +154,7 @@ def read_config(raw: bytes, architecture: str) -> ImageConfig:
 def _descriptor(value: Any, what: str) -> Descriptor:
     found = _mapping(value, what)
     digest, size = found.get("digest"), found.get("size")
-    if not isinstance(digest, str) or not DIGEST.match(digest):
+    if not isinstance(digest, str) or not DIGEST.fullmatch(digest):
         raise Broken(f"a {what} has no sha256 digest ({digest!r})")
     if not isinstance(size, int) or size < 0:
         raise Broken(f"{what} {digest[:19]} has no size")

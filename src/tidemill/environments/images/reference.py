@@ -17,14 +17,14 @@ PACKAGE = "package"  # of a model: package://[WORKSPACE/]NAME:VERSION
 TARGET = "properties.image"
 
 _HOST = re.compile(
-    r"^(?:[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?)(?:\.[A-Za-z0-9](?:[A-Za-z0-9-]*))*(?::\d{1,5})?$"
+    r"(?:[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?)(?:\.[A-Za-z0-9](?:[A-Za-z0-9-]*))*(?::\d{1,5})?"
 )
-_BRACKETED = re.compile(r"^\[[0-9a-fA-F:.]+\](?::\d{1,5})?$")
-_PART = re.compile(r"^[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*$")
-_TAG = re.compile(r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$")
-_PACKAGE = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,254}$")  # an asset's name or version
-DIGEST = re.compile(r"^sha256:[0-9a-f]{64}$")
-_LOOPBACK = re.compile(r"^(?:localhost|127(?:\.\d{1,3}){3}|\[::1\])(?::\d+)?$")
+_BRACKETED = re.compile(r"\[[0-9a-fA-F:.]+\](?::\d{1,5})?")
+_PART = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*")
+_TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
+_PACKAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,254}")  # an asset's name or version
+DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+_LOOPBACK = re.compile(r"(?:localhost|127(?:\.\d{1,3}){3}|\[::1\])(?::\d+)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class ImageReference:
     @property
     def loopback(self) -> bool:
         """Whether its registry is on this host: spoken to without TLS where it has none, as Docker does."""
-        return bool(_LOOPBACK.match(self.registry))
+        return bool(_LOOPBACK.fullmatch(self.registry))
 
     @property
     def name(self) -> str:
@@ -92,7 +92,7 @@ def _local(written: str, transport: str, rest: str) -> ImageReference:
         raise _invalid(written, f"its path {path!r} is not absolute: write {transport}:/folder/image")
     if ".." in path.split("/") or "\0" in path:
         raise _invalid(written, f"its path {path!r} has a '..' in it")
-    if tag and not all(_TAG.match(part) or _PART.match(part) for part in re.split("[/:]", tag)):
+    if tag and not all(_TAG.fullmatch(part) or _PART.fullmatch(part) for part in re.split("[/:]", tag)):
         raise _invalid(written, f"{tag!r} is no tag")
     clean = "/" + "/".join(part for part in path.split("/") if part not in ("", "."))
     return ImageReference(written, transport, path=clean, tag=tag)
@@ -102,24 +102,24 @@ def _package(written: str, rest: str) -> ImageReference:
     workspace, slash, named = rest.rpartition("/")
     name, _, version = named.partition(":")
     parts = [name, version, *([workspace] if slash else [])]
-    if not all(_PACKAGE.match(part) for part in parts):
+    if not all(_PACKAGE.fullmatch(part) for part in parts):
         raise _invalid(written, f"it names no package: write {PACKAGE}://NAME:VERSION")
     return ImageReference(written, PACKAGE, workspace, repository=name, tag=version)
 
 
 def _registry(written: str, text: str) -> ImageReference:
     name, at, digest = text.partition("@")
-    if at and not DIGEST.match(digest):
+    if at and not DIGEST.fullmatch(digest):
         raise _invalid(written, f"{digest!r} is no digest: write sha256: and 64 hexadecimal digits")
     registry, repository = _split_host(name)
     tag = ""
     if ":" in repository:
         repository, _, tag = repository.rpartition(":")
-        if not _TAG.match(tag):
+        if not _TAG.fullmatch(tag):
             raise _invalid(written, f"{tag!r} is no tag: letters, digits, '_', '.', '-', at most 128")
     for part in repository.split("/"):
-        if not _PART.match(part):
-            hint = f": write {part.lower()!r}" if _PART.match(part.lower()) else ""
+        if not _PART.fullmatch(part):
+            hint = f": write {part.lower()!r}" if _PART.fullmatch(part.lower()) else ""
             raise _invalid(written, f"{part!r} is no part of a repository's name{hint}")
     if registry == HUB and "/" not in repository:
         repository = f"library/{repository}"
@@ -134,7 +134,7 @@ def _split_host(name: str) -> tuple[str, str]:
     host = first == "localhost" or "." in first or ":" in first
     if not slash or not host:
         return HUB, name
-    if not (_HOST.match(first) or _BRACKETED.match(first)):
+    if not (_HOST.fullmatch(first) or _BRACKETED.fullmatch(first)):
         raise _invalid(name, f"{first!r} is no registry: write host/name or host:port/name")
     return (HUB if first == "index.docker.io" else first), rest
 

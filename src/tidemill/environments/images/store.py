@@ -99,7 +99,7 @@ class ImageStore:
 
     def find(self, digest: str) -> UnpackedImage | None:
         """By its manifest's digest; None where it is not here."""
-        return read_record(self._path(digest)) if DIGEST.match(digest) else None
+        return read_record(self._path(digest)) if DIGEST.fullmatch(digest) else None
 
     def known(self, image: ImageReference, owner: str) -> UnpackedImage | None:
         """What `image` cannot have ceased to be: one named by digest, or an archive that has not changed."""

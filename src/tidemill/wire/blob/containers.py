@@ -13,7 +13,7 @@ from tidemill.wire.blob.headers import Conditions, http_date, parse_metadata, qu
 from tidemill.wire.blob.service import Service
 
 MAX_RESULTS = 5000
-_NAME = re.compile(r"^(\$root|\$logs|\$web|[a-z0-9](?:-?[a-z0-9])*)$")
+_NAME = re.compile(r"\$root|\$logs|\$web|[a-z0-9](?:-?[a-z0-9])*")
 _SERVICE = (
     f"{xml.HEAD}<StorageServiceProperties><Logging><Version>1.0</Version><Delete>false</Delete><Read>false</Read>"
     "<Write>false</Write><RetentionPolicy><Enabled>false</Enabled></RetentionPolicy></Logging><HourMetrics>"
@@ -57,7 +57,7 @@ async def list_containers(service: Service, call: Call) -> None:
 
 
 async def create(service: Service, call: Call) -> None:
-    if not _NAME.match(call.container) or not 3 <= len(call.container) <= 63:
+    if not _NAME.fullmatch(call.container) or not 3 <= len(call.container) <= 63:
         raise StorageError(
             "InvalidResourceName",
             f"Container name {call.container[:80]!r} is not valid: use 3 to 63 lower-case letters, digits "

@@ -14,8 +14,8 @@ from tidemill.wire.blob.errors import StorageError, invalid_header
 MAX_RANGE_MD5 = 4 << 20
 _METADATA = "x-ms-meta-"
 _MAX_METADATA = 8192
-_IDENTIFIER = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*$")
-_RANGE = re.compile(r"^bytes=([0-9]{1,18})-([0-9]{0,18})$")
+_IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_RANGE = re.compile(r"bytes=([0-9]{1,18})-([0-9]{0,18})")
 _STORED = ("content-encoding", "content-language", "content-disposition", "cache-control")
 
 
@@ -87,7 +87,7 @@ def parse_range(headers: Mapping[str, str], size: int) -> tuple[int, int] | None
     """-> (offset, length), cut to `size`; None: the whole blob. Raises InvalidRange (416) where it starts
     beyond the end. Forms that Azure does not know (a suffix, several ranges) are ignored, as HTTP allows."""
     text = headers.get("x-ms-range") or headers.get("range")
-    match = _RANGE.match(text.strip()) if text else None
+    match = _RANGE.fullmatch(text.strip()) if text else None
     if match is None:
         return None
     first = int(match[1])
@@ -109,7 +109,7 @@ def parse_metadata(headers: Mapping[str, str]) -> dict[str, str]:
         name[len(_METADATA) :]: value.strip() for name, value in headers.items() if name.startswith(_METADATA)
     }
     for name in found:
-        if not _IDENTIFIER.match(name):
+        if not _IDENTIFIER.fullmatch(name):
             raise StorageError(
                 "InvalidMetadata" if name else "EmptyMetadataKey",
                 f"The metadata name {name!r} is not valid: use letters, digits and '_', not a digit first.",
