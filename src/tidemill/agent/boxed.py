@@ -12,7 +12,7 @@ import os
 import signal
 
 from tidemill.agent import spawn
-from tidemill.sandbox import bwrap, dev, etc, init, processes, seccomp, view
+from tidemill.sandbox import bwrap, dev, etc, init, processes, seccomp, shown, view
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class Box:
     def put(self, order: spawn.Order, directory: str, spec: dict[str, Any]) -> int:
         """Makes the order one of the same command inside the sandbox. What is `handed` is to be closed, but
         for what is returned: where its init will say how the job ended (-1: it will not)."""
-        job = bwrap.Job(
+        job = shown.Job(
             directory,
             spec.get("chdir") or order.cwd,
             spec.get("rootfs", ""),

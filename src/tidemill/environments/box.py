@@ -30,7 +30,7 @@ from tidemill.environments.process import run, uv_program
 from tidemill.environments.shared import LogLine
 from tidemill.helper import boxstart
 from tidemill.helper.builds import GROUPS
-from tidemill.sandbox import bwrap, cgroups, etc, tiers, uids
+from tidemill.sandbox import bwrap, cgroups, etc, shown, tiers, uids
 
 _WATCH_S = 1.0
 _DYING_S = 10.0
@@ -194,7 +194,7 @@ class Box:
         reads = [uv_program(), *self._settings.files, *map(str, self._reads)]
         reads = [path for path in reads if os.path.exists(path)]
         own = [f"{folder}/in", f"{folder}/etc"]
-        job = bwrap.Job(
+        job = shown.Job(
             folder,
             folder,
             str(image.root) if image else "",

@@ -12,7 +12,7 @@ import subprocess
 import tempfile
 from typing import Any
 
-from tidemill.sandbox import bwrap, etc, init, seccomp
+from tidemill.sandbox import bwrap, etc, init, seccomp, shown
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 INSTALL = "install bubblewrap (Debian, Ubuntu: apt install bubblewrap; Fedora: dnf install bubblewrap)"
@@ -98,7 +98,7 @@ def _try(program: str, options: list[str], own_init: bool, machine: str, uid: in
         if own_init:
             box.init_is_ours()
         handed = f"{bwrap.FILTER_FD}<&0 {init.INIT_FD}<{init_file} {init.SAID_FD}>/dev/null"
-        argv = box.command(["/bin/true"], bwrap.Job(work, work))
+        argv = box.command(["/bin/true"], shown.Job(work, work))
         try:
             done = subprocess.run(
                 ["/bin/sh", "-c", f'exec "$@" {handed} </dev/null', "sh", *argv],

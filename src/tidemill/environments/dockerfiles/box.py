@@ -25,7 +25,7 @@ from tidemill.domain.errors import InvalidRequest
 from tidemill.domain.units import human_bytes
 from tidemill.environments import box, index
 from tidemill.environments.box import Confinement
-from tidemill.sandbox import bwrap, tiers
+from tidemill.sandbox import bwrap, shown, tiers
 
 TARGET = "properties.build"
 BUILT = "localhost/built"
@@ -121,7 +121,7 @@ class DockerBox(box.Box):
     def _order(self, argv: Sequence[str]) -> dict[str, object]:
         folder = str(self.folder)
         reads = [self._program, f"{folder}/in", f"{folder}/etc"]
-        job = bwrap.Job(folder, folder, "", reads)
+        job = shown.Job(folder, folder, "", reads)
         sandbox = bwrap.Sandbox(self._made.program, [], f"{folder}/etc", "localhost")
         sandbox.is_root()
         binds = [(folder, True, False), (self._program, False, False)]
