@@ -275,7 +275,7 @@ class AgentServer:
     def _start_beside(self, client: Client, m: dict[str, Any]) -> dict[str, Any]:
         task = self._tasks.running(str(m["attempt"]), int(m["rank"]))
         if str(m["name"]) not in task.beside:
-            self._tasks.sessions.start_beside(task, m, self._tasks.open_log)
+            self._tasks.sessions.start_beside(task, m, self._tasks.starts.open_log)
         return {}
 
     def _beside(self, client: Client, m: dict[str, Any]) -> dict[str, Any]:

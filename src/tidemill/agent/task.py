@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -56,3 +58,18 @@ class Task:
         self.parked = False  # all of it stands still
         self.alone = True  # no other task ran beside it: the node's peak is its peak
         self.exit: dict[str, Any] | None = None
+
+    def listen(self) -> None:
+        """Reads what its shepherd has written."""
+        if self.pipe < 0:
+            return
+        try:
+            while data := os.read(self.pipe, 65536):
+                self.told += data.decode(errors="replace")
+        except BlockingIOError:
+            pass
+
+    def said_by_shepherd(self, word: str, otherwise: int) -> int:
+        """The number after a word in what was read."""
+        lines = self.told.splitlines()
+        return next((int(ln.split()[1]) for ln in lines if ln.startswith(word + " ")), otherwise)

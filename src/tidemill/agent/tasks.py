@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import signal
 from collections import OrderedDict
 
 from tidemill.agent import boxed, restarts, spawn
 from tidemill.agent.clock import boot, micro, wall
-from tidemill.agent.files import open_beneath, tail_beneath
+from tidemill.agent.files import tail_beneath
 from tidemill.agent.journal import Journal, TaskId
 from tidemill.agent.probes import Probes
 from tidemill.agent.refused import Refused
 from tidemill.agent.sessions import Sessions
+from tidemill.agent.starts import Starts
 from tidemill.agent.task import Task
-from tidemill.sandbox import cgroups, disk, processes
+from tidemill.sandbox import cgroups, processes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,13 +42,7 @@ class Tasks:
         self._tasks: dict[TaskId, Task] = {}
         self._forgotten: OrderedDict[TaskId, int] = OrderedDict()
         self._seq = 0
-        self._groups_made = 0
-        self._spawner = spawn.Grouped(cgroups.own_directories()) if place.groups.kill else None
-        memory = place.groups.paths.get("memory", "") if place.groups.kill else ""
-        self._node_meter = cgroups.MemoryMeter(memory) if memory else None
-        self._meter_each = bool(memory) and memory == place.groups.kill  # v2: a task's group counts its own
-        pids = place.groups.paths.get("pids", "")
-        self._pids_meter = cgroups.PidsMeter(pids) if pids else None
+        self.starts = Starts(place)
         self.memory = place.memory
         self.sessions = Sessions(place)
         self.probes = Probes(self.sessions.dial, self._probed)
@@ -91,7 +85,7 @@ class Tasks:
             why = self._place.box.why_not
             raise Refused("invalid", f"this node has no sandbox, so it shows no volumes: {why}")
         again = restarts.of_service(spec.get("service"))
-        log = self.open_log(spec["log_path"])
+        log = self.starts.open_log(spec["log_path"])
         task = Task(
             str(spec["attempt"]), int(spec["rank"]), int(spec["epoch"]), grace=float(spec["term_grace_s"])
         )
@@ -111,40 +105,18 @@ class Tasks:
 
     def launch(self, task: Task, spec: dict[str, Any], log: int) -> None:
         """Spawns. Failures come as an exit with reason "spawn_failed"."""
-        # Jobs ask for their user's name; a uid of their own has an entry in no passwd file but the sandbox's.
-        own = {"USER": self._place.user, "LOGNAME": self._place.user}
-        if self._place.network is not None:
-            own.update(self._place.network.variables())
-        environ = {**own, **spec["env"]}
-        environ[processes.VARIABLE] = task.marker
-        environ["CUDA_VISIBLE_DEVICES"] = environ["NVIDIA_VISIBLE_DEVICES"] = ",".join(spec["gpu_ids"])
         others = [t for t in self._tasks.values() if t.state != "exited" and t is not task]
         task.alone = not others
         for other in others:
             other.alone = False
-        order, said = spawn.Order(spec["argv"], environ, spec["cwd"], log, self._place.uid), -1
         try:
-            join = self._make_group(task)
-            if self._place.box.made:
-                said = self._place.box.put(order, f"{self._place.work_path}/{task.attempt}", spec)
-                task.said = said  # closed when the task is finished
-            if self._place.network is not None:
-                order.network = self._place.network.of(spec.get("network"))
-            spawned = self._spawner.start(order, join) if self._spawner else spawn.shepherded(order)
+            self.starts.start(task, spec, log)
         except OSError as error:
             what = str(error) if isinstance(error, spawn.Failed) else f"could not start a process: {error}"
             task.reason, task.message = "spawn_failed", what
             if task.group:
                 cgroups.remove(task.group)
-            self._finish(task)
-            return
-        finally:
-            for fd in {log, *order.handed.values()} - {said}:
-                os.close(fd)
-            if self._place.network is not None and order.network is not None:
-                self._place.network.done(order.network)
-        task.pid, task.pipe = spawned.pid, spawned.pipe
-        task.main = task.pid if task.group else self._shepherd_says(task)
+            return self._finish(task)
         if spec["timeout_s"] is not None:
             task.timeout = float(spec["timeout_s"])
             task.timeout_at = boot() + task.timeout
@@ -266,8 +238,8 @@ class Tasks:
             task.parked, task.restarts = False, None
             task.reason, task.message = "stopped", "its process ended while it was parked"
         self.probes.end(task)
-        self._listen(task)
-        task.status = status if task.group else _said(task.told, "status", status)
+        task.listen()
+        task.status = status if task.group else task.said_by_shepherd("status", status)
         self._look(task)
 
     def tick(self) -> float | None:
@@ -318,7 +290,7 @@ class Tasks:
     def _start_again(self, task: Task) -> None:
         task.begin()
         try:
-            log = self.open_log(task.log)
+            log = self.starts.open_log(task.log)
         except Refused as error:
             task.reason, task.message = "spawn_failed", str(error)
             return self._finish(task)
@@ -399,7 +371,7 @@ class Tasks:
         return ours + processes.marked(task.marker)
 
     def _finish(self, task: Task) -> None:
-        self._listen(task)
+        task.listen()
         exit_code, number = _decode(task.status)
         failure = next((ln[7:] for ln in task.told.splitlines() if ln.startswith("failed ")), "")
         if self._place.box.made:
@@ -412,13 +384,12 @@ class Tasks:
         elif task.reason == "":
             task.message = f"ended by {signal.Signals(number).name}" if number else ""
             if exit_code != 0:
-                task.reason, task.message = self._limit_reached(task) or ("", task.message)
+                task.reason, task.message = self.starts.limit_reached(task, self.memory) or ("", task.message)
         record: dict[str, Any] = {"at": wall(), "mono": micro(boot()), "pid": task.main}
         record |= {"attempt": task.attempt, "rank": task.rank, "epoch": task.epoch}
         record |= {"exit_code": exit_code, "signal": number, "reason": task.reason, "message": task.message}
         record["peak_memory"] = task.meter.peak() if task.meter is not None and task.alone else None
-        if task.meter is not None and task.meter is not self._node_meter:
-            task.meter.close()
+        self.starts.close_meter(task)
         for fd in (task.pipe, task.said):
             if fd >= 0:
                 os.close(fd)
@@ -450,65 +421,9 @@ class Tasks:
 
     # --- pieces
 
-    def _limit_reached(self, task: Task) -> tuple[str, str] | None:
-        """Which of the node's limits a task that failed had run into: (reason, sentence)."""
-        if task.meter is not None and task.meter.oom_kills() > task.oom_before:
-            message = f"killed by the kernel: it needed more memory than the node's {self.memory} bytes"
-            return "oom", message
-        if self._pids_meter is not None and self._pids_meter.refused() > task.refused_before:
-            peak = self._pids_meter.peak()
-            most = f", peak {peak}" if peak is not None else ""
-            return "pids", f"{cgroups.MAX_PROCESSES} processes and threads on the node{most}"
-        if (full := disk.fullness(self._place.work)) is not None:
-            return "disk_full", "{} of {} bytes are in use".format(*full)
-        return None
-
     def _sandbox_failure(self, task: Task) -> str:
         path = task.log[len(self._place.work_path) + 1 :]
         return boxed.failure(tail_beneath(self._place.work, path, boxed.TAIL))
-
-    def open_log(self, path: str) -> int:
-        root = self._place.work_path
-        if not path.startswith(root + "/"):
-            raise Refused("invalid", f"log_path {path!r} is not below the node's work directory {root!r}")
-        try:
-            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
-            fd = open_beneath(self._place.work, path[len(root) + 1 :], flags)
-            if self._place.uid:
-                os.fchown(fd, self._place.uid, self._place.uid)
-        except (OSError, ValueError) as error:
-            raise Refused("invalid", f"log_path {path!r} cannot be opened: {error}") from None
-        return fd
-
-    def _make_group(self, task: Task) -> list[str]:
-        groups = self._place.groups
-        if not groups.kill:
-            return []
-        self._groups_made += 1
-        directory = f"{groups.kill}/t{self._groups_made}"
-        os.mkdir(directory)
-        task.group = directory
-        task.meter = cgroups.MemoryMeter(directory) if self._meter_each else self._node_meter
-        if task.meter is not None:
-            task.oom_before = task.meter.oom_kills()
-            task.alone = self._meter_each or (task.alone and task.meter.reset())
-        if self._pids_meter is not None:
-            task.refused_before = self._pids_meter.refused()
-        return groups.joined_by(directory)
-
-    def _shepherd_says(self, task: Task) -> int:
-        select.select([task.pipe], [], [], 10.0)
-        self._listen(task)
-        return _said(task.told, "pid", 0)
-
-    def _listen(self, task: Task) -> None:
-        if task.pipe < 0:
-            return
-        try:
-            while data := os.read(task.pipe, 65536):
-                task.told += data.decode(errors="replace")
-        except BlockingIOError:
-            pass
 
 
 def _leads(pid: int) -> bool:
@@ -516,10 +431,6 @@ def _leads(pid: int) -> bool:
         return os.getsid(pid) == pid
     except ProcessLookupError:
         return True
-
-
-def _said(text: str, word: str, otherwise: int) -> int:
-    return next((int(ln.split()[1]) for ln in text.splitlines() if ln.startswith(word + " ")), otherwise)
 
 
 def _decode(status: int | None) -> tuple[int | None, int | None]:
