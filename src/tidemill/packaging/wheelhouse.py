@@ -36,8 +36,8 @@ fi
 export AML_APP_ROOT="$here/code"
 export AZUREML_SERVER_PORT="${{AZUREML_SERVER_PORT:-5001}}"
 export TIDEMILL_SERVING_HOST="${{TIDEMILL_SERVING_HOST:-127.0.0.1}}"
-{variables}cd "$here/code"
-exec "$venv/bin/python" "$here/server/main.py"
+cd "$here/code"
+exec env -- {variables}"$venv/bin/python" "$here/server/main.py"
 """
 _README = """\
 # {title}
@@ -97,15 +97,16 @@ def _model(order: Order, folder: str) -> str:
 
 
 def _variables(order: Order, model: str) -> str:
-    lines = [f"export {name}={shlex.quote(value)}\n" for name, value in sorted(order.variables.items())]
+    """For env(1): a name need not be one that the shell exports, and nothing in it is the shell's."""
+    words = [shlex.quote(f"{name}={value}") for name, value in sorted(order.variables.items())]
     if order.script:
-        lines.append(f"export AZUREML_ENTRY_SCRIPT={shlex.quote(order.script)}\n")
+        words.append(f"AZUREML_ENTRY_SCRIPT={shlex.quote(order.script)}")
     if model:
-        lines.append(f'export AZUREML_MODEL_DIR="$here"/{shlex.quote(model)}\n')
+        words.append(f'AZUREML_MODEL_DIR="$here"/{shlex.quote(model)}')
         if not order.script:
             path = f"{model}/{order.model_name}".rstrip("/")
-            lines.append(f'export TIDEMILL_SERVING_MODEL="$here"/{shlex.quote(path)}\n')
-    return "".join(lines)
+            words.append(f'TIDEMILL_SERVING_MODEL="$here"/{shlex.quote(path)}')
+    return "".join(f"{word} \\\n    " for word in words)
 
 
 def _size(folder: str) -> int:

@@ -6,6 +6,7 @@ import base64
 import csv
 import hashlib
 import io
+import json
 import os
 import stat
 import subprocess
@@ -17,6 +18,8 @@ import pytest
 
 from tidemill.environments import overlay
 from tidemill.environments.process import uv_program
+from tidemill.packaging import wheelhouse
+from tidemill.packaging.assembling import Order
 from tidemill.packaging.pythons import Unsuitable
 from tidemill.packaging.wheels import repack, requirements
 
@@ -116,3 +119,31 @@ def test_what_came_from_no_wheel_is_refused(environment: Path, tmp_path: Path) -
             repack(str(environment), MINOR, str(tmp_path))
     finally:
         (packages / "new-1.dist-info").rmdir()
+
+
+def test_a_wheelhouse_sets_its_variables_and_runs_nothing_of_them(environment: Path, tmp_path: Path) -> None:
+    server = tmp_path / "server"
+    server.mkdir()
+    (server / "main.py").write_text("import json, os; print(json.dumps(dict(os.environ)))\n")
+    given = {"A-B": "it's $HOME", f"C;touch {tmp_path}/run;D": "1", "-i": "x", "E\nF": "2"}
+    about = dict.fromkeys(("title", "version", "description"), "x")
+    order = Order(
+        "amd64",
+        "x:1",
+        str(server),
+        environment=str(environment),
+        version=f"{MINOR}.1",
+        script="my score.py",
+        variables=given,
+        annotations={f"org.opencontainers.image.{name}": text for name, text in about.items()},
+    )
+    wheelhouse.make(order, str(tmp_path / "made"), lambda _: None)
+    venv = tmp_path / "venv"  # as it is once everything is installed
+    (venv / "bin").mkdir(parents=True)
+    (venv / "bin" / "python").symlink_to(sys.executable)
+    (venv / "installed").touch()
+    known = {"PATH": os.environ["PATH"], "VENV": str(venv)}
+    done = subprocess.run([tmp_path / "made" / "run"], env=known, capture_output=True, check=True, timeout=30)
+    assert given.items() <= (told := json.loads(done.stdout)).items()
+    assert told["AZUREML_ENTRY_SCRIPT"] == "my score.py"
+    assert not (tmp_path / "run").exists()
