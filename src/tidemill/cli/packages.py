@@ -169,7 +169,14 @@ def download(session: Session, name: str, version: str, target: Path, form: str)
         if form == ARCHIVE:
             from tidemill.packaging import archive
 
-            archive.write(there, name, version, target)
+            try:
+                archive.write(there, name, version, target)
+            except archive.Unreadable as error:
+                raise CliError(
+                    f"No archive can be made of package {name}:{version}: {error}.",
+                    FAILED,
+                    "PackageUnreadable",
+                ) from None
         else:
             there.chmod(0o755)
             if form == WHEELHOUSE:

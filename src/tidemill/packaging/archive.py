@@ -6,6 +6,7 @@ layers are plain in it, so they are decompressed on their way, once to know how 
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -20,11 +21,14 @@ from tidemill.packaging.oci import BLOBS
 
 _CHUNK = 1 << 20
 _GZIP = 31
-_NOT_IN_NAMES = re.compile(r"[^a-z0-9._-]+")
+_ZSTD = b"\x28\xb5\x2f\xfd"
+_BETWEEN = re.compile(r"[^a-z0-9]+")
+_SEPARATOR = re.compile(r"\.|__?|-+")  # that Docker allows between letters and digits of a name
 
 
 class Unreadable(ValueError):
-    """No layout of ours, or one that is not whole. `str()` says what is wrong."""
+    """No layout of ours, one that is not whole, or one that no archive can be made of. `str()` says what is
+    wrong."""
 
 
 def write(layout: Path, name: str, tag: str, target: Path) -> None:
@@ -34,11 +38,10 @@ def write(layout: Path, name: str, tag: str, target: Path) -> None:
     config = manifest["config"]["digest"].removeprefix("sha256:")
     diffs = [diff.removeprefix("sha256:") for diff in _json(_blob(layout, config))["rootfs"]["diff_ids"]]
     layers = [layer["digest"].removeprefix("sha256:") for layer in manifest["layers"]]
-    repository = _NOT_IN_NAMES.sub("-", name.lower()).strip("-._") or "package"
     about = [
         {
             "Config": f"{config}.json",
-            "RepoTags": [f"{repository}:{tag}"],
+            "RepoTags": [f"{_repository(name)}:{tag}"],
             "Layers": [f"{diff}.tar" for diff in diffs],
         }
     ]
@@ -47,11 +50,16 @@ def write(layout: Path, name: str, tag: str, target: Path) -> None:
         with tarfile.open(part, "w", format=tarfile.PAX_FORMAT) as tar:
             _add(tar, f"{config}.json", _blob(layout, config).read_bytes())
             for digest, diff in dict(zip(layers, diffs, strict=True)).items():
-                _add_layer(tar, _blob(layout, digest), f"{diff}.tar")
+                _add_layer(tar, _blob(layout, digest), diff)
             _add(tar, "manifest.json", json.dumps(about, separators=(",", ":")).encode())
         os.replace(part, target)
     finally:
         part.unlink(missing_ok=True)
+
+
+def _repository(name: str) -> str:
+    kept = _BETWEEN.sub(lambda part: part[0] if _SEPARATOR.fullmatch(part[0]) else "-", name.lower())
+    return kept.strip("-._") or "package"
 
 
 def _manifest(layout: Path) -> dict[str, Any]:
@@ -79,20 +87,29 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
     tar.addfile(info, io.BytesIO(data))
 
 
-def _add_layer(tar: tarfile.TarFile, path: Path, name: str) -> None:
-    info = tarfile.TarInfo(name)
+def _add_layer(tar: tarfile.TarFile, path: Path, diff: str) -> None:
+    info, digest = tarfile.TarInfo(f"{diff}.tar"), hashlib.sha256()
     with path.open("rb") as file:
-        info.size = sum(map(len, _plain(file)))
+        for piece in _plain(file):
+            digest.update(piece)
+            info.size += len(piece)
+        if digest.hexdigest() != diff:
+            raise Unreadable(f"layer {path.name} is not what the image says that it is: fetch it again")
         file.seek(0)
         tar.addfile(info, _Pieces(_plain(file)))
 
 
 def _plain(file: BinaryIO) -> Iterator[bytes]:
     """A layer decompressed, if it is gzip's; piece by piece."""
-    first = file.read(2)
+    first = file.read(4)
     file.seek(0)
     read: Callable[[], bytes] = lambda: file.read(_CHUNK)  # noqa: E731
-    if first != b"\x1f\x8b":
+    if first == _ZSTD:
+        raise Unreadable(
+            f"layer {os.path.basename(file.name)} of its image is packed with zstd, and in an archive layers "
+            "are plain: fetch it as an image layout (oci)"
+        )
+    if first[:2] != b"\x1f\x8b":
         yield from iter(read, b"")
         return
     unpacker = zlib.decompressobj(_GZIP)

@@ -10,12 +10,14 @@ import os
 import random
 import tarfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tidemill.environments.images.reference import parse_reference
 from tidemill.packaging import archive, files, layers, oci
 from tidemill.packaging.files import DIRECTORY, FILE, LINK, Entry, Files
 
@@ -175,9 +177,47 @@ def test_an_archive_for_docker_holds_the_layers_plain(tmp_path: Path) -> None:
         assert about["Config"] == f"{hashlib.sha256(config).hexdigest()}.json"
 
 
+@pytest.mark.parametrize(
+    ("name", "repository"),
+    [
+        ("My_-Pack..A", "my-pack-a"),
+        ("a__b", "a__b"),
+        ("a___b.c--d", "a-b.c--d"),
+        ("-x.", "x"),
+        ("é", "package"),
+    ],
+)
+def test_a_name_becomes_what_docker_allows(tmp_path: Path, name: str, repository: str) -> None:
+    layout, _, _ = layout_of(tmp_path)
+    archive.write(layout, name, "1", tmp_path / "made.tar")
+    with tarfile.open(tmp_path / "made.tar") as tar:
+        (about,) = json.load(tar.extractfile("manifest.json"))  # type: ignore[arg-type]
+    assert about["RepoTags"] == [f"{repository}:1"]
+    assert parse_reference(f"{repository}:1").name == f"docker.io/library/{repository}"
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        (lambda raw: raw[:-40], "is not what the image says"),  # half of it
+        (lambda raw: gzip.compress(b"another"), "is not what the image says"),
+        (lambda raw: b"\x28\xb5\x2f\xfd" + raw, "packed with zstd"),
+    ],
+)
+def test_a_layer_that_is_another_makes_no_archive(
+    tmp_path: Path, changed: Callable[[bytes], bytes], told: str
+) -> None:
+    layout, image, _ = layout_of(tmp_path)
+    blob = layout / oci.BLOBS / image.layers[1].digest.removeprefix("sha256:")
+    blob.write_bytes(changed(blob.read_bytes()))
+    with pytest.raises(archive.Unreadable, match=told):
+        archive.write(layout, "d", "1", tmp_path / "made.tar")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["layout"]
+
+
 def test_what_is_no_layout_makes_no_archive(tmp_path: Path) -> None:
     layout, image, _ = layout_of(tmp_path)
-    (layout / oci.BLOBS / oci.names(image.layers)[1]).unlink()
+    (layout / oci.BLOBS / image.layers[1].digest.removeprefix("sha256:")).unlink()
     target = tmp_path / "digits.tar"
     with pytest.raises(OSError, match="No such file"):
         archive.write(layout, "d", "1", target)
