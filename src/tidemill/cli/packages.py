@@ -22,7 +22,6 @@ from tidemill.cli.yaml.load import Spec
 
 API = "2023-08-01-preview"
 OCI, ARCHIVE, WHEELHOUSE = "oci", "docker-archive", "wheelhouse"
-FORMATS = (OCI, ARCHIVE, WHEELHOUSE)
 _LOOK_S = 0.2
 
 

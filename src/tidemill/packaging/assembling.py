@@ -7,13 +7,12 @@ model).
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tidemill.packaging import files, layers, oci, pythons, system
+from tidemill.packaging import elf, files, layers, oci, pythons, system
 from tidemill.packaging.files import Files
 from tidemill.packaging.layers import Layer
 from tidemill.packaging.libraries import OPENED_LATE, Finder, Found
@@ -158,8 +157,6 @@ class _Assembly:
 
     def _needed(self, python: Interpreter, programs: list[str], late: tuple[str, ...]) -> Files:
         """Libraries that lower layers do not have."""
-        from tidemill.packaging import elf
-
         roots = [root for root in (self._order.environment, self._order.side) if root]
         inside = pythons.inside([*roots, *python.library])
         finder = Finder(inside, program=elf.read(python.program))
@@ -282,12 +279,11 @@ def _only_libraries(python: Interpreter) -> Files:
     }
 
 
-def order_of(raw: str) -> Order:
-    """From JSON."""
-    given = json.loads(raw)
-    base = given.pop("base", None)
-    known = {name: Layer(**layer) for name, layer in given.pop("known", {}).items()}
+def order_of(given: Mapping[str, Any]) -> Order:
+    """From what JSON says."""
+    known = {name: Layer(**layer) for name, layer in given.get("known", {}).items()}
+    base = given.get("base")
     if base is not None:
-        base["layers"] = tuple(Layer(**layer) for layer in base.get("layers", ()))
-        base["history"] = tuple(base.get("history", ()))
-    return Order(**given, known=known, base=Base(**base) if base else None)
+        below = tuple(Layer(**layer) for layer in base.get("layers", ()))
+        base = Base(**{**base, "layers": below, "history": tuple(base.get("history", ()))})
+    return Order(**{**given, "known": known, "base": base})

@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 MAGIC = b"\x7fELF"
 _LOAD, _DYNAMIC, _INTERP = 1, 2, 3
-_NEEDED, _STRTAB, _STRSZ, _SONAME, _RPATH, _RUNPATH = 1, 5, 10, 14, 15, 29
+_NEEDED, _STRTAB, _STRSZ, _RPATH, _RUNPATH = 1, 5, 10, 15, 29
 _MOST_HEADERS = 512
 _MOST_DYNAMIC = 1 << 20  # bytes
 _MOST_STRINGS = 64 << 20
@@ -33,7 +33,6 @@ class Elf:
 
     kind: tuple[int, str, int]
     interpreter: str
-    soname: str
     needed: tuple[str, ...]
     rpath: tuple[str, ...]
     runpath: tuple[str, ...]
@@ -70,7 +69,7 @@ def _read(file: BinaryIO) -> Elf:
     dynamic = next((header for header in headers if header[0] == _DYNAMIC), None)
     kind = (bits, order, machine)
     if dynamic is None:
-        return Elf(kind, interpreter, "", (), (), ())
+        return Elf(kind, interpreter, (), (), ())
     tags = _tags(file, dynamic, f"{order}{word}{word}")
     strings = _strings(file, tags, loads)
 
@@ -80,8 +79,7 @@ def _read(file: BinaryIO) -> Elf:
     def folders(tag: int) -> tuple[str, ...]:
         return tuple(part for text in texts(tag) for part in text.split(":") if part)
 
-    soname = (texts(_SONAME) or [""])[0]
-    return Elf(kind, interpreter, soname, tuple(texts(_NEEDED)), folders(_RPATH), folders(_RUNPATH))
+    return Elf(kind, interpreter, tuple(texts(_NEEDED)), folders(_RPATH), folders(_RUNPATH))
 
 
 def _header(file: BinaryIO, at: int, bits: int, order: str) -> tuple[int, int, int, int]:

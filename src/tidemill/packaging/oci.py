@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -98,8 +98,3 @@ def _encode(value: Mapping[str, Any]) -> bytes:
 def _put(path: str, raw: bytes) -> None:
     with open(path, "wb") as file:
         file.write(raw)
-
-
-def names(layers: Sequence[Layer]) -> list[str]:
-    """Of their blobs."""
-    return [layer.digest.removeprefix("sha256:") for layer in layers]

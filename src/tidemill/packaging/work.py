@@ -23,7 +23,7 @@ def main() -> int:
     os.nice(5)
     given = json.load(sys.stdin)
     layout, work, form = given.pop("layout"), given.pop("work"), given.pop("format")
-    order = order_of(json.dumps(given))
+    order = order_of(given)
 
     def say(line: str) -> None:
         _tell({"say": line})

@@ -50,10 +50,10 @@ from tidemill.domain.serving.packaging import (
 )
 from tidemill.domain.serving.plan import PlannedModel
 from tidemill.environments.images.reference import PACKAGE
+from tidemill.packaging.assembling import PORT
 from tidemill.store.api import Read, ResourceQuery, Tx
 
 ACTION = f"{PROVIDER}/workspaces/packages/versions"
-PORT = 5001
 _ENVIRONMENT = "baseEnvironmentSource.resourceId"
 
 

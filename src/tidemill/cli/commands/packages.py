@@ -15,12 +15,12 @@ from tidemill.cli.framework import command, group
 from tidemill.cli.output import Column, key, print_item, print_list
 from tidemill.cli.session import Session
 
-FORMATS = ("oci", "docker-archive", "wheelhouse")  # of cli.packages, which is imported when it is used
+_FORMATS = ("oci", "docker-archive", "wheelhouse")  # of cli.packages, which is imported when it is used
 package = group("package", "Packages of models: images and wheelhouses that run anywhere.")
 _name = click.option("--name", "-n", required=True, help="Name of the package.")
 _version = click.option("--version", "-v", required=True, help="Its version.")
 _format = click.option(
-    "--format", "form", type=click.Choice(FORMATS), default="oci", help="What it is (default oci)."
+    "--format", "form", type=click.Choice(_FORMATS), default="oci", help="What it is (default oci)."
 )
 _COLUMNS = (
     Column("name", key("name"), wide=True),
