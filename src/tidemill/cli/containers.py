@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from tidemill.cli.errors import REFUSED, USAGE, CliError
+from tidemill.cli.framework import pairs
 from tidemill.cli.session import Session
 from tidemill.cli.urls import segment
 from tidemill.cli.yaml.document import Document, Problem, Trail, YamlError, read_file
@@ -24,6 +25,11 @@ _STEP = re.compile(r"([^.\[\]]+)|\[(\d+)\]")
 def path_of(session: Session, name: str = "") -> str:
     base = f"{session.group_id}/providers/Microsoft.ContainerInstance/containerGroups"
     return f"{base}/{segment(name)}" if name else base
+
+
+def path_in(session: Session, name: str, container: str, verb: str) -> str:
+    """Of something that is asked of one container."""
+    return f"{path_of(session, name)}/containers/{segment(container)}/{verb}"
 
 
 def native(session: Session, name: str = "", *below: str) -> str:
@@ -65,12 +71,11 @@ def body_from_flags(
     secure: tuple[str, ...],
     restart: str,
 ) -> dict[str, Any]:
-    """One container, named as the group, by the flags of `az container create`."""
-    given: list[dict[str, str]] = [
-        {"name": key, field: value}
-        for field, pairs in (("value", variables), ("secureValue", secure))
-        for key, value in map(_pair, pairs)
-    ]
+    """One container, named as the group, by the flags of `az container create` Raises CliError."""
+    plain = pairs("--environment-variables", variables)
+    hidden = pairs("--secure-environment-variables", secure, secret=True)
+    given = [{"name": key, "value": value} for key, value in plain.items()]
+    given += [{"name": key, "secureValue": value} for key, value in hidden.items()]
     container: dict[str, Any] = {
         "image": image,
         "resources": {"requests": {"cpu": cpu, "memoryInGB": memory}},
@@ -78,7 +83,12 @@ def body_from_flags(
         "ports": [{"port": port} for port in ports],
     }
     if command:
-        container["command"] = shlex.split(command)
+        try:
+            container["command"] = shlex.split(command)
+        except ValueError as error:
+            raise CliError(
+                f"--command-line {command!r} cannot be read: {error}.", USAGE, "UsageError"
+            ) from None
     properties: dict[str, Any] = {
         "osType": "Linux",
         "restartPolicy": restart,
@@ -87,13 +97,6 @@ def body_from_flags(
     if ports:
         properties["ipAddress"] = {"type": "Private", "ports": [{"port": port} for port in ports]}
     return {"properties": properties}
-
-
-def _pair(given: str) -> tuple[str, str]:
-    name, equals, value = given.partition("=")
-    if not equals:
-        raise CliError(f"{name}: write NAME=VALUE.", USAGE, "UsageError")
-    return name, value
 
 
 @contextmanager

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
 from importlib import import_module
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
-from tidemill.cli.errors import did_you_mean
+from tidemill.cli.errors import USAGE, CliError, did_you_mean
 from tidemill.cli.query import parse
 from tidemill.cli.session import Given, Session
 
@@ -80,6 +82,39 @@ class Whole(click.IntRange):
             span = f"from {low} to {high}" if high is not None else f"of {low} or more"
             self.fail(f"{value!r} is not a whole number {span}.", param, ctx)
         return number
+
+
+class Number(click.types.FloatParamType):
+    """A number that JSON has: neither nan nor inf."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is no finite number.", param, ctx)
+        return number
+
+
+def typed(*names: str) -> list[str]:
+    """Of some parameters of the command that runs, the flags of those that were given to it."""
+    ctx = click.get_current_context()
+    return [
+        param.opts[0]
+        for param in ctx.command.params
+        if param.name in names and ctx.get_parameter_source(param.name) is ParameterSource.COMMANDLINE
+    ]
+
+
+def pairs(flag: str, given: Iterable[str], *, secret: bool = False) -> dict[str, str]:
+    """What a flag that is repeated says, each time NAME=VALUE. Raises CliError, of a `secret` one without
+    what was given."""
+    found: dict[str, str] = {}
+    for pair in given:
+        name, equals, value = pair.partition("=")
+        if not name or not equals:
+            said = "what was given" if secret else repr(pair)
+            raise CliError(f"{flag} {said} is not NAME=VALUE.", USAGE, "UsageError")
+        found[name] = value
+    return found
 
 
 class Command(click.Command):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import click
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, ConnectionClosedError, ConnectionClosedOK
 
 from tidemill.cli.errors import NOT_FOUND, CliError, ServerGone, did_you_mean
 from tidemill.cli.line import opened
@@ -54,12 +54,16 @@ def run(session: Session, path: str, query: Query, command: list[str]) -> int:
 
 
 def follow(session: Session, given: dict[str, Any]) -> None:
-    """Prints what comes over a line that a password opens, until it ends or the user breaks it off."""
+    """Prints what comes over a line that a password opens, until it ends or the user breaks it off. Raises
+    ServerGone where it breaks."""
     line = opened(session, urlsplit(given["webSocketUri"]).path, {})
-    with line, contextlib.suppress(KeyboardInterrupt, ConnectionClosed):
-        line.send(given["password"])
-        while True:
-            click.echo(line.recv(), nl=False)
+    with line, contextlib.suppress(KeyboardInterrupt, ConnectionClosedOK):
+        try:
+            line.send(given["password"])
+            while True:
+                click.echo(line.recv(), nl=False)
+        except ConnectionClosedError as error:
+            raise ServerGone(f"The line to it broke ({error}). {session.start_hint}") from error
 
 
 def node_named(session: Session, name: str) -> str:

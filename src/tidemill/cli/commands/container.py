@@ -11,9 +11,10 @@ from tidemill.cli import text
 from tidemill.cli.commands.compute import confirm, location_of
 from tidemill.cli.commands.endpoint import told
 from tidemill.cli.errors import USAGE, CliError
-from tidemill.cli.framework import Whole, command, group
+from tidemill.cli.framework import Number, Whole, command, group, typed
 from tidemill.cli.output import Column, key, print_item, print_list
 from tidemill.cli.session import Session
+from tidemill.domain.units import join_words
 
 container = group("container", "Container groups: images that run until they are stopped.")
 _name = click.option("--name", "-n", required=True, help="Name of the container group.")
@@ -23,6 +24,8 @@ _container = click.option(
 _no_wait = click.option("--no-wait", is_flag=True, help="Return before it is done.")
 _WAIT_S = 1800
 _SHOWN_EVENTS = 15
+# What `create` is told of a group that no file says.
+_OF_IMAGE = ("command_line", "cpu", "memory", "ports", "variables", "secure", "restart_policy")
 
 
 def _sizes(item: dict[str, Any]) -> str:
@@ -55,8 +58,8 @@ _COLUMNS = (
 @click.option("--name", "-n", help="Name of the group; else the file's.")
 @click.option("--image", help="A registry's image, oci:/PATH, oci-archive:/PATH, or host-python.")
 @click.option("--command-line", metavar="TEXT", help="In place of the image's own command.")
-@click.option("--cpu", type=float, default=1.0, help="Cores (default 1).")
-@click.option("--memory", type=float, default=1.5, help="GiB (default 1.5).")
+@click.option("--cpu", type=Number(), default=1.0, help="Cores (default 1).")
+@click.option("--memory", type=Number(), default=1.5, help="GiB (default 1.5).")
 @click.option("--ports", multiple=True, type=Whole(1, 65535), help="A port that it listens on; repeatable.")
 @click.option("--environment-variables", "-e", "variables", multiple=True, metavar="N=V", help="Repeatable.")
 @click.option(
@@ -88,6 +91,10 @@ def create(
 
     if bool(file) == bool(image):
         raise CliError("Give --file YAML, or --name NAME and --image IMAGE.", USAGE, "UsageError")
+    if file and (beside := typed(*_OF_IMAGE)):
+        raise CliError(
+            f"{join_words(beside)} cannot be given beside --file: write it into {file}.", USAGE, "UsageError"
+        )
     document = containers.load(Path(file), file) if file else None
     data = document.data if document is not None else {}
     wanted = name or data.get("name")
@@ -135,8 +142,7 @@ def logs(session: Session, name: str, container_name: str, tail: int | None) -> 
     """Print what a container wrote."""
     from tidemill.cli import containers
 
-    chosen = container_name or _only(session, name)
-    path = f"{containers.path_of(session, name)}/containers/{chosen}/logs"
+    path = containers.path_in(session, name, container_name or _only(session, name), "logs")
     query: dict[str, str | int] = {"api-version": containers.API}
     if tail:
         query["tail"] = tail
@@ -151,7 +157,7 @@ def attach(session: Session, name: str, container_name: str) -> None:
     from tidemill.cli import containers
     from tidemill.cli.inside import follow
 
-    path = f"{containers.path_of(session, name)}/containers/{container_name or _only(session, name)}/attach"
+    path = containers.path_in(session, name, container_name or _only(session, name), "attach")
     follow(session, session.client.call("POST", path, None, {"api-version": containers.API}))
 
 

@@ -11,7 +11,7 @@ from tidemill.cli import text
 from tidemill.cli.commands.assets import model as model
 from tidemill.cli.commands.compute import confirm
 from tidemill.cli.errors import USAGE, CliError
-from tidemill.cli.framework import command, group
+from tidemill.cli.framework import command, group, pairs
 from tidemill.cli.output import Column, key, print_item, print_list
 from tidemill.cli.session import Session
 
@@ -76,7 +76,7 @@ def package_model(
     elif form == packages.ARCHIVE:
         raise CliError("--format docker-archive is a file: name it by --download-path.", USAGE, "UsageError")
     spec = load_deployment(Path(file), (), file) if file else None
-    parts = packages.Parts(given, environment, code, script, _variables(variables))
+    parts = packages.Parts(given, environment, code, script, pairs("--env", variables))
     parts = packages.parts_of(parts, spec)
     packages.check_parts(parts, spec)
     made = packages.begin(session, parts, spec, name, version, form)
@@ -150,13 +150,3 @@ def _print(session: Session, name: str, version: str) -> None:
     if session.output == "table":
         found = {field: value for field, value in found.items() if field not in ("timeline", "error", "tags")}
     print_item(session, found)
-
-
-def _variables(given: tuple[str, ...]) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for pair in given:
-        name, equals, value = pair.partition("=")
-        if not name or not equals:
-            raise CliError(f"--env {pair!r} is not NAME=VALUE.", USAGE, "UsageError")
-        found[name] = value
-    return found

@@ -9,7 +9,7 @@ import click
 
 from tidemill.cli import text
 from tidemill.cli.errors import OK, USAGE, CliError
-from tidemill.cli.framework import command, group
+from tidemill.cli.framework import Number, command, group
 from tidemill.cli.output import Column, key, print_item, print_list, table
 from tidemill.cli.session import Session
 from tidemill.cli.urls import segment
@@ -63,7 +63,7 @@ def _measure(name: str, words: str) -> Any:
 @_measure("nodes", "Nodes held at once")
 @_measure("jobs", "Jobs running at once")
 @click.option("--family", "families", multiple=True, metavar="NAME=N", help="vCPU of a VM family.")
-@click.option("--weight", type=float, help="Share against other teams (users); 0: the usual 1.")
+@click.option("--weight", type=Number(), help="Share against other teams (users); 0: the usual 1.")
 @click.option("--default-team", metavar="GROUP", help="Of a user in several: whose jobs they are.")
 def set_(session: Session, team: str | None, user: str | None, compute: str | None, **given: Any) -> None:
     """Set limits and weights; what is not named stays. They hold at once; nothing that runs is ended."""

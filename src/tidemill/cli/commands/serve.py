@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from tidemill.cli.errors import USAGE, CliError
-from tidemill.cli.framework import Whole, command
+from tidemill.cli.framework import Whole, command, pairs
 from tidemill.cli.session import Session
 
 EXAMPLES = """tidemill serve score.py
@@ -87,12 +87,7 @@ def environment_of(
         if not Path(model_dir).is_dir():
             raise CliError(f"--model-dir {model_dir!r} is no folder.", USAGE)
         told["AZUREML_MODEL_DIR"] = str(Path(model_dir).resolve())
-    for pair in variables:
-        name, equals, value = pair.partition("=")
-        if not name or not equals:
-            raise CliError(f"--env {pair!r} is not NAME=VALUE.", USAGE)
-        told[name] = value
-    return told
+    return told | pairs("--env", variables)
 
 
 def active_python(environment: Mapping[str, str]) -> str:
