@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 import time
@@ -83,7 +84,7 @@ def model_of(session: Session, given: str) -> tuple[str, str]:
 def environment_id(session: Session, given: str, spec: Spec | None) -> str:
     """Of a registered or curated one, of one in a YAML file, or of the deployment file's."""
     path = Path(given).expanduser()
-    if given.endswith((".yml", ".yaml")) and path.is_file():
+    if given.endswith((".yml", ".yaml")):
         own = load.load_environment(path, (f"name={path.stem}",), given)
         return submit.environment_id(session, own, own.data)
     if given:
@@ -156,6 +157,10 @@ def check_target(target: Path, form: str) -> None:
             raise CliError(f"{target} is a folder: name a file, for example {target}/package.tar.", USAGE)
     elif target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise CliError(f"{target} exists and is no empty folder: name a new one.", USAGE)
+    above = next(folder for folder in target.absolute().parents if folder.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        why = "you may not write to it" if above.is_dir() else "it is no folder"
+        raise CliError(f"{target} cannot be made in {above}: {why}. Name another place.", USAGE)
 
 
 def download(session: Session, name: str, version: str, target: Path, form: str) -> None:

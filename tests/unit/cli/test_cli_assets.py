@@ -181,3 +181,19 @@ def test_workspaces(home: Path, fake: Fake, capsys: Any) -> None:
     fake.on("GET", "/api/v1" + other + "/jobs", {"value": [], "next": None})
     assert run("-w", "vision", "job", "list") == 0
     assert run("job", "list", "--workspace-name", "vision") == 0
+
+
+def test_a_connection_has_one_type(home: Path, fake: Fake, capsys: Any) -> None:
+    properties = {"category": "ContainerRegistry", "target": "r.example.org", "authType": "None"}
+    fake.on("GET", f"{W}/connections/reg", {"name": "reg", "properties": properties})
+    assert run("connection", "show", "-n", "reg", "-o", "json") == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["type"] == "container_registry"
+    assert "category" not in shown
+
+
+def test_a_tag_without_a_name_is_refused(home: Path, fake: Fake, capsys: Any) -> None:
+    fake.on("GET", f"{W}/models/m/versions/1", {"name": "1", "properties": {}})
+    assert run("model", "update", "-n", "m", "-v", "1", "--set", "tags.=x") == 2
+    assert "--set tags.=x: what changes of a model asset is" in capsys.readouterr().err
+    assert all(asked.method == "GET" for asked in fake.asked)

@@ -272,8 +272,8 @@ def _make_update(made: Group, kind: Kind) -> None:
             field, equals, value = setting.partition("=")
             if equals and field in changeable and (version or field != "stage"):
                 properties[field] = value
-            elif equals and field.startswith("tags."):
-                properties["tags"][field.removeprefix("tags.")] = value
+            elif equals and (tag := field.removeprefix("tags.")) not in ("", field):
+                properties["tags"][tag] = value
             else:
                 words = ", ".join([*changeable, "tags.NAME"])
                 raise CliError(

@@ -79,5 +79,7 @@ def _path(session: Session, name: str = "") -> str:
 def _shown(resource: dict[str, Any]) -> dict[str, Any]:
     from tidemill.cli.yaml.connections import type_of
 
+    """With its type as the YAML spells it, in place of ARM's category."""
     found = entity(resource)
-    return {**found, "type": type_of(str(found.pop("category", "")))}
+    category = str(found.pop("category", ""))
+    return {**found, "type": type_of(category)}

@@ -91,7 +91,10 @@ def package_model(
 def list_(session: Session, of: str | None) -> None:
     """List the packages of the workspace, newest first."""
     rows = session.client.get(f"{session.native}/packages", {"model": of} if of else None)["value"]
-    empty = "No packages yet. Make one with: tidemill model package MODEL:VERSION --environment NAME:VERSION"
+    empty = (
+        f"No packages {f'of model {of} ' if of else ''}yet. Make one with: tidemill model package "
+        f"{of if of and ':' in of else 'MODEL:VERSION'} --environment NAME:VERSION"
+    )
     print_list(session, rows, _COLUMNS, empty)
 
 
