@@ -14,13 +14,13 @@ from typing import Protocol
 from tidemill.app.jobs import families
 from tidemill.app.rows.codec import job_kind
 from tidemill.app.services import Services
+from tidemill.controllers.carrying import AGAIN_S, Carrying
 from tidemill.domain.model import JobState, Resource
 from tidemill.domain.plan import COMMAND
 from tidemill.store.api import Read, ResourceQuery
 
 log = logging.getLogger("tidemill.composites")
 
-AGAIN_S = 1.0  # after a fault of ours
 LIVE = (JobState.RUNNING, JobState.CANCEL_REQUESTED)
 
 
@@ -43,9 +43,8 @@ class Composites:
         self._carriers = carriers
         self._news: set[str] = set()
         self._wake = asyncio.Event()
-        self._changed: dict[str, set[str]] = {}  # by job: which children; present while its task runs
-        self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._changed: dict[str, set[str]] = {}  # by job: which children, since it was looked at
+        self._carrying = Carrying(services, "composite", self._look)
         self._carried: set[str] = set()
         self._task: asyncio.Task[None] | None = None
 
@@ -55,12 +54,10 @@ class Composites:
         self._task = asyncio.create_task(self._run(), name="composites")
 
     async def stop(self) -> None:
-        for timer in self._timers.values():
-            timer.cancel()
-        tasks = [*self._tasks.values(), *([self._task] if self._task is not None else [])]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        await self._carrying.stop()
         for uid in self._carried:
             self._forget(uid)
 
@@ -72,7 +69,7 @@ class Composites:
             lambda r: [row.uid for row in rows if not families.children(r, row, live=True)]
         )
         for uid in idle:
-            if uid not in self._tasks:
+            if not self._carrying.busy(uid):
                 for carrier in self._carriers.values():
                     carrier.forget(uid)
                 self._take(uid)
@@ -104,43 +101,28 @@ class Composites:
                     self._take(row.uid)
 
     def _take(self, uid: str, child: str = "") -> None:
-        known = self._changed.setdefault(uid, set())
-        known |= {child or uid}
-        if uid not in self._tasks:
-            self._tasks[uid] = asyncio.create_task(self._carry(uid), name=f"composite {uid}")
+        if child:
+            self._changed.setdefault(uid, set()).add(child)
+        self._carrying.wake(uid)
 
-    async def _carry(self, uid: str) -> None:
+    async def _look(self, uid: str) -> int | None:
+        changed = self._changed.pop(uid, set())
         try:
-            await self._carry_on(uid)
-        finally:
-            # Here and not in a callback: what changes before that ran would find a task that is over.
-            self._changed.pop(uid, None)
-            self._tasks.pop(uid, None)
+            return await self._carry(uid, frozenset(changed))
+        except Exception:
+            self._changed.setdefault(uid, set()).update(changed)
+            raise
 
-    async def _carry_on(self, uid: str) -> None:
-        while changed := self._changed.get(uid):
-            self._changed[uid] = set()
-            try:
-                await self._look(uid, frozenset(changed - {uid}))
-            except Exception:
-                log.exception("job %s could not be carried on; again in %s s", uid, AGAIN_S)
-                await asyncio.sleep(AGAIN_S)
-                self._changed[uid] |= changed
-
-    async def _look(self, uid: str, changed: frozenset[str]) -> None:
-        if (timer := self._timers.pop(uid, None)) is not None:
-            timer.cancel()
+    async def _carry(self, uid: str, changed: frozenset[str]) -> int | None:
         row = await self._s.store.read(lambda r: r.by_uid(uid))
         # A deployment is the parent of its instances, and no job: another controller's.
         if row is None or row.key.type != "jobs" or JobState(row.state).final:
             self._carried.discard(uid)
-            return self._forget(uid)
+            self._forget(uid)
+            return None
         self._carried.add(uid)
         carrier = self._carriers.get(job_kind(row.status))
-        due = await carrier.carry(row, changed) if carrier is not None else None
-        if due is not None:
-            delay = max((due - self._s.clock.now()) / 1e6, 0.0) + 0.001
-            self._timers[uid] = asyncio.get_running_loop().call_later(delay, self._take, uid)
+        return await carrier.carry(row, changed) if carrier is not None else None
 
     def _forget(self, uid: str) -> None:
         for carrier in self._carriers.values():

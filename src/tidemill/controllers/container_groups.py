@@ -7,47 +7,38 @@ starts nothing twice.
 
 from __future__ import annotations
 
-import asyncio
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from tidemill.app.containers import container_runs
 from tidemill.app.containers.container_groups import finish_deletion
 from tidemill.app.jobs.transitions import job_event
-from tidemill.app.rows.codec import encode, job_status
+from tidemill.app.rows.codec import encode
 from tidemill.app.rows.container_rows import GROUPS, as_seen, event, group_status, runs_of
 from tidemill.app.services import Services
+from tidemill.controllers.carrying import Carrying
+from tidemill.controllers.ended_children import EndedChildren
 from tidemill.domain.containers import deciding
-from tidemill.domain.containers.deciding import Decided, Fail, Finish, Gone, Start, Stop
-from tidemill.domain.model import JobState, Resource
+from tidemill.domain.containers.deciding import Decided, Start, Stop
+from tidemill.domain.model import Resource
 from tidemill.domain.serving.model import Provisioning
+from tidemill.domain.settling import Fail, Finish, Gone
 from tidemill.store.api import Read, ResourceQuery, Tx
-
-log = logging.getLogger("tidemill.containers")
-
-AGAIN_S = 1.0  # after a fault of ours
 
 
 class ContainerGroups:
     def __init__(self, services: Services) -> None:
         self._s = services
         self._owner: dict[str, str] = {}  # group by run: whose commits are ours to look at
-        self._woken: set[str] = set()
-        self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._timers: dict[str, asyncio.TimerHandle] = {}
-        self._background: set[asyncio.Task[None]] = set()
+        self._carrying = Carrying(services, "container group", self._look)
+        self._ended = EndedChildren(services)
 
     async def start(self) -> None:
         await self.look_again()
 
     async def stop(self) -> None:
-        for timer in self._timers.values():
-            timer.cancel()
-        tasks = [*self._tasks.values(), *self._background]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._carrying.stop()
+        await self._ended.stop()
 
     async def look_again(self) -> None:
         """At the start, and a net under the wake-ups."""
@@ -62,32 +53,7 @@ class ContainerGroups:
 
     def wake(self, uid: str) -> None:
         """Something of this group has changed."""
-        self._woken.add(uid)
-        if uid not in self._tasks:
-            task = asyncio.create_task(self._carry(uid), name=f"container group {uid}")
-            self._tasks[uid] = task
-            task.add_done_callback(lambda _: self._ended(uid))
-
-    def _ended(self, uid: str) -> None:
-        self._tasks.pop(uid, None)
-        if uid in self._woken:  # while it was ending
-            self.wake(uid)
-
-    async def _carry(self, uid: str) -> None:
-        while uid in self._woken:
-            self._woken.discard(uid)
-            if (timer := self._timers.pop(uid, None)) is not None:
-                timer.cancel()
-            try:
-                again_at = await self._look(uid)
-            except Exception:
-                log.exception("container group %s could not be carried on; again in %s s", uid, AGAIN_S)
-                await asyncio.sleep(AGAIN_S)
-                self._woken.add(uid)
-                continue
-            if again_at is not None:
-                delay = max((again_at - self._s.clock.now()) / 1e6, 0.0) + 0.001
-                self._timers[uid] = asyncio.get_running_loop().call_later(delay, self.wake, uid)
+        self._carrying.wake(uid)
 
     async def _look(self, uid: str) -> int | None:
         """Decides until nothing is to be done -> when to look again at the latest."""
@@ -110,6 +76,7 @@ class ContainerGroups:
             )
             if gone:
                 self._forget(gone)
+                self._ended.remove_logs(gone)
                 return None
 
     async def _prune(self, seen: Seen) -> None:
@@ -118,32 +85,12 @@ class ContainerGroups:
         if not uids:
             return
         gone = [row for row in seen.runs if row.uid in uids]
-
-        def remove(tx: Tx) -> None:
-            for row in gone:
-                current = tx.by_uid(row.uid)
-                if current is not None and JobState(current.state).final:
-                    tx.delete(current)
-
-        await self._s.store.write(remove)
+        await self._ended.remove(gone)
         self._forget(gone)
 
     def _forget(self, gone: Sequence[Resource]) -> None:
-        """The stored logs of runs that are no more."""
         for row in gone:
             self._owner.pop(row.uid, None)
-        task = asyncio.create_task(asyncio.to_thread(self._remove_logs, gone))
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
-
-    def _remove_logs(self, gone: Sequence[Resource]) -> None:
-        for row in gone:
-            place = job_status(row.status).plan.artifacts
-            assert place is not None
-            try:
-                self._s.blobs.delete_prefix(place.account, place.container, place.path)
-            except Exception:
-                log.exception("the logs of run %s were not removed", row.key.name)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,6 @@ and starts nothing twice.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -21,19 +20,18 @@ from tidemill.app.services import Services
 from tidemill.app.serving import instances, parked, routes
 from tidemill.app.serving.online_deployments import finish_deletion
 from tidemill.app.serving.scaled import Bounds, bounds_of, wanted_of
+from tidemill.controllers.carrying import Carrying
+from tidemill.controllers.ended_children import EndedChildren
 from tidemill.domain.model import JobState, Resource
-from tidemill.domain.plan import Place
 from tidemill.domain.serving import deciding
-from tidemill.domain.serving.deciding import Drain, Fail, Finish, Gone, Park, Serve, Start, Stop, Wake
+from tidemill.domain.serving.deciding import Drain, Park, Serve, Start, Stop, Wake
 from tidemill.domain.serving.model import DeploymentSpec, Provisioning
 from tidemill.domain.serving.plan import DeploymentPlan, DeploymentStatus
 from tidemill.domain.serving.routes import Backend
+from tidemill.domain.settling import Fail, Finish, Gone
 from tidemill.domain.units import plural
 from tidemill.store.api import Read, ResourceQuery, Tx
 
-log = logging.getLogger("tidemill.deployments")
-
-AGAIN_S = 1.0  # after a fault of ours
 SECOND = 1_000_000
 DRAIN_MARGIN_S = 5.0  # beyond the longest that a request may take
 
@@ -59,22 +57,20 @@ class Deployments:
         self._s = services
         self._router = router
         self._owner: dict[str, str] = {}  # deployment by instance: whose commits are ours to look at
-        self._woken: set[str] = set()
         self._waiting: set[str] = set()  # deployments for which the gateway may be waited for
-        self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._timers: dict[str, asyncio.TimerHandle] = {}
-        self._background: set[asyncio.Task[None]] = set()
+        self._carrying = Carrying(services, "deployment", self._look)
+        self._ended = EndedChildren(services)
+        self._looks: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
         await self.look_again()
 
     async def stop(self) -> None:
-        for timer in self._timers.values():
-            timer.cancel()
-        tasks = [*self._tasks.values(), *self._background]
-        for task in tasks:
+        for task in self._looks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*self._looks, return_exceptions=True)
+        await self._carrying.stop()
+        await self._ended.stop()
 
     async def look_again(self) -> None:
         """At the start, and a net under the wake-ups."""
@@ -84,8 +80,8 @@ class Deployments:
     def settings_changed(self) -> None:
         """An autoscale setting: how many instances a deployment may have."""
         task = asyncio.create_task(self.look_again())
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
+        self._looks.add(task)
+        task.add_done_callback(self._looks.discard)
 
     def job_changed(self, uid: str) -> bool:
         """-> whether it is an instance of a deployment."""
@@ -100,32 +96,7 @@ class Deployments:
 
     def wake(self, uid: str) -> None:
         """Something of this deployment has changed."""
-        self._woken.add(uid)
-        if uid not in self._tasks:
-            task = asyncio.create_task(self._carry(uid), name=f"deployment {uid}")
-            self._tasks[uid] = task
-            task.add_done_callback(lambda _: self._ended(uid))
-
-    def _ended(self, uid: str) -> None:
-        self._tasks.pop(uid, None)
-        if uid in self._woken:  # while it was ending
-            self.wake(uid)
-
-    async def _carry(self, uid: str) -> None:
-        while uid in self._woken:
-            self._woken.discard(uid)
-            if (timer := self._timers.pop(uid, None)) is not None:
-                timer.cancel()
-            try:
-                again_at = await self._look(uid)
-            except Exception:
-                log.exception("deployment %s could not be carried on; again in %s s", uid, AGAIN_S)
-                await asyncio.sleep(AGAIN_S)
-                self._woken.add(uid)
-                continue
-            if again_at is not None:
-                delay = max((again_at - self._s.clock.now()) / 1e6, 0.0) + 0.001
-                self._timers[uid] = asyncio.get_running_loop().call_later(delay, self.wake, uid)
+        self._carrying.wake(uid)
 
     async def _look(self, uid: str) -> int | None:
         """Decides until nothing is to be done -> when to look again at the latest."""
@@ -150,6 +121,7 @@ class Deployments:
             self._router.changed()
             if gone:
                 self._forget(gone)
+                self._ended.remove_logs(gone)
                 return None
 
     async def _prune(self, seen: Seen) -> None:
@@ -158,15 +130,12 @@ class Deployments:
         if not uids:
             return
         gone = [row for row in seen.instances if row.uid in uids]
-
-        def remove(tx: Tx) -> None:
-            for row in gone:
-                current = tx.by_uid(row.uid)
-                if current is not None and JobState(current.state).final:
-                    tx.delete(current)
-
-        await self._s.store.write(remove)
+        await self._ended.remove(gone)
         self._forget(gone)
+
+    def _forget(self, gone: Sequence[Resource]) -> None:
+        for row in gone:
+            self._owner.pop(row.uid, None)
 
     def _decide(self, seen: Seen, now: int) -> deciding.Decided:
         return deciding.decide(self._view(seen), now)
@@ -254,22 +223,6 @@ class Deployments:
                     finish_deletion(tx, row, now)
                     return seen.instances
         return ()
-
-    def _forget(self, gone: Sequence[Resource]) -> None:
-        """The stored logs of instances of a deployment that is no more."""
-        for row in gone:
-            self._owner.pop(row.uid, None)
-        places = [place for row in gone if (place := job_status(row.status).plan.artifacts) is not None]
-        task = asyncio.create_task(asyncio.to_thread(self._remove, places))
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
-
-    def _remove(self, places: Sequence[Place]) -> None:
-        for place in places:
-            try:
-                self._s.blobs.delete_prefix(place.account, place.container, place.path)
-            except Exception:
-                log.exception("the logs below %s were not removed", place.path)
 
 
 Drafts = dict[int, list[tuple[Resource, instances.Told]]]

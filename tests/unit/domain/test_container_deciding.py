@@ -5,23 +5,12 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidemill.domain.containers.deciding import (
-    NODE_US,
-    Fail,
-    Finish,
-    Gone,
-    Group,
-    Phase,
-    Run,
-    Start,
-    Stop,
-    decide,
-    superseded,
-)
+from tidemill.domain.containers.deciding import NODE_US, Group, Phase, Run, Start, Stop, decide, superseded
 from tidemill.domain.containers.plan import ContainerRecord
 from tidemill.domain.containers.records import ContainerNews, after, as_it_is, begun, end_in_words, ended_well
 from tidemill.domain.outcome import RankEnd
 from tidemill.domain.plan import JobError
+from tidemill.domain.settling import Fail, Finish, Gone
 
 NOW = 10_000_000_000
 LOST = JobError("NodeLost", "Its node was lost.")

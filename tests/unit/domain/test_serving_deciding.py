@@ -11,13 +11,9 @@ from hypothesis import strategies as st
 
 from tidemill.domain.plan import JobError
 from tidemill.domain.serving.deciding import (
-    SECOND,
     Decision,
     Deployment,
     Drain,
-    Fail,
-    Finish,
-    Gone,
     Instance,
     Park,
     Phase,
@@ -29,6 +25,7 @@ from tidemill.domain.serving.deciding import (
     superseded,
 )
 from tidemill.domain.serving.model import Provisioning
+from tidemill.domain.settling import SECOND, Fail, Finish, Gone
 
 NOW = 1_000 * SECOND
 ERROR = JobError("UserScriptFailed", "init() failed")

@@ -12,10 +12,9 @@ from enum import StrEnum
 
 from tidemill.domain.plan import JobError
 from tidemill.domain.serving.model import Provisioning
+from tidemill.domain.settling import SECOND, Fail, Finish, Gone, pause_us
 from tidemill.domain.units import human_duration
 
-SECOND = 1_000_000
-FIRST_PAUSE_US, MOST_PAUSE_US = 1 * SECOND, 300 * SECOND  # after runs that the system lost, doubled
 NODE_US = 20 * 60 * SECOND  # that a run may wait for its node
 KEPT_ENDED = 2  # runs whose logs stay to be read
 
@@ -68,23 +67,6 @@ class Start:
 class Stop:
     uid: str
     why: str
-
-
-@dataclass(frozen=True, slots=True)
-class Finish:
-    """What was asked for is there: Succeeded."""
-
-    message: str
-
-
-@dataclass(frozen=True, slots=True)
-class Fail:
-    error: JobError
-
-
-@dataclass(frozen=True, slots=True)
-class Gone:
-    """Nothing of a group that is deleted runs any more."""
 
 
 Decision = Start | Stop | Finish | Fail | Gone
@@ -151,7 +133,7 @@ def _of_ended(group: Group, mine: Sequence[Run], asked: bool, now: int) -> Decid
         if run.failure is None:
             break
         failed += 1
-    at = last.ended_at + min(MOST_PAUSE_US, FIRST_PAUSE_US * 2 ** min(failed - 1, 20))
+    at = last.ended_at + pause_us(failed)
     if at > now:
         return Decided(again_at=at)
     why = last.failure.message.split("\n", 1)[0].rstrip(".")

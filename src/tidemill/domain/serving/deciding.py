@@ -12,10 +12,9 @@ from enum import StrEnum
 
 from tidemill.domain.plan import JobError
 from tidemill.domain.serving.model import Provisioning
+from tidemill.domain.settling import SECOND, Fail, Finish, Gone, pause_us
 from tidemill.domain.units import human_duration, plural
 
-SECOND = 1_000_000
-FIRST_PAUSE_US, MOST_PAUSE_US = 1 * SECOND, 300 * SECOND  # between instances that fail, doubled
 KEPT_ENDED = 8  # instances whose logs stay to be read
 NOTHING = "No instances are wanted: it answers nothing until it is given some."
 
@@ -119,23 +118,6 @@ class Serve:
     """The generation that was asked for takes over: from this commit on its instances get the requests."""
 
     message: str
-
-
-@dataclass(frozen=True, slots=True)
-class Finish:
-    """What was asked for is there, and the gateway knows: Succeeded."""
-
-    message: str
-
-
-@dataclass(frozen=True, slots=True)
-class Fail:
-    error: JobError
-
-
-@dataclass(frozen=True, slots=True)
-class Gone:
-    """Its last instance has ended: the row of a deployment that is deleted can go."""
 
 
 Decision = Start | Drain | Stop | Park | Wake | Serve | Finish | Fail | Gone
@@ -264,8 +246,7 @@ def _start(
         if i.generation == generation and i.phase is Phase.ENDED and i.failure is not None
     ]
     if failed and deployment.state in (Provisioning.SUCCEEDED, Provisioning.FAILED):
-        pause = min(MOST_PAUSE_US, FIRST_PAUSE_US * 2 ** min(len(failed) - 1, 20))
-        at = max(i.ended_at for i in failed) + pause
+        at = max(i.ended_at for i in failed) + pause_us(len(failed))
         if at > round_.now:
             round_.again.append(at)
             return
