@@ -9,32 +9,26 @@ Deployment: Key(ws, "onlineEndpoints/deployments", name, parent=endpoint); `pare
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, cast
 
 import msgspec
 
-from tidemill.app.errors import absent
-from tidemill.app.rows.codec import decode_object, encode
+from tidemill.app.rows.codec import decode_object
+from tidemill.app.rows.endpoint_kinds import EndpointKind
 from tidemill.domain.errors import Conflict
-from tidemill.domain.model import Event, Key, Resource, Scope
+from tidemill.domain.model import Resource
 from tidemill.domain.serving.plan import DeploymentStatus, EndpointStatus
-from tidemill.store.api import Read, ResourceQuery
 
-ENDPOINTS = "onlineEndpoints"
-DEPLOYMENTS = "onlineEndpoints/deployments"
+KIND = EndpointKind("onlineEndpoints", "Online endpoint")
+ENDPOINTS, DEPLOYMENTS = KIND.endpoints, KIND.deployments
+endpoint_key, deployment_key = KIND.endpoint_key, KIND.deployment_key
+find_endpoint, find_deployment = KIND.find_endpoint, KIND.find_deployment
+deployments_of, event = KIND.deployments_of, KIND.event
 AUTOSCALE = "autoscaleSettings"  # of a group; `ref`: the deployment's uid
 
 _endpoint_status = msgspec.json.Decoder(EndpointStatus)
 _deployment_status = msgspec.json.Decoder(DeploymentStatus)
-
-
-def endpoint_key(scope: Scope, name: str) -> Key:
-    return Key(scope, ENDPOINTS, name)
-
-
-def deployment_key(scope: Scope, endpoint: str, name: str) -> Key:
-    return Key(scope, DEPLOYMENTS, name, parent=endpoint)
 
 
 def endpoint_status(row: Resource) -> EndpointStatus:
@@ -52,40 +46,6 @@ def traffic_of(row: Resource) -> dict[str, int]:
 
 def mirror_of(row: Resource) -> dict[str, int]:
     return {str(name): int(share) for name, share in decode_object(row.spec).get("mirrorTraffic", {}).items()}
-
-
-def find_endpoint(read: Read, scope: Scope, name: str) -> Resource:
-    """Raises NotFound naming the endpoints that exist."""
-    row = read.get(endpoint_key(scope, name))
-    if row is None:
-        names = [one.key.name for one in read.find(ResourceQuery(ENDPOINTS, scope))]
-        raise absent("Online endpoint", name, names, f"workspace {scope.workspace!r}")
-    return row
-
-
-def find_deployment(read: Read, scope: Scope, endpoint: str, name: str) -> Resource:
-    """Raises NotFound naming what exists, also for the endpoint."""
-    above = find_endpoint(read, scope, endpoint)
-    row = read.get(deployment_key(scope, above.key.name, name))
-    if row is None:
-        names = [one.key.name for one in deployments_of(read, above)]
-        raise absent("Deployment", name, names, f"endpoint {above.key.name!r}")
-    return row
-
-
-def deployments_of(
-    read: Read, endpoint: Resource, limit: int = 0, after: str | None = None
-) -> Sequence[Resource]:
-    """Oldest first."""
-    where, above = endpoint.key.scope, endpoint.key.name
-    query = ResourceQuery(DEPLOYMENTS, where, parent=above, ascending=True, limit=limit, after=after)
-    return read.find(query)
-
-
-def event(row: Resource, at: int, code: str, message: str, actor: str = "system", **data: Any) -> Event:
-    """Kinds: "endpoint" and "deployment"."""
-    kind = "endpoint" if row.key.type == ENDPOINTS else "deployment"
-    return Event(row.uid, kind, at, code, message, actor, encode(data))
 
 
 def being_deleted(row: Resource) -> Conflict:
