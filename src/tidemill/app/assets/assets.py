@@ -30,12 +30,13 @@ from tidemill.app.rows.asset_rows import (
     version_key,
 )
 from tidemill.app.rows.codec import decode_object, encode
+from tidemill.app.rows.putting import put_row
 from tidemill.app.services import Services
 from tidemill.data.staging import MLTABLE
 from tidemill.domain.errors import Conflict, InvalidRequest
 from tidemill.domain.ids import check_name
 from tidemill.domain.model import Caller, Event, Resource, Scope
-from tidemill.store.api import AlreadyExists, Read, ResourceQuery, Tx
+from tidemill.store.api import Read, ResourceQuery, Tx
 
 LISTED = "listed"
 SUCCEEDED = "Succeeded"
@@ -93,10 +94,7 @@ async def put_version(
             return _keep(tx, existing, kind, updated(stored, given), now, caller.name), False
         return insert_version(tx, kind, scope, name, version, wanted, uids, now, caller.name), True
 
-    try:
-        return await s.store.write(change)
-    except AlreadyExists:
-        return await s.store.write(change)
+    return await put_row(s, change)
 
 
 def insert_version(
@@ -240,10 +238,7 @@ async def put_container(
             return _keep(tx, existing, kind, properties, now, caller.name), False
         return insert_container(tx, kind, scope, name, given, uid, now, caller.name), True
 
-    try:
-        return await s.store.write(change)
-    except AlreadyExists:
-        return await s.store.write(change)
+    return await put_row(s, change)
 
 
 def insert_container(

@@ -16,12 +16,13 @@ from urllib.parse import urlsplit
 from tidemill.app.computes.compute_rules import object_at
 from tidemill.app.errors import absent, instead
 from tidemill.app.rows.codec import decode_object, encode
+from tidemill.app.rows.putting import put_row
 from tidemill.app.rows.sealed import seal, unseal
 from tidemill.app.services import Services
 from tidemill.domain.errors import InvalidRequest, OutOfSpace
 from tidemill.domain.ids import PROVIDER, check_name
 from tidemill.domain.model import Caller, Event, Key, Resource, Scope
-from tidemill.store.api import AlreadyExists, Read, ResourceQuery, Tx
+from tidemill.store.api import Read, ResourceQuery, Tx
 
 TYPE = "connections"
 # What ARM calls `authType`, and what each must carry to be of use.
@@ -165,10 +166,7 @@ async def _store(
         )
         return tx.update(replace(existing, spec=spec, status=status, modified_at=now)), False
 
-    try:
-        return await s.store.write(change)
-    except AlreadyExists:
-        return await s.store.write(change)
+    return await put_row(s, change)
 
 
 def _kept(s: Services, existing: Resource | None, name: str, given: Mapping[str, Any]) -> bytes:

@@ -17,6 +17,7 @@ from tidemill.app.assets.storage_access import account_holder
 from tidemill.app.computes.compute_rules import object_at
 from tidemill.app.errors import absent
 from tidemill.app.rows.codec import decode_object, encode
+from tidemill.app.rows.putting import put_row
 from tidemill.app.rows.sealed import seal, unseal
 from tidemill.app.services import Services
 from tidemill.app.workspaces.workspaces import DATASTORES as DEFAULTS
@@ -24,7 +25,7 @@ from tidemill.domain.errors import Conflict, InvalidRequest, NotFound, NotOffere
 from tidemill.domain.ids import check_name
 from tidemill.domain.model import Caller, Event, Key, Resource, Scope
 from tidemill.domain.roles import Decision
-from tidemill.store.api import AlreadyExists, Read, ResourceQuery, Tx
+from tidemill.store.api import Read, ResourceQuery, Tx
 
 KINDS = {
     "AzureBlob": ("accountName", "containerName"),
@@ -84,10 +85,7 @@ async def put(
         changed = replace(existing, spec=row.spec, tags=row.tags, status=status, modified_at=now)
         return tx.update(changed), False
 
-    try:
-        return await s.store.write(change)
-    except AlreadyExists:
-        return await s.store.write(change)
+    return await put_row(s, change)
 
 
 async def get(s: Services, scope: Scope, name: str) -> Resource:

@@ -15,6 +15,7 @@ from tidemill.app.computes.compute_rules import object_at
 from tidemill.app.people.access import decide
 from tidemill.app.rows.asset_rows import KINDS
 from tidemill.app.rows.codec import decode_object, encode
+from tidemill.app.rows.putting import put_row
 from tidemill.app.rows.registry_rows import (
     CURATED,
     READ_ASSETS,
@@ -33,7 +34,7 @@ from tidemill.domain.errors import Conflict, InvalidRequest, NotFound, NotOffere
 from tidemill.domain.ids import check_name
 from tidemill.domain.model import Caller, Event, JobState, Resource, Scope
 from tidemill.domain.units import join_words
-from tidemill.store.api import AlreadyExists, ResourceQuery, Tx
+from tidemill.store.api import ResourceQuery, Tx
 
 _UNENDED = tuple(state.value for state in JobState if not state.final)
 _KEPT = ("registryId", "discoveryUrl", "provisioningState", "regionDetails")
@@ -87,10 +88,7 @@ async def put(s: Services, caller: Caller, scope: Scope, body: Mapping[str, Any]
     await asyncio.to_thread(s.blobs.ensure_account, account, scope)
     created = False
     try:
-        try:
-            row, created = await s.store.write(change)
-        except AlreadyExists:
-            row, created = await s.store.write(change)
+        row, created = await put_row(s, change)
     finally:
         if not created:
             await asyncio.to_thread(s.blobs.delete_account, account)

@@ -27,6 +27,7 @@ from tidemill.app.computes.compute_rules import (
 )
 from tidemill.app.errors import absent
 from tidemill.app.rows.codec import decode_object, encode
+from tidemill.app.rows.putting import put_row
 from tidemill.app.services import Services
 from tidemill.app.workspaces.workspaces import require_workspace
 from tidemill.catalog.sizes import HOST
@@ -36,7 +37,7 @@ from tidemill.domain.isolation import level_of
 from tidemill.domain.model import Caller, Event, JobState, Key, Node, NodeState, Resource, Scope, Vector
 from tidemill.domain.scheduling.types import ClusterSpec
 from tidemill.domain.units import human_duration, plural
-from tidemill.store.api import AlreadyExists, Granted, Read, ResourceQuery, Tx
+from tidemill.store.api import Granted, Read, ResourceQuery, Tx
 
 TYPE = "computes"
 LOCAL = "local"
@@ -123,10 +124,7 @@ async def put(
         tx.add_event(Event(row.uid, "compute", now, "Created", message, caller.name))
         return stored, True
 
-    try:
-        return await s.store.write(change)
-    except AlreadyExists:
-        return await s.store.write(change)
+    return await put_row(s, change)
 
 
 async def patch(s: Services, caller: Caller, scope: Scope, name: str, body: Mapping[str, Any]) -> Resource:

@@ -20,6 +20,7 @@ from tidemill.app.jobs import jobs
 from tidemill.app.people import access
 from tidemill.app.people.on_behalf import SUBMIT
 from tidemill.app.rows.codec import decode_object, encode
+from tidemill.app.rows.putting import put_row
 from tidemill.app.services import Services
 from tidemill.app.times import iso
 from tidemill.domain.errors import InvalidRequest, NotOffered, TidemillError
@@ -27,7 +28,7 @@ from tidemill.domain.ids import check_name, parse_workspace_id
 from tidemill.domain.model import Caller, Event, Key, Resource, Scope
 from tidemill.domain.schedules import catch_up_of, run_name
 from tidemill.domain.triggers import Trigger, next_after, read_trigger
-from tidemill.store.api import AlreadyExists, Read, ResourceQuery, Tx
+from tidemill.store.api import Read, ResourceQuery, Tx
 
 TYPE = "schedules"
 ENABLED, DISABLED = "Enabled", "Disabled"
@@ -110,10 +111,7 @@ async def put(
     draft = _Draft(
         key_of(scope, name), caller.name, owner, spec, digest, trigger, wanted, s.clock.now(), s.ids.uid()
     )
-    try:
-        return await s.store.write(draft.write)
-    except AlreadyExists:
-        return await s.store.write(draft.write)
+    return await put_row(s, draft.write)
 
 
 @dataclass(frozen=True, slots=True)

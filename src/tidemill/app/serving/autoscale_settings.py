@@ -17,13 +17,14 @@ from tidemill.app.people import access
 from tidemill.app.rows.codec import decode_object, encode
 from tidemill.app.rows.endpoint_rows import AUTOSCALE as TYPE
 from tidemill.app.rows.endpoint_rows import event, find_deployment
+from tidemill.app.rows.putting import put_row
 from tidemill.app.services import Services
 from tidemill.app.serving.endpoint_bodies import merge
 from tidemill.domain.errors import Conflict, InvalidRequest
 from tidemill.domain.ids import PROVIDER, check_name, parse_workspace_id
 from tidemill.domain.model import Caller, Key, Resource, Scope
 from tidemill.domain.serving.autoscale import Setting, read_setting
-from tidemill.store.api import AlreadyExists, Read, ResourceQuery, Tx
+from tidemill.store.api import Read, ResourceQuery, Tx
 
 WRITE = f"{PROVIDER}/workspaces/onlineEndpoints/deployments/write"
 _TARGET = "properties.targetResourceUri"
@@ -81,10 +82,7 @@ async def put(
         )
         return tx.insert(row), True
 
-    try:
-        return await s.store.write(change)
-    except AlreadyExists:
-        return await s.store.write(change)
+    return await put_row(s, change)
 
 
 async def patch(s: Services, caller: Caller, group: Scope, name: str, body: Mapping[str, Any]) -> Resource:

@@ -19,6 +19,7 @@ from tidemill.app.rows.batch_rows import (
     unended,
 )
 from tidemill.app.rows.codec import encode
+from tidemill.app.rows.putting import put_row
 from tidemill.app.services import Services
 from tidemill.app.serving.batch_endpoints import refuse_in_use
 from tidemill.app.serving.batch_planning import plan
@@ -33,7 +34,7 @@ from tidemill.domain.serving.batch import (
     read_deployment,
 )
 from tidemill.domain.serving.model import Provisioning
-from tidemill.store.api import AlreadyExists, Tx
+from tidemill.store.api import Tx
 
 COMPUTED = ("provisioningState",)
 
@@ -58,10 +59,7 @@ async def put(
         s.clock.now(),
         s.ids.uid(),
     )
-    try:
-        return await s.store.write(draft.write)
-    except AlreadyExists:
-        return await s.store.write(draft.write)
+    return await put_row(s, draft.write)
 
 
 async def patch(

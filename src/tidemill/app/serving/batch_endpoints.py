@@ -22,6 +22,7 @@ from tidemill.app.rows.batch_rows import (
     unended,
 )
 from tidemill.app.rows.codec import encode
+from tidemill.app.rows.putting import put_row
 from tidemill.app.services import Services
 from tidemill.app.serving.endpoint_bodies import merged
 from tidemill.app.workspaces.workspaces import require_workspace
@@ -30,7 +31,7 @@ from tidemill.domain.model import Caller, Resource, Scope
 from tidemill.domain.serving.batch import AAD_TOKEN, BatchEndpointSpec, read_endpoint
 from tidemill.domain.serving.model import Provisioning
 from tidemill.domain.units import join_words
-from tidemill.store.api import AlreadyExists, Granted, ResourceQuery, Tx
+from tidemill.store.api import Granted, ResourceQuery, Tx
 
 # Set by the server: not kept.
 COMPUTED = ("provisioningState", "scoringUri", "swaggerUri", "keys")
@@ -55,10 +56,7 @@ async def put(
         s.clock.now(),
         s.ids.uid(),
     )
-    try:
-        return await s.store.write(draft.write)
-    except AlreadyExists:
-        return await s.store.write(draft.write)
+    return await put_row(s, draft.write)
 
 
 async def patch(s: Services, caller: Caller, scope: Scope, name: str, body: Mapping[str, Any]) -> Resource:

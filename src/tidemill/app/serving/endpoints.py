@@ -28,6 +28,7 @@ from tidemill.app.rows.endpoint_rows import (
     mirror_of,
     traffic_of,
 )
+from tidemill.app.rows.putting import put_row
 from tidemill.app.services import Services
 from tidemill.app.serving import endpoint_keys, online_deployments
 from tidemill.app.serving.endpoint_bodies import merged
@@ -42,7 +43,7 @@ from tidemill.domain.serving.plan import EndpointStatus
 from tidemill.domain.serving.traffic import Traffic, check_traffic
 from tidemill.domain.units import join_words
 from tidemill.identity.tokens import ENDPOINT_TTL_S
-from tidemill.store.api import AlreadyExists, Granted, Read, ResourceQuery, Tx
+from tidemill.store.api import Granted, Read, ResourceQuery, Tx
 
 # Set by the server, or by the SDK from what it read: not kept.
 COMPUTED = ("provisioningState", "scoringUri", "swaggerUri", "keys")
@@ -73,10 +74,7 @@ async def put(
         s.clock.now(),
         s.ids.uid(),
     )
-    try:
-        found = await s.store.write(draft.write)
-    except AlreadyExists:
-        found = await s.store.write(draft.write)
+    found = await put_row(s, draft.write)
     await _routed(s)
     return found
 

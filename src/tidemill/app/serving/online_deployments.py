@@ -27,6 +27,7 @@ from tidemill.app.rows.endpoint_rows import (
     mirror_of,
     traffic_of,
 )
+from tidemill.app.rows.putting import put_row
 from tidemill.app.services import Services
 from tidemill.app.serving.deployment_planning import plan_deployment
 from tidemill.app.serving.endpoint_bodies import merge, merged
@@ -36,7 +37,7 @@ from tidemill.domain.serving.model import Change, Provisioning, change_between, 
 from tidemill.domain.serving.plan import DeploymentPlan, DeploymentStatus
 from tidemill.domain.units import plural
 from tidemill.sandbox.egress import CLOSED
-from tidemill.store.api import AlreadyExists, ResourceQuery, Tx
+from tidemill.store.api import ResourceQuery, Tx
 
 COMPUTED = ("provisioningState",)
 DEFAULT_SKU = "Default"
@@ -77,10 +78,7 @@ async def put(
         s.clock.now(),
         s.ids.uid(),
     )
-    try:
-        return await s.store.write(draft.write)
-    except AlreadyExists:
-        return await s.store.write(draft.write)
+    return await put_row(s, draft.write)
 
 
 async def patch(
