@@ -140,6 +140,9 @@ def test_nothing_is_due_before_the_next_wakeup(
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.integers(0, 55), OPS)
 @example(39, [(0, 0, 0, 0), (0, 0, 0, 0), (0, 0, 0, 0), (0, 14, 0, 0)])  # first by order, held up by a quota
+@example(  # first by order, held up by the host now and by a quota then
+    28, [(0, 0, 0, 0), (0, 1, 0, 0), (0, 1, 0, 0), (0, 1, 0, 27), (13, 1, 0, 3), (0, 0, 0, 0)]
+)
 def test_every_job_that_can_start_does_and_nothing_stays_open(
     kind: int, ops: list[tuple[int, int, int, int]]
 ) -> None:

@@ -159,6 +159,30 @@ def test_a_workspace_s_nodes_are_counted_idle_ones_too_and_taken_back_for_who_go
     assert sorted(world.running) == ["j"]
 
 
+def test_who_waits_for_the_host_keeps_its_part_of_the_quota() -> None:
+    """Else a later job's node would be opened, and closed for the quota of the first before it is used."""
+    world = World(STRICT)
+    world.set_cluster(cluster("c1", SMALL, 0, 4))
+    world.set_cluster(cluster("c3", GPU, 0, 4, priority=1))
+    world.set_quotas(**{f"workspace {HERE}": {"cores": 8}})
+    world.queue(*(job(f"gpu{n}", "c3", priority=1) for n in range(2)), job("cpu0"))
+    world.settle()
+    assert sorted(world.running) == ["cpu0", "gpu0", "gpu1"]
+    world.queue(job("gpu2", "c3", priority=1), job("cpu1"))
+    world.settle()
+    assert sorted(world.running) == ["cpu0", "gpu0", "gpu1"]
+    assert len(world.nodes) == 3
+    assert why(world, "gpu2")[0] in ("Waiting.GpusInUse", "Waiting.HostFull")
+    code, sentence = why(world, "cpu1")
+    assert code == "Waiting.Quota"
+    assert "6 used + 2 kept for jobs that go first + 2 asked = 10, limit 8 cores" in sentence
+    world.release("gpu0")
+    world.settle()
+    world.release("cpu0")
+    world.settle()
+    assert sorted(world.running) == ["cpu1", "gpu1", "gpu2"]
+
+
 def test_another_workspace_s_quota_does_not_count() -> None:
     world = world_with(2, **{f"workspace {HERE}": {"nodes": 2}})
     world.set_cluster(cluster("c2", SMALL, 0, 2, workspace=Scope("sub", "rg", "other")))

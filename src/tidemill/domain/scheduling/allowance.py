@@ -143,16 +143,21 @@ class Supply:
             if job is not None:
                 self.allowance.take(user_asks(quotas, spec, job) + team_asks(quotas, spec, job))
 
-    def claim(self, spec: ClusterSpec, opens: int) -> tuple[bool, bool]:
-        """Keeps what is short for a job that goes first. -> (of the host, of a quota). The host's room is not
-        kept for one that a quota holds up: while it may not open a node, others would lose theirs for
-        nothing, and would open them again at once."""
-        over = self.allowance.short(place_asks(self.allowance.quotas, spec, opens, 1))
-        self.allowance.claim(over)
-        host = not over and not self.host.fits(opens, spec.node)
-        if host:
+    def claim(self, spec: ClusterSpec, opens: int) -> Equation | None:
+        """Keeps things for a job that goes first and does not fit. -> the quota that holds it up; None: the
+        host does.
+
+        For one that a quota holds up the host's room is not kept: while it may not open a node, others would
+        lose theirs for nothing, and would open them again at once. One that only the host has no room for
+        keeps its part of the quotas, too: a later job that took that would open a node, which would be closed
+        for the quota of the first before the later one could start on it, and so on without end."""
+        asks = place_asks(self.allowance.quotas, spec, opens, 1)
+        over = self.allowance.short(asks)
+        equation = self.allowance.equation(over[0]) if over else None
+        self.allowance.claim(over or asks)
+        if equation is None:
             self.host.claim(opens, spec.node)
-        return host, bool(over)
+        return equation
 
     def expect(self, spec: ClusterSpec, granted: Vector) -> None:
         """A node of that cluster is being closed."""

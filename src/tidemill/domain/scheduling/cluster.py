@@ -33,7 +33,8 @@ class LastPlan:
     opening: frozenset[str] = frozenset()
     opening_first: int = 0
     host_blocked: str = ""  # the job for which the host has no room
-    quota_blocked: str = ""  # the job for which a quota of the compute or the workspace has none
+    quota_blocked: tuple[str, Equation] | None = None
+    """The job that a quota of the compute or the workspace holds up, and what it came up against."""
     left: Mapping[Party, tuple[str, Equation]] = field(default_factory=dict[Party, tuple[str, Equation]])
     """Parties (ANY user: whole teams) that wait for a quota of theirs: the job of each that goes first, and
     what it came up against."""

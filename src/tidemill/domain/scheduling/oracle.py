@@ -304,10 +304,10 @@ def _offer(
             return False
         if no_room or over:
             desk.blocked, desk.stopped = job, True
-            if no_room and not over:
+            if not over:
                 for index, part in enumerate(_parts(size)):
                     claimed[index] += opens * part
-            _add(books.kept, over)
+            _add(books.kept, over or [ask for ask in of_place(desk.spec, opens, 1) if ask[1]])
             _reclaim(snapshot, desk, desks, free, claimed, books)
             return False
     else:

@@ -2,8 +2,8 @@
 
 Clusters that compete for the host are planned together, job by job in the one order; others alone. A job that
 cannot start holds what it has: it is blocked by its cluster's maximum (then EASY backfill goes on behind it)
-or by the host or a quota of the place (then idle nodes of lower-ranked clusters are closed for it and the
-room is kept). One that is over the quota of its own user or team holds up nobody else.
+or by the host or a quota of the place (then idle nodes of lower-ranked clusters are closed for it and what it
+needs is kept). One that is over the quota of its own user or team holds up nobody else.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Plan:
     opening_first: int = 0
     blocked: JobRequest | None = None
     host_blocked: bool = False
-    quota_blocked: bool = False
+    quota_blocked: Equation | None = None
     left: dict[Party, tuple[str, Equation]] = field(default_factory=dict[Party, tuple[str, Equation]])
     reservation: Reservation | None = None
     looked: int = 0
@@ -97,7 +97,7 @@ def run(
             if _step(plan, job, rate, supply, now):
                 extra[job.team] = extra.get(job.team, 0) + rate
                 extra[job.party] = extra.get(job.party, 0) + rate
-            elif plan.host_blocked or plan.quota_blocked:
+            elif plan.host_blocked or plan.quota_blocked is not None:
                 _reclaim(plan, job, everyone(), supply)
                 if plan.spec.purpose:
                     live = [one for one in live if not _behind(one, plan, supply)]
@@ -145,7 +145,8 @@ def _step(plan: Plan, job: JobRequest, rate: int, supply: Supply, now: int) -> b
             return False
         if not supply.fits(plan.spec, opens, 1):
             plan.blocked, plan.done = job, True
-            plan.host_blocked, plan.quota_blocked = supply.claim(plan.spec, opens)
+            plan.quota_blocked = supply.claim(plan.spec, opens)
+            plan.host_blocked = plan.quota_blocked is None
             return False  # and what is idle here is held for it
         _give(plan, job, rate, opens, supply)
         return True

@@ -20,7 +20,6 @@ from tidemill.domain.scheduling.allowance import (
     Allowance,
     Supply,
     job_amounts,
-    place_asks,
     team_asks,
     user_asks,
 )
@@ -172,7 +171,7 @@ class PoolState:
             frozenset(job.uid for job in plan.opening),
             plan.opening_first,
             plan.blocked.uid if plan.blocked and plan.host_blocked else "",
-            plan.blocked.uid if plan.blocked and plan.quota_blocked else "",
+            (plan.blocked.uid, plan.quota_blocked) if plan.blocked and plan.quota_blocked else None,
             plan.left,
             contested=bool(state.queue.gangs or self._competes(plan.spec))
             and len(state.queue) > len(plan.opening) + plan.opening_first,
@@ -225,7 +224,7 @@ class PoolState:
 
     def _ask_again(self, plan: Plan) -> None:
         """When anything happens; of those for one purpose that wait for room, only who may come next."""
-        waits = plan.host_blocked or plan.quota_blocked or plan.left
+        waits = plan.host_blocked or plan.quota_blocked is not None or plan.left
         if plan.spec.purpose and waits and not plan.opening:
             self._dozing.add(plan.spec, next(iter(plan.state.queue.jobs.values())))
         else:
@@ -365,11 +364,8 @@ class PoolState:
             uid, equation = state.last.left.get(party, ("", None))
             if equation is not None and uid in state.queue.jobs:
                 return equation, "" if uid == job.uid else state.queue.jobs[uid].name
-        if job.uid == state.last.quota_blocked:
-            fleet = state.fleet()
-            opens = max(0, job.node_count - fleet.idle - fleet.coming)
-            over = allowance.short(place_asks(quotas, spec, opens, 1))
-            return (allowance.equation(over[0]), "") if over else None
+        if state.last.quota_blocked is not None and state.last.quota_blocked[0] == job.uid:
+            return state.last.quota_blocked[1], ""
         return None
 
     def _expected(self, state: ClusterState, job: JobRequest, now: int) -> int | None:
