@@ -10,6 +10,7 @@ sent as they are, both ways; {"end": true} says that no more will come.
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -57,11 +58,7 @@ def begin(text: str) -> Begin:
     message = _object(text)
     command: Any = message.get("command") or []
     if not _is_command(command):
-        raise InvalidRequest(
-            f"command must be a list of at most {MAX_WORDS} words without NUL, and at most {MAX_COMMAND} "
-            "characters in all.",
-            target="command",
-        )
+        raise _bad_command("must be a list")
     given = message.get("terminal")
     term = message.get("term") or ""
     return Begin(
@@ -69,6 +66,23 @@ def begin(text: str) -> Begin:
         None if given is None else _size(given, "terminal"),
         term if isinstance(term, str) else "",
     )
+
+
+def command_line(given: Any) -> tuple[str, ...]:
+    """A command as Azure's `exec` takes it: one line, taken apart as a shell would. None, "": a shell. Raises
+    InvalidRequest."""
+    if given is None:
+        return ()
+    if not isinstance(given, str) or len(given) > MAX_COMMAND:
+        raise _bad_command("must be one line")
+    try:
+        words = shlex.split(given)
+    except ValueError as error:
+        message = f"command {given!r} cannot be read: {str(error)[:1].lower()}{str(error)[1:]}."
+        raise InvalidRequest(message, target="command") from None
+    if not _is_command(words):
+        raise _bad_command("must be one line")
+    return tuple(words)
 
 
 def control(text: str) -> Resize | EndOfInput:
@@ -119,6 +133,14 @@ def _is_command(value: Any) -> bool:
     if len(words) > MAX_WORDS or not all(isinstance(w, str) and "\0" not in w for w in words):
         return False
     return sum(map(len, words)) <= MAX_COMMAND and (not words or bool(words[0]))
+
+
+def _bad_command(what: str) -> InvalidRequest:
+    return InvalidRequest(
+        f"command {what} of at most {MAX_WORDS} words without NUL, the first of them not empty, and at most "
+        f"{MAX_COMMAND} characters in all.",
+        target="command",
+    )
 
 
 def _size(value: Any, name: str) -> tuple[int, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 
 import pytest
 from hypothesis import given
@@ -49,6 +50,32 @@ def test_no_message_breaks_it(text: str) -> None:
 def test_a_bad_beginning_is_refused(message: dict[str, object]) -> None:
     with pytest.raises(InvalidRequest, match=r"command|terminal"):
         looking.begin(json.dumps(message))
+
+
+@given(WORDS.filter(bool))
+def test_a_command_line_is_taken_apart_as_a_shell_would(words: list[str]) -> None:
+    assert looking.command_line(shlex.join(words)) == tuple(words)
+
+
+def test_no_command_line_is_a_shell() -> None:
+    assert looking.command_line(None) == looking.command_line("") == looking.command_line(" ") == ()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "a\0b",
+        "it's",
+        "''",
+        ["ls"],
+        3,
+        "x " * (looking.MAX_WORDS + 1),
+        "x" * (looking.MAX_COMMAND + 1),
+    ],
+)
+def test_a_bad_command_line_is_refused(line: object) -> None:
+    with pytest.raises(InvalidRequest, match=r"^command "):
+        looking.command_line(line)
 
 
 def test_later_messages() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import codecs
-import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -133,12 +132,7 @@ async def _exec(ctx: Context) -> Response:
     size = mapping(body.get("terminalSize"), "terminalSize")
     rows = integer(size.get("rows") or None, 24, "terminalSize.rows", 1, looking.MAX_SIDE)
     columns = integer(size.get("cols") or None, 80, "terminalSize.cols", 1, looking.MAX_SIDE)
-    try:
-        command = tuple(shlex.split(str(body.get("command") or "")))
-    except ValueError as error:
-        message = f"command {body['command']!r} cannot be read: {error}."
-        raise InvalidRequest(message, target="command") from None
-    return await _offer(ctx, command, (rows, columns))
+    return await _offer(ctx, looking.command_line(body.get("command")), (rows, columns))
 
 
 async def _attach(ctx: Context) -> Response:
