@@ -86,48 +86,41 @@ async def names(s: Services, scope: Scope, name: str) -> list[str]:
 async def read_log(s: Services, scope: Scope, name: str, container: str, tail: int | None = None) -> str:
     """The last `tail` lines that its container wrote (None: all), at most 4 MB. Raises NotFound."""
     seen = await find(s, scope, name, container)
-    size, raw = await _read(s, seen, None)
-    text = raw.decode("utf-8", "replace")
-    if size > len(raw) and "\n" in text:
+    left_out = max(0, await log_size(s, seen) - _TAIL_BYTES)
+    text = (await _read(s, seen, left_out)).decode("utf-8", "replace")
+    if left_out and "\n" in text:
         text = text.split("\n", 1)[1]  # the first line lacks its beginning
     if tail is None:
         return text
     return "".join(text.splitlines(keepends=True)[-tail:]) if tail else ""
 
 
-async def read_on(s: Services, seen: Seen, offset: int) -> bytes:
-    """What follows in the log of that run, wherever it lies by now."""
+async def read_on(s: Services, seen: Seen, offset: int) -> tuple[bytes, bool]:
+    """What follows in the log of that run, wherever it lies by now -> (bytes, whether it will write no
+    more)."""
     run = seen.run
     row = await s.store.read(lambda read: read.by_uid(run.uid)) if run is not None else None
-    return b"" if row is None else (await _read(s, replace(seen, run=row), offset))[1]
-
-
-async def has_ended(s: Services, seen: Seen) -> bool:
-    """Whether nothing more will be written to the log of that run."""
-    run = seen.run
-    row = await s.store.read(lambda read: read.by_uid(run.uid)) if run is not None else None
-    if row is None or JobState(row.state).final:
-        return True
-    record = replace(seen, run=row).record
-    return record is not None and record.now.state == TERMINATED
+    if row is None:
+        return b"", True
+    now = replace(seen, run=row)
+    ended = JobState(row.state).final or (now.record is not None and now.record.now.state == TERMINATED)
+    return await _read(s, now, offset), ended
 
 
 async def log_size(s: Services, seen: Seen) -> int:
-    path = _log(seen)
-    files = await job_logs.list_logs(s, seen.run) if seen.run is not None else ()
+    if seen.run is None:
+        return 0
+    files, path = await job_logs.list_logs(s, seen.run), _log(seen)
     return next((file.size for file in files if file.path == path), 0)
 
 
-async def _read(s: Services, seen: Seen, offset: int | None) -> tuple[int, bytes]:
-    """-> (size, bytes); from `offset`, or the end of it."""
+async def _read(s: Services, seen: Seen, offset: int) -> bytes:
     if seen.run is None:
-        return 0, b""
-    size = await log_size(s, seen)
-    start = max(0, size - _TAIL_BYTES) if offset is None else offset
+        return b""
     try:
-        return size, await job_logs.read_log(s, seen.run, _log(seen), start, _TAIL_BYTES)
+        return await job_logs.read_log(s, seen.run, _log(seen), offset, _TAIL_BYTES)
     except NotFound:  # it wrote nothing
-        return 0, b""
+        return b""
 
 
 def _log(seen: Seen) -> str:

@@ -213,8 +213,7 @@ async def _follow(talk: Talk, seen: Seen, offset: int) -> str:
     """What the container writes from then on, until it has ended or the line may not go on."""
     s, decoder = talk.ctx.services, codecs.getincrementaldecoder("utf-8")("replace")
     while True:
-        ended = await container_looking.has_ended(s, seen)
-        raw = await container_looking.read_on(s, seen, offset)
+        raw, ended = await container_looking.read_on(s, seen, offset)
         offset += len(raw)
         if text := decoder.decode(raw):
             await talk.send_text(text)
