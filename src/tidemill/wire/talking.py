@@ -20,7 +20,7 @@ from tidemill.domain import looking
 from tidemill.domain.activity import Outcome, Record
 from tidemill.domain.errors import Conflict, InvalidRequest, TidemillError
 from tidemill.engines.base import EngineError, Inside, TaskKey, Unready
-from tidemill.wire.http import Context
+from tidemill.wire.http import Context, Upgrade
 
 BEGIN_S = 10.0  # for the first message
 READY_S = 5.0  # for a sandbox that is just being made
@@ -134,6 +134,18 @@ async def held(talk: Talk, node_id: str, task: TaskKey, wanted: looking.Begin) -
         inside.close()
 
 
+async def session(talk: Talk, node_id: str, task: TaskKey, what: str, gone: str) -> str:
+    """A process inside a task, from the first message on -> how it ended. `what`: "job" or "container";
+    `gone`: the code that is told where it ended first."""
+    exit_code = await held(talk, node_id, task, await wanted_of(talk))
+    if exit_code is None:
+        message = f"The {what} has ended, and this with it."
+        await talk.end({"error": {"code": gone, "message": message}})
+        return f"the {what} ended"
+    await talk.end({"exit": exit_code})
+    return f"exit code {exit_code}"
+
+
 async def wanted_of(talk: Talk) -> looking.Begin:
     """The first message."""
     try:
@@ -192,7 +204,23 @@ async def _incoming(talk: Talk, inside: Inside) -> int | None:
                 inside.close_input()
 
 
-async def port_bytes(talk: Talk, sock: socket.socket) -> str:
+async def to_port(ctx: Context, place: Place, node_id: str, task: TaskKey, port: int) -> Upgrade:
+    """The bytes of one connection to a port of the task's loopback. Raises Conflict."""
+    try:
+        sock = await ctx.services.engine.dial(node_id, task, port)
+    except EngineError as error:
+        raise Conflict(str(error), "PortNotReached", str(port)) from error
+
+    async def talk(socket: WebSocket) -> None:
+        try:
+            await Talk(ctx, place, socket, f"port {port}").hold(lambda talk: _port_bytes(talk, sock))
+        finally:
+            sock.close()
+
+    return Upgrade(talk)
+
+
+async def _port_bytes(talk: Talk, sock: socket.socket) -> str:
     reader, writer = await asyncio.open_connection(sock=sock)
 
     async def outgoing() -> None:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from starlette.responses import Response
-from starlette.websockets import WebSocket
 
 from tidemill.app.containers import container_looking
 from tidemill.app.containers.container_looking import EXEC, PROVIDER, Target
 from tidemill.app.views import container_views
 from tidemill.domain import looking
 from tidemill.domain.errors import Conflict
-from tidemill.engines.base import EngineError
 from tidemill.wire.http import UPGRADE, Context, Route, Upgrade, json_response
-from tidemill.wire.talking import Place, Talk, held, port_bytes, wanted_of
+from tidemill.wire.talking import Place, Talk, session, to_port
 
 GROUPS = "/api/v1/subscriptions/{sub}/resourceGroups/{rg}/containerGroups"
 ONE = GROUPS + "/{name}"
@@ -47,37 +45,18 @@ async def _exec(ctx: Context) -> Response:
     s, name = ctx.services, ctx.params["name"]
     target = await container_looking.target_of(s, ctx.scope, name, ctx.request.query.get("container", ""))
     place = _place(ctx, target)
-    return Upgrade(lambda socket: Talk(ctx, place, socket, "a session").hold(lambda t: _session(t, target)))
-
-
-async def _session(talk: Talk, target: Target) -> str:
-    """-> how it ended."""
-    code = await held(talk, target.node_id, target.task, await wanted_of(talk))
-    if code is None:
-        message = "The container has ended, and this with it."
-        await talk.end({"error": {"code": "ContainerNotRunning", "message": message}})
-        return "the container ended"
-    await talk.end({"exit": code})
-    return f"exit code {code}"
+    return Upgrade(
+        lambda socket: Talk(ctx, place, socket, "a session").hold(
+            lambda talk: session(talk, target.node_id, target.task, "container", "ContainerNotRunning")
+        )
+    )
 
 
 async def _forward(ctx: Context) -> Response:
     """The bytes of one connection to a port of the group's loopback: any of its containers may listen."""
-    s, port = ctx.services, looking.port(ctx.params["port"])
+    port = looking.port(ctx.params["port"])
     target = await _any_of(ctx)
-    try:
-        sock = await s.engine.dial(target.node_id, target.task, port)
-    except EngineError as error:
-        raise Conflict(str(error), "PortNotReached", str(port)) from error
-    place = _place(ctx, target)
-
-    async def talk(socket: WebSocket) -> None:
-        try:
-            await Talk(ctx, place, socket, f"port {port}").hold(lambda talk: port_bytes(talk, sock))
-        finally:
-            sock.close()
-
-    return Upgrade(talk)
+    return await to_port(ctx, _place(ctx, target), target.node_id, target.task, port)
 
 
 async def _any_of(ctx: Context) -> Target:

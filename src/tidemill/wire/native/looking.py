@@ -6,7 +6,6 @@ The messages: domain/looking.py. Who, when and for how long is in the activity l
 from __future__ import annotations
 
 from starlette.responses import Response
-from starlette.websockets import WebSocket
 
 from tidemill.app.jobs import looking as jobs
 from tidemill.app.jobs import node_visits
@@ -15,7 +14,7 @@ from tidemill.domain.errors import Conflict
 from tidemill.engines.base import EngineError
 from tidemill.wire.http import UPGRADE, Context, Route, Upgrade
 from tidemill.wire.native.routes import W, whole
-from tidemill.wire.talking import Place, Talk, first_of, held, port_bytes, wanted_of
+from tidemill.wire.talking import Place, Talk, first_of, held, session, to_port, wanted_of
 
 
 def routes() -> list[Route]:
@@ -41,7 +40,11 @@ async def exec_job(ctx: Context) -> Response:
         return Upgrade(lambda socket: Talk(ctx, place, socket, "a look").hold(lambda t: _visit(t, kept)))
     target = await _target(ctx)
     place = _place(ctx, target)
-    return Upgrade(lambda socket: Talk(ctx, place, socket, "a session").hold(lambda t: _session(t, target)))
+    return Upgrade(
+        lambda socket: Talk(ctx, place, socket, "a session").hold(
+            lambda talk: session(talk, target.node_id, target.task, "job", "JobNotRunning")
+        )
+    )
 
 
 async def exec_node(ctx: Context) -> Response:
@@ -58,19 +61,7 @@ async def exec_node(ctx: Context) -> Response:
 async def forward_port(ctx: Context) -> Response:
     port = looking.port(ctx.params["port"])
     target = await _target(ctx)
-    place = _place(ctx, target)
-    try:
-        sock = await ctx.services.engine.dial(target.node_id, target.task, port)
-    except EngineError as error:
-        raise Conflict(str(error), "PortNotReached", str(port)) from error
-
-    async def talk(socket: WebSocket) -> None:
-        try:
-            await Talk(ctx, place, socket, f"port {port}").hold(lambda talk: port_bytes(talk, sock))
-        finally:
-            sock.close()
-
-    return Upgrade(talk)
+    return await to_port(ctx, _place(ctx, target), target.node_id, target.task, port)
 
 
 async def _target(ctx: Context) -> jobs.Target:
@@ -81,18 +72,6 @@ async def _target(ctx: Context) -> jobs.Target:
 def _place(ctx: Context, target: jobs.Target) -> Place:
     resource = f"jobs/{target.row.key.name}"
     return Place(looking.ACTION, resource, lambda: jobs.check_still(ctx.services, ctx.caller, target))
-
-
-async def _session(talk: Talk, target: jobs.Target) -> str:
-    """A process inside a job. -> how it ended."""
-    code = await held(talk, target.node_id, target.task, await wanted_of(talk))
-    if code is None:
-        await talk.end(
-            {"error": {"code": "JobNotRunning", "message": "The job has ended, and this with it."}}
-        )
-        return "the job ended"
-    await talk.end({"exit": code})
-    return f"exit code {code}"
 
 
 async def _visit(talk: Talk, target: node_visits.Target) -> str:
