@@ -190,12 +190,16 @@ async def _copy(talk: Talk, inside: Inside, stream: int) -> None:
         await talk.send(bytes((stream,)) + data)
 
 
+async def write_to(inside: Inside, data: bytes) -> None:
+    with contextlib.suppress(BrokenPipeError):  # it reads no more; it may still write
+        await inside.write(data)
+
+
 async def _incoming(talk: Talk, inside: Inside) -> int | None:
     while True:
         message = await talk.receive()
         if isinstance(message, bytes):
-            with contextlib.suppress(BrokenPipeError):  # it reads no more; it may still write
-                await inside.write(message)
+            await write_to(inside, message)
             continue
         match looking.control(message):
             case looking.Resize(rows, columns):

@@ -24,7 +24,7 @@ from tidemill.wire.arm import operations
 from tidemill.wire.arm.envelope import render, render_list
 from tidemill.wire.arm.paging import base_url, next_link, read_page, split_page
 from tidemill.wire.http import PUBLIC, UPGRADE, Context, Route, Upgrade, bytes_response, json_response
-from tidemill.wire.talking import BEGIN_S, Place, Talk, entered, first_of
+from tidemill.wire.talking import BEGIN_S, Place, Talk, entered, first_of, write_to
 
 _PROVIDER = "providers/Microsoft.ContainerInstance/containerGroups"
 SUBSCRIPTION = f"/subscriptions/{{sub}}/{_PROVIDER}"
@@ -191,14 +191,15 @@ async def _hold(talk: Talk, line: Line, target: Target) -> str:
     async def typed() -> str:
         while True:
             message = await talk.receive()
-            await inside.write(message.encode() if isinstance(message, str) else message)
+            await write_to(inside, message.encode() if isinstance(message, str) else message)
 
     async def written() -> str:
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         while data := await inside.read(1):
             if text := decoder.decode(data):
                 await talk.send_text(text)
-        return f"exit code {await inside.wait()}"
+        exit_code = await inside.wait()
+        return "the container ended" if exit_code is None else f"exit code {exit_code}"
 
     try:
         await inside.started()
