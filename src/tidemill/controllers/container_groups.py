@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from tidemill.app.containers import container_runs
 from tidemill.app.containers.container_groups import finish_deletion
+from tidemill.app.jobs.owned_rows import Told
 from tidemill.app.jobs.transitions import job_event
 from tidemill.app.rows.codec import encode
 from tidemill.app.rows.container_rows import GROUPS, as_seen, event, group_status, runs_of
@@ -112,7 +113,7 @@ def _see(read: Read, uid: str) -> Seen | None:
 
 
 def _carry_out(
-    tx: Tx, uid: str, decided: Decided, draft: tuple[Resource, container_runs.Told] | None, now: int
+    tx: Tx, uid: str, decided: Decided, draft: tuple[Resource, Told] | None, now: int
 ) -> Sequence[Resource]:
     """If it is still what the rows ask for. -> the runs of a group that is gone."""
     seen = _see(tx, uid)

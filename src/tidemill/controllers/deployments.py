@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from tidemill.app.computes import implicit_computes
+from tidemill.app.jobs.owned_rows import Told
 from tidemill.app.jobs.transitions import Moment, job_event
 from tidemill.app.rows.codec import encode, job_status
 from tidemill.app.rows.endpoint_rows import DEPLOYMENTS, deployment_status, event
@@ -225,7 +226,7 @@ class Deployments:
         return ()
 
 
-Drafts = dict[int, list[tuple[Resource, instances.Told]]]
+Drafts = dict[int, list[tuple[Resource, Told]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,9 +269,7 @@ def plan_of(status: DeploymentStatus, generation: int) -> DeploymentPlan:
     return status.serving
 
 
-def _start(
-    tx: Tx, row: Resource, drafts: Sequence[tuple[Resource, instances.Told]], start: Start, now: int
-) -> None:
+def _start(tx: Tx, row: Resource, drafts: Sequence[tuple[Resource, Told]], start: Start, now: int) -> None:
     _make_room(tx, row, start.count, now)
     tx.add_event(event(row, now, "Starting", f"Starts {plural(start.count, 'instance')}: {start.why}."))
     for draft, told in drafts:

@@ -7,18 +7,18 @@ from dataclasses import replace
 
 from tidemill.app.containers import container_images
 from tidemill.app.jobs.endings import cancel_in
-from tidemill.app.rows.codec import decode_object, encode, job_status
+from tidemill.app.jobs.owned_rows import Told, owned_row
+from tidemill.app.rows.codec import encode, job_status
 from tidemill.app.rows.container_rows import group_status, place_of
 from tidemill.app.services import Services
 from tidemill.domain.containers.plan import ContainerRecord, PlannedGroup
 from tidemill.domain.containers.records import ContainerNews, after, begun
 from tidemill.domain.jobspec import CommandJob, Distribution
-from tidemill.domain.model import AttemptState, JobState, Key, Resource
+from tidemill.domain.model import AttemptState, JobState, Resource
 from tidemill.domain.plan import JobPlan, JobProgress, JobStatus
 from tidemill.store.api import Tx
 
 COMMAND = "container group"  # in place of a job's command, for those who read one
-Told = tuple[tuple[str, str], ...]  # (code, sentence) for a time line
 
 
 def new_row(s: Services, group: Resource, why: str, now: int) -> tuple[Resource, Told]:
@@ -29,32 +29,8 @@ def new_row(s: Services, group: Resource, why: str, now: int) -> tuple[Resource,
     told = [("Created", f"A run of container group '{group.key.name}': {why}.")]
     if not ready:
         told.append(("Preparing", "Its images are fetched."))
-    row = Resource(
-        uid=s.ids.uid(),
-        key=Key(group.key.scope, "jobs", name),
-        state=JobState.QUEUED if ready else JobState.PREPARING,
-        spec=encode(
-            {
-                "jobType": "Command",
-                "command": COMMAND,
-                "displayName": group.key.name,
-                "experimentName": group.key.name,
-                "environmentId": "",
-                "inputs": {},
-                "outputs": {},
-                "properties": {},
-                "tags": decode_object(group.tags),
-                "isArchived": False,
-            }
-        ),
-        status=encode(JobStatus(_job_plan(group, name), JobProgress())),
-        tags=group.tags,
-        ref=status.compute_uid,
-        parent_uid=group.uid,
-        created_at=now,
-        modified_at=now,
-        created_by=group.created_by,
-    )
+    job = JobStatus(_job_plan(group, name), JobProgress())
+    row = owned_row(s.ids.uid(), name, group, job, ready=ready, environment_id="", now=now)
     return row, tuple(told)
 
 

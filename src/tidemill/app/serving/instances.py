@@ -11,11 +11,12 @@ from dataclasses import dataclass, replace
 
 from tidemill.app.assets import images, scoring_side
 from tidemill.app.jobs.endings import cancel_in
+from tidemill.app.jobs.owned_rows import Told, owned_row
 from tidemill.app.jobs.transitions import job_event
-from tidemill.app.rows.codec import decode_object, encode, job_status
+from tidemill.app.rows.codec import encode, job_status
 from tidemill.app.services import Services
 from tidemill.domain.jobspec import CommandJob
-from tidemill.domain.model import AttemptState, JobState, Key, Resource
+from tidemill.domain.model import AttemptState, JobState, Resource
 from tidemill.domain.plan import JobError, JobPlan, JobProgress, JobStatus, Place
 from tidemill.domain.serving import deciding
 from tidemill.domain.serving.deciding import Phase
@@ -33,7 +34,6 @@ from tidemill.store.api import Read, ResourceQuery, Tx
 SECOND = 1_000_000
 NODE_US = 20 * 60 * SECOND  # that an instance of an update may wait for a node
 KILLS = 3  # ends by a signal before it was ever ready, until that is held against what it runs
-Told = tuple[tuple[str, str], ...]  # (code, sentence) for a time line
 COMMAND = "scoring server"  # in place of a job's command, for those who read one
 
 
@@ -67,38 +67,13 @@ def new_row(
     told = [("Created", f"An instance of deployment '{plan.spec.endpoint}/{plan.spec.name}': {why}.")]
     if not ready:
         told.append(("Preparing", f"Environment {plan.environment.label} is made ready."))
-    row = Resource(
-        uid=s.ids.uid(),
-        key=Key(deployment.key.scope, "jobs", name),
-        state=JobState.QUEUED if ready else JobState.PREPARING,
-        spec=encode(
-            {
-                "jobType": "Command",
-                "command": COMMAND,
-                "displayName": f"{plan.spec.endpoint}/{plan.spec.name}",
-                "experimentName": plan.spec.endpoint,
-                "environmentId": plan.spec.environment_id,
-                "inputs": {},
-                "outputs": {},
-                "properties": {},
-                "tags": decode_object(deployment.tags),
-                "isArchived": False,
-            }
-        ),
-        status=encode(
-            JobStatus(
-                _job_plan(plan, generation, name),
-                JobProgress(built_environment=not ready),
-                instance=InstanceProgress(),
-            )
-        ),
-        tags=deployment.tags,
-        ref=plan.compute_uid,
-        parent_uid=deployment.uid,
-        created_at=now,
-        modified_at=now,
-        created_by=deployment.created_by,
+    job = JobStatus(
+        _job_plan(plan, generation, name),
+        JobProgress(built_environment=not ready),
+        instance=InstanceProgress(),
     )
+    environment_id = plan.spec.environment_id
+    row = owned_row(s.ids.uid(), name, deployment, job, ready=ready, environment_id=environment_id, now=now)
     return row, tuple(told)
 
 
