@@ -16,7 +16,7 @@ from tidemill.app.rows.asset_rows import CODES, ENVIRONMENTS, MODELS
 from tidemill.app.rows.codec import decode_object, encode
 from tidemill.app.rows.endpoint_rows import deployment_status, endpoint_status
 from tidemill.app.rows.sealed import resealed
-from tidemill.app.serving import endpoints, online_deployments
+from tidemill.app.serving import autoscale_settings, endpoints, online_deployments
 from tidemill.app.upkeep import workspace_deletion
 from tidemill.app.workspaces import workspaces
 from tidemill.domain.errors import Conflict, InvalidRequest, NotFound
@@ -290,6 +290,40 @@ async def test_a_patch_changes_what_it_says(s, scope, owner, endpoint, deploy):
     assert (spec.instances, spec.environment_variables) == (3, (("A", "1"),))
     assert decode_object(row.tags) == {"a": "b"}
     assert deployment_status(row).sku == {"name": "Default", "capacity": 3}
+
+
+async def test_a_deployment_has_one_autoscale_setting_and_hears_of_it(s, scope, owner, endpoint, deploy):
+    def given(name):
+        capacity = {"minimum": "1", "maximum": "2", "default": "1"}
+        target = f"{scope.arm_id}/onlineEndpoints/ep1/deployments/{name}"
+        return {
+            "properties": {"targetResourceUri": target, "profiles": [{"name": "p", "capacity": capacity}]}
+        }
+
+    async def told(row):
+        events = await s.store.read(lambda read: read.events(row.uid))
+        return [event.message for event in events if event.code == "AutoscaleSetting"]
+
+    blue, green = await deploy("blue"), await deploy("green")
+    group = replace(scope, workspace="")
+    row, created = await autoscale_settings.put(s, owner, group, "a", given("blue"))
+    assert created
+    other = replace(group, group="elsewhere")
+    for place, name in ((group, "b"), (other, "a")):
+        with pytest.raises(Conflict, match=f"by the setting 'a' of resource group '{group.group}'"):
+            await autoscale_settings.put(s, owner, place, name, given("blue"))
+    assert not await autoscale_settings.list_of(s, other)
+    row, created = await autoscale_settings.put(s, owner, group, "A", given("green"))
+    assert (created, row.ref) == (False, green.uid)
+    by = owner.name
+    assert await told(blue) == [
+        f"It is scaled by the setting 'a', given by {by}.",
+        f"The setting 'A' scales it no more: {by} gave it another target.",
+    ]
+    row = await autoscale_settings.patch(s, owner, group, "a", {"tags": {"x": "1"}})
+    assert (row.ref, decode_object(row.tags)) == (green.uid, {"x": "1"})
+    await autoscale_settings.delete(s, owner, group, "a")
+    assert (await told(green))[-1] == f"The setting 'a' scales it no more: deleted by {by}."
 
 
 async def test_an_endpoint_goes_with_its_deployments(s, scope, owner, endpoint, deploy):

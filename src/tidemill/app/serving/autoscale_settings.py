@@ -19,7 +19,7 @@ from tidemill.app.rows.endpoint_rows import AUTOSCALE as TYPE
 from tidemill.app.rows.endpoint_rows import event, find_deployment
 from tidemill.app.rows.putting import put_row
 from tidemill.app.services import Services
-from tidemill.app.serving.endpoint_bodies import merge
+from tidemill.app.serving.endpoint_bodies import merged
 from tidemill.domain.errors import Conflict, InvalidRequest
 from tidemill.domain.ids import PROVIDER, check_name, parse_workspace_id
 from tidemill.domain.model import Caller, Key, Resource, Scope
@@ -54,17 +54,18 @@ async def put(
 
     def change(tx: Tx) -> tuple[Resource, bool]:
         target = find_deployment(tx, scope, endpoint, deployment)
-        other = of_deployment(tx, target)
-        if other is not None and other.key.name.casefold() != name.casefold():
+        old, other = tx.get(Key(group, TYPE, name)), of_deployment(tx, target)
+        if other is not None and (old is None or other.uid != old.uid):
             raise Conflict(
-                f"Deployment {deployment!r} of {endpoint!r} is scaled by the setting {other.key.name!r}: "
-                "change that one, or delete it first.",
+                f"Deployment {deployment!r} of {endpoint!r} is scaled by the setting {other.key.name!r} of "
+                f"resource group {other.key.scope.group!r}: change that one, or delete it first.",
                 "TargetHasSetting",
                 _TARGET,
             )
-        old = tx.get(Key(group, TYPE, name))
-        said = f"It is scaled by the setting {name!r}, given by {caller.name}."
-        tx.add_event(event(target, now, "AutoscaleSetting", said, caller.name))
+        _tell(tx, target.uid, f"It is scaled by the setting {name!r}, given by {caller.name}.", caller, now)
+        if old is not None and old.ref != target.uid:
+            said = f"The setting {name!r} scales it no more: {caller.name} gave it another target."
+            _tell(tx, old.ref, said, caller, now)
         if old is not None:
             changed = replace(old, spec=encode(given), tags=tags, ref=target.uid, modified_at=now)
             return tx.update(changed), False
@@ -88,12 +89,7 @@ async def put(
 async def patch(s: Services, caller: Caller, group: Scope, name: str, body: Mapping[str, Any]) -> Resource:
     """Changes what is given. Raises NotFound, and as `put`."""
     row = await get(s, group, name)
-    merged = {
-        "location": row.location,
-        "tags": merge(decode_object(row.tags), object_at(body, "tags")),
-        "properties": merge(decode_object(row.spec), object_at(body, "properties")),
-    }
-    return (await put(s, caller, group, row.key.name, merged))[0]
+    return (await put(s, caller, group, row.key.name, merged(row, body)))[0]
 
 
 async def get(s: Services, group: Scope, name: str) -> Resource:
@@ -123,13 +119,18 @@ async def delete(s: Services, caller: Caller, group: Scope, name: str) -> bool:
         if row is None:
             return False
         tx.delete(row)
-        target = tx.by_uid(row.ref)
-        if target is not None:
-            said = f"The setting {name!r} scales it no more: deleted by {caller.name}."
-            tx.add_event(event(target, now, "AutoscaleSetting", said, caller.name))
+        said = f"The setting {name!r} scales it no more: deleted by {caller.name}."
+        _tell(tx, row.ref, said, caller, now)
         return True
 
     return await s.store.write(change)
+
+
+def _tell(tx: Tx, deployment: str, said: str, caller: Caller, now: int) -> None:
+    """In the time line of a deployment (its uid), while that is there."""
+    row = tx.by_uid(deployment)
+    if row is not None:
+        tx.add_event(event(row, now, "AutoscaleSetting", said, caller.name))
 
 
 def _target(text: str) -> tuple[Scope, str, str]:

@@ -16,10 +16,9 @@ from tidemill.app.errors import at
 from tidemill.app.jobs import admission
 from tidemill.app.jobs.job_planning import code_place
 from tidemill.app.people import secretstore
-from tidemill.app.rows.codec import decode_object
 from tidemill.app.rows.endpoint_rows import assigned_in, endpoint_status
 from tidemill.app.services import Caller, Services
-from tidemill.app.workspaces.workspaces import require_workspace
+from tidemill.app.workspaces.workspaces import account_of, require_workspace
 from tidemill.domain.errors import InvalidRequest
 from tidemill.domain.isolation import level_of, strictest
 from tidemill.domain.jobspec import CommandJob
@@ -108,7 +107,7 @@ class _Found:
 
 
 def _look(s: Services, read: Read, scope: Scope, spec: DeploymentSpec) -> _Found:
-    account = str(decode_object(require_workspace(read, scope).status)["storage_account"])
+    account = account_of(require_workspace(read, scope))
     with at("properties.codeConfiguration.codeId"):
         code = code_place(s, read, scope, spec.code_id, account)
     with at(MODEL):
