@@ -18,7 +18,7 @@ from tidemill.domain.errors import InvalidRequest
 
 Minor = tuple[int, int]
 SUPPORTED = tuple((3, minor) for minor in range(8, 16))
-_FILE = re.compile(r"^python3\.(\d+)$")
+_FILE = re.compile(r"python3\.(\d+)")
 _CLAUSE = re.compile(r"^(==|!=|>=|<=|~=|>|<)(\d+(?:\.\d+)*)(\.\*)?$")
 
 
@@ -142,7 +142,7 @@ def _directories(managed: Path) -> Iterable[Path]:
 
 def _in(directory: Path) -> Iterable[Interpreter]:
     try:
-        names = sorted(name for name in os.listdir(directory) if _FILE.match(name))
+        names = sorted(name for name in os.listdir(directory) if _FILE.fullmatch(name))
     except OSError:
         return
     for name in names:
@@ -151,7 +151,7 @@ def _in(directory: Path) -> Iterable[Interpreter]:
             program = path.open("rb").read(4) == b"\x7fELF" and os.access(path, os.X_OK)
         except OSError:
             continue
-        match = _FILE.match(name)
+        match = _FILE.fullmatch(name)
         if program and match and (3, int(match[1])) in SUPPORTED:  # a pyenv shim is a script, not a program
             yield Interpreter((3, int(match[1])), path)
 

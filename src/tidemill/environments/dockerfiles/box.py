@@ -30,7 +30,7 @@ from tidemill.sandbox import bwrap, shown, tiers
 TARGET = "properties.build"
 BUILT = "localhost/built"
 _MEASURED_S = 5.0
-_BLOB = re.compile(r"^[0-9a-f]{64}$")
+_BLOB = re.compile(r"[0-9a-f]{64}")
 _SETTINGS = {
     # Only images that were brought here are used, and those were verified by their digests.
     "policy.json": json.dumps({"default": [{"type": "insecureAcceptAnything"}]}),
@@ -95,7 +95,7 @@ class DockerBox(box.Box):
                 os.close(here)
             here = _folder(self.folder, "out", "image", "blobs", "sha256")
             try:
-                for name in filter(_BLOB.match, os.listdir(here)):
+                for name in filter(_BLOB.fullmatch, os.listdir(here)):
                     _move(name, here, blobs)
             finally:
                 os.close(here)

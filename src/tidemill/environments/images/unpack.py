@@ -25,7 +25,7 @@ from typing import IO, Any
 from tidemill.environments.images.beneath import Tree
 from tidemill.environments.images.layers import Applied, Applier, BadLayer, close_folders
 
-_PYTHON = re.compile(r"^python(3\.\d+)$")
+_PYTHON = re.compile(r"python(3\.\d+)")
 _SHELLS = ("/bin/bash", "/usr/bin/bash", "/usr/local/bin/bash", "/bin/sh", "/usr/bin/sh")
 _LOADERS = (("ld-linux", "glibc"), ("ld64.so", "glibc"), ("ld-musl", "musl"))
 MOST_MEMORY = 2 << 30
@@ -87,7 +87,7 @@ def facts_of(tree: Tree, path: list[str], programs: list[str]) -> dict[str, Any]
     found: dict[str, str] = {}
     for folder in folders:
         for name in tree.names(folder):
-            match = _PYTHON.match(name)
+            match = _PYTHON.fullmatch(name)
             if match and match[1] not in found and tree.executable(f"{folder}/{name}"):
                 found[match[1]] = f"{folder}/{name}"
     loaders = [*tree.names("/lib64"), *tree.names("/lib")]
