@@ -21,6 +21,16 @@ class Contents:
     files: list[tuple[Path, str]] = field(default_factory=list[tuple[Path, str]])
     out: dict[str, str] = field(default_factory=dict[str, str])
     loops: list[str] = field(default_factory=list[str])
+    _stamps: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
+
+    def stamp(self) -> None:
+        """Notes what the files are now, for `changed`. Raises OSError."""
+        self._stamps = [_stamp(file) for file, _ in self.files]
+
+    def changed(self) -> str:
+        """A file that is another than when they were stamped; "" for none. Raises OSError."""
+        pairs = zip(self.files, self._stamps, strict=True)
+        return next((str(file) for (file, _), before in pairs if _stamp(file) != before), "")
 
     def link_to(self, path: str) -> str:
         """The link out of the folder by which a file was reached; "" for none."""
@@ -46,6 +56,11 @@ def leads_back(real: str, above: tuple[str, ...]) -> bool:
     above one, where they are met again."""
     inside = real.rstrip("/") + "/"
     return any(f"{folder}/".startswith(inside) for folder in above)
+
+
+def _stamp(file: Path) -> tuple[int, int]:
+    info = file.stat()
+    return info.st_size, info.st_mtime_ns
 
 
 class _Walk:

@@ -66,6 +66,7 @@ def upload_code(session: Session, root: Path) -> str:
     if not found_here.files:
         raise CliError(f"The code folder {root} has no files that are not ignored.", USAGE, "EmptyFolder")
     with _readable(root, found_here):
+        found_here.stamp()
         digest = hashing.content_hash(found_here.files)
     name = str(uuid.uuid4())
     base = f"{session.workspace_id()}/codes/{name}/versions"
@@ -103,6 +104,7 @@ def upload_path(session: Session, store: Store, root: Path, kind: str) -> str:
     if not found.files:
         raise CliError(f"The folder {root} has no files that are not ignored.", USAGE, "EmptyFolder")
     with _readable(root, found):
+        found.stamp()
         digest = hashing.object_hash(root, excluded)
     ending = "/" if kind in ("uri_folder", "mltable") and root.is_dir() else ""
     uri = f"azureml://datastores/{store.name}/paths/LocalUpload/{digest}/{root.name}{ending}"
@@ -129,10 +131,15 @@ def _readable(root: Path, found: Contents) -> Iterator[None]:
         why = f" {root / link} is a link that leads there, out of the folder." if link else ""
         raise CliError(
             f"{error.filename} cannot be read ({error.strerror}), and {root} is uploaded whole or not at all."
-            f"{why} Try again once nothing changes it, or name it in {root}/.amlignore.",
+            f"{why} {_again(root)}",
             FAILED,
             "FileUnreadable",
         ) from None
+
+
+def _again(root: Path) -> str:
+    ignored = f", or name it in {root}/.amlignore" if root.is_dir() else ""
+    return f"Try again once nothing changes it{ignored}."
 
 
 def _tell_links(session: Session, root: Path, found: Contents) -> None:
@@ -157,7 +164,8 @@ def _send(
     confirmation: dict[str, str],
     root: Path,
 ) -> None:
-    """Puts the files and, last, marks the first of them: a marked upload is whole and is not sent again."""
+    """Puts the files and, last, marks the first of them: a marked upload is whole, has the files that were
+    hashed, and is not sent again."""
     ordered = sorted((path, prefix + name) for path, name in found.files)
     with _readable(root, found), closing(BlobClient(container)) as client:
         metadata = client.metadata(ordered[0][1])
@@ -172,6 +180,13 @@ def _send(
                 progress.file_done()
         else:
             _send_parallel(container, ordered, progress)
+        if changed := found.changed():  # what was sent is not what its hash names
+            raise CliError(
+                f"{changed} changed while {root} was uploaded, and nothing may run with half of a change. "
+                f"{_again(root)}",
+                FAILED,
+                "FileChanged",
+            )
         client.set_metadata(ordered[0][1], confirmation)
         progress.finish()
 

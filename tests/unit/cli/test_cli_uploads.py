@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 from pathlib import Path
+from typing import Any
 
 import pytest
+from cli_fake_server import Asked, Fake
 
 from tidemill.cli import hashing, ignore, upload
 from tidemill.cli.blob import Container, sign
@@ -115,6 +117,39 @@ def test_a_file_that_vanishes_is_named_with_the_link_to_it(
     gone = linked.parent / "outside" / "deep" / "o.txt"
     assert f"{gone} cannot be read (No such file or directory)" in caught.value.message
     assert f"{linked / 'far'} is a link that leads there, out of the folder." in caught.value.message
+
+
+def test_what_changes_while_it_is_sent_is_not_kept_under_the_old_hash(
+    fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for name in ("a.csv", "b.csv"):
+        (folder / name).write_text("1")
+    store = upload.Store(
+        "s", Container(f"{fake.address}/acct.blob.core.windows.net/c", tmp_path, sas="sig=x")
+    )
+    original = fake.respond
+
+    def respond(handler: Any, asked: Asked) -> None:
+        if asked.method == "PUT":
+            (folder / "b.csv").write_text("2")
+        original(handler, asked)
+
+    monkeypatch.setattr(fake, "respond", respond)
+    with pytest.raises(
+        CliError, match=r"b\.csv changed while .*/data was uploaded.* name it in .*\.amlignore"
+    ):
+        upload.upload_path(Session(Given()), store, folder, "uri_folder")
+    assert len(fake.blobs) == 2
+    assert fake.metadata == {}
+    monkeypatch.setattr(fake, "respond", original)
+    (folder / "b.csv").write_text("1")
+    uri = upload.upload_path(Session(Given()), store, folder, "uri_folder")
+    place = uri.split("/paths/")[1]
+    assert [text for name, text in sorted(fake.blobs.items()) if place in name] == [b"1", b"1"]
+    assert len(fake.blobs) == 2
+    assert [meta["upload_status"] for meta in fake.metadata.values()] == ["completed"]
 
 
 @pytest.mark.parametrize(
