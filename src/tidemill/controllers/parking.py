@@ -30,7 +30,7 @@ class Parking:
     def __init__(self, services: Services, close: Callable[[str], None]) -> None:
         self._s = services
         self._close = close
-        self._still: set[str] = set()  # nodes that were told
+        self._still: set[str] = set()  # nodes that were told, or whose instances were
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -85,11 +85,11 @@ class Parking:
             node = await self._s.store.read(lambda read: read.node(node_id))
             if node is None or node.state is not NodeState.PARKED:
                 return
-            self._still.add(node_id)
             try:
                 await self._s.engine.park(node_id)
             except EngineError as error:
                 await self._drop(node_id, f"it cannot stand still: {error}")
+            self._still.add(node_id)
 
     async def _bound(self, nodes: list[Node]) -> None:
         rows = await self._s.store.read(lambda read: {n.id: _since(read, n) for n in nodes})

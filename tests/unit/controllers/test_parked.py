@@ -173,6 +173,24 @@ async def test_a_host_that_cannot_parks_nothing(parking: World) -> None:
     assert any("cannot stand still" in message for message in told)
 
 
+async def test_a_fault_of_ours_leaves_nothing_running_that_is_said_to_stand_still(
+    parking: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    w, faults = parking, [OSError("no space left")]
+    monkeypatch.setattr("tidemill.controllers.parking.AGAIN_S", 0.01)
+    park = w.engine.park
+
+    async def fails_once(node_id: str) -> None:
+        if faults:
+            raise faults.pop()
+        await park(node_id)
+
+    w.engine.park = fails_once
+    await asleep(w)
+    assert not faults
+    assert len(w.calls("park")) == 1
+
+
 async def test_the_oldest_goes_when_they_hold_too_much(parking: World) -> None:
     w = parking
     row = await asleep(w)
