@@ -10,7 +10,7 @@ from tidemill.data.staging import Stopped
 from tidemill.domain.model import Attempt, Resource
 from tidemill.domain.outcome import AttemptEnd, RankEnd
 from tidemill.domain.plan import JobPlan
-from tidemill.engines.base import EngineEvent, TaskSpec
+from tidemill.engines.base import EngineEvent, TaskKey, TaskSpec
 
 _SERVICE = ("task_ready", "task_unready", "task_restarting")
 _BOUNDS = ("task_started", "task_exited")
@@ -77,9 +77,13 @@ class LiveAttempt:
         self.ends[rank] = RankEnd(reason="lost", primary=True, node=node)
 
     def rank_refused(self, rank: int, why: str, now: int) -> None:
-        """By its node, which says that it can never start."""
-        self._heard_end(now, now)
-        self.ends[rank] = RankEnd(reason="spawn_failed", message=why, primary=self.ranks[rank].primary)
+        """By its node, which says that it can never start: as if it had tried."""
+        key, epoch = TaskKey(self.attempt.id, rank), self.attempt.epoch
+        told = EngineEvent(
+            "task_exited", self.node_of(rank), key, epoch, now, reason="spawn_failed", message=why
+        )
+        self.note(told)
+        self.rank_ended(told, now)
 
     def _heard_end(self, at: int, now: int) -> None:
         self.last_end = max(self.last_end, at or now)
