@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -119,6 +120,17 @@ def test_restart_policies(groups: Groups) -> None:
         groups.until_gone(name)
 
 
+def pages_of(groups: Groups) -> str:
+    where = groups.server.state["workspace"]
+    return f"/ui/{where['subscription']}/{where['group']}/{where['name']}/containers"
+
+
+def page_of(groups: Groups, path: str = "") -> str:
+    status, found = groups.server.call("GET", pages_of(groups) + path)
+    assert status == 200, found
+    return found.decode()
+
+
 def first(name: str, code: str) -> dict[str, object]:
     given = python(name, code, volumeMounts=IN_ROOM)
     return {"name": name, "properties": {k: v for k, v in given["properties"].items() if k != "resources"}}
@@ -152,6 +164,8 @@ def test_an_init_container_that_fails_fails_the_group(groups: Groups) -> None:
     assert "exit code 9" in message
     assert "no such thing" in message
     assert groups.logs("broken", "main") == ""
+    shown = page_of(groups, "/broken")
+    assert shown.index("<h3>bad</h3>") < shown.index("Error, exit code 9") < shown.index("<h3>main</h3>")
     groups.call("DELETE", "broken")
 
 
@@ -310,21 +324,14 @@ def test_roles(groups: Groups) -> None:
 
 def test_pages(groups: Groups) -> None:
     """What the portal shows of the group above; the shell is tried in a browser."""
-    where = groups.server.state["workspace"]
-    base = f"/ui/{where['subscription']}/{where['group']}/{where['name']}/containers"
-
-    def page(path: str = "") -> str:
-        status, found = groups.server.call("GET", base + path)
-        assert status == 200, found
-        return found.decode()
-
+    page = partial(page_of, groups)
     assert ">lasting</a>" in page()
     shown = page("/lasting")
     assert "tidemill container port-forward --name lasting 8080" not in shown  # it has no address
     assert "data-line=" in shown
     until(lambda: "web is up" in page("/lasting/logs/web"))
     assert "hush-1" not in shown
-    assert groups.server.call("GET", base + "/nothing")[0] == 404
+    assert groups.server.call("GET", pages_of(groups) + "/nothing")[0] == 404
 
 
 def test_the_file_of_the_tutorial(groups: Groups, tmp_path: Path) -> None:

@@ -15,7 +15,6 @@ from tidemill.app.times import iso
 from tidemill.domain.containers.plan import (
     RUNNING,
     START_ERROR,
-    TERMINATED,
     WAITING,
     ContainerEvent,
     ContainerRecord,
@@ -264,17 +263,15 @@ async def why(s: Services, scope: Scope, name: str) -> dict[str, Any]:
     for one in () if stopped else _records(run).values():
         if ended_well(one) or (one.now.state == RUNNING and one.ready and not one.restarts):
             continue
-        last = next((event for event in reversed(one.events)), None)
-        if last is not None:
-            message = f"{one.name} ({one.now.state}): {last.message}"
-            reasons.append({"code": last.name, "message": message})
+        if one.events:
+            last = one.events[-1]
+            reasons.append({"code": last.name, "message": f"{one.name} ({one.now.state}): {last.message}"})
     sentence = {
         RUNNING: "It runs.",
         PENDING: "It starts.",
         STOPPED: "It is stopped: it has no node, and costs nothing.",
         SUCCEEDED: "Its containers have ended without an error.",
         FAILED: "It failed, or a container of it ended with an error.",
-        TERMINATED: "It has ended.",
     }[shown["running"]]
     follow = [f"tidemill container show --name {name}", f"tidemill container logs --name {name}"]
     if shown["running"] in (STOPPED, SUCCEEDED, FAILED):
