@@ -166,6 +166,7 @@ def test_an_init_container_that_fails_fails_the_group(groups: Groups) -> None:
     assert groups.logs("broken", "main") == ""
     shown = page_of(groups, "/broken")
     assert shown.index("<h3>bad</h3>") < shown.index("Error, exit code 9") < shown.index("<h3>main</h3>")
+    assert shown.count("<option>") == shown.count("<option>main</option>") == 1  # whose shell is offered
     groups.call("DELETE", "broken")
 
 
