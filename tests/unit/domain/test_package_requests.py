@@ -97,7 +97,7 @@ def test_the_target_of_deployments_that_package() -> None:
         (
             {"inferencingServer": {"codeConfiguration": {"codeId": "c", "scoringScript": "../x.py"}}},
             "inferencingServer.codeConfiguration.scoringScript",
-            "below the code's folder",
+            "below the code folder",
         ),
     ],
 )

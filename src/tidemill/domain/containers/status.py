@@ -11,8 +11,8 @@ from tidemill.domain.plan import JobError, PlannedEnvironment
 @dataclass(frozen=True, slots=True)
 class GroupStatus:
     """`images`: of each container; `generation` counts up with each start and stop that is asked for;
-    `wanted`: it is to run, else it is stopped; `secrets`: `model.Secrets`, sealed (app.rows); `error`: why it
-    failed."""
+    `wanted`: it is to run, else it is stopped; `secrets`: `model.Secrets`, sealed (app.rows.sealed);
+    `error`: why it failed."""
 
     spec: GroupSpec
     images: tuple[PlannedEnvironment, ...]

@@ -168,7 +168,7 @@ def read_batching(given: Mapping[str, Any], default: Batching, where: str = "pro
 
 def _check_whole(spec: BatchDeploymentSpec) -> None:
     """There is something to run, and how."""
-    check_code(spec.name, spec.code_id, spec.scoring_script)
+    check_code(f"deployment {spec.name!r}", spec.code_id, spec.scoring_script)
     if not spec.code_id and not spec.model:
         raise InvalidRequest(
             f"Deployment {spec.name!r} has neither a scoring script nor a model: there is nothing to run. "

@@ -245,7 +245,7 @@ def _collects(collection: Any) -> bool:
 
 def _check_whole(spec: DeploymentSpec) -> None:
     """There is something to serve, and how."""
-    check_code(spec.name, spec.code_id, spec.scoring_script)
+    check_code(f"deployment {spec.name!r}", spec.code_id, spec.scoring_script)
     if not spec.code_id and not spec.model and not spec.environment_id:
         raise InvalidRequest(
             f"Deployment {spec.name!r} has neither a scoring script nor a model: there is nothing to serve. "
@@ -255,19 +255,20 @@ def _check_whole(spec: DeploymentSpec) -> None:
         )
 
 
-def check_code(deployment: str, code_id: str, script: str) -> None:
-    """Both or neither, and a script that lies in the code. Raises InvalidRequest."""
+def check_code(of: str, code_id: str, script: str, where: str = "properties.codeConfiguration") -> None:
+    """Both or neither, and a script that lies in the code. `of`: "deployment 'blue'". Raises
+    InvalidRequest."""
     if bool(code_id) != bool(script):
         lacks, has = ("scoringScript", "codeId") if code_id else ("codeId", "scoringScript")
         raise InvalidRequest(
-            f"codeConfiguration of deployment {deployment!r} has {has} and no {lacks}: give both (in YAML: "
+            f"codeConfiguration of {of} has {has} and no {lacks}: give both (in YAML: "
             "code_configuration: code, scoring_script).",
-            target=f"properties.codeConfiguration.{lacks}",
+            target=f"{where}.{lacks}",
         )
     if script.startswith("/") or ".." in script.split("/") or "\\" in script:
         raise InvalidRequest(
             f"scoringScript {script!r} must be a path below the code folder.",
-            target="properties.codeConfiguration.scoringScript",
+            target=f"{where}.scoringScript",
         )
 
 

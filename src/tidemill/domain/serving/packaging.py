@@ -17,6 +17,7 @@ from tidemill.domain.fields import choice, mapping, text, variables
 from tidemill.domain.ids import check_name
 from tidemill.domain.plan import JobError, Place, PlannedEnvironment
 from tidemill.domain.secretrefs import references
+from tidemill.domain.serving.model import check_code
 from tidemill.domain.serving.plan import PlannedModel
 
 OCI, WHEELHOUSE = "oci", "wheelhouse"
@@ -169,17 +170,8 @@ def _mount(configuration: Mapping[str, Any]) -> str:
 
 
 def _check_whole(spec: PackageSpec) -> None:
-    if bool(spec.code_id) != bool(spec.script):
-        lacks, has = ("scoringScript", "codeId") if spec.code_id else ("codeId", "scoringScript")
-        raise InvalidRequest(
-            f"codeConfiguration has {has} and no {lacks}: give both.",
-            target=f"inferencingServer.codeConfiguration.{lacks}",
-        )
-    if spec.script.startswith("/") or ".." in spec.script.split("/"):
-        raise InvalidRequest(
-            f"scoringScript {spec.script!r} must be a path below the code's folder.",
-            target="inferencingServer.codeConfiguration.scoringScript",
-        )
+    where = "inferencingServer.codeConfiguration"
+    check_code(f"package {spec.name!r}", spec.code_id, spec.script, where)
     named = references(spec.variables)
     if named:
         raise InvalidRequest(

@@ -57,8 +57,8 @@ class DeploymentStatus:
 
 @dataclass(frozen=True, slots=True)
 class EndpointStatus:
-    """`secrets`: the keys, sealed (app.rows); `digests`: SHA-256 of the primary and the secondary key, in
-    hexadecimal. `identity` is ARM's."""
+    """`secrets`: the keys, sealed (app.rows.sealed); `digests`: SHA-256 of the primary and the secondary key,
+    in hexadecimal. `identity` is ARM's."""
 
     secrets: str = ""
     digests: tuple[str, ...] = ()
