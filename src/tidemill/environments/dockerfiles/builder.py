@@ -28,7 +28,7 @@ from tidemill.environments.dockerfiles.box import BUILT, DockerBox
 from tidemill.environments.dockerfiles.reading import Base, Dockerfile
 from tidemill.environments.filelock import FileLock
 from tidemill.environments.images.manifest import Manifest
-from tidemill.environments.images.reference import ImageReference, parse_reference
+from tidemill.environments.images.reference import PACKAGE, ImageReference, parse_reference
 from tidemill.environments.images.registry import Login, Unreachable
 from tidemill.environments.images.store import FoundImage, ImageStore
 from tidemill.environments.shared import LogLine, Shared
@@ -137,12 +137,16 @@ class DockerfileBuilder:
 
     async def _start(self, order: Order, file: Dockerfile, base: Base) -> _Start:
         try:
-            image = self._images.check(parse_reference(base.image))
+            image = parse_reference(base.image)
             if image.local:
+                what = "package of a model" if image.transport == PACKAGE else "file of this server"
                 raise InvalidRequest(
-                    f"Image {base.image!r} is a file of this server, and a Dockerfile starts from a "
-                    "registry's image: push it to one, or name it as the environment's image."
+                    f"Image {base.image!r} is a {what}, and a Dockerfile starts from a registry's image: "
+                    "push it to one, or name it as the environment's image.",
+                    "InvalidImage",
+                    box.TARGET,
                 )
+            image = self._images.check(image)
             login = await order.logins(image)
             manifest = await self._images.look_up(image, order.owner, login)
         except TidemillError as error:

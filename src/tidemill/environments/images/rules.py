@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from tidemill.environments.images.reference import PACKAGE
+
 USE, PREFER_HOST, REQUIRE = "use", "prefer-host", "require"
 MODES = (USE, PREFER_HOST, REQUIRE)
 _AZURE_BASE = re.compile(r"^(?:docker://)?mcr\.microsoft\.com/azureml/", re.IGNORECASE)
@@ -15,7 +17,7 @@ def host_instead(mode: str, image: str, packages: bool) -> str:
     `packages`: the environment lists packages of its own. An image of Azure ML's is then only the base that
     they are put on, and that base the host is, so that Azure's examples run offline and without an account.
     """
-    if image.startswith("package://"):  # made here, of what the host has
+    if image.startswith(f"{PACKAGE}://"):  # made here, of what the host has
         return ""
     if mode == PREFER_HOST:
         return "on this server the host stands in for images (images: prefer-host)"
