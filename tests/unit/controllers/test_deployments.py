@@ -4,131 +4,30 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import msgspec
+import deploymentworld
 import pytest
+from deploymentworld import deploy, jobs_of, key_of, live, phases, routed, row_of, settled, state_of, until
 from world import OWNER, SCOPE, World
 
-from tidemill.app.assets import assets
-from tidemill.app.assets.storage import account_for
 from tidemill.app.computes import implicit_computes
 from tidemill.app.people import access
-from tidemill.app.rows.asset_rows import CODES, ENVIRONMENTS, MODELS
-from tidemill.app.rows.codec import job_status
-from tidemill.app.rows.endpoint_rows import deployment_key, deployment_status
-from tidemill.app.serving import autoscale_settings, endpoints, instances, online_deployments
-from tidemill.controllers import serving
+from tidemill.app.rows.endpoint_rows import deployment_status
+from tidemill.app.serving import online_deployments
 from tidemill.domain.errors import InvalidRequest, Unauthenticated
-from tidemill.domain.model import Caller, JobState, Resource
+from tidemill.domain.model import Caller
 from tidemill.domain.serving.deciding import Phase
-from tidemill.domain.serving.routes import Backend, Table
-from tidemill.engines.base import TaskKey, TaskSpec
+from tidemill.engines.base import TaskSpec
 from tidemill.engines.fake import Plan
 from tidemill.environments.built import BuiltEnvironment
 from tidemill.environments.spec import EnvironmentSpec
 from tidemill.store.api import ResourceQuery
 
 pytestmark = pytest.mark.timeout(60)
-
-BLOBS = "azureml://datastores/workspaceblobstore/paths"
-CONDA = "name: x\ndependencies: [python=3.11, pip, {pip: [numpy]}]\n"
-SERVES = Plan(after=None)
-BROKEN = {"stage": "init", "type": "KeyError", "message": "'weights'", "traceback": "Traceback: 'weights'"}
-
-
-@pytest.fixture
-async def w(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
-    sources = tmp_path / "scoring"
-    sources.mkdir()
-    (sources / "main.py").write_text("")
-    monkeypatch.setattr(serving, "SOURCES", sources)
-    world.plans["$0"] = SERVES
-    world.engine._plan = lambda spec: _plan(world, spec)  # pyright: ignore[reportPrivateUsage]
-    world.environments.built.add("d" * 8)
-    s = world.services
-    account = await s.store.read(lambda read: account_for(read, SCOPE))
-    for path in ("code/score.py", "m/model.pkl", "folder/a/b.txt"):
-        s.blobs.put_bytes(account, "azureml-blobstore", path, b"x")
-    for kind, name, properties in (
-        (MODELS, "digits", {"modelUri": f"{BLOBS}/m/model.pkl"}),
-        (MODELS, "folder", {"modelUri": f"{BLOBS}/folder"}),
-        (CODES, "code", {"codeUri": f"{BLOBS}/code"}),
-        (ENVIRONMENTS, "env", {"condaFile": CONDA}),
-    ):
-        await assets.put_version(s, OWNER, SCOPE, kind, name, "1", {"properties": properties})
-    await endpoints.put(s, OWNER, SCOPE, "ep1", {"properties": {"authMode": "Key"}})
-    return world
-
-
-def _plan(world: World, spec: TaskSpec) -> Plan:
-    """By the variable PLAN, as the deployment sets it."""
-    if spec.service is None:
-        return SERVES
-    plan = world.plans.get(spec.env.get("PLAN", ""), SERVES)
-    state = Path(spec.env["TIDEMILL_SERVING_STATE"])
-    state.write_text(json.dumps({"state": "failed", "error": BROKEN if plan.exit_code == 3 else None}))
-    return plan
-
-
-async def deploy(w: World, name: str = "blue", count: int = 1, plan: str = "", **changes: Any) -> Resource:
-    properties = {
-        "model": "azureml:digits:1",
-        "environmentId": "azureml:env:1",
-        "codeConfiguration": {"codeId": "azureml:code:1", "scoringScript": "score.py"},
-        "instanceType": "Standard_DS1_v2",
-        "environmentVariables": {"PLAN": plan},
-        **changes,
-    }
-    body = {"properties": properties, "sku": {"name": "Default", "capacity": count}}
-    return (await online_deployments.put(w.services, OWNER, SCOPE, "ep1", name, body))[0]
-
-
-async def until(w: World, condition: Callable[[], bool], what: str = "", timeout_s: float = 20.0) -> None:
-    """Longer than elsewhere: some of it is asked once a second, on a machine that may be busy."""
-    await w.until(condition, what, timeout_s)
-
-
-def row_of(w: World, name: str = "blue") -> Resource | None:
-    return w.read().get(deployment_key(SCOPE, "ep1", name))
-
-
-def state_of(w: World, name: str = "blue") -> str:
-    row = row_of(w, name)
-    return row.state if row is not None else "gone"
-
-
-def jobs_of(w: World, name: str = "blue") -> list[Resource]:
-    row = row_of(w, name)
-    assert row is not None
-    return list(instances.of_deployment(w.read(), row))
-
-
-def phases(w: World, name: str = "blue") -> list[str]:
-    return [instances.phase_of(row, job_status(row.status)).value for row in jobs_of(w, name)]
-
-
-def live(w: World, name: str = "blue") -> list[Resource]:
-    return [row for row in jobs_of(w, name) if not JobState(row.state).final]
-
-
-def routed(w: World, name: str = "blue") -> Backend:
-    raw = (w.services.settings.home / "serving" / "routes.json").read_bytes()
-    table = msgspec.json.decode(raw, type=Table)
-    return next(one for one in table.endpoints[0].deployments if one.name == name)
-
-
-async def settled(w: World, state: str = "Succeeded", name: str = "blue") -> None:
-    await until(w, lambda: state_of(w, name) == state, f"{name} is {state}: it is {state_of(w, name)}")
-
-
-def key_of(w: World, row: Resource) -> tuple[str, TaskKey]:
-    (attempt,) = [one for one in w.read().attempts_of(row.uid) if one.ended_at is None]
-    return attempt.nodes[0], TaskKey(attempt.id, 0)
+w = deploymentworld.w
 
 
 async def test_deployed_it_answers_and_is_in_the_table(w: World) -> None:
@@ -360,144 +259,3 @@ async def test_restarted_it_tells_nothing_twice(w: World) -> None:
     await until(w, lambda: w.running is not None and not w.running.attempts._background)  # pyright: ignore
     await until(w, lambda: len(routed(w).instances) == 1)
     assert w.codes(row.uid) == before
-
-
-def to_zero(**more: Any) -> dict[str, Any]:
-    settings = {"minInstances": 0, "maxInstances": 4, "idleTimeBeforeScaleToZero": "PT10S", **more}
-    return {"scaleSettings": {"scaleType": "TargetUtilization", "pollingInterval": "PT1S", **settings}}
-
-
-def report(w: World, held: int = 0, in_flight: int = 0, last_at: int = 0) -> None:
-    """As the gateway would say it."""
-    row = row_of(w)
-    assert row is not None
-    assert w.running is not None
-    measured = {row.uid: {"in_flight": in_flight, "last_at": last_at}}
-    w.running.routing.on_report({"held": {row.uid: held} if held else {}, "deployments": measured})
-
-
-async def test_it_sleeps_when_nobody_asks_and_wakes_with_the_first_request(w: World) -> None:
-    await w.start()
-    await deploy(w, **to_zero())
-    await settled(w)
-    assert routed(w).wake
-    report(w, last_at=w.clock.now())
-    w.clock.ahead += 11_000_000
-    await until(w, lambda: not live(w) and not w.nodes(), "it sleeps, and holds no node")
-    assert state_of(w) == "Succeeded"
-    assert (routed(w).instances, routed(w).wake) == ((), True)
-    assert all(interval.ended_at for interval in w.intervals())
-    report(w, held=1)
-    await until(w, lambda: len(routed(w).instances) == 1, "it is awake")
-    report(w)
-    row = row_of(w)
-    assert row is not None
-    said = [event.message for event in w.read().events(row.uid) if event.code == "Scaled"]
-    assert said == [
-        "0 instances from now on: nothing was asked of it for 10 s.",
-        "1 instance from now on: 1 request came while it slept.",
-    ]
-
-
-async def test_an_update_of_one_that_sleeps_is_tried_out(w: World) -> None:
-    w.plans["broken"] = Plan(exit_code=3, ready_after=None)
-    await w.start()
-    await deploy(w, **to_zero())
-    await settled(w)
-    w.clock.ahead += 11_000_000
-    await until(w, lambda: not live(w))
-    await deploy(w, plan="broken", **to_zero())
-    await settled(w, "Failed")
-    await until(w, lambda: not live(w))
-    report(w, held=1)
-    await until(w, lambda: len(routed(w).instances) == 1, "the older plan still answers")
-
-
-async def test_more_requests_more_instances_and_their_cpu_counts(w: World) -> None:
-    await w.start()
-    settings = to_zero(minInstances=1, targetRequestsPerInstance=5)
-    await deploy(w, **settings)
-    await settled(w)
-    report(w, in_flight=14)
-    await until(w, lambda: len(routed(w).instances) == 3, "3 instances")
-    report(w, in_flight=1)
-    await until(w, lambda: len(w.running.scaling._watched) == 1)  # pyright: ignore
-    assert len(live(w)) == 3
-
-
-async def test_of_ended_instances_only_the_newest_stay(w: World) -> None:
-    await w.start()
-    await deploy(w)
-    await settled(w)
-    for number in range(10):
-        await deploy(w, plan=f"plan{number}")
-        await settled(w)
-    await until(w, lambda: len(live(w)) == 1)
-    await until(w, lambda: len(jobs_of(w)) == 9, "eight that have ended, and the one that serves")
-
-
-async def test_a_restart_while_it_sleeps_leaves_it_asleep(w: World) -> None:
-    await w.start()
-    await deploy(w, **to_zero())
-    await settled(w)
-    w.clock.ahead += 11_000_000
-    await until(w, lambda: not live(w))
-    await w.restart()
-    await until(w, lambda: bool(w.running and w.running.scaling._watched))  # pyright: ignore
-    assert not live(w)
-    report(w, held=2)
-    await until(w, lambda: len(routed(w).instances) == 2, "2 requests, 1 at once per instance")
-
-
-def setting(rules: list[dict[str, Any]] | None = None, low: int = 1, high: int = 4) -> dict[str, Any]:
-    target = f"{SCOPE.arm_id}/onlineEndpoints/ep1/deployments/blue"
-    capacity = {"minimum": str(low), "maximum": str(high), "default": str(low)}
-    return {
-        "properties": {
-            "targetResourceUri": target,
-            "enabled": True,
-            "profiles": [{"name": "always", "capacity": capacity, "rules": rules or []}],
-        }
-    }
-
-
-async def test_an_autoscale_setting_bounds_and_scales(w: World) -> None:
-    group = replace(SCOPE, workspace="")
-    await w.start()
-    await deploy(w)
-    await settled(w)
-    await autoscale_settings.put(w.services, OWNER, group, "a", setting(low=2))
-    await until(w, lambda: len(routed(w).instances) == 2, "as many as the setting has at least")
-    rule = {
-        "metricTrigger": {
-            "metricName": "RequestsPerMinute",
-            "operator": "GreaterThan",
-            "threshold": 100,
-            "timeGrain": "PT1S",
-            "timeWindow": "PT1S",
-        },
-        "scaleAction": {"direction": "Increase", "value": "1", "cooldown": "PT1M"},
-    }
-    row = row_of(w)
-    assert row is not None
-    assert w.running is not None
-    w.running.routing.on_report({"deployments": {row.uid: {"rate": 5.0, "in_flight": 1}}})
-    w.clock.ahead += 120_000_000
-    await autoscale_settings.put(w.services, OWNER, group, "a", setting([rule], low=2))
-    await until(w, lambda: len(routed(w).instances) == 3, "one more by the rule")
-    said = [event.message for event in w.read().events(row.uid) if event.code == "Scaled"]
-    assert said[-1] == "3 instances from now on: RequestsPerMinute is 300 (> 100)."
-    await autoscale_settings.delete(w.services, OWNER, group, "a")
-    await until(w, lambda: len(routed(w).instances) == 1, "as many as the deployment asks for")
-
-
-async def test_an_endpoint_goes_with_a_deployment_that_sleeps(w: World) -> None:
-    await w.start()
-    await deploy(w, **to_zero())
-    await settled(w)
-    w.clock.ahead += 11_000_000
-    await until(w, lambda: not live(w))
-    await endpoints.delete(w.services, OWNER, SCOPE, "ep1")
-    await until(w, lambda: row_of(w) is None)
-    await until(w, lambda: not w.read().count(ResourceQuery("onlineEndpoints")), "the endpoint is gone")
-    assert not w.read().count(ResourceQuery("jobs"))

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
+import deploymentworld
 import pytest
-from test_deployments import (
+from deploymentworld import (
     deploy,
     jobs_of,
     key_of,
@@ -19,7 +20,6 @@ from test_deployments import (
     to_zero,
     until,
 )
-from test_deployments import w as deployed
 from world import OWNER, World
 
 from tidemill.app.rows.codec import job_status
@@ -28,7 +28,7 @@ from tidemill.domain.model import JobState, NodeState, Resource
 from tidemill.engines.base import TaskKey, Unreachable
 
 pytestmark = pytest.mark.timeout(60)
-w = deployed
+w = deploymentworld.w
 
 
 @pytest.fixture

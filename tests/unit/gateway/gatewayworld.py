@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field, replace
@@ -247,3 +248,8 @@ async def until(condition: Callable[[], Any], seconds: float = 5.0) -> Any:
         while not (found := condition()):  # noqa: ASYNC110
             await asyncio.sleep(0.002)
         return found
+
+
+def error(body: bytes) -> tuple[str, str]:
+    said = json.loads(body)["error"]
+    return said["code"], said["message"]
