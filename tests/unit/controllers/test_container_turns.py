@@ -13,9 +13,10 @@ from world import OWNER, SCOPE, World, make
 
 from tidemill.app.containers import container_groups
 from tidemill.app.rows.container_rows import group_key
+from tidemill.app.views import container_views
 from tidemill.domain.errors import Conflict
 from tidemill.domain.model import Resource
-from tidemill.engines.base import Limit
+from tidemill.engines.base import InvalidTask, Limit, TaskSpec
 from tidemill.engines.fake import Plan
 from tidemill.environments.images import inside
 from tidemill.wire.arm import operations
@@ -35,13 +36,14 @@ async def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
     await made.stop()
 
 
-async def put(world: World, word: str) -> Resource:
+async def put(world: World, word: str, *names: str) -> Resource:
     container = {
         "image": "host-python",
         "command": [word, "go"],
         "resources": {"requests": {"cpu": 0.5, "memoryInGB": 0.5}},
     }
-    properties = {"osType": "Linux", "containers": [{"name": "web", "properties": container}]}
+    containers = [{"name": name, "properties": container} for name in names or ("web",)]
+    properties = {"osType": "Linux", "containers": containers}
     row, _ = await container_groups.put(world.services, OWNER, GROUP, "web", {"properties": properties})
     return row
 
@@ -95,3 +97,25 @@ async def test_a_stop_that_a_start_followed_is_not_told_to_be_done(world: World)
     waits = asyncio.create_task(container_groups.stopped(world.services, stopped, 60.0))
     await world.until(waits.done, "it is stopped")
     assert await waits
+
+
+async def test_a_container_that_its_node_refuses_says_so(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = world.engine.start
+
+    async def refuse(node_id: str, task: TaskSpec) -> None:
+        if task.rank == 1:
+            raise InvalidTask("its log cannot be opened")
+        await start(node_id, task)
+
+    monkeypatch.setattr(world.engine, "start", refuse)
+    await put(world, "one", "web", "side")
+    await until_runs(world)
+    shown = (await container_views.properties(world.services, [world.read().get(KEY)]))[0]
+    web, side = (one["properties"]["instanceView"] for one in shown["containers"])
+    assert web["currentState"]["state"] == "Running"
+    assert side["currentState"]["detailStatus"] == "StartError"
+    assert [one["message"] for one in side["events"]] == [
+        "It could not be started: its log cannot be opened."
+    ]
