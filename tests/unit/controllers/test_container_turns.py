@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -11,10 +11,12 @@ from typing import Any, cast
 import pytest
 from world import OWNER, SCOPE, World, make
 
+from tidemill.app.computes.teams import TAG as TEAM_TAG
 from tidemill.app.containers import container_groups
-from tidemill.app.rows.container_rows import group_key
+from tidemill.app.rows.codec import decode_object
+from tidemill.app.rows.container_rows import group_key, group_status
 from tidemill.app.views import container_views
-from tidemill.domain.errors import Conflict
+from tidemill.domain.errors import Conflict, InvalidRequest
 from tidemill.domain.model import Resource
 from tidemill.engines.base import InvalidTask, Limit, TaskSpec
 from tidemill.engines.fake import Plan
@@ -36,7 +38,7 @@ async def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
     await made.stop()
 
 
-async def put(world: World, word: str, *names: str) -> Resource:
+async def put(world: World, word: str, *names: str, **tags: str) -> Resource:
     container = {
         "image": "host-python",
         "command": [word, "go"],
@@ -44,8 +46,8 @@ async def put(world: World, word: str, *names: str) -> Resource:
     }
     containers = [{"name": name, "properties": container} for name in names or ("web",)]
     properties = {"osType": "Linux", "containers": containers}
-    row, _ = await container_groups.put(world.services, OWNER, GROUP, "web", {"properties": properties})
-    return row
+    body = {"properties": properties, "tags": tags}
+    return (await container_groups.put(world.services, OWNER, GROUP, "web", body))[0]
 
 
 async def told(world: World, asked: Resource) -> str:
@@ -119,3 +121,45 @@ async def test_a_container_that_its_node_refuses_says_so(
     assert [one["message"] for one in side["events"]] == [
         "It could not be started: its log cannot be opened."
     ]
+
+
+async def test_a_put_does_not_bring_a_group_back_that_was_deleted_meanwhile(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await put(world, "one")
+    await until_runs(world)
+    check = container_groups.admission.check
+
+    async def deleted_first(*given: Any) -> None:
+        await container_groups.delete(world.services, OWNER, GROUP, "web")
+        await world.until(lambda: world.read().get(KEY) is None, "it is gone")
+        await check(*given)
+
+    monkeypatch.setattr(container_groups.admission, "check", deleted_first)
+    with pytest.raises(Conflict, match="was made or deleted by somebody else just now"):
+        await put(world, "two")
+    assert world.read().get(KEY) is None
+
+
+async def test_tags_that_say_how_it_runs_are_changed_with_a_new_run_alone(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def patch(**tags: str | None) -> Awaitable[Resource]:
+        return container_groups.patch_tags(world.services, GROUP, "web", {"tags": tags})
+
+    await put(world, "one", owner="ann")
+    await until_runs(world)
+    for tag in container_groups.RUN_BY:
+        with pytest.raises(InvalidRequest, match=rf"tags\.{tag} cannot be 'x' .* Create the group with it"):
+            await patch(**{tag: "x", "owner": "bob"})
+    row = await patch(owner=None, place="here", **dict.fromkeys(container_groups.RUN_BY))
+    assert decode_object(row.tags) == {"place": "here"}
+    with pytest.raises(InvalidRequest, match="names the team 'x', which owner is not in"):
+        await put(world, "one", **{TEAM_TAG: "x"})
+
+    async def vision(*_: object) -> str:
+        return "vision-oid"
+
+    monkeypatch.setattr(container_groups, "team_of", vision)
+    put_anew = group_status(await put(world, "one", **{TEAM_TAG: "vision"}))
+    assert (put_anew.team, put_anew.generation) == ("vision-oid", 2)

@@ -14,6 +14,7 @@ from typing import Any
 
 from tidemill.app.computes import egress, implicit_computes, isolation
 from tidemill.app.computes.compute_rules import object_at
+from tidemill.app.computes.teams import TAG as TEAM_TAG
 from tidemill.app.computes.teams import team_of
 from tidemill.app.containers import container_images
 from tidemill.app.containers.container_bodies import shown_properties
@@ -44,6 +45,7 @@ from tidemill.domain.containers.reading import read_group
 from tidemill.domain.containers.status import GroupStatus
 from tidemill.domain.errors import Conflict, InvalidRequest
 from tidemill.domain.ids import PROVIDER
+from tidemill.domain.isolation import TAG as ISOLATION_TAG
 from tidemill.domain.isolation import level_of, strictest
 from tidemill.domain.jobspec import CommandJob
 from tidemill.domain.model import Caller, JobState, Key, Resource, Scope
@@ -52,6 +54,7 @@ from tidemill.domain.scheduling.types import ClusterSpec
 from tidemill.domain.serving.model import Provisioning
 from tidemill.store.api import AlreadyExists, Read, ResourceQuery, Tx
 
+RUN_BY = (ISOLATION_TAG, TEAM_TAG)  # tags that say how it runs
 KEYS = f"{PROVIDER}/workspaces/listKeys/action"  # whoever may ask for an account's key may read its blobs
 
 
@@ -63,22 +66,28 @@ async def put(
     spec, secrets = read_group(name, body)
     scope = replace(scope, group=(await groups.get(s, scope)).key.name)
     old = await s.store.read(lambda read: read.get(group_key(scope, name)))
-    uid = s.ids.uid() if old is None else old.uid
+    before = "" if old is None else old.uid
+    uid = before or s.ids.uid()
     tags = object_at(body, "tags")
     plan = await _plan(s, caller, scope, uid, spec, tags)
     plan = replace(plan, secrets=_sealed(s, uid, secrets))
     await asyncio.to_thread(_prepare_storage, s, scope)
     location = str(body.get("location") or s.settings.region)
     properties = shown_properties(object_at(body, "properties"))
-    draft = _Draft(s, caller.name, uid, group_key(scope, name), plan, secrets, properties, tags, location)
+    key = group_key(scope, name)
+    draft = _Draft(s, caller.name, before, uid, key, plan, secrets, properties, tags, location)
     try:
         return await s.store.write(draft.write)
     except AlreadyExists as error:
-        raise Conflict(
-            f"Container group {name!r} was made by somebody else just now. Look at it, and try again.",
-            "ContainerGroupExists",
-            name,
-        ) from error
+        raise _overtaken(name) from error
+
+
+def _overtaken(name: str) -> Conflict:
+    return Conflict(
+        f"Container group {name!r} was made or deleted by somebody else just now. Look at it, and try again.",
+        "ContainerGroupChanged",
+        name,
+    )
 
 
 def _prepare_storage(s: Services, scope: Scope) -> None:
@@ -180,10 +189,12 @@ def _sealed(s: Services, uid: str, secrets: Secrets) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Draft:
-    """A checked body with its plan, and who gave it."""
+    """A checked body with its plan, and who gave it. `before`: uid of the group that it changes, "" for a new
+    one."""
 
     s: Services
     by: str
+    before: str
     uid: str
     key: Key
     plan: GroupStatus
@@ -194,11 +205,9 @@ class _Draft:
 
     def write(self, tx: Tx) -> tuple[Resource, bool]:
         old = tx.get(self.key)
-        if old is None:
-            return self._insert(tx), True
-        if old.uid != self.uid:
-            raise AlreadyExists
-        return self._update(tx, old), False
+        if ("" if old is None else old.uid) != self.before:
+            raise _overtaken(self.key.name)
+        return (self._insert(tx), True) if old is None else (self._update(tx, old), False)
 
     def _insert(self, tx: Tx) -> Resource:
         now, plan = self.s.clock.now(), self.plan
@@ -231,6 +240,7 @@ class _Draft:
             before.wanted
             and old.state != Provisioning.FAILED
             and (before.spec, before.isolation) == (self.plan.spec, self.plan.isolation)
+            and decode_object(old.tags).get(TEAM_TAG) == self.tags.get(TEAM_TAG)
             and secrets_of(self.s, old) == self.secrets
         )
         row = replace(old, tags=encode(dict(self.tags)), spec=encode(self.spec))
@@ -278,6 +288,7 @@ async def patch_tags(s: Services, scope: Scope, name: str, body: Mapping[str, An
     def change(tx: Tx) -> Resource:
         row, now = find_group(tx, scope, name), s.clock.now()
         kept = merged(row.tags, tags)
+        _check_run_as_before(decode_object(row.tags), kept)
         billed = encode({key: str(value) for key, value in kept.items() if key != egress.TAG})
         if row.tags == encode(kept):
             return row
@@ -287,6 +298,18 @@ async def patch_tags(s: Services, scope: Scope, name: str, body: Mapping[str, An
         return tx.update(replace(row, tags=encode(kept), modified_at=now))
 
     return await s.store.write(change)
+
+
+def _check_run_as_before(held: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """What nothing is started anew for must not be said of it. Raises InvalidRequest."""
+    for tag in RUN_BY:
+        if held.get(tag) != wanted.get(tag):
+            raise InvalidRequest(
+                f"tags.{tag} cannot be {wanted.get(tag)!r} by a change of tags alone: it says how the "
+                "containers run. Create the group with it again (PUT): they start anew.",
+                "InvalidTag",
+                f"tags.{tag}",
+            )
 
 
 async def get(s: Services, scope: Scope, name: str) -> Resource:
