@@ -12,7 +12,7 @@ import pytest
 from world import OWNER, SCOPE, World, make
 
 from tidemill.app.computes.teams import TAG as TEAM_TAG
-from tidemill.app.containers import container_groups
+from tidemill.app.containers import container_groups, container_looking
 from tidemill.app.rows.codec import decode_object
 from tidemill.app.rows.container_rows import group_key, group_status
 from tidemill.app.views import container_views
@@ -107,7 +107,7 @@ async def test_a_container_that_its_node_refuses_says_so(
     start = world.engine.start
 
     async def refuse(node_id: str, task: TaskSpec) -> None:
-        if task.rank == 1:
+        if task.rank == 0:
             raise InvalidTask("its log cannot be opened")
         await start(node_id, task)
 
@@ -116,11 +116,13 @@ async def test_a_container_that_its_node_refuses_says_so(
     await until_runs(world)
     shown = (await container_views.properties(world.services, [world.read().get(KEY)]))[0]
     web, side = (one["properties"]["instanceView"] for one in shown["containers"])
-    assert web["currentState"]["state"] == "Running"
-    assert side["currentState"]["detailStatus"] == "StartError"
-    assert [one["message"] for one in side["events"]] == [
-        "It could not be started: its log cannot be opened."
-    ]
+    assert side["currentState"]["state"] == "Running"
+    assert web["currentState"]["detailStatus"] == "StartError"
+    assert [one["message"] for one in web["events"]] == ["It could not be started: its log cannot be opened."]
+    reached = await container_looking.any_of(world.services, GROUP, "web")  # for a port that both share
+    assert reached.seen.name == "side"
+    with pytest.raises(Conflict, match="'web' of group 'web' does not run: it has ended"):
+        await container_looking.target_of(world.services, GROUP, "web", "web")
 
 
 async def test_a_put_does_not_bring_a_group_back_that_was_deleted_meanwhile(

@@ -38,6 +38,11 @@ class Seen:
         records = job_status(self.run.status).containers if self.run is not None else ()
         return records[self.number] if self.number < len(records) else None
 
+    @property
+    def runs(self) -> bool:
+        live, record = self.run is not None and not JobState(self.run.state).final, self.record
+        return live and record is not None and record.now.state == RUNNING
+
 
 @dataclass(frozen=True, slots=True)
 class Target:
@@ -50,16 +55,17 @@ class Target:
 
 async def find(s: Services, scope: Scope, name: str, container: str) -> Seen:
     """`container` "": the only one. Raises NotFound naming what exists, Conflict where a name is needed."""
-    return await s.store.read(lambda read: _find(read, scope, name, container))
+    row, run, spec = await s.store.read(lambda read: _look(read, scope, name))
+    number = _number(spec, container)
+    return Seen(row, number, spec.every[number].name, run)
 
 
-def _find(read: Read, scope: Scope, name: str, container: str) -> Seen:
+def _look(read: Read, scope: Scope, name: str) -> tuple[Resource, Resource | None, GroupSpec]:
+    """-> (group, its newest run, what that was made of; what is to be where it never ran)."""
     row = find_group(read, scope, name)
     run = newest_run(read, row)
     plan = job_status(run.status).plan.group if run is not None else None
-    spec = plan.spec if plan is not None else group_status(row).spec
-    number = _number(spec, container)
-    return Seen(row, number, spec.every[number].name, run)
+    return row, run, plan.spec if plan is not None else group_status(row).spec
 
 
 def _number(spec: GroupSpec, container: str) -> int:
@@ -75,12 +81,6 @@ def _number(spec: GroupSpec, container: str) -> int:
     if container not in names:
         raise absent("Container", container, names, f"container group {spec.name!r}")
     return names.index(container)
-
-
-async def names(s: Services, scope: Scope, name: str) -> list[str]:
-    """Of a group's containers. Raises NotFound."""
-    row = await s.store.read(lambda read: find_group(read, scope, name))
-    return [one.name for one in group_status(row).spec.every]
 
 
 async def read_log(s: Services, scope: Scope, name: str, container: str, tail: int | None = None) -> str:
@@ -130,13 +130,23 @@ def _log(seen: Seen) -> str:
 
 async def target_of(s: Services, scope: Scope, name: str, container: str) -> Target:
     """Raises NotFound, Conflict (it does not run, and why)."""
-    seen = await find(s, scope, name, container)
-    record = seen.record
-    if seen.run is None or JobState(seen.run.state).final or record is None or record.now.state != RUNNING:
+    return await _target(s, await find(s, scope, name, container))
+
+
+async def any_of(s: Services, scope: Scope, name: str) -> Target:
+    """A container that runs: they share one network. Raises NotFound, Conflict where none does."""
+    row, run, spec = await s.store.read(lambda read: _look(read, scope, name))
+    every = [Seen(row, number, one.name, run) for number, one in enumerate(spec.every)]
+    return await _target(s, next((one for one in every if one.runs), every[-1]))
+
+
+async def _target(s: Services, seen: Seen) -> Target:
+    record, group = seen.record, seen.group.key.name
+    if seen.run is None or not seen.runs:
         how = "has not started yet" if record is None or record.now.state != TERMINATED else "has ended"
         raise Conflict(
-            f"Container {seen.name!r} of group {name!r} does not run: it {how}. See: tidemill container show "
-            f"--name {name}",
+            f"Container {seen.name!r} of group {group!r} does not run: it {how}. See: tidemill container "
+            f"show --name {group}",
             "ContainerNotRunning",
             seen.name,
         )

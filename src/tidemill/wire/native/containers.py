@@ -8,13 +8,11 @@ from tidemill.app.containers import container_looking
 from tidemill.app.containers.container_looking import EXEC, PROVIDER, Target
 from tidemill.app.views import container_views
 from tidemill.domain import looking
-from tidemill.domain.errors import Conflict
 from tidemill.wire.http import UPGRADE, Context, Route, Upgrade, json_response
 from tidemill.wire.talking import Place, Talk, session, to_port
 
 GROUPS = "/api/v1/subscriptions/{sub}/resourceGroups/{rg}/containerGroups"
 ONE = GROUPS + "/{name}"
-CONTAINER = ONE + "/containers/{container}"
 
 
 def routes() -> list[Route]:
@@ -55,21 +53,8 @@ async def _exec(ctx: Context) -> Response:
 async def _forward(ctx: Context) -> Response:
     """The bytes of one connection to a port of the group's loopback: any of its containers may listen."""
     port = looking.port(ctx.params["port"])
-    target = await _any_of(ctx)
+    target = await container_looking.any_of(ctx.services, ctx.scope, ctx.params["name"])
     return await to_port(ctx, _place(ctx, target), target.node_id, target.task, port)
-
-
-async def _any_of(ctx: Context) -> Target:
-    """Any container that runs: they share one network. Raises Conflict where none does."""
-    s, name = ctx.services, ctx.params["name"]
-    last: Conflict | None = None
-    for container in await container_looking.names(s, ctx.scope, name):
-        try:
-            return await container_looking.target_of(s, ctx.scope, name, container)
-        except Conflict as error:
-            last = error
-    assert last is not None
-    raise last
 
 
 def _place(ctx: Context, target: Target) -> Place:
