@@ -13,6 +13,7 @@ from tidemill.app.assets.asset_usage import references, users_of
 from tidemill.app.rows.asset_rows import COMPONENTS, DATA, ENVIRONMENTS, MODELS
 from tidemill.app.rows.codec import encode
 from tidemill.app.rows.container_rows import group_key
+from tidemill.app.upkeep import workspace_deletion
 from tidemill.domain.containers.reading import read_group
 from tidemill.domain.containers.status import GroupStatus
 from tidemill.domain.errors import Conflict
@@ -170,6 +171,14 @@ async def test_a_package_that_a_container_group_runs_is_not_deleted(services, sc
     assert await users(ENVIRONMENTS, "digits", "2") == []
     with pytest.raises(Conflict, match="Package digits:1 is in use by container group 'web'"):
         await services.store.read(lambda read: package_usage.refuse_if_used(read, scope, "digits", "1"))
+
+
+async def test_a_workspace_whose_packages_container_groups_run_is_not_deleted(services, owner, scope, group):
+    await group("other", "package://elsewhere/digits:1")
+    await group("web", f"package://{scope.workspace.upper()}/digits:1")
+    with pytest.raises(Conflict, match=r"in use by container group 'web'\. Delete what uses them") as refused:
+        await workspace_deletion.delete(services, owner, scope)
+    assert refused.value.code == "WorkspaceHasPackagesInUse"
 
 
 async def test_an_environment_in_a_package_uses_it(scope, add, users, services):

@@ -34,6 +34,11 @@ def refuse_if_used(read: Read, scope: Scope, name: str, version: str) -> None:
         )
 
 
+def groups_of_workspace(read: Read, scope: Scope) -> list[str]:
+    """In words: container groups that run in any of its packages."""
+    return list(_groups(read, scope, "", ""))
+
+
 def _groups(read: Read, scope: Scope, name: str, version: str) -> Iterator[str]:
     """Stopped ones, too: they could not start again."""
     for row in read.find(ResourceQuery(GROUPS, replace(scope, workspace=""))):
@@ -53,9 +58,13 @@ def _environments(read: Read, scope: Scope, name: str, version: str) -> Iterator
 
 
 def _is(image: str, workspace: str, default: str, name: str, version: str) -> bool:
-    """`default`: the workspace of an image that names none."""
+    """`default`: the workspace of an image that names none; `name`, `version` "": any."""
     if not image.startswith(f"{PACKAGE}://"):
         return False
     found = parse_reference(image)
-    named = (found.registry or default, found.repository, found.tag if version else "")
-    return [part.casefold() for part in named] == [part.casefold() for part in (workspace, name, version)]
+    pairs = (
+        (found.registry or default, workspace),
+        (found.repository if name else "", name),
+        (found.tag if version else "", version),
+    )
+    return all(there.casefold() == asked.casefold() for there, asked in pairs)

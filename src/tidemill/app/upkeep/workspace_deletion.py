@@ -6,6 +6,7 @@ import asyncio
 import logging
 from dataclasses import replace
 
+from tidemill.app.assets import package_usage
 from tidemill.app.computes.compute_rules import IMPLICIT
 from tidemill.app.computes.computes import local_uid
 from tidemill.app.rows import batch_rows
@@ -14,6 +15,7 @@ from tidemill.app.services import Caller, Services
 from tidemill.app.workspaces.workspaces import account_of, workspace_key
 from tidemill.domain.errors import Conflict
 from tidemill.domain.model import Event, JobState, Resource, Scope, Touched
+from tidemill.domain.units import join_words
 from tidemill.store.api import ResourceQuery, Tx
 
 # Every type of row that lives in a workspace. Computes are not here: their nodes are closed first, by the
@@ -53,8 +55,8 @@ _log = logging.getLogger("tidemill.workspaces")
 
 async def delete(services: Services, caller: Caller, scope: Scope) -> Resource | None:
     """Begins the deletion and returns the row as it then is: state "Deleting", gone when everything in it
-    is gone (`WorkspaceCleaner`). None when there is none. Raises Conflict while jobs of it are not final, or
-    it has endpoints."""
+    is gone (`WorkspaceCleaner`). None when there is none. Raises Conflict while jobs of it are not final, it
+    has endpoints, or container groups run in packages of its models."""
     now = services.clock.now()
 
     def begin(tx: Tx) -> Resource | None:
@@ -76,6 +78,14 @@ async def delete(services: Services, caller: Caller, scope: Scope) -> Resource |
             raise Conflict(
                 f"Workspace '{row.key.name}' has endpoints: {names}. Delete them first.",
                 "WorkspaceHasEndpoints",
+                row.key.name,
+            )
+        groups = package_usage.groups_of_workspace(tx, scope)
+        if groups:
+            raise Conflict(
+                f"Packages of workspace '{row.key.name}' are in use by {join_words(groups, most=3)}. Delete "
+                "what uses them first.",
+                "WorkspaceHasPackagesInUse",
                 row.key.name,
             )
         for compute in (row for kind in _COMPUTES for row in tx.find(ResourceQuery(kind, scope))):
