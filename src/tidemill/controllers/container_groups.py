@@ -133,9 +133,7 @@ def _carry_out(
                 container_runs.stop(tx, by_uid[one.uid], one.why, now)
             case Finish():
                 tx.add_event(event(row, now, Provisioning.SUCCEEDED, one.message))
-                row = tx.update(
-                    replace(row, state=Provisioning.SUCCEEDED, status=encode(replace(status, error=None)))
-                )
+                row = tx.update(replace(row, state=Provisioning.SUCCEEDED, status=encode(status.settled)))
             case Fail():
                 tx.add_event(event(row, now, Provisioning.FAILED, one.error.message))
                 row = tx.update(

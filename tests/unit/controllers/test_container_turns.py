@@ -74,6 +74,13 @@ async def test_what_another_change_took_the_place_of_is_not_told_to_be_done(worl
         "Succeeded",
         "Succeeded",
     ]
+    fourth = await put(world, "four")  # what was done by then stays done
+    assert [await told(world, one) for one in (first, second, third, fourth)] == [
+        "Succeeded",
+        "Canceled",
+        "Succeeded",
+        "InProgress",
+    ]
 
 
 async def test_a_restart_that_a_stop_followed_is_not_told_to_be_done(world: World) -> None:

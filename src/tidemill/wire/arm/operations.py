@@ -115,7 +115,7 @@ async def _look(ctx: Context, operation: str) -> tuple[str, Resource | None]:
     if row is None:
         raise NotFound(f"What operation {operation!r} was about is gone.", "OperationNotFound")
     if kind == "turn" and generation != str(_generation(row)):
-        return "Canceled", row
+        return ("Succeeded" if generation in _fulfilled(row) else "Canceled"), row
     if row.state in _READY:
         return "Succeeded", row
     return ("Failed" if row.state in _FAILED else "InProgress"), row
@@ -134,6 +134,10 @@ async def _check_readable(ctx: Context, row: Resource) -> None:
 
 def _generation(row: Resource) -> int:
     return json.decode(row.status).get("generation", 0)
+
+
+def _fulfilled(row: Resource) -> list[str]:
+    return [str(one) for one in json.decode(row.status).get("fulfilled", ())]
 
 
 def _failure(row: Resource | None) -> dict[str, Any]:
