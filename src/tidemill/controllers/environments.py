@@ -95,7 +95,7 @@ class Environments:
     async def _prepare_group(self, row: Resource, plan: JobPlan) -> None:
         """The images of a container group's run, one after the other."""
         assert plan.group is not None
-        started, found, label = self._s.clock.now(), list(plan.images), ""
+        started, found, label = self._s.clock.now(), list(plan.images), plan.environment.label
         notes: list[str] = []
         try:
             group = await container_files.row_of(self._s, plan.group)
@@ -105,7 +105,8 @@ class Environments:
                     found[at], said = await container_images.fetch(self._s, group, one, _unheard)
                     notes += [note for note in said if note not in notes]
         except (TidemillError, TimeoutError) as error:
-            why = error.message if isinstance(error, TidemillError) else "it took too long"
+            late = f"that took longer than {human_duration(round(BUILD_S * 1e6))}."
+            why = error.message if isinstance(error, TidemillError) else late
             code = error.code if isinstance(error, TidemillError) else "ImageTimeout"
             problem = JobError(code, f"Image {label} could not be fetched: {why}")
             return await self._write(lambda tx: self._failed(tx, row.uid, problem))

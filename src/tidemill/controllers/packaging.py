@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -24,12 +24,14 @@ from tidemill.app.rows.package_rows import LAYERS, container_of, package_status
 from tidemill.app.services import Services
 from tidemill.app.serving.instances import staged_model
 from tidemill.controllers import package_bases
+from tidemill.controllers.environments import BUILD_S
 from tidemill.controllers.serving import SOURCES
 from tidemill.data.blobmodel import BlobProperties
 from tidemill.domain.errors import Conflict, InvalidRequest, OutOfSpace, TidemillError
 from tidemill.domain.model import Resource
 from tidemill.domain.plan import Place, PlannedEnvironment
 from tidemill.domain.serving.packaging import OCI, KeptLayer, PackagePlan, PackageStatus
+from tidemill.domain.units import human_duration
 from tidemill.environments import tree
 from tidemill.environments.built import BuiltEnvironment
 from tidemill.environments.images.manifest import host_architecture
@@ -39,6 +41,7 @@ from tidemill.packaging.pythons import ENVIRONMENT
 
 _layer = msgspec.json.Decoder(KeptLayer)
 Tell = Callable[[str], Awaitable[None]]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +63,13 @@ class Making:
 
     async def run(self) -> Packed:
         """Raises TidemillError, OSError. Cancelled: its process is gone, and so are its files here."""
-        planned, built = await self._environment()
+        planned, built = await self._in_time(self._environment())
         folder = await asyncio.to_thread(self._folder)
         try:
             base = None
             if planned.in_image:
-                base = await package_bases.base_of(self._s, self._row.key.scope, planned, built, folder)
+                scope = self._row.key.scope
+                base = await self._in_time(package_bases.base_of(self._s, scope, planned, built, folder))
                 self._notes += base.notes
             await asyncio.to_thread(self._stage, folder)
             order, keys = await asyncio.to_thread(self._order, folder, planned, built, base)
@@ -77,6 +81,21 @@ class Making:
                 await asyncio.gather(keeping, return_exceptions=True)
         finally:
             await asyncio.shield(asyncio.to_thread(tree.remove_tree, folder))
+
+    async def _in_time(self, step: Awaitable[T]) -> T:
+        """What waits for package indexes, registries and builds: other packages wait for this one."""
+        limit = asyncio.timeout(BUILD_S)
+        try:
+            async with limit:
+                return await step
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            label, most = self._plan.environment.label, human_duration(round(BUILD_S * 1e6))
+            raise TidemillError(
+                f"Environment {label} was not ready within {most}. Package again to go on.",
+                "EnvironmentTimeout",
+            ) from error
 
     async def _environment(self) -> tuple[PlannedEnvironment, BuiltEnvironment | None]:
         """-> (it, ready; what was built, None: its image has everything)."""
