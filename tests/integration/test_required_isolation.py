@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from jobserver import JobServer
+from jobserver import JobServer, until
 
 from tidemill.domain.errors import TidemillError
 from tidemill.server import helper_process, launch
@@ -53,6 +54,23 @@ def test_a_compute_says_what_its_jobs_need_by_a_tag(plain: JobServer) -> None:
     assert status == 409, "a job may not ask for less than its compute"
     status, answer = plain.arm("PUT", "computes/odd", {**body, "tags": {"tidemill.isolation": "none"}})
     assert (status, answer["error"]["target"]) == (400, "tags.tidemill.isolation")
+
+
+def test_a_server_that_does_not_get_ready_is_ended_with_its_helper(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "home"
+
+    def too_late(*_: object) -> None:
+        helper = home / "helper" / "lock"
+        until(lambda: launch.holder(home / "lock") and (os.geteuid() or helper.read_bytes()), what="its lock")
+
+    monkeypatch.setattr(launch, "_read_line", too_late)
+    with pytest.raises(TidemillError, match="The server did not start"):
+        launch.up(home, https_port=0, http_port=0, data_port=0, detach=True)
+    left = launch.holder(home / "lock"), helper_process.stop(home)
+    launch.down(home)
+    assert left == (None, [])
 
 
 def test_a_server_that_requires_more_than_its_host_gives_does_not_start(tmp_path: Path) -> None:

@@ -114,7 +114,9 @@ def _spawn(options: dict[str, Any]) -> dict[str, Any]:
     if outcome and "ready" in outcome:
         child.returncode = 0  # it lives on; it is not ours to wait for
         return outcome["ready"]
-    child.wait(STOP_S) if outcome is not None else child.kill()
+    if outcome is None:
+        child.kill()
+    child.wait(STOP_S)  # it holds the home's lock until then
     _end_helper(home)
     error = (outcome or {}).get("error")
     if error:
