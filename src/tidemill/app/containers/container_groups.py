@@ -250,7 +250,10 @@ class _Draft:
         if same:
             return old if row == old else tx.update(replace(row, modified_at=now))
         plan = replace(
-            self.plan, compute_uid=before.compute_uid, generation=before.generation + 1, error=None
+            self.plan,
+            compute_uid=before.compute_uid,
+            generation=before.generation + 1,
+            fulfilled=before.fulfilled,
         )
         tx.add_event(event(row, now, "Updated", f"Updated by {self.by}: it starts anew.", self.by))
         state = Provisioning.UPDATING
