@@ -47,7 +47,7 @@ def write(layout: Path, name: str, tag: str, target: Path) -> None:
     ]
     part = target.with_name(target.name + ".part")
     try:
-        with tarfile.open(part, "w", format=tarfile.PAX_FORMAT) as tar:
+        with tarfile.TarFile(part, "w", format=tarfile.PAX_FORMAT, copybufsize=_CHUNK) as tar:
             _add(tar, f"{config}.json", _blob(layout, config).read_bytes())
             for digest, diff in dict(zip(layers, diffs, strict=True)).items():
                 _add_layer(tar, _blob(layout, digest), diff)

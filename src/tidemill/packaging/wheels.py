@@ -15,6 +15,7 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from email.parser import HeaderParser
+from itertools import chain
 
 from tidemill.packaging.pythons import TRAMPOLINE, Unsuitable
 
@@ -142,7 +143,7 @@ def _add(archive: zipfile.ZipFile, name: str, source: str) -> tuple[str, str]:
         archive.open(_entry(name, 0o755 if executable else 0o644), "w") as target,
     ):
         first = _plain_script(file.read(_SMALL)) if script else b""
-        for piece in (first, *iter(lambda: file.read(_CHUNK), b"")):
+        for piece in chain([first], iter(lambda: file.read(_CHUNK), b"")):
             digest.update(piece)
             size += len(piece)
             target.write(piece)
@@ -166,11 +167,8 @@ def _entry(name: str, mode: int) -> zipfile.ZipInfo:
 
 
 def _digest(path: str) -> str:
-    digest = hashlib.sha256()
     with open(path, "rb") as file:
-        for chunk in iter(lambda: file.read(_CHUNK), b""):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def requirements(wheels: Sequence[Wheel]) -> str:

@@ -11,6 +11,7 @@ import os
 import stat
 import subprocess
 import sys
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -103,6 +104,26 @@ def test_the_same_again_is_the_same_file(environment: Path, tmp_path: Path) -> N
         (tmp_path / name).mkdir()
         made.append(repack(str(environment), MINOR, str(tmp_path / name)))
     assert made[0] == made[1]
+
+
+def test_a_large_file_is_never_whole_in_memory(environment: Path, tmp_path: Path) -> None:
+    packages = environment / "lib" / f"python{MINOR}" / "site-packages"
+    record = packages / "tide-1.2.dist-info" / "RECORD"
+    before, large = record.read_text(), packages / "tide" / "large.so"
+    with large.open("wb") as file:
+        file.truncate(48 << 20)
+    record.write_text(f"{before}tide/large.so,,\n")
+    tracemalloc.start()
+    try:
+        (found,) = repack(str(environment), MINOR, str(tmp_path))
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+        record.write_text(before)
+        large.unlink()
+    with zipfile.ZipFile(tmp_path / found.file) as archive:
+        assert archive.getinfo("tide/large.so").file_size == 48 << 20
+    assert most < 16 << 20
 
 
 def test_what_came_from_no_wheel_is_refused(environment: Path, tmp_path: Path) -> None:
