@@ -36,6 +36,7 @@ from tidemill.environments import tree
 from tidemill.environments.built import BuiltEnvironment
 from tidemill.environments.images.manifest import host_architecture
 from tidemill.environments.process import run
+from tidemill.packaging import system
 from tidemill.packaging.assembling import APPLICATION, FORMAT
 from tidemill.packaging.pythons import ENVIRONMENT
 
@@ -300,9 +301,8 @@ def _keys(
         keys["image"] = _hash("image", str(FORMAT), below)
     if program:
         info = os.stat(program)
-        keys["python"] = _hash(
-            "python", str(FORMAT), program, str(info.st_size), str(info.st_mtime_ns), str(bool(below))
-        )
+        host = "" if below else f"host {system.stamp()}"  # whose libraries come along
+        keys["python"] = _hash("python", str(FORMAT), program, str(info.st_size), str(info.st_mtime_ns), host)
     if built is not None or side is not None:
         digest = built.digest if built is not None else ""
         keys["environment"] = _hash(

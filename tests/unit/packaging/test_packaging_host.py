@@ -13,10 +13,13 @@ import struct
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
-from tidemill.packaging import elf, pythons
+from tidemill.controllers.packaging import _keys
+from tidemill.packaging import elf, pythons, system
 from tidemill.packaging.bytecode import detached
 from tidemill.packaging.elf import NotElf
 from tidemill.packaging.libraries import Finder, host_folders
@@ -137,3 +140,26 @@ def test_what_is_no_python_is_refused(tmp_path: Path) -> None:
     (tmp_path / "python3").chmod(0o755)
     with pytest.raises(pythons.Unsuitable, match="does not say what it is"):
         pythons.ask(str(tmp_path / "python3"))
+
+
+def test_a_host_with_other_libraries_shares_no_layer_with_what_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path / "ld.so.cache"
+    monkeypatch.setattr(system, "_CACHE", str(cache))
+
+    def keys(image: str) -> dict[str, str]:
+        planned, built = SimpleNamespace(image_digest=image), SimpleNamespace(digest="d" * 32)
+        return _keys(sys.executable, cast(Any, planned), cast(Any, built), None, None)
+
+    found: list[dict[str, str]] = []
+    images: list[dict[str, str]] = []
+    for at in (1, 1, 2):
+        cache.write_text("libc.so.6")
+        os.utime(cache, (at, at))
+        found.append(keys(""))
+        images.append(keys("sha256:1"))
+    assert found[0] == found[1]
+    assert not set(found[1].values()) & set(found[2].values())
+    assert images[0] == images[2]
+    assert not set(images[0].values()) & set(found[0].values())
