@@ -130,6 +130,10 @@ async def test_a_container_that_its_node_refuses_says_so(
     assert reached.seen.name == "side"
     with pytest.raises(Conflict, match="'web' of group 'web' does not run: it has ended"):
         await container_looking.target_of(world.services, GROUP, "web", "web")
+    await container_groups.stop(world.services, OWNER, GROUP, "web")
+    await until_runs(world)  # what was asked for is there: it is stopped
+    with pytest.raises(Conflict, match="No container of group 'web' runs"):
+        await container_looking.any_of(world.services, GROUP, "web")
 
 
 async def test_a_put_does_not_bring_a_group_back_that_was_deleted_meanwhile(

@@ -137,7 +137,11 @@ async def any_of(s: Services, scope: Scope, name: str) -> Target:
     """A container that runs: they share one network. Raises NotFound, Conflict where none does."""
     row, run, spec = await s.store.read(lambda read: _look(read, scope, name))
     every = [Seen(row, number, one.name, run) for number, one in enumerate(spec.every)]
-    return await _target(s, next((one for one in every if one.runs), every[-1]))
+    running = next((one for one in every if one.runs), None)
+    if running is None:
+        message = f"No container of group {name!r} runs. See: tidemill container why --name {name}"
+        raise Conflict(message, "ContainerNotRunning", name)
+    return await _target(s, running)
 
 
 async def _target(s: Services, seen: Seen) -> Target:
