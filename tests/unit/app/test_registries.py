@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import uuid
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +17,7 @@ from tidemill.app.people import principals, roles
 from tidemill.app.people.access import AccessDenied
 from tidemill.app.rows.asset_rows import CODES, COMPONENTS, ENVIRONMENTS, MODELS
 from tidemill.app.rows.codec import decode_object, encode
+from tidemill.app.upkeep import housekeeping
 from tidemill.app.workspaces import groups, workspaces
 from tidemill.app.workspaces.workspaces import get as get_workspace
 from tidemill.app.workspaces.workspaces import status_of
@@ -224,6 +227,16 @@ async def test_what_is_in_use_stays_and_its_users_are_counted(services, scope, o
             await call
         assert "1 jobs that have not ended" in caught.value.message
         assert "secret-job" not in caught.value.message
+
+
+async def test_what_a_broken_share_left_there_is_found_by_the_rules_of_retention(services, digits):
+    left = await assets.start_pending_upload(services, digits, MODELS, "digits", "2")
+    services = replace(services, environments=SimpleNamespace(list=list))
+    (services.settings.home / "config.json").write_text("{}")
+    seen = [one.candidate for one in await housekeeping.look(services)]
+    used = {one.name: bool(one.named_by) for one in seen if one.name.startswith(f"{left.account}/")}
+    assert used.pop(f"{left.account}/{left.container}") is False
+    assert list(used.values()) == [True]
 
 
 async def test_a_deleted_registry_takes_its_assets_and_roles_with_it(services, scope, owner, digits, ann):

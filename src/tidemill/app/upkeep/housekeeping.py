@@ -17,6 +17,7 @@ from typing import Any
 
 from tidemill.app.assets.storage import account_of
 from tidemill.app.rows.codec import encode, job_status
+from tidemill.app.rows.registry_rows import TYPE as REGISTRIES
 from tidemill.app.services import Services
 from tidemill.domain.errors import InvalidRequest
 from tidemill.domain.model import Caller, Event, JobState, Resource
@@ -222,11 +223,13 @@ def _environments(s: Services, seen: _Seen) -> list[Candidate]:
 
 
 async def _uploads(s: Services, seen: _Seen) -> list[Candidate]:
-    workspaces = await s.store.read(lambda r: r.find(ResourceQuery("workspaces")))
+    owners = await s.store.read(
+        lambda r: [*r.find(ResourceQuery("workspaces")), *r.find(ResourceQuery(REGISTRIES))]
+    )
 
     def count() -> list[Candidate]:
         found: list[Candidate] = []
-        for account in sorted({account_of(row) for row in workspaces}):
+        for account in sorted({account_of(row) for row in owners}):
             for one in s.blobs.containers(account):
                 if _UPLOAD.fullmatch(one.name):
                     users = ("an asset, or what was made from it",) if one.name in seen.containers else ()

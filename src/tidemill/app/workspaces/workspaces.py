@@ -65,7 +65,7 @@ def status_of(row: Resource) -> dict[str, Any]:
 
 
 def account_of(row: Resource) -> str:
-    """The storage account of a workspace row."""
+    """The storage account of a workspace's row, or of a registry's."""
     return str(status_of(row)["storage_account"])
 
 
