@@ -13,9 +13,8 @@ from http.client import HTTPException, HTTPSConnection
 from typing import Any
 from urllib.parse import urlsplit
 
-from tidemill.cli import ignore, submit, upload
+from tidemill.cli import submit, upload
 from tidemill.cli.errors import FAILED, REFUSED, CliError, ServerGone
-from tidemill.cli.hashing import object_hash
 from tidemill.cli.session import Session
 from tidemill.cli.urls import segment
 from tidemill.cli.yaml import blame, references
@@ -97,9 +96,9 @@ def model_id(session: Session, spec: Spec, model: str | Mapping[str, Any]) -> st
     uri, digest = path, ""
     if references.is_local(path):
         root = spec.path(path)
-        digest = object_hash(root, ignore.load(root) if root.is_dir() else lambda _: False)
         store = upload.open_store(session, (given.get("datastore") or upload.DEFAULT_STORE))
         uri = upload.upload_path(session, store, root, str(given.get("type") or ""))
+        digest = upload.hash_in(uri)
     name = str(given.get("name") or digest or "model")
     version = str(given.get("version") or ("1" if not given.get("name") else ""))
     base = f"{session.workspace_id()}/models/{segment(name)}"

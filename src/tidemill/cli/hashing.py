@@ -14,11 +14,12 @@ _CHUNK = 1024 * 1024
 
 
 def content_hash(files: list[tuple[Path, str]]) -> str:
-    """The hash of a code snapshot (hash_version 202208): count, names and sizes, then contents."""
+    """The hash of a code snapshot (hash_version 202208): count, names and sizes, then contents. Raises
+    OSError, UnicodeEncodeError with a name that is not UTF-8."""
     ordered = sorted(files, key=lambda entry: entry[1].lower())
     digest = hashlib.sha256(str(len(ordered)).encode())
     for path, name in ordered:
-        digest.update(f"#{name}#".encode())
+        digest.update(b"#" + name.encode() + b"#")
         digest.update(str(path.stat().st_size).encode())
     for path, _ in ordered:
         _feed(digest, path)
@@ -26,7 +27,7 @@ def content_hash(files: list[tuple[Path, str]]) -> str:
 
 
 def object_hash(root: Path, excluded: Excluded) -> str:
-    """The hash that names the folder of an uploaded input (LocalUpload/{hash}/…)."""
+    """The hash that names the folder of an uploaded input (LocalUpload/{hash}/…). Raises as that one."""
     digest = hashlib.sha256(_SEED)
     if root.is_dir():
         real = root.resolve()

@@ -8,9 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tidemill.cli import ignore, upload
+from tidemill.cli import upload
 from tidemill.cli.errors import USAGE, CliError
-from tidemill.cli.hashing import object_hash
 from tidemill.cli.session import Session
 from tidemill.cli.urls import segment
 from tidemill.cli.yaml import blame, references, sweep_to_arm, to_arm
@@ -153,7 +152,7 @@ def environment_body(
         store = upload.open_store(session)
         uri = upload.upload_path(session, store, root, "uri_folder")
         context = f"{store.container.url}/{uri.split('/paths/', 1)[1]}"
-        digest = object_hash(root, ignore.load(root))
+        digest = upload.hash_in(uri)
     elif build.get("path"):
         context = build["path"]
     return to_arm.environment_version(environment, conda, context, anonymous), digest

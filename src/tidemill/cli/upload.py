@@ -119,11 +119,23 @@ def upload_path(session: Session, store: Store, root: Path, kind: str) -> str:
     return uri
 
 
+def hash_in(uri: str) -> str:
+    """By which `upload_path` named what it sent there."""
+    return uri.partition("/paths/LocalUpload/")[2].partition("/")[0]
+
+
 @contextmanager
 def _readable(root: Path, found: Contents) -> Iterator[None]:
-    """A file that is gone, or may not be read, is named, with the link that led to it."""
+    """A file that is gone, or may not be read, is named, with the link that led to it; so is one whose name
+    storage cannot have."""
     try:
         yield
+    except UnicodeEncodeError as error:
+        raise CliError(
+            f"{error.object!r} below {root} is not named in UTF-8, as everything in storage is: rename it.",
+            FAILED,
+            "FileUnreadable",
+        ) from None
     except OSError as error:
         if error.filename is None:  # of the connection
             raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import os
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,18 @@ def test_a_file_that_vanishes_is_named_with_the_link_to_it(
     gone = linked.parent / "outside" / "deep" / "o.txt"
     assert f"{gone} cannot be read (No such file or directory)" in caught.value.message
     assert f"{linked / 'far'} is a link that leads there, out of the folder." in caught.value.message
+
+
+def test_a_name_that_is_not_utf_8_is_told(tmp_path: Path) -> None:
+    (tmp_path / "a.py").touch()
+    (tmp_path / os.fsdecode(b"x\xff.txt")).touch()
+    store = upload.Store("s", Container("", tmp_path))
+    for send in (
+        lambda: upload.upload_code(Session(Given()), tmp_path),
+        lambda: upload.upload_path(Session(Given()), store, tmp_path, "uri_folder"),
+    ):
+        with pytest.raises(CliError, match=r"'x\\udcff.txt' below .* is not named in UTF-8"):
+            send()
 
 
 def test_what_changes_while_it_is_sent_is_not_kept_under_the_old_hash(
