@@ -7,18 +7,45 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from tidemill.cli.errors import USAGE, CliError
+
+Rule = tuple[bool, re.Pattern[str]]  # (whether it excludes, pattern)
+
 
 def load(folder: Path) -> Callable[[str], bool]:
-    """-> `excluded(relative posix path)`. `.amlignore` goes before `.gitignore`."""
+    """-> `excluded(relative posix path)`. `.amlignore` goes before `.gitignore`. Raises CliError naming the
+    line that cannot be read."""
     for name in (".amlignore", ".gitignore"):
         file = folder / name
         if file.is_file():
-            rules = [rule for line in file.read_text("utf-8").splitlines() if (rule := parse(line.rstrip()))]
+            rules = _rules(file)
             return lambda path: _decide(rules, path)
     return lambda path: False
 
 
-def _decide(rules: list[tuple[bool, re.Pattern[str]]], path: str) -> bool:
+def _rules(file: Path) -> list[Rule]:
+    try:
+        lines = file.read_text("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise CliError(
+            f"{file} is not UTF-8 text (byte {error.start}).", USAGE, "InvalidIgnoreFile"
+        ) from None
+    found: list[Rule] = []
+    for number, line in enumerate(lines, 1):
+        try:
+            rule = parse(line.rstrip())
+        except re.error as error:
+            raise CliError(
+                f"{file}:{number}: the pattern {line.rstrip()!r} cannot be read: {error.msg}.",
+                USAGE,
+                "InvalidIgnoreFile",
+            ) from None
+        if rule is not None:
+            found.append(rule)
+    return found
+
+
+def _decide(rules: list[Rule], path: str) -> bool:
     excluded = False
     for include, pattern in rules:
         if pattern.match(path):
@@ -26,8 +53,8 @@ def _decide(rules: list[tuple[bool, re.Pattern[str]]], path: str) -> bool:
     return excluded
 
 
-def parse(line: str) -> tuple[bool, re.Pattern[str]] | None:
-    """One line of the file -> (excludes, pattern), None for blank lines and comments."""
+def parse(line: str) -> Rule | None:
+    """One line of the file; None for blank lines and comments. Raises re.error."""
     if not line.strip() or line.startswith("#") or line == "/":
         return None
     excludes = not line.startswith("!")

@@ -192,6 +192,28 @@ def test_ignore_patterns(tmp_path: Path, rules: str, path: str, out: bool) -> No
     assert ignore.load(tmp_path)(path) is out
 
 
+@pytest.mark.parametrize(
+    ("raw", "told"),
+    [
+        (
+            b"*.pyc\n[z-a].py\n",
+            r"\.amlignore:2: the pattern '\[z-a\]\.py' cannot be read: bad character range",
+        ),
+        (b"x\n\n[!]y\n", r"\.amlignore:3: the pattern '\[!\]y' cannot be read"),
+        (b"ok\n\xff\n", r"\.amlignore is not UTF-8 text \(byte 3\)"),
+    ],
+)
+def test_an_ignore_file_that_cannot_be_read_is_named(tmp_path: Path, raw: bytes, told: str) -> None:
+    (tmp_path / ".amlignore").write_bytes(raw)
+    with pytest.raises(CliError, match=told):
+        ignore.load(tmp_path)
+
+
+def test_a_mark_before_the_first_pattern_is_none_of_it(tmp_path: Path) -> None:
+    (tmp_path / ".amlignore").write_bytes(b"\xef\xbb\xbf*.csv\n")
+    assert ignore.load(tmp_path)("x.csv")
+
+
 def test_amlignore_goes_before_gitignore(tmp_path: Path) -> None:
     (tmp_path / ".gitignore").write_text("*.py")
     (tmp_path / ".amlignore").write_text("*.csv")
