@@ -133,7 +133,10 @@ def _short(action: str) -> str:
 
 def _on(resource: str) -> str:
     """The name of what it was about, where the path's last segment is a verb (`jobs/train-1/cancel`), too."""
-    below = resource.partition("/workspaces/")[2].split("/")[1:]
+    _, *found = re.split("/resourceGroups/[^/]+/", resource, maxsplit=1, flags=re.IGNORECASE)
+    below = found[0].split("/") if found else []
+    if below[:1] == ["providers"]:
+        below = below[2:]
     named = below[:-1] if len(below) > 1 and len(below) % 2 else below
     if len(named) >= 4 and named[-2] == "versions":
         return f"{named[-3]}:{named[-1][:8]}"
