@@ -44,9 +44,7 @@ async def data_page(ctx: Context) -> Response:
         place = await data_preview.place_of(s, scope, DATA, asset["address"])
     except TidemillError as error:
         problem = error.message
-    uses = await asset_pages.used(
-        ctx, lambda read: asset_uses.of_bytes(read, scope, place, asset["name"], asset["version"])
-    )
+    uses = await asset_pages.used(ctx, lambda read: asset_uses.of_data(read, scope, place))
     look = await _look(ctx, place, asset["type"], problem)
     return pages.page("data_version.html", **values, **uses, **look)
 

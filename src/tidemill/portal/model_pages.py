@@ -33,7 +33,7 @@ async def model_page(ctx: Context) -> Response:
     row = await model_flavors.with_flavors(s, row)
     place, problem = await _place(ctx, asset["address"])
     uses = await asset_pages.used(
-        ctx, lambda read: asset_uses.of_bytes(read, scope, place, asset["name"], asset["version"])
+        ctx, lambda read: asset_uses.of_model(read, scope, place, asset["name"], asset["version"])
     )
     return pages.page(
         "model.html",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
@@ -16,9 +17,10 @@ from tidemill.app.rows.batch_rows import status_of
 from tidemill.app.rows.codec import decode_object, job_status
 from tidemill.app.serving import batch_calls, batch_deployments, batch_endpoints
 from tidemill.app.upkeep import workspace_deletion
-from tidemill.app.views import batch_views, compute_views
+from tidemill.app.views import asset_uses, batch_views, compute_views
 from tidemill.domain.errors import Conflict, InvalidRequest, NotFound, NotOffered
 from tidemill.domain.model import Caller, JobState
+from tidemill.domain.plan import Place
 from tidemill.domain.principals import PrincipalKind
 from tidemill.environments.builder import EnvironmentBuilder
 
@@ -261,6 +263,21 @@ async def test_what_it_runs_is_in_use(s, scope, owner, deploy):
     await deploy("flow", pipeline())
     users = await s.store.read(lambda read: users_of(read, scope, COMPONENTS, "flow", "1"))
     assert users == ["batch deployment 'ep1/flow'"]
+
+
+async def test_the_page_of_what_it_runs_names_it(s, scope, deploy):
+    await deploy(model={"assetId": "azureml:digits@latest"})
+    await deploy("flow", pipeline("flow@latest"))
+    place = Place("", "", "")
+    for find, name, users in (
+        (partial(asset_uses.of_model, place=place), "digits", ["one"]),
+        (partial(asset_uses.of_model, place=place), "flowers", []),
+        (asset_uses.of_environment, "env", ["one"]),
+        (asset_uses.of_component, "flow", ["flow"]),
+        (asset_uses.of_component, "step", []),
+    ):
+        uses = await s.store.read(lambda read, f=find, n=name: f(read, scope, name=n, version="1"))
+        assert [one["deployment"] for one in uses.deployments if one["kind"] == "batch"] == users
 
 
 async def test_an_update_leaves_jobs_alone_and_is_told(s, scope, owner, deploy, invoke):

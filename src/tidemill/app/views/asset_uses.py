@@ -12,7 +12,6 @@ from typing import Any
 from tidemill.app.assets.asset_usage import references
 from tidemill.app.rows import batch_rows
 from tidemill.app.rows.asset_rows import COMPONENTS, MODELS, version_id
-from tidemill.app.rows.batch_rows import BatchDeploymentStatus
 from tidemill.app.rows.codec import decode_object, job_status
 from tidemill.app.rows.endpoint_rows import DEPLOYMENTS, deployment_status
 from tidemill.app.times import iso
@@ -38,18 +37,28 @@ class Uses:
     deployments: tuple[dict[str, Any], ...]
 
 
-def of_bytes(read: Read, scope: Scope, place: Place | None, name: str, version: str) -> Uses:
-    """Of data or a model at that place: jobs that read it, deployments that serve the model."""
+def of_data(read: Read, scope: Scope, place: Place | None) -> Uses:
+    """Jobs that read what lies there."""
+    return _uses(read, scope, lambda row, plan: _reads(plan, place), lambda plan: False, lambda row: False)
 
-    def how(row: Resource, plan: JobPlan) -> str:
-        inputs = [item.name for item in plan.inputs if _same(item.place, place)]
-        return f"input {', '.join(inputs)}" if inputs else ""
+
+def of_model(read: Read, scope: Scope, place: Place | None, name: str, version: str) -> Uses:
+    """Jobs that read what lies there, deployments that serve the model."""
 
     def serves(plan: DeploymentPlan) -> bool:
-        return plan.model is not None and (plan.model.name, plan.model.version) == (name, version)
+        model = plan.model
+        return (
+            model is not None and (model.name, model.version) == (name, version) and _same(model.place, place)
+        )
 
     mine = version_id(scope, MODELS, name, version).casefold()
-    return _uses(read, scope, how, serves, lambda given: given.model.casefold() == mine)
+    return _uses(
+        read,
+        scope,
+        lambda row, plan: _reads(plan, place),
+        serves,
+        lambda row: batch_rows.status_of(row).model.casefold() == mine,
+    )
 
 
 def of_environment(read: Read, scope: Scope, name: str, version: str) -> Uses:
@@ -65,18 +74,28 @@ def of_environment(read: Read, scope: Scope, name: str, version: str) -> Uses:
         scope,
         lambda row, plan: "runs in it" if same(plan.environment) else "",
         lambda plan: bool(plan.spec.environment_id) and same(plan.environment),
-        lambda given: _names(given.environment, names, version),
+        lambda row: _names(batch_rows.status_of(row).environment, names, version),
     )
 
 
 def of_component(read: Read, scope: Scope, name: str, version: str) -> Uses:
-    """Pipelines and sweeps whose definition names this version."""
+    """Pipelines and sweeps whose definition names this version, and batch deployments that run it."""
 
     def how(row: Resource, plan: JobPlan) -> str:
         named = (one for one in references(decode_object(row.spec)) if one.kind is COMPONENTS)
         return "has it" if any((one.name, one.version) == (name, version) for one in named) else ""
 
-    return _uses(read, scope, how, lambda plan: False, lambda given: False)
+    def takes(row: Resource) -> bool:
+        """Whatever label it named; a registry's of that name is another."""
+        mine = batch_rows.status_of(row).component_label == f"{name}:{version}"
+        return mine and not batch_rows.spec_of(row).component.lower().startswith("azureml://registries/")
+
+    return _uses(read, scope, how, lambda plan: False, takes)
+
+
+def _reads(plan: JobPlan, place: Place | None) -> str:
+    inputs = [item.name for item in plan.inputs if _same(item.place, place)]
+    return f"input {', '.join(inputs)}" if inputs else ""
 
 
 def _same(one: Place | None, other: Place | None) -> bool:
@@ -90,14 +109,14 @@ def _uses(
     scope: Scope,
     how: Callable[[Resource, JobPlan], str],
     serves: Callable[[DeploymentPlan], bool],
-    takes: Callable[[BatchDeploymentStatus], bool],
+    takes: Callable[[Resource], bool],
 ) -> Uses:
     jobs = list(_jobs(read, scope, how))
     online = read.find(ResourceQuery(DEPLOYMENTS, scope, ascending=True))
     batch = read.find(ResourceQuery(batch_rows.DEPLOYMENTS, scope, ascending=True))
     deployments = (
         *(_deployment("online", row) for row in online if serves(deployment_status(row).plan)),
-        *(_deployment("batch", row) for row in batch if takes(batch_rows.status_of(row))),
+        *(_deployment("batch", row) for row in batch if takes(row)),
     )
     return Uses(tuple(jobs[:SHOWN]), len(jobs[SHOWN:]), deployments)
 
