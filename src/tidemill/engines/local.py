@@ -7,7 +7,6 @@ Linux only: it needs /proc, pidfd and, for limits, control groups.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import re
@@ -25,7 +24,7 @@ from tidemill.agent import protocol
 from tidemill.domain.isolation import Limit
 from tidemill.domain.launch import DEFAULT_PATH
 from tidemill.domain.model import Vector
-from tidemill.engines import attemptlogs, words
+from tidemill.engines import words
 from tidemill.engines.base import (
     EngineError,
     EngineEvent,
@@ -37,13 +36,13 @@ from tidemill.engines.base import (
     TaskSpec,
     Unreachable,
 )
+from tidemill.engines.directories import Directories
 from tidemill.engines.gpus import GpuInventory, NvmlGpus
 from tidemill.engines.host import DirectHost, Host
 from tidemill.engines.link import AgentLink, attach
 from tidemill.engines.processors import Processors, Reached
 from tidemill.engines.trial import trial
 from tidemill.engines.visits import Visits
-from tidemill.helper import nodedir
 
 log = logging.getLogger("tidemill.engine")
 
@@ -72,7 +71,7 @@ class _Node:
     parked: bool = False
 
 
-class LocalEngine(Visits):
+class LocalEngine(Directories, Visits):
     """See `engines.base.Engine`. `binds` are paths that a job's own uid must be able to read although a
     folder above them is closed (environments, the Python they were made from, the CA bundle).
     `own_uids=False` keeps the server's user for jobs, `cgroups=False` makes no groups, `isolation="plain"`
@@ -100,9 +99,9 @@ class LocalEngine(Visits):
         if not sys.platform.startswith("linux"):
             raise EngineError(f"The local engine needs Linux (/proc, pidfd); this is {sys.platform}.")
         self._home = home.resolve()
-        self._root = self._home / "nodes"
+        nodes = self._home / "nodes"
         if host is None:
-            self._root.mkdir(parents=True, exist_ok=True, mode=0o700)
+            nodes.mkdir(parents=True, exist_ok=True, mode=0o700)
             for bind in binds:  # a path that is not there when a node opens would never be seen by it
                 if self._home in bind.absolute().parents and not bind.exists():
                     bind.mkdir(parents=True)
@@ -110,7 +109,7 @@ class LocalEngine(Visits):
             host = DirectHost(
                 self._home, shown, own_uids=own_uids, groups=cgroups, look_s=look_s, python=python
             )
-        self._host: Host = host
+        super().__init__(nodes, host)
         self._isolation = isolation
         self._clock = clock
         self._capacity = capacity
@@ -247,60 +246,13 @@ class LocalEngine(Visits):
 
     # --- files
 
-    def work_dir(self, node_id: str, attempt_id: str) -> str:
-        if "/" in attempt_id or attempt_id.startswith(".") or not attempt_id:
-            raise InvalidTask(f"attempt id {attempt_id!r} cannot name a directory")
-        return str(self._root / node_id / "work" / attempt_id)
-
-    async def prepare_dir(
-        self,
-        node_id: str,
-        attempt_id: str,
-        folders: Sequence[str] = (),
-        links: Sequence[tuple[str, str]] = (),
-    ) -> str:
-        node, _ = self._need(node_id)
-        path = self.work_dir(node_id, attempt_id)
-        nodedir.make_folders(path, folders, links, self._owner(node))
-        return path
-
-    async def settle_dir(self, node_id: str, attempt_id: str) -> None:
-        node, _ = self._need(node_id)
-        if self._owner(node):
-            path = self.work_dir(node_id, attempt_id)
-            await asyncio.to_thread(nodedir.hand_over, path, self._owner(node))
-
-    async def remove_dir(self, node_id: str, attempt_id: str) -> None:
-        path = self.work_dir(node_id, attempt_id)
-
-        def remove() -> None:
-            if nodedir.remove_tree(path):
-                self._host.trim(node_id)
-            node = self._nodes.get(node_id)
-            if node is None or node.closing is not None:
-                self._host.prune(node_id)
-
-        await asyncio.to_thread(remove)
-
-    async def crowded(self, node_id: str) -> bool:
-        with contextlib.suppress(OSError):
-            return nodedir.crowded(self._root / node_id / "work")
-        return False
-
     async def keep_dirs(self, attempt_ids: Collection[str]) -> None:
-        left = [p for p in self._root.glob("*/work/[!.]*") if p.name not in attempt_ids]
-        if left:
+        if left := self._unknown_dirs(attempt_ids):
             self._background(self._remove_dirs(left))
 
-    async def _remove_dirs(self, paths: Sequence[Path]) -> None:
-        for path in paths:
-            await self.remove_dir(path.parent.parent.name, path.name)
-
-    async def read_log(self, node_id: str, attempt_id: str, path: str, offset: int, limit: int) -> bytes:
-        return attemptlogs.read(self.work_dir(node_id, attempt_id), path, offset, limit)
-
-    async def log_size(self, node_id: str, attempt_id: str, path: str) -> int:
-        return attemptlogs.size(self.work_dir(node_id, attempt_id), path)
+    async def _remove_dirs(self, left: Sequence[tuple[str, str]]) -> None:
+        for node_id, attempt_id in left:
+            await self.remove_dir(node_id, attempt_id)
 
     def cpu_used(self, node_id: str) -> int | None:
         node = self._nodes.get(node_id)
@@ -464,9 +416,13 @@ class LocalEngine(Visits):
         node, link = self._need(node_id)
         return node.hello["version"], partial(self._host.connect, node_id), link
 
-    def _owner(self, node: _Node) -> int:
-        """Whom the files of its jobs are to be given to; 0: nobody, they are ours."""
+    def _owner_on(self, node_id: str) -> int:
+        node, _ = self._need(node_id)
         return 0 if self._host.own_files else node.hello["uid"]
+
+    def _stays(self, node_id: str) -> bool:
+        node = self._nodes.get(node_id)
+        return node is not None and node.closing is None
 
     def _find(self, node_id: str) -> _Node | None:
         """The node as known, or as found on disk (an orphan of an earlier server)."""
