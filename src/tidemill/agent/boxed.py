@@ -32,6 +32,7 @@ class Box:
         }
         self.why_not: str = given["why_not"]
         self.made = bool(given["program"])
+        self._dev = ""  # the node's own, where it has one
         if not self.made:
             return
         self._etc = etc_folder
@@ -54,37 +55,58 @@ class Box:
         with contextlib.suppress(OSError):  # no device files here: bubblewrap binds the host's for each job
             dev.make(dev_folder)
             self._sandbox.dev_is_made(dev_folder)
+            self._dev = dev_folder
 
     def put(self, order: spawn.Order, directory: str, spec: dict[str, Any]) -> int:
         """Makes the order one of the same command inside the sandbox. What is `handed` is to be closed, but
         for what is returned: where its init will say how the job ended (-1: it will not)."""
-        job = shown.Job(
-            directory,
-            spec.get("chdir") or order.cwd,
-            spec.get("rootfs", ""),
-            spec.get("read_only"),
-            spec.get("devices"),
-            shown_at=[(str(source), str(target)) for source, target in spec.get("shown_at") or ()],
-            writable_at=[(str(source), str(target)) for source, target in spec.get("writable_at") or ()],
-        )
-        if self._init >= 0 and "/" not in order.argv[0]:
-            order.argv = [_on_path(order, job.rootfs), *order.argv[1:]]
+        job = self.job(order.cwd, directory, spec)
+        if self._init >= 0:
+            order.argv = found(order, job.rootfs)
         order.env, inside = bwrap.apart(order.env)
         order.argv = self._sandbox.command(order.argv, job, inside)
         order.handed[bwrap.FILTER_FD] = _anew(self._filter)
         if self._init < 0:
             return -1
         order.handed[init.INIT_FD] = _anew(self._init)
-        order.handed[init.SAID_FD] = said = _high(os.memfd_create("said"))
+        order.handed[init.SAID_FD] = said = high(os.memfd_create("said"))
         return said
 
+    def job(self, cwd: str, directory: str, spec: dict[str, Any]) -> shown.Job:
+        return shown.Job(
+            directory,
+            spec.get("chdir") or cwd,
+            spec.get("rootfs", ""),
+            spec.get("read_only"),
+            spec.get("devices"),
+            shown_at=[(str(source), str(target)) for source, target in spec.get("shown_at") or ()],
+            writable_at=[(str(source), str(target)) for source, target in spec.get("writable_at") or ()],
+        )
 
-def _on_path(order: spawn.Order, rootfs: str) -> str:
-    """Where its program will be found inside. Raises Failed."""
+    @property
+    def lacking(self) -> str:
+        """Why others than bubblewrap cannot show what is shown here, or ""."""
+        if not self.made:
+            return f"bubblewrap: {self.why_not}"
+        if self._init < 0:
+            return f"an init of ours for this machine ({os.uname().machine})"
+        return "" if self._dev else "device files of the node's own: this host let none be made"
+
+    def entries(self, job: shown.Job) -> list[shown.Entry]:
+        """All that it is shown, but for /proc, where nothing is `lacking`."""
+        root = shown.image_root(job, self._etc) if job.rootfs else shown.host_root(self._etc, whole=True)
+        own_dev = [(shown.DEVICE, self._dev, "/dev"), (shown.FRESH, "", "/dev/shm")]
+        return [*root, *shown.fresh(), *own_dev, *shown.files(job)]
+
+
+def found(order: spawn.Order, rootfs: str) -> list[str]:
+    """Its command, with the place of its program inside. Raises Failed."""
     name = order.argv[0]
+    if "/" in name:
+        return order.argv
     for folder in order.env.get("PATH", os.defpath).split(os.pathsep):
         if folder.startswith("/") and os.path.lexists(f"{rootfs}{folder}/{name}"):
-            return f"{folder}/{name}"
+            return [f"{folder}/{name}", *order.argv[1:]]
     raise spawn.Failed(f"could not run {name!r}: no program of that name is on its PATH")
 
 
@@ -96,10 +118,10 @@ def _held(name: str, content: bytes) -> int:
 
 def _anew(fd: int) -> int:
     """Open once more, with an offset of its own."""
-    return _high(os.open(f"/proc/self/fd/{fd}", os.O_RDONLY))
+    return high(os.open(f"/proc/self/fd/{fd}", os.O_RDONLY))
 
 
-def _high(fd: int) -> int:
+def high(fd: int) -> int:
     """The same, with a number that nothing is handed over as."""
     try:
         return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10)
@@ -107,13 +129,14 @@ def _high(fd: int) -> int:
         os.close(fd)
 
 
-def terminate(pids: list[int], outer: int) -> None:
+def terminate(pids: list[int], outer: int, number: int = signal.SIGTERM) -> None:
     """TERM to the job's processes, given all that belong to the task. bubblewrap's own would take the job
-    down without asking it; its init ignores signals, so a job that is not there yet goes with `outer`."""
+    down without asking it; its init ignores signals, so a job that is not there yet goes with `outer`, which
+    gets `number`."""
     inside = [pid for pid in pids if pid != outer]
     processes.kill(inside, signal.SIGTERM)
     if all(processes.is_init(pid) for pid in inside):
-        processes.kill([outer], signal.SIGTERM)
+        processes.kill([outer], number)
 
 
 def decode(exit_code: int | None, number: int | None, said: int) -> tuple[int | None, int | None, str]:

@@ -19,7 +19,7 @@ import time
 
 sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
-from tidemill.agent import boxed, protocol
+from tidemill.agent import boxed, contained, protocol
 from tidemill.agent.journal import Journal
 from tidemill.agent.network import Network
 from tidemill.agent.place import Place
@@ -87,7 +87,9 @@ def _prepare(node_dir: str, directory: int) -> tuple[AgentServer, int]:
     }
     journal.write("node", hello)
     marker = processes.marker(config["home_id"], config["node_id"], "")
-    place = Place(config["node_id"], marker, work, work_path, groups, uid, config["memory"], box, network)
+    runc = contained.Runc(config, work_path, groups, uid, box)
+    node_id, memory = config["node_id"], config["memory"]
+    place = Place(node_id, marker, work, work_path, groups, uid, memory, box, runc, network)
     cpus = cpuset.CpuSet(config["group_name"], groups.kill) if "cpu" in groups.paths else None
     return AgentServer(listener, place, journal, hello, float(config.get("look_s", 30.0)), cpus), lock
 

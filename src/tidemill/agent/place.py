@@ -10,6 +10,7 @@ from tidemill.sandbox import etc
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from tidemill.agent.boxed import Box
+    from tidemill.agent.contained import Runc
     from tidemill.agent.network import Network
     from tidemill.sandbox.cgroups import Groups
 
@@ -17,10 +18,10 @@ if TYPE_CHECKING:
 class Place:
     """What every task of this node is given. `work` is a descriptor of the work directory `work_path`;
     `marker` the prefix of its processes' marker ("<home id>/<node id>/"); `uid` 0 keeps the agent's own
-    user; `box` its sandbox; `network` its own (None: the host's)."""
+    user; `box` its sandbox; `runc` makes containers, where asked; `network` its own (None: the host's)."""
 
     __slots__ = (
-        "box", "groups", "marker", "memory", "network", "node_id", "uid", "user", "work", "work_path",
+        "box", "groups", "marker", "memory", "network", "node_id", "runc", "uid", "user", "work", "work_path",
     )  # fmt: skip
 
     def __init__(
@@ -33,9 +34,11 @@ class Place:
         uid: int,
         memory: int,
         box: Box,
+        runc: Runc,
         network: Network | None,
     ) -> None:
         self.box = box
+        self.runc = runc
         self.network = network
         self.node_id = node_id
         self.marker = marker

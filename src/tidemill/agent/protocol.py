@@ -13,13 +13,14 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-VERSION = 7
+VERSION = 8
 IMAGES_SINCE = 2  # `start` has `rootfs` and `read_only`
 NETWORKS_SINCE = 3  # the verb `serve`; `start` has `network`
 SESSIONS_SINCE = 4  # the verbs `exec` and `dial`, each on a connection of its own: see sessions.py
 CPUS_SINCE = 5  # the verb `cpus`
 SERVICES_SINCE = 6  # `start` has `service`: see restarts.py and probes.py
 PARKS_SINCE = 7  # the verbs `park` and `wake`
+RUNTIMES_SINCE = 8  # `start` has `runtime`: see contained.py
 MAX_FRAME = 64 * 1024 * 1024
 
 _encode = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode

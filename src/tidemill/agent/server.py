@@ -335,6 +335,8 @@ class AgentServer:
             return False
         if self._cpus is not None and not self._cpus.remove():
             return False
+        if not self._place.runc.close():
+            return False
         return all(cgroups.remove(directory) for directory in self._place.groups.directories())
 
     def _say_goodbye(self) -> None:

@@ -137,7 +137,7 @@ class Sessions:
     def dial(self, task: Task) -> int:
         """A TCP socket, not connected yet, in the task's network. Raises Refused."""
         try:
-            spaces = joining.Spaces(_inside(task.main, self._place.box.made), ("net",))
+            spaces = joining.Spaces(_inside(task, self._place.box.made), ("net",))
         except OSError as error:
             raise Refused("gone", f"the job's network cannot be found: {error.strerror}") from None
         try:
@@ -184,8 +184,8 @@ class Sessions:
         boxed = place.box.made
         size = (int(m["tty"][0]), int(m["tty"][1])) if m.get("tty") else None
         try:
-            pid = _inside(task.main, boxed)
-            env = _environment(task.main)
+            pid = _inside(task, boxed)
+            env = _environment(task)
             uid = (place.uid or os.getuid()) if boxed else (place.uid or -1)
             entry = Entry(
                 [str(word) for word in m["argv"]],
@@ -221,26 +221,30 @@ def _session_of(pid: int) -> int:
         return 0
 
 
-def _inside(main: int, boxed: bool) -> int:
+def _inside(task: Task, boxed: bool) -> int:
     """A process whose namespaces are the task's: in a sandbox the init of its PID namespace, once it has
     a child (its mounts are made then)."""
     if not boxed:
-        return main
-    init = next((pid for pid in processes.children(main) if processes.is_init(pid)), 0)
+        return task.main
+    init = next((pid for pid in processes.children(task.main) if processes.is_init(pid)), 0)
+    if task.container:
+        init = task.main
     if not init or not processes.children(init):
         raise Refused("starting", "the job's sandbox is just being made (or removed): try again")
     return init
 
 
-def _environment(main: int) -> dict[str, str]:
+def _environment(task: Task) -> dict[str, str]:
     """The task's, as it was started; with what bubblewrap was told to set only inside."""
     found: dict[str, str] = {}
-    with open(f"/proc/{main}/environ", "rb") as file:
+    with open(f"/proc/{task.main}/environ", "rb") as file:
         for item in file.read().split(b"\0"):
             name, equals, value = os.fsdecode(item).partition("=")
             if equals:
                 found[name] = value
-    with open(f"/proc/{main}/cmdline", "rb") as file:
+    if task.container:
+        return found
+    with open(f"/proc/{task.main}/cmdline", "rb") as file:
         words = [os.fsdecode(word) for word in file.read().split(b"\0")]
     options = words[: words.index("--")] if "--" in words else []
     for at, word in enumerate(options[:-2]):
@@ -314,6 +318,8 @@ def _kept(entry: Entry, report: socket.socket) -> int:
         if entry.spaces is not None:
             entry.spaces.join()
         step = f"become uid {entry.uid}"
+        if boxed:
+            linux.drop_bounding_set()  # who is no root any more may not, unless a user namespace is the job's
         if entry.uid >= 0:
             os.setresgid(entry.uid, entry.uid, entry.uid)
             os.setresuid(entry.uid, entry.uid, entry.uid)

@@ -29,9 +29,9 @@ STRAYED = 71  # the exit code of an agent that could not return from a start
 class Order:
     """What to start. `log` is an open O_APPEND descriptor; `uid` 0 keeps the agent's own user; `handed` are
     descriptors by the numbers (3 and up) that they are handed over as; `network` is where it is born (None:
-    where the agent is)."""
+    where the agent is), `view` the mount namespace (-1: the agent's)."""
 
-    __slots__ = ("argv", "cwd", "env", "handed", "log", "network", "uid")
+    __slots__ = ("argv", "cwd", "env", "handed", "log", "network", "uid", "view")
 
     def __init__(self, argv: list[str], env: dict[str, str], cwd: str, log: int, uid: int) -> None:
         self.argv = argv
@@ -41,6 +41,7 @@ class Order:
         self.uid = uid
         self.handed: dict[int, int] = {}
         self.network: Namespace | None = None
+        self.view = -1
 
 
 class Failed(OSError):
@@ -71,6 +72,7 @@ class Grouped:
         self._null = os.open("/dev/null", os.O_RDONLY)
         self._home = [_membership(directory) for directory in home]
         self._network = os.open("/proc/self/ns/net", os.O_RDONLY)
+        self._view = os.open("/proc/self/ns/mnt", os.O_RDONLY)
 
     def start(self, order: Order, join: list[str]) -> Spawned:
         """`join`: directories of the groups. Raises Failed; nothing runs then. Where the agent cannot return
@@ -98,6 +100,9 @@ class Grouped:
                     return Spawned(_forked(order), -1)
                 step = "enter the network of its node"
                 order.network.enter()
+            if order.view >= 0:
+                step = "enter its view of the files"
+                linux.setns(order.view, linux.CLONE_NEWNS)
             step = f"enter the directory {order.cwd!r}"
             if order.uid:
                 os.setresgid(order.uid, order.uid, 0)
@@ -113,6 +118,8 @@ class Grouped:
             raise Failed(f"could not {step}: {os.strerror(error.errno or 0)}") from None
 
     def _return(self, order: Order) -> None:
+        if order.view >= 0:
+            linux.setns(self._view, linux.CLONE_NEWNS)
         os.chdir("/")
         if order.uid:
             os.setresuid(0, 0, 0)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 
-from tidemill.agent import spawn
+from tidemill.agent import contained, spawn
 from tidemill.agent.files import open_beneath
 from tidemill.agent.refused import Refused
 from tidemill.sandbox import cgroups, disk, processes
@@ -54,9 +55,13 @@ class Starts:
         )
         try:
             join = self._make_group(task)
-            if self._place.box.made:
-                said = self._place.box.put(order, f"{self._place.work_path}/{task.attempt}", spec)
-                task.said = said  # closed when the task is finished
+            directory = f"{self._place.work_path}/{task.attempt}"
+            if spec.get("runtime") == contained.NAME:
+                task.container = os.path.basename(task.group)
+                said = self._place.runc.put(order, task.container, directory, spec)
+            elif self._place.box.made:
+                said = self._place.box.put(order, directory, spec)
+            task.said = said  # closed when the task is finished
             if self._place.network is not None:
                 order.network = self._place.network.of(spec.get("network"))
             spawned = self._spawner.start(order, join) if self._spawner else spawn.shepherded(order)
@@ -66,7 +71,30 @@ class Starts:
             if self._place.network is not None and order.network is not None:
                 self._place.network.done(order.network)
         task.pid, task.pipe = spawned.pid, spawned.pipe
-        task.main = task.pid if task.group else _shepherd_says(task)
+        task.starting = bool(task.container)
+        if not task.starting:
+            task.main = task.pid if task.group else _shepherd_says(task)
+
+    def made(self, task: Task, status: int, memory: int) -> bool:
+        """runc has ended: whether it made the task's container. Its process is the task's then. Else `told`
+        has the reason, unless the task's own end has one already."""
+        task.starting = False
+        why = ""
+        if status == 0:
+            try:
+                task.pid = task.main = self._place.runc.started(task.container)
+                return True
+            except (OSError, ValueError) as error:
+                why = f"runc did not say which process it made: {error}"
+        task.status = status
+        why = why or self._place.runc.failure(task.container) or _ended(status)
+        if not task.reason and self.limit_reached(task, memory) is None:
+            task.told = f"failed {why}\n"
+        return False
+
+    def cleared(self, task: Task) -> bool:
+        """Of a task whose processes are gone: whether nothing else is left of this start."""
+        return not task.container or self._place.runc.remove(task.container)
 
     def limit_reached(self, task: Task, memory: int) -> tuple[str, str] | None:
         """Which of the node's limits a task that failed had run into: (reason, sentence). `memory`: the
@@ -111,6 +139,12 @@ class Starts:
         if self._pids_meter is not None:
             task.refused_before = self._pids_meter.refused()
         return groups.joined_by(directory)
+
+
+def _ended(status: int) -> str:
+    if os.WIFSIGNALED(status):
+        return f"runc was ended by {signal.Signals(os.WTERMSIG(status)).name}"
+    return f"runc ended with exit code {os.WEXITSTATUS(status)}"
 
 
 def _shepherd_says(task: Task) -> int:

@@ -42,6 +42,8 @@ class Task:
         self.main = 0  # the task's own process: the same, or below a shepherd
         self.pipe = -1
         self.said = -1  # where the init of its sandbox says how it ended
+        self.container = ""  # its name, of one that runc makes
+        self.starting = False  # runc is at it: `pid` is runc's, `main` is not known yet
         self.told = ""  # what came through the pipe
         self.group = ""
         self.status: int | None = None

@@ -11,7 +11,7 @@ import os
 import signal
 from collections import OrderedDict
 
-from tidemill.agent import boxed, restarts, spawn
+from tidemill.agent import boxed, contained, restarts, spawn
 from tidemill.agent.clock import boot, micro, wall
 from tidemill.agent.files import tail_beneath
 from tidemill.agent.journal import Journal, TaskId
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 REMEMBERED = 1024  # forgotten tasks whose epoch is still refused
 TOLD_AGAIN = 20  # ends of a service, to a client that comes later
+PATIENCE_S = 60.0  # with a runc that makes a container
 
 
 class Tasks:
@@ -42,6 +43,7 @@ class Tasks:
         self._tasks: dict[TaskId, Task] = {}
         self._forgotten: OrderedDict[TaskId, int] = OrderedDict()
         self._seq = 0
+        self._early: dict[int, int] = {}  # statuses of nobody's children, while runc makes some
         self.starts = Starts(place)
         self.memory = place.memory
         self.sessions = Sessions(place)
@@ -53,6 +55,8 @@ class Tasks:
         """Raises Refused."""
         task = self._tasks.get((attempt, rank))
         if task is None or task.state != "running" or not task.main:
+            if task is not None and task.starting:
+                raise Refused("starting", "the job's container is just being made: try again")
             raise Refused("gone", f"{attempt}/{rank} does not run on this node")
         return task
 
@@ -84,6 +88,7 @@ class Tasks:
         if spec.get("writable_at") and not self._place.box.made:
             why = self._place.box.why_not
             raise Refused("invalid", f"this node has no sandbox, so it shows no volumes: {why}")
+        self._check_runtime(spec)
         again = restarts.of_service(spec.get("service"))
         log = self.starts.open_log(spec["log_path"])
         task = Task(
@@ -103,6 +108,15 @@ class Tasks:
         self._tasks[task.attempt, task.rank] = task
         return task, log
 
+    def _check_runtime(self, spec: dict[str, Any]) -> None:
+        runtime = spec.get("runtime") or ""
+        if runtime not in ("", contained.NAME):
+            raise Refused("invalid", f"this agent knows no runtime {runtime!r}")
+        if runtime and self._place.runc.why_not:
+            raise Refused("invalid", f"this node runs no containers by runc: {self._place.runc.why_not}")
+        if runtime and spec.get("devices"):
+            raise Refused("invalid", "a container of runc is given no GPUs")
+
     def launch(self, task: Task, spec: dict[str, Any], log: int) -> None:
         """Spawns. Failures come as an exit with reason "spawn_failed"."""
         others = [t for t in self._tasks.values() if t.state != "exited" and t is not task]
@@ -116,13 +130,19 @@ class Tasks:
             task.reason, task.message = "spawn_failed", what
             if task.group:
                 cgroups.remove(task.group)
+            self.starts.cleared(task)
             return self._finish(task)
-        if spec["timeout_s"] is not None:
-            task.timeout = float(spec["timeout_s"])
-            task.timeout_at = boot() + task.timeout
+        task.timeout = float(spec["timeout_s"]) if spec["timeout_s"] is not None else None
+        if task.starting:
+            task.timeout_at = boot() + PATIENCE_S
+        else:
+            self._started(task)
+
+    def _started(self, task: Task) -> None:
+        task.timeout_at = boot() + task.timeout if task.timeout is not None else None
         told: dict[str, Any] = {"pid": task.main}
         if task.restarts is not None:
-            self.probes.begin(task, spec["service"]["probes"])
+            self.probes.begin(task, task.spec["service"]["probes"])
             told["restarts"] = task.restarts.count
         self._tell(task, "task_started", told)
 
@@ -232,7 +252,11 @@ class Tasks:
             for ending in self._tasks.values():
                 if ending.look_at is not None and ending.exit is None:
                     ending.look_at = 0.0
+            if any(t.starting for t in self._tasks.values()):
+                self._early[pid] = status
             return
+        if task.starting:
+            return self._made(task, status)
         task.state = "ending"
         if task.parked:  # who is parked is not started anew: nobody pays for that
             task.parked, task.restarts = False, None
@@ -241,6 +265,20 @@ class Tasks:
         task.listen()
         task.status = status if task.group else task.said_by_shepherd("status", status)
         self._look(task)
+
+    def _made(self, task: Task, status: int) -> None:
+        """runc has made its container, or could not. A container may be waited for before the runc that made
+        it: both are told at once."""
+        made = self.starts.made(task, status, self.memory)
+        early, self._early = self._early, self._early if any(t.starting for t in self._tasks.values()) else {}
+        if not made:
+            task.state = "ending"
+            return self._look(task)
+        self._started(task)
+        if task.kill_at is not None:  # a stop that came meanwhile
+            self._terminate(task)
+        if task.pid in early:
+            self.reaped(task.pid, early.pop(task.pid))
 
     def tick(self) -> float | None:
         """Does what is due; returns the seconds until the next thing is, None if nothing is planned."""
@@ -256,6 +294,9 @@ class Tasks:
             elif task.kill_at is not None:
                 if task.kill_at <= now:
                     self._kill(task)
+            elif task.timeout_at is not None and task.timeout_at <= now and task.starting:
+                task.reason, task.message = "spawn_failed", f"runc did not start it within {PATIENCE_S:g} s"
+                self._kill(task)
             elif task.timeout_at is not None and task.timeout_at <= now:
                 task.reason = "timeout"
                 task.message = f"ran longer than its limit of {task.timeout:g} s"
@@ -317,7 +358,11 @@ class Tasks:
     def _terminate(self, task: Task) -> None:
         self.probes.end(task)
         task.kill_at = boot() + task.grace
-        if self._place.box.made:
+        if task.starting:
+            return  # runc would hear it: the container does, as soon as it is made
+        if task.container:
+            boxed.terminate(cgroups.processes(task.group), task.main, signal.SIGKILL)
+        elif self._place.box.made:
             inside = cgroups.processes(task.group) if task.group else processes.descendants(task.main)
             boxed.terminate(inside, task.main)
         elif task.group:
@@ -357,7 +402,8 @@ class Tasks:
 
     def _remains(self, task: Task) -> bool:
         if task.group:
-            return self.sessions.of(task) or not cgroups.remove(task.group)
+            gone = not self.sessions.of(task) and cgroups.remove(task.group)
+            return not (gone and self.starts.cleared(task))
         return self.sessions.of(task) or ("status " not in task.told and bool(self._strays(task)))
 
     def _strays(self, task: Task) -> list[int]:
@@ -375,7 +421,8 @@ class Tasks:
         exit_code, number = _decode(task.status)
         failure = next((ln[7:] for ln in task.told.splitlines() if ln.startswith("failed ")), "")
         if self._place.box.made:
-            failure = failure or (exit_code == 1 and self._sandbox_failure(task)) or ""
+            by_bubblewrap = exit_code == 1 and not task.container
+            failure = failure or (by_bubblewrap and self._sandbox_failure(task)) or ""
             exit_code, number, unstarted = boxed.decode(exit_code, number, task.said)
             if unstarted:
                 failure = f"could not run {task.program!r}: {unstarted}"

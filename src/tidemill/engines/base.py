@@ -120,6 +120,7 @@ class TaskSpec:
     shown_at: tuple[tuple[str, str], ...] = ()
     writable_at: tuple[tuple[str, str], ...] = ()  # the same, to be written to; refused without a sandbox
     chdir: str = ""  # where it starts instead of `cwd`, a path of its sandbox
+    runtime: str = ""  # what runs it instead of the node's sandbox: one of `Engine.runtimes`
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,12 +180,25 @@ class Inside(Protocol):
     def close(self) -> None: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """What else than the sandbox runs containers here. `why_not` "": it does."""
+
+    version: str
+    why_not: str = ""
+
+
 class Engine(Protocol):
     name: str
 
     async def capacity(self) -> HostCapacity: ...
     async def isolation(self) -> Mapping[str, Limit]:
         """The report that a node opened here would give; found once. Raises EngineError."""
+        ...
+
+    async def runtimes(self) -> Mapping[str, Runtime]:
+        """By name, those that tasks can ask for (`TaskSpec.runtime`): each tried on a node that is opened for
+        it, until it has worked once. Raises EngineError."""
         ...
 
     async def open_node(self, spec: NodeSpec) -> None:

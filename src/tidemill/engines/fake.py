@@ -29,6 +29,7 @@ from tidemill.engines.base import (
     Inside,
     InvalidTask,
     NodeSpec,
+    Runtime,
     TaskKey,
     TaskSpec,
     Unreachable,
@@ -91,6 +92,7 @@ class FakeEngine:
     ) -> None:
         self.calls: list[tuple[Any, ...]] = []
         self.limits: dict[str, Limit] = {}  # of every node
+        self.runc = Runtime("runc version 1.1.5")
         self.open_fails: set[str] = set()
         self.nodes: dict[str, _Node] = {}
         self.cpu: dict[str, int] = {}  # microseconds used, by node
@@ -135,6 +137,9 @@ class FakeEngine:
 
     async def isolation(self) -> dict[str, Limit]:
         return self.limits
+
+    async def runtimes(self) -> dict[str, Runtime]:
+        return {"runc": self.runc}
 
     async def open_node(self, spec: NodeSpec) -> None:
         self.calls.append(("open_node", spec))

@@ -14,13 +14,15 @@ import secrets
 import socket
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 from tidemill.agent import protocol
+from tidemill.agent.contained import NAME as RUNC
 from tidemill.domain.isolation import Limit
 from tidemill.domain.launch import DEFAULT_PATH
 from tidemill.domain.model import Vector
@@ -32,6 +34,7 @@ from tidemill.engines.base import (
     HostCapacity,
     InvalidTask,
     NodeSpec,
+    Runtime,
     TaskKey,
     TaskSpec,
     Unreachable,
@@ -41,8 +44,9 @@ from tidemill.engines.gpus import GpuInventory, NvmlGpus
 from tidemill.engines.host import DirectHost, Host
 from tidemill.engines.link import AgentLink, attach
 from tidemill.engines.processors import Processors, Reached
-from tidemill.engines.trial import trial
+from tidemill.engines.trial import trial, trial_of_runtime
 from tidemill.engines.visits import Visits
+from tidemill.sandbox import tiers
 
 log = logging.getLogger("tidemill.engine")
 
@@ -124,6 +128,8 @@ class LocalEngine(Directories, Visits):
             python=python,
         )
         self._trial: asyncio.Task[dict[str, Limit]] | None = None
+        self._runc: Runtime | None = None
+        self._trying = asyncio.Lock()
         self._services = dict(services or {})
         self._processors = Processors(self._reached)
         self._nodes: dict[str, _Node] = {}
@@ -145,10 +151,30 @@ class LocalEngine(Directories, Visits):
         return await asyncio.shield(self._trial)
 
     async def _try(self) -> dict[str, Limit]:
+        with self._another() as (engine, node_id):
+            return await trial(engine, node_id)
+
+    async def runtimes(self) -> Mapping[str, Runtime]:
+        async with self._trying:
+            if self._runc is None or self._runc.why_not:
+                self._runc = await self._try_runc()
+        return {RUNC: self._runc}
+
+    async def _try_runc(self) -> Runtime:
+        version = await asyncio.to_thread(tiers.version_of_runc)
+        if not version:
+            return Runtime("", f"this server's host has no runc: {tiers.INSTALL_RUNC}")
+        with self._another() as (engine, node_id):
+            return Runtime(version, await trial_of_runtime(engine, node_id, RUNC))
+
+    @contextmanager
+    def _another(self) -> Iterator[tuple[LocalEngine, str]]:
+        """An engine like this one, and the id of a node that it may open."""
         if not isinstance(self._host, DirectHost):  # it makes nodes of this home alone
-            return await trial(self._like(self._home, host=self._host), f"trial-{secrets.token_hex(4)}")
+            yield self._like(self._home, host=self._host), f"trial-{secrets.token_hex(4)}"
+            return
         with tempfile.TemporaryDirectory(prefix="trial-", dir=self._home) as home:
-            return await trial(self._like(Path(home)), "trial")
+            yield self._like(Path(home)), "trial"
 
     # --- nodes
 
@@ -228,6 +254,8 @@ class LocalEngine(Directories, Visits):
             raise InvalidTask(f"node {node_id} was opened by an earlier Tidemill, which runs no images")
         if task.service is not None and node.hello["version"] < protocol.SERVICES_SINCE:
             raise InvalidTask(f"node {node_id} was opened by an earlier Tidemill, which runs no services")
+        if task.runtime and node.hello["version"] < protocol.RUNTIMES_SINCE:
+            raise InvalidTask(f"node {node_id} was opened by an earlier Tidemill, without {task.runtime}")
         fields = words.start(task)
         fields["env"] = {"PATH": DEFAULT_PATH, "HOME": task.cwd, **task.env}
         fields["devices"] = self._gpus.devices(task.gpu_ids)

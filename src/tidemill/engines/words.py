@@ -43,6 +43,7 @@ def start(task: TaskSpec) -> dict[str, Any]:
         "shown_at": [list(pair) for pair in task.shown_at],
         "writable_at": [list(pair) for pair in task.writable_at],
         "chdir": task.chdir,
+        "runtime": task.runtime,
     }
 
 

@@ -87,6 +87,15 @@ class Nodes:
             self._sandboxes[isolation] = found.config()
         return self._sandboxes[isolation]
 
+    def runc(self, isolation: str) -> dict[str, Any]:
+        """Where it is. Whether a container can be made with it shows on a node alone."""
+        from tidemill.sandbox import tiers
+
+        if isolation == "plain":
+            return {"program": "", "why_not": "switched off: this server runs with isolation plain"}
+        found = tiers.runc()
+        return {"program": found, "why_not": "" if found else f"this host has no runc: {tiers.INSTALL_RUNC}"}
+
     def make(self, order: dict[str, Any]) -> NodeDir:
         """The directories of a new node, and what its agent is told. `order`: node, cpu_milli, memory, gpus,
         gpu_ids, host_gpus, egress, disk (bytes; 0: what there is), services (name -> port), isolation.
@@ -102,6 +111,7 @@ class Nodes:
             "group_name": nodedir.group_name(self.home_id, node.node_id),
             **self._user_ids(node),
             "sandbox": self.sandbox(order["isolation"]),
+            "runc": self.runc(order["isolation"]),
             "network_why": off,
             "disk": size,
             "disk_why": no_disk,

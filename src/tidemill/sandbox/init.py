@@ -5,6 +5,9 @@ job, reaps what is orphaned, and ends when the job does, with its exit code. Wha
 SAID_FD: one byte is the signal that killed the job; two, 0 and an errno, say that it could not be started.
 bubblewrap writes the program into each sandbox, from INIT_FD. A job costs one copy of bubblewrap less.
 
+For a container of runc it does two things first: it hides itself (nobody of its own user reads its memory or
+its descriptors in /proc), and puts itself, and so the job, under the seccomp filter that it brings along.
+
 Numbers: Linux `arch/x86/entry/syscalls/syscall_64.tbl`. A program finds argc, argv, NULL and envp on its
 stack when it starts (System V ABI).
 """
@@ -15,6 +18,7 @@ import os
 import struct
 
 SAID_FD = 4
+CONTAINED_SAID_FD = 3  # in a container: the first that runc hands on
 INIT_FD = 5
 PATH = "/.tidemill-init"  # in the sandbox
 _BASE = 0x400000  # where it is loaded
@@ -23,6 +27,7 @@ _X86_64 = (
     "488b0424",  # mov rax,[rsp]
     "4c8d6cc410",  # lea r13,[rsp+rax*8+0x10]  ; envp
     "50",  # push rax
+    "FIRST",
     "b839000000",  # mov eax,0x39  ; fork
     "0f05",  # syscall
     "85c0",  # test eax,eax
@@ -56,13 +61,13 @@ _X86_64 = (
     "0f05",  # syscall
     # say:
     "b801000000",  # mov eax,0x1  ; write(SAID_FD, what the caller sees at its stack, edx)
-    "bf04000000",  # mov edi,0x4
+    "bfSAID000000",  # mov edi,SAID_FD
     "488d742408",  # lea rsi,[rsp+0x8]
     "0f05",  # syscall
     "c3",  # ret
     # child:
     "b848000000",  # mov eax,0x48  ; fcntl(SAID_FD, F_SETFD, FD_CLOEXEC)
-    "bf04000000",  # mov edi,0x4
+    "bfSAID000000",  # mov edi,SAID_FD
     "be02000000",  # mov esi,0x2
     "ba01000000",  # mov edx,0x1
     "0f05",  # syscall
@@ -80,23 +85,52 @@ _X86_64 = (
     "bf7f000000",  # mov edi,0x7f
     "eba5",  # jmp leave
 )
+_HIDE_AND_FILTER = (
+    "b89d000000",  # mov eax,0x9d  ; prctl(PR_SET_DUMPABLE, 0)
+    "bf04000000",  # mov edi,0x4
+    "31f6",  # xor esi,esi
+    "0f05",  # syscall
+    "b89d000000",  # mov eax,0x9d  ; prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, struct sock_fprog)
+    "bf16000000",  # mov edi,0x16
+    "be02000000",  # mov esi,0x2
+    "baRULES",  # mov edx,RULES  ; behind the code
+    "0f05",  # syscall
+    "85c0",  # test eax,eax
+    "0f8596000000",  # jne failed
+)
+_START = 64 + 56  # of the code: behind the two headers
 
 
 def program(machine: str) -> bytes:
     """The ELF file; b"" for a machine (`os.uname().machine`) that it is not written for."""
+    return _elf(_code("", SAID_FD)) if machine == "x86_64" else b""
+
+
+def contained(machine: str, rules: bytes) -> bytes:
+    """The one for a container, under the seccomp program `rules`; it speaks on CONTAINED_SAID_FD."""
     if machine != "x86_64":
         return b""
-    code = bytes.fromhex("".join(_X86_64))
-    start = 64 + 56  # behind the two headers
-    size = start + len(code)
+    first = "".join(_HIDE_AND_FILTER)
+    at = _BASE + _START + len(_code(first.replace("RULES", "0" * 8), CONTAINED_SAID_FD))
+    code = _code(first.replace("RULES", struct.pack("<I", at).hex()), CONTAINED_SAID_FD)
+    fprog = struct.pack("<HxxxxxxQ", len(rules) // 8, at + 16)  # struct sock_fprog; the rules follow it
+    return _elf(code + fprog + rules)
+
+
+def _code(first: str, said: int) -> bytes:
+    return bytes.fromhex("".join(_X86_64).replace("FIRST", first).replace("SAID", f"{said:02x}"))
+
+
+def _elf(code: bytes) -> bytes:
+    size = _START + len(code)
     header = b"\x7fELF" + bytes((2, 1, 1)) + bytes(9)  # 64 bits, little-endian
-    header += struct.pack("<HHIQQQIHHHHHH", 2, 62, 1, _BASE + start, 64, 0, 0, 64, 56, 1, 0, 0, 0)
+    header += struct.pack("<HHIQQQIHHHHHH", 2, 62, 1, _BASE + _START, 64, 0, 0, 64, 56, 1, 0, 0, 0)
     segment = struct.pack("<IIQQQQQQ", 1, 5, 0, _BASE, _BASE, size, size, 0x1000)  # read and execute
     return header + segment + code
 
 
 def heard(fd: int) -> tuple[int | None, int]:
-    """From what SAID_FD is: (signal that killed the job or None, errno of its start or 0)."""
+    """From what it said: (signal that killed the job or None, errno of its start or 0)."""
     said = os.pread(fd, 2, 0)
     if len(said) == 2:
         return None, said[1]

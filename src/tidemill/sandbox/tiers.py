@@ -16,6 +16,7 @@ from tidemill.sandbox import bwrap, etc, init, seccomp, shown
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 INSTALL = "install bubblewrap (Debian, Ubuntu: apt install bubblewrap; Fedora: dnf install bubblewrap)"
+INSTALL_RUNC = "install it (Debian, Ubuntu: apt install runc; Fedora: dnf install runc)"
 TIERS = ("full", "rootless", "plain")
 _OPTIONAL = ("--disable-userns",)
 _TIMEOUT_S = 10.0
@@ -65,6 +66,16 @@ def sandboxing(uid: int, program: str | None = None) -> Sandboxing:
     if problem:
         return Sandboxing(version=version, why_not=f"bubblewrap {version} could not run: {_advice(problem)}")
     return Sandboxing(found, options, version, init=own_init)
+
+
+def runc() -> str:
+    """Its path, or ""."""
+    return shutil.which("runc", path=PATH) or ""
+
+
+def version_of_runc() -> str:
+    """Its first line: "runc version 1.1.5+ds1". "" where it does not run."""
+    return _said(runc(), "--version").partition("\n")[0].strip() if runc() else ""
 
 
 def _said(program: str, option: str) -> str:

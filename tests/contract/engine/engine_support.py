@@ -75,6 +75,7 @@ class Harness:
     """An engine, its events, and short forms of what every test does."""
 
     def __init__(self, engine: Engine, make: Callable[[], Engine], home: Path) -> None:
+        self.runtime = ""  # of every task
         self.engine = engine
         self.home = home
         self.events = Stream(engine)
@@ -93,6 +94,7 @@ class Harness:
         work = await self.engine.prepare_dir(node_id, attempt)
         argv = ("/bin/bash", "-c", script)
         more.setdefault("read_only", (sys.base_prefix, str(self.home / "envs")))
+        more.setdefault("runtime", self.runtime)
         return TaskSpec(attempt, 1, 0, argv, {}, work, f"{work}/log.txt", **more)  # pyright: ignore
 
     async def run(self, attempt: str, script: str, node_id: str = "n-1", **more: object) -> EngineEvent:
