@@ -87,6 +87,11 @@ def test_the_target_of_deployments_that_package() -> None:
         ({"modelConfiguration": {"mountPath": "/a/../b"}}, "modelConfiguration.mountPath", "without '..'"),
         ({"modelConfiguration": {"mountPath": "/"}}, "modelConfiguration.mountPath", "absolute path"),
         ({"environmentVariables": {"K": "${{secrets.KEY}}"}}, "environmentVariables", "no secret"),
+        (
+            {"environmentVariables": {"AZUREML_SERVER_PORT": "80"}},
+            "environmentVariables",
+            "where the package",
+        ),
         ({"environmentVariables": {"=": ""}}, "properties.environmentVariables", "is not valid"),
         ({"format": "zip"}, "format", "is not known"),
         (

@@ -23,6 +23,7 @@ from tidemill.domain.serving.plan import PlannedModel
 OCI, WHEELHOUSE = "oci", "wheelhouse"
 _FORMATS = {OCI: OCI, WHEELHOUSE: WHEELHOUSE}
 CREATING, SUCCEEDED, FAILED = "Creating", "Succeeded", "Failed"  # states of rows
+_SERVER_PORT = "AZUREML_SERVER_PORT"
 _SERVERS = {
     "azuremlonline": "AzureMLOnline",
     "azuremlbatch": "AzureMLBatch",
@@ -172,6 +173,12 @@ def _mount(configuration: Mapping[str, Any]) -> str:
 def _check_whole(spec: PackageSpec) -> None:
     where = "inferencingServer.codeConfiguration"
     check_code(f"package {spec.name!r}", spec.code_id, spec.script, where)
+    if _SERVER_PORT in dict(spec.variables):
+        raise InvalidRequest(
+            f"{_SERVER_PORT} cannot be fixed in a package: its image and its environment name the port that "
+            "it listens on. Set that variable where the package runs.",
+            target="environmentVariables",
+        )
     named = references(spec.variables)
     if named:
         raise InvalidRequest(
