@@ -17,8 +17,8 @@ from tidemill.app.jobs.transitions import job_event
 from tidemill.app.rows.codec import encode
 from tidemill.app.rows.container_rows import GROUPS, as_seen, event, group_status, runs_of
 from tidemill.app.services import Services
+from tidemill.controllers import ended_children
 from tidemill.controllers.carrying import Carrying
-from tidemill.controllers.ended_children import EndedChildren
 from tidemill.domain.containers import deciding
 from tidemill.domain.containers.deciding import Decided, Start, Stop
 from tidemill.domain.model import Resource
@@ -32,14 +32,12 @@ class ContainerGroups:
         self._s = services
         self._owner: dict[str, str] = {}  # group by run: whose commits are ours to look at
         self._carrying = Carrying(services, "container group", self._look)
-        self._ended = EndedChildren(services)
 
     async def start(self) -> None:
         await self.look_again()
 
     async def stop(self) -> None:
         await self._carrying.stop()
-        await self._ended.stop()
 
     async def look_again(self) -> None:
         """At the start, and a net under the wake-ups."""
@@ -72,12 +70,13 @@ class ContainerGroups:
             draft = container_runs.new_row(self._s, seen.row, starts[0].why, now) if starts else None
             if draft is not None:
                 self._owner[draft[0].uid] = uid
+            if Gone() in decided.decisions:
+                await ended_children.remove_logs(self._s, seen.runs)
             gone = await self._s.store.write(
                 lambda tx: _carry_out(tx, uid, decided, draft, now)  # noqa: B023
             )
             if gone:
                 self._forget(gone)
-                self._ended.remove_logs(gone)
                 return None
 
     async def _prune(self, seen: Seen) -> None:
@@ -86,7 +85,7 @@ class ContainerGroups:
         if not uids:
             return
         gone = [row for row in seen.runs if row.uid in uids]
-        await self._ended.remove(gone)
+        await ended_children.remove(self._s, gone)
         self._forget(gone)
 
     def _forget(self, gone: Sequence[Resource]) -> None:

@@ -21,8 +21,8 @@ from tidemill.app.services import Services
 from tidemill.app.serving import instances, parked, routes
 from tidemill.app.serving.online_deployments import finish_deletion
 from tidemill.app.serving.scaled import Bounds, bounds_of, wanted_of
+from tidemill.controllers import ended_children
 from tidemill.controllers.carrying import Carrying
-from tidemill.controllers.ended_children import EndedChildren
 from tidemill.domain.model import JobState, Resource
 from tidemill.domain.serving import deciding
 from tidemill.domain.serving.deciding import Drain, Park, Serve, Start, Stop, Wake
@@ -60,7 +60,6 @@ class Deployments:
         self._owner: dict[str, str] = {}  # deployment by instance: whose commits are ours to look at
         self._waiting: set[str] = set()  # deployments for which the gateway may be waited for
         self._carrying = Carrying(services, "deployment", self._look)
-        self._ended = EndedChildren(services)
         self._looks: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
@@ -71,7 +70,6 @@ class Deployments:
             task.cancel()
         await asyncio.gather(*self._looks, return_exceptions=True)
         await self._carrying.stop()
-        await self._ended.stop()
 
     async def look_again(self) -> None:
         """At the start, and a net under the wake-ups."""
@@ -116,13 +114,14 @@ class Deployments:
                 return decided.again_at
             drafts = self._drafts(seen, decided, now)
             self._owner.update({row.uid: uid for rows in drafts.values() for row, _ in rows})
+            if Gone() in decided.decisions:
+                await ended_children.remove_logs(self._s, seen.instances)
             gone = await self._s.store.write(
                 lambda tx: self._carry_out(tx, uid, decided, drafts, now)  # noqa: B023
             )
             self._router.changed()
             if gone:
                 self._forget(gone)
-                self._ended.remove_logs(gone)
                 return None
 
     async def _prune(self, seen: Seen) -> None:
@@ -131,7 +130,7 @@ class Deployments:
         if not uids:
             return
         gone = [row for row in seen.instances if row.uid in uids]
-        await self._ended.remove(gone)
+        await ended_children.remove(self._s, gone)
         self._forget(gone)
 
     def _forget(self, gone: Sequence[Resource]) -> None:

@@ -216,6 +216,26 @@ async def test_deleted_nothing_is_left(w: World) -> None:
     assert all(interval.ended_at for interval in w.intervals())
 
 
+async def test_rows_stay_until_what_they_stored_is_removed(w: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else nobody would find it again."""
+    await w.start()
+    await deploy(w)
+    await settled(w)
+    remove, refused = w.services.blobs.delete_prefix, []
+
+    def once_refused(*where: str) -> int:
+        if refused:
+            return remove(*where)
+        refused.extend(row.uid for row in jobs_of(w))
+        raise OSError("no")
+
+    monkeypatch.setattr("tidemill.controllers.carrying.AGAIN_S", 0.01)
+    monkeypatch.setattr(w.services.blobs, "delete_prefix", once_refused)
+    await online_deployments.delete(w.services, OWNER, SCOPE, "ep1", "blue")
+    await until(w, lambda: row_of(w) is None, "the deployment is gone")
+    assert len(refused) == 1
+
+
 @pytest.mark.parametrize("moment", range(0, 12))
 async def test_killed_at_any_instant_it_goes_on_the_same(w: World, moment: int) -> None:
     """Killed after so many commits, and again in an update: nothing twice, nothing lost."""
