@@ -134,6 +134,14 @@ async def test_shared_again_it_is_the_same_version(services, scope, owner, digit
         await share(services, owner, scope, digits, "2")
 
 
+@pytest.mark.parametrize(
+    "given", ["", "azureml:m:3", "azureml://locations/x/workspaces/g/codes/m/versions/3"]
+)
+async def test_what_is_to_be_shared_is_said_by_its_id(services, owner, shared, given):
+    with pytest.raises(InvalidRequest, match="write azureml://locations/LOCATION/workspaces/ID/models/"):
+        await sharing.import_asset(services, owner, shared, {"properties": {"sourceAssetId": given}})
+
+
 async def test_a_component_that_is_made_of_itself_is_refused(services, scope, owner, shared):
     steps = {"s": {"componentId": "azureml:b:1"}}
     await component(services, owner, scope, "a", type="pipeline", jobs=steps)

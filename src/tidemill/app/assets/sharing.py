@@ -72,7 +72,7 @@ async def import_asset(s: Services, caller: Caller, registry: Scope, body: Mappi
     if match is None or kind not in _OFFERED:
         raise InvalidRequest(
             f"sourceAssetId {given!r} is not the id of a model, a data asset, an environment or a component "
-            "of a workspace.",
+            "of a workspace: write azureml://locations/LOCATION/workspaces/ID/models/NAME/versions/VERSION.",
             target="properties.sourceAssetId",
         )
     source = await _workspace(s, match["guid"])
