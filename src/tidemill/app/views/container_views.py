@@ -12,6 +12,7 @@ from tidemill.app.rows.codec import decode_object, job_status
 from tidemill.app.rows.container_rows import GROUPS, find_group, group_status, newest_run
 from tidemill.app.services import Services
 from tidemill.app.times import iso
+from tidemill.app.views.job_views import timeline_entry
 from tidemill.domain.containers.plan import (
     RUNNING,
     START_ERROR,
@@ -186,12 +187,8 @@ async def detail(s: Services, scope: Scope, name: str) -> dict[str, Any]:
     return {
         **await _summary(s, row),
         "properties": shown,
-        "timeline": [_entry(one) for one in events],
+        "timeline": [timeline_entry(one, row.created_at) for one in events],
     }
-
-
-def _entry(one: Event) -> dict[str, Any]:
-    return {"at": iso(one.at), "code": one.code, "message": one.message, "actor": one.actor}
 
 
 def _timeline(read: Read, row: Resource) -> list[Event]:

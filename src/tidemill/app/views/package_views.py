@@ -8,7 +8,8 @@ from tidemill.app.rows.package_rows import find_package, package_status
 from tidemill.app.services import Services
 from tidemill.app.serving.packages import list_of
 from tidemill.app.times import iso
-from tidemill.domain.model import Event, Resource, Scope
+from tidemill.app.views.job_views import timeline_entry
+from tidemill.domain.model import Resource, Scope
 from tidemill.domain.serving.packaging import OCI, SUCCEEDED
 from tidemill.environments.images.reference import PACKAGE
 
@@ -37,7 +38,7 @@ async def detail(s: Services, scope: Scope, name: str, version: str) -> dict[str
             {"digest": layer.digest, "size": layer.size, "about": layer.about} for layer in status.layers
         ],
         "script": status.plan.spec.script or None,
-        "timeline": [_entry(row, event) for event in reversed(events)],
+        "timeline": [timeline_entry(event, row.created_at) for event in reversed(events)],
     }
 
 
@@ -61,15 +62,4 @@ def _summary(row: Resource) -> dict[str, Any]:
         "tags": dict(plan.spec.tags),
         "created_at": iso(row.created_at),
         "created_by": row.created_by,
-    }
-
-
-def _entry(row: Resource, event: Event) -> dict[str, Any]:
-    return {
-        "seq": event.seq,
-        "at": iso(event.at),
-        "code": event.code,
-        "message": event.message,
-        "actor": event.actor,
-        "elapsed_s": (event.at - row.created_at) / 1e6,
     }
