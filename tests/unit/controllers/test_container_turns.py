@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 from collections.abc import AsyncIterator, Awaitable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -13,7 +15,7 @@ from world import OWNER, SCOPE, World, make
 
 from tidemill.app.computes.teams import TAG as TEAM_TAG
 from tidemill.app.containers import container_groups, container_looking
-from tidemill.app.rows.codec import decode_object
+from tidemill.app.rows.codec import decode_object, encode
 from tidemill.app.rows.container_rows import group_key, group_status
 from tidemill.app.views import container_views
 from tidemill.domain.errors import Conflict, InvalidRequest
@@ -21,6 +23,7 @@ from tidemill.domain.model import Resource
 from tidemill.engines.base import InvalidTask, Limit, TaskSpec
 from tidemill.engines.fake import Plan
 from tidemill.environments.images import inside
+from tidemill.store.api import Tx
 from tidemill.wire.arm import operations
 
 GROUP = type(SCOPE)(SCOPE.subscription, SCOPE.group)
@@ -176,3 +179,20 @@ async def test_tags_that_say_how_it_runs_are_changed_with_a_new_run_alone(
     monkeypatch.setattr(container_groups, "team_of", vision)
     put_anew = group_status(await put(world, "one", **{TEAM_TAG: "vision"}))
     assert (put_anew.team, put_anew.generation) == ("vision-oid", 2)
+
+
+async def test_secrets_that_do_not_open_any_more_are_given_anew(world: World) -> None:
+    first = await put(world, "one")
+    await until_runs(world)
+
+    def lose(tx: Tx) -> None:
+        row = tx.by_uid(first.uid)
+        assert row is not None
+        status = {**decode_object(row.status), "secrets": base64.b64encode(b"of another key" * 4).decode()}
+        tx.update(replace(row, status=encode(status)))
+
+    await world.services.store.write(lose)
+    again = await put(world, "one")
+    await until_runs(world)
+    assert await told(world, again) == "Succeeded"
+    assert again.status != first.status

@@ -241,7 +241,7 @@ class _Draft:
             and old.state != Provisioning.FAILED
             and (before.spec, before.isolation) == (self.plan.spec, self.plan.isolation)
             and decode_object(old.tags).get(TEAM_TAG) == self.tags.get(TEAM_TAG)
-            and secrets_of(self.s, old) == self.secrets
+            and self._has_kept(old)
         )
         row = replace(old, tags=encode(dict(self.tags)), spec=encode(self.spec))
         compute = implicit_computes.of_owner(tx, old)
@@ -258,6 +258,13 @@ class _Draft:
         tx.add_event(event(row, now, "Updated", f"Updated by {self.by}: it starts anew.", self.by))
         state = Provisioning.UPDATING
         return tx.update(replace(row, status=encode(plan), state=state, modified_at=now))
+
+    def _has_kept(self, old: Resource) -> bool:
+        """Its secrets are the same. What does not open any more is given anew."""
+        try:
+            return secrets_of(self.s, old) == self.secrets
+        except ValueError:
+            return False
 
     def _check_fixed(self, before: GroupStatus) -> None:
         """As in Azure, what a group has once it has until it is deleted. Raises Conflict."""
