@@ -7,6 +7,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from tidemill.cli import upload
 from tidemill.cli.errors import USAGE, CliError
@@ -151,7 +152,7 @@ def environment_body(
         root = spec.path(build["path"])
         store = upload.open_store(session)
         uri = upload.upload_path(session, store, root, "uri_folder")
-        context = f"{store.container.url}/{uri.split('/paths/', 1)[1]}"
+        context = f"{store.container.url}/{quote(uri.split('/paths/', 1)[1])}"
         digest = upload.hash_in(uri)
     elif build.get("path"):
         context = build["path"]

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 from tidemill.cli import hashing, ignore, text
 from tidemill.cli.blob import BlobClient, Container, container_of
@@ -86,7 +87,7 @@ def upload_code(session: Session, root: Path) -> str:
     container = container_of(pending["credential"]["sasUri"], session.ca_file)
     prefix = f"{root.resolve().name}/" if root.is_dir() else ""
     _send(session, container, found_here, prefix, {**DONE, "name": name, "version": "1"}, root)
-    code_uri = pending["blobUri"].rstrip("/") + "/" + (prefix.rstrip("/") or root.name)
+    code_uri = f"{pending['blobUri'].rstrip('/')}/{quote(prefix.rstrip('/') or root.name)}"
     body = {
         "properties": {
             "codeUri": code_uri,

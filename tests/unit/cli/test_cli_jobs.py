@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 from cli_fake_server import (
@@ -123,6 +124,28 @@ def offer_submit(fake: Fake) -> dict[str, Any]:
     key = {"secretsType": "AccountKey", "key": "a2V5"}
     fake.on("POST", f"{W}/datastores/workspaceblobstore/listSecrets", key)
     return submitted
+
+
+def test_names_of_folders_are_quoted_in_addresses(
+    home: Path, fake: Fake, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(project)
+    submitted = offer_submit(fake)
+    for old, new in (("src", "s #%41?"), ("data", "d #%41?")):
+        (project / old).rename(project / new)
+    (project / "d #%41?" / "Dockerfile").write_text("FROM scratch\n")
+    (project / "job.yml").write_text(
+        "command: x\ncode: 's #%41?'\nenvironment: {build: {path: 'd #%41?'}}\ncompute: azureml:cpu\n"
+    )
+    assert run("job", "create", "--file", "job.yml", "--name", "j1") == 0
+    account = f"{fake.address}/acct.blob.core.windows.net"
+    assert submitted["code"]["codeUri"] == f"{account}/c1/s%20%23%2541%3F"
+    context = submitted["environment"]["build"]["contextUri"]
+    assert context.startswith(f"{account}/azureml-blobstore/LocalUpload/")
+    assert context.endswith("/d%20%23%2541%3F/")
+    for address in (submitted["code"]["codeUri"], context):
+        place = unquote(address.removeprefix(fake.address)).rstrip("/")
+        assert any(name.startswith(f"{place}/") for name in fake.blobs)
 
 
 def test_job_create_uploads_once_and_sends_what_the_sdk_sends(
