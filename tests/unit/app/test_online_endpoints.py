@@ -313,6 +313,7 @@ async def test_a_deployment_has_one_autoscale_setting_and_hears_of_it(s, scope, 
         with pytest.raises(Conflict, match=f"by the setting 'a' of resource group '{group.group}'"):
             await autoscale_settings.put(s, owner, place, name, given("blue"))
     assert not await autoscale_settings.list_of(s, other)
+    assert await autoscale_settings.put(s, owner, group, "a", given("blue")) == (row, False)
     row, created = await autoscale_settings.put(s, owner, group, "A", given("green"))
     assert (created, row.ref) == (False, green.uid)
     by = owner.name

@@ -62,13 +62,17 @@ async def put(
                 "TargetHasSetting",
                 _TARGET,
             )
-        _tell(tx, target.uid, f"It is scaled by the setting {name!r}, given by {caller.name}.", caller, now)
-        if old is not None and old.ref != target.uid:
-            said = f"The setting {name!r} scales it no more: {caller.name} gave it another target."
-            _tell(tx, old.ref, said, caller, now)
+        said = f"It is scaled by the setting {name!r}, given by {caller.name}."
         if old is not None:
-            changed = replace(old, spec=encode(given), tags=tags, ref=target.uid, modified_at=now)
-            return tx.update(changed), False
+            changed = replace(old, spec=encode(given), tags=tags, ref=target.uid)
+            if changed == old:
+                return old, False
+            if old.ref != target.uid:
+                gone = f"The setting {name!r} scales it no more: {caller.name} gave it another target."
+                _tell(tx, old.ref, gone, caller, now)
+            _tell(tx, target.uid, said, caller, now)
+            return tx.update(replace(changed, modified_at=now)), False
+        _tell(tx, target.uid, said, caller, now)
         row = Resource(
             uid=uid,
             key=Key(group, TYPE, name),
