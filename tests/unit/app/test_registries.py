@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from dataclasses import replace
 from types import SimpleNamespace
@@ -176,6 +177,11 @@ async def test_an_environment_in_a_workspaces_package_stays_there(services, scop
     await assets.put_version(services, owner, scope, ENVIRONMENTS, "packed", "1", body)
     with pytest.raises(InvalidRequest, match="runs in package://digits:1, which a workspace has"):
         await bring(services, owner, scope, shared, "environments/packed/versions/1")
+
+
+async def test_shared_twice_at_once_it_is_one_version(services, scope, owner, digits):
+    one, two = await asyncio.gather(*(share(services, owner, scope, digits, "7") for _ in range(2)))
+    assert one.uid == two.uid
 
 
 async def test_who_may_not_read_the_registry_submits_nothing_that_names_it(services, owner, digits, ann):

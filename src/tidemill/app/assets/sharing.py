@@ -83,25 +83,13 @@ async def import_asset(s: Services, caller: Caller, registry: Scope, body: Mappi
 
 
 async def _bring(share: _Share, kind: AssetKind, row: Resource, name: str, version: str) -> Resource:
-    s, registry = share.s, share.registry
-    given = f"{share.address}/{kind.type}/{row.key.parent}/versions/{row.key.name}"
-    spec = decode_object(row.spec)
-    there = await s.store.read(lambda read: read.get(version_key(registry, kind, name, version)))
+    there = await _there(share, kind, row, name, version)
     if there is not None:
-        # What only a hash names is the same, wherever it comes from; code has its hash beside its name.
-        same = row.ref and row.ref == there.ref if kind is CODES else spec.get("isAnonymous")
-        if same or object_at(decode_object(there.spec), "properties").get(SHARED_FROM) == given:
-            return there
-        fix = "Give it another version where it is" if share.within else "Share it with another version"
-        raise Conflict(
-            f"{kind.label} {name!r} version {version!r} exists in registry {registry.registry!r} already, "
-            f"from elsewhere. {fix}.",
-            "VersionImmutable",
-            "properties.destinationVersion",
-        )
+        return there
+    spec = decode_object(row.spec)
     kept = ("description", "tags", *kind.fixed, "flavors", "isAnonymous", "inferenceConfig")
     properties = {key: spec[key] for key in kept if key in spec}
-    properties["properties"] = {**(spec.get("properties") or {}), SHARED_FROM: given}
+    properties["properties"] = {**(spec.get("properties") or {}), SHARED_FROM: _id_of(share, kind, row)}
     if kind is COMPONENTS:
         component = {**await _with_its_own(share, row), "name": name, "version": version}
         properties["componentSpec"] = component
@@ -114,8 +102,39 @@ async def _bring(share: _Share, kind: AssetKind, row: Resource, name: str, versi
             "contextUri": await _brought(share, kind, name, version, uri),
         }
     body = {"properties": properties}
-    made, _ = await assets.put_version(s, share.caller, registry, kind, name, version, body)
+    try:
+        made, _ = await assets.put_version(share.s, share.caller, share.registry, kind, name, version, body)
+    except Conflict:  # somebody else was sharing it, too
+        there = await _there(share, kind, row, name, version)
+        if there is None:
+            raise
+        return there
     return made
+
+
+async def _there(share: _Share, kind: AssetKind, row: Resource, name: str, version: str) -> Resource | None:
+    """What the registry has already. Raises Conflict where that is something else."""
+    key = version_key(share.registry, kind, name, version)
+    there = await share.s.store.read(lambda read: read.get(key))
+    if there is None:
+        return None
+    # What only a hash names is the same, wherever it comes from; code has its hash beside its name.
+    anonymous = decode_object(row.spec).get("isAnonymous")
+    same = row.ref and row.ref == there.ref if kind is CODES else anonymous
+    shared_from = object_at(decode_object(there.spec), "properties").get(SHARED_FROM)
+    if same or shared_from == _id_of(share, kind, row):
+        return there
+    fix = "Give it another version where it is" if share.within else "Share it with another version"
+    raise Conflict(
+        f"{kind.label} {name!r} version {version!r} exists in registry {share.registry.registry!r} already, "
+        f"from elsewhere. {fix}.",
+        "VersionImmutable",
+        "properties.destinationVersion",
+    )
+
+
+def _id_of(share: _Share, kind: AssetKind, row: Resource) -> str:
+    return f"{share.address}/{kind.type}/{row.key.parent}/versions/{row.key.name}"
 
 
 async def _with_its_own(share: _Share, component: Resource) -> dict[str, Any]:
