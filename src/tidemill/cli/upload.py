@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ DONE = {"upload_status": "completed"}
 _SHOW_AFTER_S = 0.5
 _NAMED = 5  # links, in a note
 _SMALL = 16  # up to so many files one connection is faster
+_WORKERS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,19 +207,32 @@ def _send(
 
 
 def _send_parallel(container: Container, ordered: Sequence[tuple[Path, str]], progress: Progress) -> None:
-    def send(share: Sequence[tuple[Path, str]]) -> None:
-        client = BlobClient(container)
-        try:
-            for path, name in share:
-                client.put(name, path, progress.add)
-                progress.file_done()
-        finally:
-            client.close()
+    """What goes wrong with one, or Ctrl-C, ends the others."""
+    over = threading.Event()
 
-    workers = 4
-    with ThreadPoolExecutor(workers) as pool:
-        for result in [pool.submit(send, ordered[start::workers]) for start in range(workers)]:
-            result.result()
+    def added(count: int) -> None:
+        if over.is_set():
+            raise _Over
+        progress.add(count)
+
+    def send(share: Sequence[tuple[Path, str]]) -> None:
+        with closing(BlobClient(container)) as client:
+            for path, name in share:
+                added(0)
+                client.put(name, path, added)
+                progress.file_done()
+
+    with ThreadPoolExecutor(_WORKERS) as pool:
+        try:
+            for result in as_completed([pool.submit(send, ordered[at::_WORKERS]) for at in range(_WORKERS)]):
+                result.result()
+        except BaseException:
+            over.set()
+            raise
+
+
+class _Over(Exception):
+    """Of an upload that another has ended."""
 
 
 class Progress:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import base64
 import os
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +166,38 @@ def test_what_changes_while_it_is_sent_is_not_kept_under_the_old_hash(
     assert [text for name, text in sorted(fake.blobs.items()) if place in name] == [b"1", b"1"]
     assert len(fake.blobs) == 2
     assert [meta["upload_status"] for meta in fake.metadata.values()] == ["completed"]
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("error", [CliError("It is refused."), KeyboardInterrupt()])
+def test_one_file_that_fails_ends_the_upload_of_the_others(
+    error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, sent = threading.Barrier(upload._WORKERS), list[str]()
+
+    class Client:
+        def __init__(self, container: Container) -> None:
+            pass
+
+        def put(self, name: str, path: Path, progress: Callable[[int], None]) -> None:
+            begun.wait(10)
+            if name == "2":
+                raise error
+            deadline = time.monotonic() + 10
+            while time.monotonic() < deadline:
+                time.sleep(0.001)
+                progress(1)
+            sent.append(name)
+
+        def close(self) -> None:
+            pass
+
+    monkeypatch.setattr(upload, "BlobClient", Client)
+    ordered = [(tmp_path / str(number), str(number)) for number in range(40)]
+    progress = upload.Progress(Session(Given()), "data", 40, 40)
+    with pytest.raises(type(error)):
+        upload._send_parallel(Container("", tmp_path), ordered, progress)
+    assert sent == []
 
 
 @pytest.mark.parametrize(
