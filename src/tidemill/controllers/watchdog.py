@@ -42,9 +42,10 @@ class Overdue:
 
 
 class Carried(Protocol):
-    """What brings rows of a kind to what they ask for (deployments, container groups)."""
+    """What brings rows of a kind to what they ask for (deployments, container groups). -> whether some of
+    them are live."""
 
-    async def look_again(self) -> None: ...
+    async def look_again(self) -> bool | None: ...
 
 
 class Watchdog:
@@ -105,10 +106,19 @@ class Watchdog:
                 self._nodes.close(node.id)
         for node in overdue.held:
             self._nodes.check(node)
-        await self._deletions.look_again()
-        for carried in self._carried:
-            await carried.look_again()
-        return await self._composites.look_again() or live
+        return await self._show_all() or live
+
+    async def _show_all(self) -> bool:
+        """To those that look for themselves; a fault of one keeps it from no other. -> whether to go on."""
+        again = False
+        everybody: tuple[Carried, ...] = (self._deletions, *self._carried, self._composites)
+        for carried in everybody:
+            try:
+                again = bool(await carried.look_again()) or again
+            except Exception:
+                log.exception("the sweep of %s failed", type(carried).__name__)
+                again = True
+        return again
 
 
 def _look(read: Read, now: int) -> tuple[bool, Overdue]:
