@@ -39,13 +39,13 @@ def text(raw: Any) -> str:
     return str(raw)
 
 
-def variables(raw: Any) -> tuple[tuple[str, str], ...]:
-    values = mapping(raw, "properties.environmentVariables")
+def variables(raw: Any, where: str = "properties.environmentVariables") -> tuple[tuple[str, str], ...]:
+    values = mapping(raw, where)
     for key, value in values.items():
         if not key or "=" in key or "\0" in key or "\0" in text(value):
             raise InvalidRequest(
                 f"Environment variable {key!r} is not valid: no '=', no NUL, not empty.",
-                target="properties.environmentVariables",
+                target=where,
             )
     return tuple((key, text(value)) for key, value in values.items())
 

@@ -92,7 +92,7 @@ def test_the_target_of_deployments_that_package() -> None:
             "environmentVariables",
             "where the package",
         ),
-        ({"environmentVariables": {"=": ""}}, "properties.environmentVariables", "is not valid"),
+        ({"environmentVariables": {"=": ""}}, "environmentVariables", "is not valid"),
         ({"format": "zip"}, "format", "is not known"),
         (
             {"inferencingServer": {"codeConfiguration": {"codeId": "c"}}},

@@ -99,7 +99,7 @@ def read_package(model: str, version: str, body: Mapping[str, Any]) -> PackageSp
         _environment(mapping(body.get("baseEnvironmentSource"), "baseEnvironmentSource")),
         _plain_id(text(code.get("codeId"))),
         text(code.get("scoringScript")),
-        variables(body.get("environmentVariables")),
+        variables(body.get("environmentVariables"), "environmentVariables"),
         tuple((key, text(value)) for key, value in mapping(body.get("tags"), "tags").items()),
         _mount(mapping(body.get("modelConfiguration"), "modelConfiguration")),
         choice(body.get("format"), _FORMATS, OCI, "format"),
