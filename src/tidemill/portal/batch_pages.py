@@ -11,12 +11,12 @@ from tidemill.app.people import access
 from tidemill.app.people.access import AccessDenied
 from tidemill.app.serving import batch_endpoints
 from tidemill.app.views import batch_views
+from tidemill.app.views.batch_views import ACTION
 from tidemill.domain.errors import TidemillError
 from tidemill.portal import pages
 from tidemill.portal.frame import W, around, is_fragment, live
 from tidemill.wire.http import Context, Route
 
-ACTION = "Microsoft.MachineLearningServices/workspaces/batchEndpoints"
 READ, WRITE = f"{ACTION}/read", f"{ACTION}/write"
 RESOURCE = "batchEndpoints/{endpoint}"  # where roles are given
 
@@ -42,7 +42,7 @@ async def endpoint_page(ctx: Context) -> Response:
 
 async def _page(ctx: Context, *, problem: str = "", status: int = 200) -> Response:
     frame = await around(ctx, "endpoints")
-    found = await batch_views.detail(ctx.services, ctx.scope, ctx.params["endpoint"])
+    found = await batch_views.detail(ctx.services, ctx.caller, ctx.scope, ctx.params["endpoint"])
     here = _address(frame["base"], found["name"])
     below = f"batchEndpoints/{found['name']}"
     may_write = (await access.decide(ctx.services, ctx.caller, WRITE, ctx.scope, below)).allowed

@@ -140,7 +140,7 @@ async def test_a_call_is_a_pipeline_of_the_caller_with_one_parallel_step(s, scop
     assert step["task"]["append_file_name"] == "predictions.csv"
     assert step["inputs"]["model"]["uri"].endswith("/models/digits/versions/1")
     assert [row.uid for row in await batch_calls.jobs_of(s, scope, "ep1", limit=9)] == [job.uid]
-    assert (await batch_views.detail(s, scope, "ep1"))["running_jobs"] == 1
+    assert (await batch_views.detail(s, owner, scope, "ep1"))["running_jobs"] == 1
 
 
 async def test_the_same_request_is_the_same_job_of_the_same_caller(s, scope, owner, deploy, invoke):
@@ -155,8 +155,14 @@ async def test_the_same_request_is_the_same_job_of_the_same_caller(s, scope, own
 async def test_what_a_job_needs_is_needed_here_too(s, scope, owner, deploy, invoke):
     await deploy()
     who = await principals.create(s, owner, PrincipalKind.USER, "eve")
+    eve = Caller(who.oid, "eve", "User", principal=who)
     with pytest.raises(access.AccessDenied, match="jobs/write"):
-        await invoke(Caller(who.oid, "eve", "User", principal=who), deployment="one")
+        await invoke(eve, deployment="one")
+    await invoke(deployment="one")
+    for by, count in ((owner, 1), (eve, None)):
+        shown = await batch_views.detail(s, by, scope, "ep1")
+        of_one = await batch_views.deployment(s, by, scope, "ep1", "one")
+        assert [found and len(found) for found in (shown["jobs"], of_one["jobs"])] == [count, count]
 
 
 async def test_in_use_is_not_deleted(s, scope, owner, deploy, invoke):
@@ -220,13 +226,13 @@ async def test_an_mlflow_model_brings_its_environment_and_needs_no_script(s, sco
     assert status.environment in step.body
 
 
-async def test_a_pipeline_component_runs_with_the_calls_inputs(s, scope, deploy, invoke):
+async def test_a_pipeline_component_runs_with_the_calls_inputs(s, scope, owner, deploy, invoke):
     row = await deploy("flow", pipeline(default_compute="cpu"))
     literal = {"x": {"JobInputType": "Literal", "Value": "7"}}
     job, _ = await invoke(deployment="flow", InputData=literal, inputData=None)
     assert decode_object(job.spec)["componentId"] == "azureml:flow:1"
     assert job_status(job.status).pipeline.inputs[0].value == "7"
-    assert (await batch_views.deployment(s, scope, "ep1", row.key.name))["component"] == "flow:1"
+    assert (await batch_views.deployment(s, owner, scope, "ep1", row.key.name))["component"] == "flow:1"
     with pytest.raises(InvalidRequest, match="miniBatchSize means nothing to it"):
         await invoke(deployment="flow", inputData=literal, miniBatchSize=3)
     with pytest.raises(InvalidRequest, match="is of type command"):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tidemill.app.people import access
 from tidemill.app.people.access import Part
 from tidemill.app.rows.batch_rows import (
     ENDPOINTS,
@@ -21,10 +22,12 @@ from tidemill.app.services import Services
 from tidemill.app.serving.batch_calls import jobs_of
 from tidemill.app.times import iso
 from tidemill.app.views import job_views
-from tidemill.domain.model import Event, Resource, Scope
+from tidemill.domain.ids import PROVIDER
+from tidemill.domain.model import Caller, Event, Resource, Scope
 from tidemill.domain.serving.batch import PIPELINE
 from tidemill.store.api import Read, ResourceQuery
 
+ACTION = f"{PROVIDER}/workspaces/batchEndpoints"
 MOST_EVENTS = 100
 MOST_JOBS = 20
 
@@ -46,8 +49,9 @@ async def summaries(s: Services, scope: Scope, part: Part | None = None) -> list
     return await s.store.read(look)
 
 
-async def detail(s: Services, scope: Scope, name: str) -> dict[str, Any]:
-    """BatchEndpointDetail. Raises NotFound naming the endpoints that exist."""
+async def detail(s: Services, caller: Caller, scope: Scope, name: str) -> dict[str, Any]:
+    """BatchEndpointDetail; `jobs` None for a caller who may not list them. Raises NotFound naming the
+    endpoints that exist."""
 
     def look(read: Read) -> dict[str, Any]:
         row = find_endpoint(read, scope, name)
@@ -64,11 +68,12 @@ async def detail(s: Services, scope: Scope, name: str) -> dict[str, Any]:
         }
 
     found = await s.store.read(look)
-    return {**found, "jobs": await job_views.summaries(s, await jobs_of(s, scope, name, limit=MOST_JOBS))}
+    below = f"batchEndpoints/{name}"
+    return {**found, "jobs": await _jobs(s, caller, f"{ACTION}/jobs/read", below, scope, name)}
 
 
-async def deployment(s: Services, scope: Scope, endpoint: str, name: str) -> dict[str, Any]:
-    """BatchDeploymentView, with its time line. Raises NotFound naming what exists."""
+async def deployment(s: Services, caller: Caller, scope: Scope, endpoint: str, name: str) -> dict[str, Any]:
+    """BatchDeploymentView, with its time line and, as above, its jobs. Raises NotFound naming what exists."""
 
     def look(read: Read) -> dict[str, Any]:
         row = find_deployment(read, scope, endpoint, name)
@@ -77,8 +82,17 @@ async def deployment(s: Services, scope: Scope, endpoint: str, name: str) -> dic
         return {**_deployment(read, above, row), "timeline": _timeline(row, events)}
 
     found = await s.store.read(look)
-    rows = await jobs_of(s, scope, endpoint, name, limit=MOST_JOBS)
-    return {**found, "jobs": await job_views.summaries(s, rows)}
+    below = f"batchEndpoints/{endpoint}/deployments/{name}"
+    action = f"{ACTION}/deployments/jobs/read"
+    return {**found, "jobs": await _jobs(s, caller, action, below, scope, endpoint, name)}
+
+
+async def _jobs(
+    s: Services, caller: Caller, action: str, below: str, scope: Scope, *names: str
+) -> Sequence[Mapping[str, Any]] | None:
+    if not (await access.decide(s, caller, action, scope, below)).allowed:
+        return None
+    return await job_views.summaries(s, await jobs_of(s, scope, *names, limit=MOST_JOBS))
 
 
 def _running(read: Read, row: Resource) -> int:

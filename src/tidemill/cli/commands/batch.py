@@ -208,8 +208,7 @@ def list_endpoint_jobs(session: Session, name: str) -> None:
     """List the jobs of a batch endpoint, the newest first: the last 20."""
     from tidemill.cli import batches
 
-    rows = session.client.get(batches.native(session, name))["jobs"]
-    print_list(session, rows, _JOBS, f"{name} has not been called yet.")
+    _list_jobs(session, name, session.client.get(batches.native(session, name)))
 
 
 @command(
@@ -322,8 +321,16 @@ def list_deployment_jobs(session: Session, above: str, name: str) -> None:
     """List the jobs of a deployment, the newest first: the last 20."""
     from tidemill.cli import batches
 
-    rows = session.client.get(batches.native(session, above, "deployments", name))["jobs"]
-    print_list(session, rows, _JOBS, f"{name} has not been called yet.")
+    _list_jobs(session, name, session.client.get(batches.native(session, above, "deployments", name)))
+
+
+def _list_jobs(session: Session, name: str, found: dict[str, Any]) -> None:
+    if found["jobs"] is None:
+        raise CliError(
+            f"You may not list the jobs of {name}: that takes …/batchEndpoints/jobs/read. Ask an owner for a "
+            "role that has it (tidemill access grant)."
+        )
+    print_list(session, found["jobs"], _JOBS, f"{name} has not been called yet.")
 
 
 def _print_endpoint(session: Session, name: str) -> None:
@@ -368,7 +375,7 @@ def _print_deployment(session: Session, above: str, name: str) -> None:
 
 
 def _jobs(found: dict[str, Any]) -> list[tuple[str, str]]:
-    return [("job", f"{one['name']}  {one['status']}") for one in found["jobs"][:5]]
+    return [("job", f"{one['name']}  {one['status']}") for one in (found["jobs"] or ())[:5]]
 
 
 def _events(found: dict[str, Any]) -> list[tuple[str, str]]:

@@ -9,6 +9,7 @@ from tidemill.app.rows.batch_rows import deployment_key, endpoint_key
 from tidemill.app.rows.codec import encode
 from tidemill.app.serving import batch_calls, batch_deployments, batch_endpoints
 from tidemill.app.views import batch_views
+from tidemill.app.views.batch_views import ACTION
 from tidemill.domain.ids import PROVIDER
 from tidemill.domain.model import Resource
 from tidemill.wire.arm.envelope import render
@@ -21,7 +22,6 @@ from tidemill.wire.http import Context, Route, bytes_response
 BASE = f"/subscriptions/{{sub}}/resourceGroups/{{rg}}/providers/{PROVIDER}/workspaces/{{ws}}/batchEndpoints"
 ONE = BASE + "/{endpoint}"
 DEPLOYMENT = ONE + "/deployments/{name}"
-ACTION = f"{PROVIDER}/workspaces/batchEndpoints"
 DEPLOYMENT_HEADER = "azureml-model-deployment"
 REQUEST_ID = ("repeatability_request-id", "repeatability-request-id")  # as the SDK has it, and the standard
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from starlette.responses import Response
 
 from tidemill.app.views import batch_views
-from tidemill.wire.azure.batch_endpoints import ACTION
+from tidemill.app.views.batch_views import ACTION
 from tidemill.wire.http import Context, Route, json_response
 from tidemill.wire.native.routes import W
 
@@ -27,9 +27,10 @@ async def _list(ctx: Context) -> Response:
 
 
 async def _get(ctx: Context) -> Response:
-    return json_response(await batch_views.detail(ctx.services, ctx.scope, ctx.params["endpoint"]))
+    found = await batch_views.detail(ctx.services, ctx.caller, ctx.scope, ctx.params["endpoint"])
+    return json_response(found)
 
 
 async def _get_deployment(ctx: Context) -> Response:
     endpoint, name = ctx.params["endpoint"], ctx.params["name"]
-    return json_response(await batch_views.deployment(ctx.services, ctx.scope, endpoint, name))
+    return json_response(await batch_views.deployment(ctx.services, ctx.caller, ctx.scope, endpoint, name))
