@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from tidemill.cli import submit, upload
-from tidemill.cli.errors import FAILED, REFUSED, CliError, ServerGone
+from tidemill.cli.errors import FAILED, REFUSED, USAGE, CliError, ServerGone
 from tidemill.cli.session import Session
 from tidemill.cli.urls import segment
 from tidemill.cli.yaml import blame, references
@@ -26,6 +26,7 @@ API = "2022-02-01-preview"
 DEPLOYMENTS_API = "2023-04-01-preview"
 MODELS_API = "2023-08-01-preview"
 DEPLOYMENT_HEADER = "azureml-model-deployment"
+_CONTAINERS = {"inference-server": "InferenceServer", "storage-initializer": "StorageInitializer"}
 _FINAL = ("Succeeded", "Failed")
 _LOOK_S = 0.3
 
@@ -181,6 +182,16 @@ class Caller:
         took = time.perf_counter() - began
         name = response.getheader(DEPLOYMENT_HEADER) or ""
         return Answer(response.status, found, took, name, response.getheader("content-type") or "")
+
+
+def logs(session: Session, endpoint: str, name: str, lines: int, container: str | None) -> str:
+    """What a deployment's instances wrote, the last lines of each. `container`: as the user wrote it."""
+    if container is not None and container not in _CONTAINERS:
+        known = " or ".join(_CONTAINERS)
+        raise CliError(f"--container {container} is not known. Use {known}.", USAGE, "UsageError")
+    body = {"tail": lines, "containerType": _CONTAINERS[container or "inference-server"]}
+    path = f"{deployment_path(session, endpoint, name)}/getLogs"
+    return str(session.client.call("POST", path, body, {"api-version": DEPLOYMENTS_API})["content"])
 
 
 def credential(session: Session, endpoint: str, mode: str) -> str:

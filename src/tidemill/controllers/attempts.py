@@ -27,7 +27,7 @@ from tidemill.controllers import containers, instances, launching, staging
 from tidemill.controllers.beside import start_services
 from tidemill.controllers.cleaning import Cleaner, Leftover
 from tidemill.controllers.kept import Kept
-from tidemill.controllers.live_attempt import LiveAttempt
+from tidemill.controllers.live_attempt import LiveAttempt, PlacedRank
 from tidemill.data.outputs import kept
 from tidemill.data.staging import Stopped
 from tidemill.domain.containers.records import end_in_words
@@ -269,7 +269,7 @@ class Attempts:
         self._mark_absent_nodes(live)
         return None
 
-    async def _place(self, live: LiveAttempt, row: Resource, plan: JobPlan) -> list[launching.PlacedRank]:
+    async def _place(self, live: LiveAttempt, row: Resource, plan: JobPlan) -> list[PlacedRank]:
         isolated = await isolation.check_nodes(self._s, live.attempt, plan.isolation)
         staged, attempt = await self._stage(live, plan)
         if live.attempt.stop_requested_at is None:

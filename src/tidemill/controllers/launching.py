@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from tidemill.app.assets import scoring_side
 from tidemill.app.assets.surroundings import View, view_of
 from tidemill.app.people import secretstore
 from tidemill.app.services import Services
 from tidemill.controllers import containers, parallel, serving
+from tidemill.controllers.live_attempt import PlacedRank
 from tidemill.controllers.staging import NodeFiles, Staged
 from tidemill.domain.expressions import render_command
 from tidemill.domain.jobspec import CommandJob
@@ -29,17 +30,6 @@ SERVICE_TOKEN_TTL_S = 365 * 24 * 3600  # an instance of a deployment runs for as
 
 # Where the nodes of one job reach each other: they share this host.
 HOST = "127.0.0.1"
-
-
-@dataclass(frozen=True, slots=True)
-class PlacedRank:
-    rank: int
-    node_index: int
-    primary: bool
-    log: str  # "user_logs/std_log.txt"
-    task: TaskSpec | None = None  # None: it was started before, or never will be
-    spared: bool = False
-    after: tuple[int, ...] = ()  # ranks that must have succeeded before it is started
 
 
 def outline(plan: JobPlan) -> dict[int, PlacedRank]:

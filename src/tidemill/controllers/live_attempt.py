@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 
-from tidemill.controllers import launching
 from tidemill.data.staging import Stopped
 from tidemill.domain.model import Attempt, Resource
 from tidemill.domain.outcome import AttemptEnd, RankEnd
@@ -16,13 +15,24 @@ _SERVICE = ("task_ready", "task_unready", "task_restarting")
 _BOUNDS = ("task_started", "task_exited")
 
 
+@dataclass(frozen=True, slots=True)
+class PlacedRank:
+    rank: int
+    node_index: int
+    primary: bool
+    log: str  # "user_logs/std_log.txt"
+    task: TaskSpec | None = None  # None: it was started before, or never will be
+    spared: bool = False
+    after: tuple[int, ...] = ()  # ranks that must have succeeded before it is started
+
+
 @dataclass(slots=True)
 class LiveAttempt:
     """What is known in memory of one attempt."""
 
     attempt: Attempt
     row: Resource | None = None  # its job's, as it was when the attempt was made
-    ranks: dict[int, launching.PlacedRank] = field(default_factory=dict)
+    ranks: dict[int, PlacedRank] = field(default_factory=dict)
     ends: dict[int, RankEnd] = field(default_factory=dict)
     closed_nodes: dict[str, int] = field(default_factory=dict[str, int])  # when each was proved gone
     started_at: int | None = None

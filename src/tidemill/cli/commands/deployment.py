@@ -18,7 +18,6 @@ from tidemill.cli.session import Session
 deployment = group("deployment", "What answers behind an endpoint: model, code, environment, instances.")
 _name = click.option("--name", "-n", required=True, help="Name of the deployment.")
 _endpoint = click.option("--endpoint-name", "-e", "endpoint", required=True, help="Its endpoint.")
-_CONTAINERS = {"inference-server": "InferenceServer", "storage-initializer": "StorageInitializer"}
 _SHOWN_EVENTS = 15
 _COLUMNS = (
     Column("name", key("name"), wide=True),
@@ -121,19 +120,9 @@ def update(session: Session, endpoint: str, name: str, instance_count: int, no_w
 @click.option("--container", "-c", help="inference-server (the default) or storage-initializer.")
 def logs(session: Session, endpoint: str, name: str, lines: int, container: str | None) -> None:
     """Print what the instances of a deployment wrote."""
-    print_logs(session, endpoint, name, lines, container)
-
-
-def print_logs(session: Session, endpoint: str, name: str, lines: int, container: str | None) -> None:
     from tidemill.cli import endpoints
 
-    if container is not None and container not in _CONTAINERS:
-        known = " or ".join(_CONTAINERS)
-        raise CliError(f"--container {container} is not known. Use {known}.", USAGE, "UsageError")
-    body = {"tail": lines, "containerType": _CONTAINERS[container or "inference-server"]}
-    path = f"{endpoints.deployment_path(session, endpoint, name)}/getLogs"
-    found = session.client.call("POST", path, body, {"api-version": endpoints.DEPLOYMENTS_API})
-    click.echo(found["content"], nl=False)
+    click.echo(endpoints.logs(session, endpoint, name, lines, container), nl=False)
 
 
 @command(deployment, "delete", "tidemill deployment delete --endpoint-name digits --name blue --yes")

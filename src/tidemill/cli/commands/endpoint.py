@@ -271,7 +271,6 @@ def keys(session: Session, name: str, regenerate: str | None) -> None:
 def logs(session: Session, name: str, deployment: str | None, lines: int, container: str | None) -> None:
     """Print what the instances of an endpoint wrote."""
     from tidemill.cli import endpoints
-    from tidemill.cli.commands.deployment import print_logs
 
     names = [deployment] if deployment else None
     if names is None:
@@ -280,7 +279,7 @@ def logs(session: Session, name: str, deployment: str | None, lines: int, contai
         if not names:
             session.note(f"{name} has no deployments.")
     for one in names:
-        print_logs(session, name, one, lines, container)
+        click.echo(endpoints.logs(session, name, one, lines, container), nl=False)
 
 
 @command(endpoint, "why", "tidemill endpoint why --name digits")
