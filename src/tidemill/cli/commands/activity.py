@@ -137,6 +137,8 @@ def _on(resource: str) -> str:
     below = found[0].split("/") if found else []
     if below[:1] == ["providers"]:
         below = below[2:]
+    if below[:1] in (["workspaces"], ["registries"]) and len(below) > 2:
+        below = below[2:]
     named = below[:-1] if len(below) > 1 and len(below) % 2 else below
     if len(named) >= 4 and named[-2] == "versions":
         return f"{named[-3]}:{named[-1][:8]}"
