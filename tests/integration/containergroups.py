@@ -37,6 +37,7 @@ def python(name: str, code: str, **more: Any) -> dict[str, Any]:
 class Groups:
     def __init__(self, server: JobServer) -> None:
         self.server = server
+        self.tags: dict[str, str] = {}  # of each group
 
     @property
     def base(self) -> str:
@@ -48,7 +49,8 @@ class Groups:
 
     def put(self, name: str, *containers: dict[str, Any], **properties: Any) -> Any:
         given = {"osType": "Linux", "containers": list(containers), **properties}
-        status, answer = self.call("PUT", name, {"location": "westeurope", "properties": given})
+        body = {"location": "westeurope", "properties": given, "tags": self.tags}
+        status, answer = self.call("PUT", name, body)
         assert status in (200, 201), answer
         return answer
 

@@ -19,11 +19,11 @@ from pathlib import Path
 
 import probe_attacks
 import pytest
-from containergroups import Groups, python
+from containergroups import Groups, container, python
 from jobserver import JobServer
 
 from pidspace import host_pids
-from tidemill.sandbox import disk
+from tidemill.sandbox import disk, init
 from tidemill.server import launch
 
 pytestmark = [
@@ -174,6 +174,41 @@ def host_allows(attack: str) -> bool:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
 
+ITS_OWN_NODE = """
+import json, os
+target = json.loads(os.environ["PROBE"])
+node = os.getcwd().split("/nodes/")[1].split("/")[0]
+target |= {"node": node, "agent_sock": f"{target['home']}/nodes/{node}/agent/sock"}
+os.environ["PROBE"] = json.dumps(target)
+"""
+
+
+def runs_runc() -> bool:
+    if os.environ.get("CI") == "true":
+        assert shutil.which("runc"), "runc is not installed (tests/system-packages.sh)"
+    return bool(shutil.which("runc") and init.program(os.uname().machine))
+
+
+def by_runc(server: JobServer, target: dict) -> dict[str, bool]:
+    """The same attacks out of a container group of runc."""
+    groups = Groups(server)
+    groups.tags = {"tidemill.runtime": "runc"}
+    code = ITS_OWN_NODE + Path(probe_attacks.__file__).read_text().replace(
+        "from __future__ import annotations", ""
+    )
+    probe = [{"name": "PROBE", "value": json.dumps(target)}]
+    groups.put(
+        "attacker",
+        container("a", "python3", "-c", code, "attacker", environmentVariables=probe),
+        restartPolicy="Never",
+    )
+    groups.until("attacker", lambda found: found["instanceView"]["state"] in ("Succeeded", "Failed"))
+    said = groups.logs("attacker", "a")
+    groups.call("DELETE", "attacker")
+    groups.until_gone("attacker")
+    return json.loads(said)
+
+
 def node_of(server: JobServer, name: str) -> str:
     return server.job(name)["attempts_list"][-1]["nodes"][0]
 
@@ -223,6 +258,7 @@ def test_a_tier_blocks_what_its_report_says_and_nothing_else(tier, tmp_path: Pat
         done = server.wait("attacker")
         assert done["status"] == "Completed", (done["error"], server.log("attacker"))
         succeeded = json.loads(server.log("attacker"))
+        contained = by_runc(server, target) if name == "full" and runs_runc() else None
         (attempt / "code" / "end").touch()
         assert server.wait("victim")["status"] == "Completed"
     finally:
@@ -237,6 +273,9 @@ def test_a_tier_blocks_what_its_report_says_and_nothing_else(tier, tmp_path: Pat
     assert succeeded == expected
     if name == "full":
         assert not any(succeeded.values())
+        if contained is not None:
+            assert set(contained) == set(STOPPED_BY)
+            assert [attack for attack, done in contained.items() if done] == []
     lines = [entry["message"] for entry in done["timeline"] if entry["message"].startswith("Isolation: ")]
     assert lines
     assert lines[0].startswith(f"Isolation: {TIERS[name][2]}.")

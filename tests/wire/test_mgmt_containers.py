@@ -29,6 +29,7 @@ from azure.mgmt.containerinstance import ContainerInstanceManagementClient
 from azure.mgmt.containerinstance.models import *
 
 out = {}
+TAGS = json.loads(os.environ["TEST_TAGS"])
 BASE, RG = os.environ["AZUREML_DEV_URL_MFE"], os.environ["AZURE_RESOURCE_GROUP"]
 client = ContainerInstanceManagementClient(
     DefaultAzureCredential(), os.environ["AZURE_SUBSCRIPTION_ID"], base_url=BASE,
@@ -58,7 +59,7 @@ asks = Container(
     volume_mounts=[VolumeMount(name="keys", mount_path="/keys"), VolumeMount(name="room", mount_path="/out")])
 group = ContainerGroup(
     location="westeurope", os_type="Linux", restart_policy="OnFailure", containers=[web, asks],
-    tags={"team": "vision"}, ip_address=IpAddress(type="Public", ports=[Port(port=8080)]),
+    tags={"team": "vision", **TAGS}, ip_address=IpAddress(type="Public", ports=[Port(port=8080)]),
     volumes=[Volume(name="keys", secret={"token": "dG9rZW4tOQo="}), Volume(name="room", empty_dir={})])
 
 began = time.monotonic()
@@ -140,7 +141,8 @@ out["resized"] = error_of(lambda: groups.begin_create_or_update(RG, "front", gro
 group.containers = [Container(name="bad", image="oci:/nowhere/at/all:x", resources=resources())]
 group.volumes, group.ip_address = None, None
 out["image"] = error_of(lambda: groups.begin_create_or_update(RG, "bad", group, polling_interval=1).result())
-groups.begin_delete(RG, "front", polling_interval=1).result()
+for name in ("bad", "front"):
+    groups.begin_delete(RG, name, polling_interval=1).result()
 out["gone"] = error_of(lambda: groups.get(RG, "front"))
 print(json.dumps(out, default=str))
 """
@@ -163,13 +165,19 @@ def container_server(tmp_path_factory: pytest.TempPathFactory, layout: Layout) -
     server.end()
 
 
-@pytest.fixture(scope="module")
-def flow(container_server: JobServer, layout: Layout, sdk_python: str) -> dict[str, Any]:
+@pytest.fixture(scope="module", params=[{}, {"tidemill.runtime": "runc"}], ids=["sandbox", "runc"])
+def flow(
+    request: pytest.FixtureRequest, container_server: JobServer, layout: Layout, sdk_python: str
+) -> dict[str, Any]:
+    if request.param:
+        if os.geteuid() != 0:
+            pytest.skip("needs root: runc makes containers of root's server alone")
+        need("runc")
     env = {**os.environ, **launch.variables(container_server.home)}
-    env |= {"TEST_WEB": WEB, "TEST_IMAGE": f"oci:{layout.path}:box"}
+    env |= {"TEST_WEB": WEB, "TEST_IMAGE": f"oci:{layout.path}:box", "TEST_TAGS": json.dumps(request.param)}
     done = subprocess.run([sdk_python, "-c", FLOW], env=env, capture_output=True, text=True, timeout=150)
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+    return {"asked": request.param, **json.loads(done.stdout.splitlines()[-1])}
 
 
 def test_a_group_is_created_and_shown(flow: dict[str, Any]) -> None:
@@ -180,7 +188,7 @@ def test_a_group_is_created_and_shown(flow: dict[str, Any]) -> None:
     assert "Ready" in flow["events"][0]
     assert "tidemill container port-forward --name front 8080" in flow["reach"][0]
     assert flow["listed"] == [["front"], ["front"]]
-    assert flow["tags"] == {"team": "audio"}
+    assert flow["tags"] == {"team": "audio", **flow["asked"]}
 
 
 def test_secure_values_reach_the_container_and_are_never_shown(flow: dict[str, Any]) -> None:

@@ -14,11 +14,12 @@ from tidemill.cli.framework import pairs
 from tidemill.cli.session import Session
 from tidemill.cli.urls import segment
 from tidemill.cli.yaml.document import Document, Problem, Trail, YamlError, read_file
+from tidemill.domain.containers.model import RUNTIME_TAG, SANDBOX
 
 API = "2023-05-01"
 _TOP = ("apiVersion", "location", "name", "properties", "tags", "type", "identity", "id")
 # The server's words for a value that is wrong as it is written, whoever asks and whenever.
-_WRONG = ("BadRequest", "InvalidContainerGroup", "InvalidContainerGroupName", "NotOffered")
+_WRONG = ("BadRequest", "InvalidContainerGroup", "InvalidContainerGroupName", "InvalidTag", "NotOffered")
 _STEP = re.compile(r"([^.\[\]]+)|\[(\d+)\]")
 
 
@@ -70,8 +71,9 @@ def body_from_flags(
     variables: tuple[str, ...],
     secure: tuple[str, ...],
     restart: str,
+    runtime: str,
 ) -> dict[str, Any]:
-    """One container, named as the group, by the flags of `az container create` Raises CliError."""
+    """One container, named as the group, by the flags of `az container create`. Raises CliError."""
     plain = pairs("--environment-variables", variables)
     hidden = pairs("--secure-environment-variables", secure, secret=True)
     given = [{"name": key, "value": value} for key, value in plain.items()]
@@ -96,7 +98,8 @@ def body_from_flags(
     }
     if ports:
         properties["ipAddress"] = {"type": "Private", "ports": [{"port": port} for port in ports]}
-    return {"properties": properties}
+    tags = {} if runtime == SANDBOX else {RUNTIME_TAG: runtime}
+    return {"properties": properties, "tags": tags}
 
 
 @contextmanager
@@ -117,7 +120,9 @@ def placed(document: Document | None) -> Iterator[None]:
 
 
 def _trail(target: str) -> Trail:
-    """ "properties.containers[0].name" -> ("properties", "containers", 0, "name")."""
+    """ "properties.containers[0].name" -> ("properties", "containers", 0, "name"); a tag's name has dots."""
+    if target.startswith("tags."):
+        return ("tags", target.removeprefix("tags."))
     if not target.startswith("properties"):
         return ()
     return tuple(int(number) if number else word for word, number in _STEP.findall(target))

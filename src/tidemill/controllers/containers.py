@@ -17,7 +17,7 @@ from tidemill.app.services import Services
 from tidemill.controllers.container_files import row_of
 from tidemill.controllers.staging import NodeFiles
 from tidemill.domain.containers import records
-from tidemill.domain.containers.model import ALWAYS, ON_FAILURE, ContainerProbe, ContainerSpec
+from tidemill.domain.containers.model import ALWAYS, ON_FAILURE, SANDBOX, ContainerProbe, ContainerSpec
 from tidemill.domain.containers.plan import PlannedGroup, folder_of, mounts_of
 from tidemill.domain.containers.records import ContainerNews
 from tidemill.domain.errors import InvalidRequest
@@ -102,6 +102,7 @@ def _task(
         shown_at=tuple((source, target) for source, target, read_only in mounts if read_only),
         writable_at=tuple((source, target) for source, target, read_only in mounts if not read_only),
         chdir=view.working_dir or home,
+        runtime="" if group.spec.runtime == SANDBOX else group.spec.runtime,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import threading
 from pathlib import Path
@@ -35,6 +36,8 @@ WHERE = "properties.containers[0].properties.resources.requests.cpu"
         (400, "InvalidContainerGroup", WHERE, 2, True),
         (400, "NotOffered", WHERE, 2, True),
         (400, "BadRequest", WHERE, 2, True),
+        (400, "InvalidTag", "tags.tidemill.runtime", 2, True),
+        (400, "RuntimeNotAvailable", "tags.tidemill.runtime", 4, True),
         (400, "QuotaExceeded", "properties.containers", 4, True),
         (409, "InvalidContainerGroupUpdate", "web", 4, False),
         (403, "AuthorizationFailed", None, 4, False),
@@ -97,6 +100,17 @@ def test_what_a_file_says_is_not_said_by_flags(home: Path, fake: Fake, capsys: A
     said = capsys.readouterr().err
     assert f"--cpu, --ports and --restart-policy cannot be given beside --file: write it into {file}." in said
     assert fake.asked == []
+
+
+def test_a_runtime_is_asked_for_by_a_tag(home: Path, fake: Fake) -> None:
+    fake.on("GET", W, {"location": "local"})
+    fake.on("PUT", f"{GROUPS}/web", error(400, "Stopped", "here"))
+    flags = ("--name", "web", "--image", "host-python", "--command-line", "x")
+    for more in ((), ("--runtime", "sandbox"), ("--runtime", "runc")):
+        run("container", "create", *flags, *more)
+    sent = [json.loads(asked.body).get("tags") for asked in fake.asked if asked.method == "PUT"]
+    assert sent == [None, None, {"tidemill.runtime": "runc"}]
+    assert run("container", "create", *flags, "--runtime", "kata") == 2
 
 
 def test_a_containers_name_is_one_part_of_an_address(home: Path, fake: Fake, capsys: Any) -> None:

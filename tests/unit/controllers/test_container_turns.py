@@ -18,9 +18,10 @@ from tidemill.app.containers import container_groups, container_looking
 from tidemill.app.rows.codec import decode_object, encode
 from tidemill.app.rows.container_rows import group_key, group_status
 from tidemill.app.views import container_views
+from tidemill.domain.containers.model import RUNTIME_TAG
 from tidemill.domain.errors import Conflict, InvalidRequest
 from tidemill.domain.model import Resource
-from tidemill.engines.base import InvalidTask, Limit, TaskSpec
+from tidemill.engines.base import InvalidTask, Limit, Runtime, TaskSpec
 from tidemill.engines.fake import Plan
 from tidemill.environments.images import inside
 from tidemill.store.api import Tx
@@ -196,3 +197,32 @@ async def test_secrets_that_do_not_open_any_more_are_given_anew(world: World) ->
     await until_runs(world)
     assert await told(world, again) == "Succeeded"
     assert again.status != first.status
+
+
+async def test_a_group_runs_by_the_runtime_that_its_tag_asks_for(world: World) -> None:
+    asked: list[str] = []
+    start = world.engine.start
+
+    async def noted(node_id: str, task: TaskSpec) -> None:
+        asked.append(task.runtime)
+        await start(node_id, task)
+
+    world.engine.start = noted
+    await put(world, "one")
+    await until_runs(world)
+    await put(world, "one", **{RUNTIME_TAG: "runc"})  # another runtime is another run
+    await world.until(lambda: len(asked) == 2 and world.read().get(KEY).state == "Succeeded", "it runs anew")
+    assert asked == ["", "runc"]
+    assert (await container_views.detail(world.services, GROUP, "web"))["runtime"] == "runc"
+
+
+async def test_a_runtime_that_this_host_lacks_is_refused_with_the_reason(world: World) -> None:
+    world.engine.runc = Runtime("", "this server's host has no runc: install it")
+    with pytest.raises(InvalidRequest, match="host has no runc: install it") as caught:
+        await put(world, "one", **{RUNTIME_TAG: "runc"})
+    assert (caught.value.code, caught.value.target) == ("RuntimeNotAvailable", f"tags.{RUNTIME_TAG}")
+    assert world.read().get(KEY) is None
+    await put(world, "one", **{RUNTIME_TAG: "sandbox"})
+    await until_runs(world)
+    with pytest.raises(InvalidRequest, match="by a change of tags alone"):
+        await container_groups.patch_tags(world.services, GROUP, "web", {"tags": {RUNTIME_TAG: "runc"}})

@@ -181,3 +181,25 @@ def test_mounts_do_not_lie_in_each_other() -> None:
 def test_names_as_azure_has_them(name: str) -> None:
     with pytest.raises(InvalidRequest, match="not valid"):
         read_group(name, BODY)
+
+
+@pytest.mark.parametrize(
+    ("tags", "runtime"),
+    [
+        (None, "sandbox"),
+        ({}, "sandbox"),
+        ({"tidemill.runtime": ""}, "sandbox"),
+        ({"tidemill.runtime": "sandbox"}, "sandbox"),
+        ({"tidemill.runtime": "runc", "owner": "me"}, "runc"),
+    ],
+)
+def test_a_tag_asks_for_a_runtime(tags: dict[str, str] | None, runtime: str) -> None:
+    assert read_group("web", {**BODY, "tags": tags})[0].runtime == runtime
+
+
+@pytest.mark.parametrize("value", ["kata", "RUNC", 1, ["runc"]])
+def test_another_runtime_is_refused_with_its_place(value: object) -> None:
+    with pytest.raises(InvalidRequest, match="use one of sandbox, runc") as caught:
+        read_group("web", {**BODY, "tags": {"tidemill.runtime": value}})
+    assert (caught.value.code, caught.value.target) == ("InvalidTag", "tags.tidemill.runtime")
+    assert repr(value) in str(caught.value)

@@ -40,7 +40,7 @@ from tidemill.app.waiting import wait_set
 from tidemill.app.workspaces import groups
 from tidemill.app.workspaces.workspaces import account_of, scope_of
 from tidemill.catalog.sizes import container_size
-from tidemill.domain.containers.model import SHARE, GroupSpec, Secrets, VolumeSpec
+from tidemill.domain.containers.model import RUNTIME_TAG, SANDBOX, SHARE, GroupSpec, Secrets, VolumeSpec
 from tidemill.domain.containers.reading import read_group
 from tidemill.domain.containers.status import GroupStatus
 from tidemill.domain.errors import Conflict, InvalidRequest
@@ -52,9 +52,10 @@ from tidemill.domain.model import Caller, JobState, Key, Resource, Scope
 from tidemill.domain.plan import PlannedEnvironment
 from tidemill.domain.scheduling.types import ClusterSpec
 from tidemill.domain.serving.model import Provisioning
+from tidemill.engines.base import EngineError
 from tidemill.store.api import AlreadyExists, Read, ResourceQuery, Tx
 
-RUN_BY = (ISOLATION_TAG, TEAM_TAG)  # tags that say how it runs
+RUN_BY = (ISOLATION_TAG, RUNTIME_TAG, TEAM_TAG)  # tags that say how it runs
 KEYS = f"{PROVIDER}/workspaces/listKeys/action"  # whoever may ask for an account's key may read its blobs
 
 
@@ -108,6 +109,8 @@ async def _plan(
             "none. See: tidemill doctor",
             "NetworkMissing",
         )
+    if spec.runtime != SANDBOX:
+        await _check_runtime(s, spec.runtime)
     images: list[PlannedEnvironment] = []
     for number, one in enumerate(spec.every):
         before = len(spec.init)
@@ -139,6 +142,22 @@ async def _plan(
         await admission.check(s, caller, cluster, CommandJob("", display_name=spec.name), team)
     user = caller.acts_as or caller.oid
     return GroupStatus(spec, tuple(images), size.name, compute_uid, team=team, user=user, isolation=level)
+
+
+async def _check_runtime(s: Services, name: str) -> None:
+    """Raises InvalidRequest with what this host lacks."""
+    try:
+        found = (await s.engine.runtimes()).get(name)
+        why = found.why_not if found is not None else "the engine that runs containers here knows no such"
+    except EngineError as error:
+        why = str(error)
+    if why:
+        raise InvalidRequest(
+            f"Tag {RUNTIME_TAG} is {name!r}, which cannot run containers here: {why.rstrip('.')}. Mend that, "
+            "or leave the tag out: the sandbox runs them then.",
+            "RuntimeNotAvailable",
+            f"tags.{RUNTIME_TAG}",
+        )
 
 
 async def _check_shares(s: Services, caller: Caller, spec: GroupSpec) -> None:

@@ -217,6 +217,7 @@ async def _summary(s: Services, row: Resource) -> dict[str, Any]:
         "state": row.state,
         "running": state_of(row, status, run),
         "restart_policy": status.spec.restart,
+        "runtime": status.spec.runtime,
         "cpu": status.spec.cpu_milli / 1000,
         "memory_gib": round(status.spec.memory / 2**30, 2),
         "ports": list(status.spec.ports),

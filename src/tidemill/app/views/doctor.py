@@ -166,6 +166,7 @@ def _programs() -> list[Check]:
     wanted = (
         ("mpirun", "jobs with distribution mpi", "apt install openmpi-bin"),
         ("skopeo", "images of registries", "apt install skopeo"),
+        ("runc", "container groups that ask for it", "apt install runc"),
         ("buildah", "Docker build contexts", "apt install buildah"),
         ("git", "packages that are installed from git", "apt install git"),
     )

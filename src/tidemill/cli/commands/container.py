@@ -25,7 +25,7 @@ _no_wait = click.option("--no-wait", is_flag=True, help="Return before it is don
 _WAIT_S = 1800
 _SHOWN_EVENTS = 15
 # What `create` is told of a group that no file says.
-_OF_IMAGE = ("command_line", "cpu", "memory", "ports", "variables", "secure", "restart_policy")
+_OF_IMAGE = ("command_line", "cpu", "memory", "ports", "variables", "secure", "restart_policy", "runtime")
 
 
 def _sizes(item: dict[str, Any]) -> str:
@@ -71,6 +71,12 @@ _COLUMNS = (
     default="Always",
     help="What a container's end leads to (default Always).",
 )
+@click.option(
+    "--runtime",
+    type=click.Choice(("sandbox", "runc")),
+    default="sandbox",
+    help="What runs the containers: the sandbox, as it runs jobs (default), or runc.",
+)
 @_no_wait
 def create(
     session: Session,
@@ -84,6 +90,7 @@ def create(
     variables: tuple[str, ...],
     secure: tuple[str, ...],
     restart_policy: str,
+    runtime: str,
     no_wait: bool,
 ) -> None:
     """Create a container group, or replace what it runs."""
@@ -102,7 +109,7 @@ def create(
         raise CliError("Give --name NAME: the file has none.", USAGE, "UsageError")
     if image:
         data = containers.body_from_flags(
-            wanted, image, command_line, cpu, memory, ports, variables, secure, restart_policy
+            wanted, image, command_line, cpu, memory, ports, variables, secure, restart_policy, runtime
         )
     body = containers.body_of(data, location_of(session))
     with containers.placed(document):
@@ -283,6 +290,7 @@ def _print(session: Session, name: str) -> None:
         ("group", found["name"]),
         ("state", f"{found['running']} ({found['state']})"),
         ("size", f"{_sizes(found)}, restart policy {found['restart_policy']}"),
+        ("runtime", found["runtime"]),
     ]
     for one in found["containers"]:
         facts.append((f"container {one['name']}", _line(one)))

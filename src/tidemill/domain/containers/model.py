@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 
 ALWAYS, ON_FAILURE, NEVER = "Always", "OnFailure", "Never"
 EMPTY, SECRET, SHARE = "emptyDir", "secret", "azureFile"  # kinds of volumes
+SANDBOX, RUNC = "sandbox", "runc"  # what runs containers
+RUNTIMES = (SANDBOX, RUNC)
+RUNTIME_TAG = "tidemill.runtime"  # of a group: Azure's schema has no field for it
 HOST_PYTHON = "host-python"  # the image name of the host's own Python
 GIB = 1024**3
 
@@ -67,7 +70,7 @@ class ContainerSpec:
 @dataclass(frozen=True, slots=True)
 class GroupSpec:
     """`init`: run to their end one after the other, before the others start. `ports`: those that its address
-    has; `registries`: servers that a login was given for."""
+    has; `registries`: servers that a login was given for; `runtime`: one of RUNTIMES."""
 
     name: str
     containers: tuple[ContainerSpec, ...]
@@ -77,6 +80,7 @@ class GroupSpec:
     dns_label: str = ""
     registries: tuple[str, ...] = ()
     init: tuple[ContainerSpec, ...] = ()
+    runtime: str = SANDBOX
 
     @property
     def every(self) -> tuple[ContainerSpec, ...]:

@@ -19,6 +19,9 @@ from tidemill.domain.containers.model import (
     HOST_PYTHON,
     NEVER,
     ON_FAILURE,
+    RUNTIME_TAG,
+    RUNTIMES,
+    SANDBOX,
     SECRET,
     SHARE,
     ContainerProbe,
@@ -81,9 +84,23 @@ def read_group(name: str, body: Mapping[str, Any]) -> tuple[GroupSpec, Secrets]:
         label,
         tuple(registries),
         init,
+        _runtime(mapping(body.get("tags"), "tags")),
     )
     variables = {one.name: values for (one, values) in (*first, *read) if values}
     return spec, Secrets(variables, files, registries)
+
+
+def _runtime(tags: Mapping[str, Any]) -> str:
+    value = tags.get(RUNTIME_TAG)
+    if value in (None, ""):
+        return SANDBOX
+    if value not in RUNTIMES:
+        raise InvalidRequest(
+            f"Tag {RUNTIME_TAG} is {value!r}: use one of {', '.join(RUNTIMES)}.",
+            "InvalidTag",
+            f"tags.{RUNTIME_TAG}",
+        )
+    return str(value)
 
 
 def check_group_name(name: str) -> None:
