@@ -205,11 +205,11 @@ class Applier:
             raise BadLayer(f"{entry.name!r} is a hard link to {entry.linkname!r}")
         real = os.dup(self._tree.parent(source))
         try:
-            if is_folder(source[-1], real):
-                raise BadLayer(f"{entry.name!r} is a hard link to the folder {entry.linkname!r}")
             os.stat(source[-1], dir_fd=real, follow_symlinks=False)
             self._clear(parts)
             folder = self._tree.parent(parts, make=True)
+            if is_folder(source[-1], real):  # also one that was a file until its own link was to lie in it
+                raise BadLayer(f"{entry.name!r} is a hard link to the folder {entry.linkname!r}")
             os.link(source[-1], parts[-1], src_dir_fd=real, dst_dir_fd=folder, follow_symlinks=False)
         finally:
             os.close(real)

@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tidemill.environments.images.beneath import Tree
@@ -271,6 +271,7 @@ def test_holes_stay_holes(world: World):
         max_size=3,
     )
 )
+@example([[("f", ["a"], ""), ("h", ["a", "b"], "a")]])  # its file would have to be a folder
 def test_whatever_layers_say_nothing_outside_changes(tmp_path_factory: pytest.TempPathFactory, described):
     world = World(tmp_path_factory.mktemp("world"))
     make = {
