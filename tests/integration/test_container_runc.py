@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -107,6 +108,15 @@ def test_a_group_from_its_creation_to_its_end(groups: Groups) -> None:
     gone(groups, "whole")
     until(lambda: not Path(f"/proc/{process}").exists(), what="its process's end")
     until(lambda: left_of(groups) == [], what="all of it to be gone")
+
+
+def test_doctor_says_that_it_can(groups: Groups) -> None:
+    done = groups.server.cli("doctor", "--output", "json")
+    checks = {check["name"]: check for check in json.loads(done.stdout)["checks"]}
+    assert checks["runc"]["state"] == "ok"
+    assert checks["runc"]["text"].endswith("runs container groups that ask for it")
+    nodes = [path.name for path in (groups.server.home / "nodes").iterdir() if "trial" in path.name]
+    assert nodes == [], "what it was tried on when the first group asked"
 
 
 def test_more_memory_than_the_group_has_is_told(groups: Groups) -> None:

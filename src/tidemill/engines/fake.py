@@ -92,7 +92,7 @@ class FakeEngine:
     ) -> None:
         self.calls: list[tuple[Any, ...]] = []
         self.limits: dict[str, Limit] = {}  # of every node
-        self.runc = Runtime("runc version 1.1.5")
+        self.runc = Runtime("1.1.5")
         self.open_fails: set[str] = set()
         self.nodes: dict[str, _Node] = {}
         self.cpu: dict[str, int] = {}  # microseconds used, by node

@@ -162,8 +162,8 @@ class LocalEngine(Directories, Visits):
 
     async def _try_runc(self) -> Runtime:
         version = await asyncio.to_thread(tiers.version_of_runc)
-        if not version:
-            return Runtime("", f"this server's host has no runc: {tiers.INSTALL_RUNC}")
+        if why := tiers.why_no_runc(version):
+            return Runtime(version, why)
         with self._another() as (engine, node_id):
             return Runtime(version, await trial_of_runtime(engine, node_id, RUNC))
 

@@ -7,6 +7,7 @@ answer to each node's agent; `tidemill doctor` shows it.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -74,8 +75,21 @@ def runc() -> str:
 
 
 def version_of_runc() -> str:
-    """Its first line: "runc version 1.1.5+ds1". "" where it does not run."""
-    return _said(runc(), "--version").partition("\n")[0].strip() if runc() else ""
+    """What it says: "1.1.5+ds1". "" where there is none."""
+    return (
+        _said(runc(), "--version").partition("\n")[0].removeprefix("runc version ").strip() if runc() else ""
+    )
+
+
+def why_no_runc(version: str) -> str:
+    """What a runc of that version lacks, or "". Before 1.1 it leaves writable what is mounted below a
+    read-only mount, and says nothing."""
+    if not version:
+        return f"this server's host has no runc: {INSTALL_RUNC}"
+    numbers = re.match(r"(\d+)\.(\d+)", version)
+    if numbers is None or (int(numbers[1]), int(numbers[2])) < (1, 1):
+        return f"runc {version} is too old: 1.1 is needed"
+    return ""
 
 
 def _said(program: str, option: str) -> str:

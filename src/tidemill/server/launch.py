@@ -14,13 +14,16 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from tidemill.domain.errors import Conflict, InvalidRequest, NotFound, TidemillError
 from tidemill.domain.isolation import Limit
 from tidemill.server import home as homes
 from tidemill.server.lock import holder
+
+if TYPE_CHECKING:
+    from tidemill.engines.base import Runtime
 
 READY_S = 30.0
 STOP_S = 15.0
@@ -264,17 +267,18 @@ def env(home: Path, format: str = "sh") -> str:
     return "".join(f"export {name}={shlex.quote(value)}\n" for name, value in values.items())
 
 
-def isolation(home: Path) -> dict[str, Limit]:
-    """The limits of a node that is opened on this host and closed again; no server is needed, and one that
-    runs is not disturbed. Raises TidemillError when no node can be opened."""
+def tried(home: Path) -> tuple[dict[str, Limit], dict[str, Runtime]]:
+    """The limits of a node that is opened on this host and closed again, and what can run containers there.
+    No server is needed, and one that runs is not disturbed. Raises TidemillError when none can be opened."""
     import asyncio
 
     from tidemill.engines.base import EngineError
     from tidemill.engines.local import LocalEngine
     from tidemill.server.ports import SystemClock
 
-    async def ask(folder: str) -> dict[str, Limit]:
-        return dict(await LocalEngine(Path(folder), clock=SystemClock()).isolation())
+    async def ask(folder: str) -> tuple[dict[str, Limit], dict[str, Runtime]]:
+        engine = LocalEngine(Path(folder), clock=SystemClock())
+        return dict(await engine.isolation()), dict(await engine.runtimes())
 
     # Beside the home, where there is one: its disk is the one that counts.
     place = home if home.is_dir() and os.access(home, os.W_OK) else None

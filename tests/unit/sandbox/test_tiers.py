@@ -49,3 +49,27 @@ def test_this_host_as_another_user_wherever_temporary_files_lie(
     found = tiers.sandboxing(391_002 if os.geteuid() == 0 else 0)
     assert found.why_not == ""
     assert found.config()["program"]
+
+
+@pytest.mark.parametrize(
+    ("version", "why"),
+    [
+        ("1.1.5+ds1", ""),
+        ("1.3.0", ""),
+        ("2.0.0-rc1", ""),
+        ("1.0.3", "runc 1.0.3 is too old: 1.1 is needed"),
+        ("0.1", "runc 0.1 is too old: 1.1 is needed"),
+        ("spec: 1", "runc spec: 1 is too old: 1.1 is needed"),
+        ("", f"this server's host has no runc: {tiers.INSTALL_RUNC}"),
+    ],
+)
+def test_a_runc_that_will_not_do_is_said(version: str, why: str) -> None:
+    assert tiers.why_no_runc(version) == why
+
+
+def test_which_runc_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = program(tmp_path, "echo 'runc version 9.1'; echo 'spec: 1.0.2'")
+    monkeypatch.setattr(tiers, "runc", lambda: made)
+    assert tiers.version_of_runc() == "9.1"
+    monkeypatch.setattr(tiers, "runc", str)
+    assert tiers.version_of_runc() == ""

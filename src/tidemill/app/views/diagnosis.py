@@ -130,7 +130,7 @@ async def _isolation(s: Services) -> list[Finding]:
         limits = await s.engine.isolation()
     except EngineError as error:
         return [Finding("NoNode", "Error", f"No node could be opened on this host: {error}")]
-    examination = await asyncio.to_thread(doctor.examine, limits)
+    examination = await asyncio.to_thread(doctor.examine, limits, {})
     level, lacks = examination.level, lacking("full", limits)
     said = f"Jobs run at isolation level {level}."
     found = [Finding("Isolation", "Information", said)]

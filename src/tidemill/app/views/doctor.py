@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from tidemill.domain.isolation import LEVELS, Limit, lacking, reached
-from tidemill.engines.base import EngineError
+from tidemill.engines.base import EngineError, Runtime
 from tidemill.sandbox import cgroups, tiers
 
 if TYPE_CHECKING:
@@ -53,13 +53,16 @@ class Examination:
     checks: tuple[Check, ...]
 
 
-def examine(limits: Mapping[str, Limit], why_root: str | None = None) -> Examination:
-    """`limits` is the report of a node of this host (`Engine.isolation`). `why_root`: why a server that root
+def examine(
+    limits: Mapping[str, Limit], runtimes: Mapping[str, Runtime], why_root: str | None = None
+) -> Examination:
+    """`limits` is the report of a node of this host (`Engine.isolation`), `runtimes` what its engine can run
+    containers by (`Engine.runtimes`). `why_root`: why a server that root
     starts keeps root; "": it does not; None: nobody is root here."""
     checks = [_limit(name, limit) for name, limit in limits.items()]
     if why_root is not None:
         checks.append(_root(why_root))
-    checks += [_bubblewrap(), _cgroups(), *_programs(), _python()]
+    checks += [_bubblewrap(), *_runtimes(runtimes), _cgroups(), *_programs(), _python()]
     return Examination(reached(limits), tuple(checks))
 
 
@@ -90,10 +93,10 @@ async def host(s: Services) -> Host:
     sizes = await asyncio.to_thread(_sizes, s)
     free = shutil.disk_usage(s.settings.home).free
     try:
-        limits = await s.engine.isolation()
+        limits, runtimes = await s.engine.isolation(), await s.engine.runtimes()
     except EngineError as error:
         return Host(None, (), required, str(error), sizes, free)
-    found = await asyncio.to_thread(examine, limits, s.settings.why_root)  # it tries bubblewrap
+    found = await asyncio.to_thread(examine, limits, runtimes, s.settings.why_root)  # it tries bubblewrap
     tiers_here = tuple(Tier(level, lacking(level, limits)) for level in reversed(LEVELS))
     return Host(found, tiers_here, required, sizes=sizes, free=free)
 
@@ -143,6 +146,16 @@ def _bubblewrap() -> Check:
     return Check("bubblewrap", "ok", found.version)
 
 
+def _runtimes(runtimes: Mapping[str, Runtime]) -> list[Check]:
+    """Beside the sandbox: nobody needs one who does not ask for it."""
+    return [
+        Check(name, "note", f"runs no container groups: {one.why_not}")
+        if one.why_not
+        else Check(name, "ok", f"{one.version}; runs container groups that ask for it")
+        for name, one in runtimes.items()
+    ]
+
+
 def _cgroups() -> Check:
     found = cgroups.hierarchies()
     v1 = [name for name in cgroups.CONTROLLERS if name in found]
@@ -166,7 +179,6 @@ def _programs() -> list[Check]:
     wanted = (
         ("mpirun", "jobs with distribution mpi", "apt install openmpi-bin"),
         ("skopeo", "images of registries", "apt install skopeo"),
-        ("runc", "container groups that ask for it", "apt install runc"),
         ("buildah", "Docker build contexts", "apt install buildah"),
         ("git", "packages that are installed from git", "apt install git"),
     )

@@ -25,8 +25,8 @@ def doctor(session: Session, require: str | None) -> int:
     from tidemill.domain.isolation import shortfall
     from tidemill.server import launch
 
-    limits = launch.isolation(session.home)
-    found = app.examine(limits, launch.why_root(session.home))
+    limits, runtimes = launch.tried(session.home)
+    found = app.examine(limits, runtimes, launch.why_root(session.home))
     problem = shortfall(require, limits) if require else ""
     if session.output == "table":
         for check in found.checks:
