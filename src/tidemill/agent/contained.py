@@ -109,7 +109,8 @@ class Runc:
         """What runc said at last of a container that it did not start, or ""."""
         with contextlib.suppress(OSError, ValueError, KeyError), open(f"{self._bundle(name)}/log") as file:
             lines = [json.loads(line) for line in file]
-            return next(str(line["msg"]) for line in reversed(lines) if line["level"] in ("error", "fatal"))
+            told = (str(line["msg"]) for line in reversed(lines) if line["level"] in ("error", "fatal"))
+            return next(told, "")
         return ""
 
     def remove(self, name: str) -> bool:

@@ -212,6 +212,8 @@ FAULTS = {
     'echo \'{"level":"error","msg":"no such thing"}\' > $4; exit 1': "no such thing",
     "kill -9 $$": "runc was ended by SIGKILL",
     "exit 3": "runc ended with exit code 3",
+    ": > $4; exit 4": "runc ended with exit code 4",
+    'echo \'{"level":"warning","msg":"well"}\' > $4; kill -9 $$': "runc was ended by SIGKILL",
     "exit 0": "runc did not say which process it made",
 }
 
