@@ -41,8 +41,8 @@ def make(directory: str) -> None:
             os.mknod(f"{directory}/{name}", stat.S_IFCHR | 0o666, os.makedev(major, minor))
         for name, target in _LINKS.items():
             os.symlink(target, f"{directory}/{name}")
-        for name in ("pts", "shm"):
-            os.mkdir(f"{directory}/{name}", 0o755)
+        os.mkdir(f"{directory}/pts", 0o755)
+        os.mkdir(f"{directory}/shm", 0o1777)  # runc gives what it mounts there the mode that it finds
         options = "newinstance,ptmxmode=0666,mode=620"
         linux.mount("devpts", f"{directory}/pts", "devpts", linux.MS_NOSUID | linux.MS_NOEXEC, options)
     except OSError:

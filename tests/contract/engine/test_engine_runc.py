@@ -281,3 +281,10 @@ async def test_without_users_of_their_own_there_is_none(local: Harness) -> None:
     local.engine = LocalEngine(local.home, clock=RealClock(), own_uids=False)
     local.events = Stream(local.engine)
     assert "no user of their own" in (await local.engine.runtimes())["runc"].why_not
+
+
+async def test_shared_memory_can_be_written(contained: Harness) -> None:
+    await contained.open()
+    lock = "python3 -c 'from multiprocessing import Lock; Lock()'"
+    event = await contained.run("a.1", f"stat -c %a /dev/shm; {lock}")
+    assert (event.exit_code, await contained.log("a.1")) == (0, "1777\n")
