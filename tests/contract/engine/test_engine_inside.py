@@ -37,8 +37,9 @@ async def said(inside: Inside, stream: int = 1) -> str:
 
 
 async def started(local: Harness, script: str, **more: object) -> None:
-    """The task of KEY runs, and has said "up"."""
+    """The task of KEY runs, is told to, and has said "up": a container says so before its runc has ended."""
     await local.engine.start("n-1", await local.spec("a.1", f"{script}echo up; sleep 60", **more))
+    await local.events.until(lambda event: event.kind == "task_started" and event.task == KEY)
     async with asyncio.timeout(15):
         while "up" not in await local.log("a.1"):
             await asyncio.sleep(0.005)
