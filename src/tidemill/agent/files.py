@@ -28,6 +28,21 @@ def open_beneath(root: int, path: str, flags: int, mode: int = 0o644) -> int:
     return fd
 
 
+def refuse_links(root: int, path: str) -> None:
+    """Raises OSError or ValueError where a step of the relative `path` below the directory descriptor `root`
+    is a symbolic link, or is not there."""
+    here = os.dup(root)
+    try:
+        for part in path.split("/"):
+            below = os.open(part, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=here)
+            os.close(here)
+            here = below
+            if stat.S_ISLNK(os.fstat(here).st_mode):
+                raise ValueError(f"{part!r} is a symbolic link there")
+    finally:
+        os.close(here)
+
+
 def size_beneath(root: int, path: str) -> int:
     """Bytes in the file; 0 while it is not there."""
     try:

@@ -7,7 +7,7 @@ import select
 import signal
 
 from tidemill.agent import contained, spawn
-from tidemill.agent.files import open_beneath
+from tidemill.agent.files import open_beneath, refuse_links
 from tidemill.agent.refused import Refused
 from tidemill.sandbox import cgroups, disk, processes
 
@@ -55,6 +55,7 @@ class Starts:
         )
         try:
             join = self._make_group(task)
+            self._check_shown(spec)
             directory = f"{self._place.work_path}/{task.attempt}"
             if spec.get("runtime") == contained.NAME:
                 task.container = os.path.basename(task.group)
@@ -74,6 +75,16 @@ class Starts:
         task.starting = bool(task.container)
         if not task.starting:
             task.main = task.pid if task.group else _shepherd_says(task)
+
+    def _check_shown(self, spec: dict[str, Any]) -> None:
+        """What is shown elsewhere lies where the task, when it ran before, could put a link to the host's
+        files in its place. Raises spawn.Failed."""
+        root = self._place.work_path
+        for source, target in (*(spec.get("shown_at") or ()), *(spec.get("writable_at") or ())):
+            try:
+                refuse_links(self._place.work, os.path.relpath(source, root))
+            except (OSError, ValueError) as error:
+                raise spawn.Failed(f"{source!r} cannot be shown at {target!r}: {error}") from None
 
     def made(self, task: Task, status: int, memory: int) -> bool:
         """runc has ended: whether it made the task's container. Its process is the task's then. Else `told`

@@ -18,7 +18,7 @@ from tidemill.controllers.container_files import row_of
 from tidemill.controllers.staging import NodeFiles
 from tidemill.domain.containers import records
 from tidemill.domain.containers.model import ALWAYS, ON_FAILURE, SANDBOX, ContainerProbe, ContainerSpec
-from tidemill.domain.containers.plan import PlannedGroup, folder_of, mounts_of
+from tidemill.domain.containers.plan import VOLUMES, PlannedGroup, folder_of, mounts_of
 from tidemill.domain.containers.records import ContainerNews
 from tidemill.domain.errors import InvalidRequest
 from tidemill.domain.launch import log_names
@@ -93,7 +93,8 @@ def _task(
         term_grace_s=s.settings.cancel_grace_s,
         gpu_ids=(),
         rootfs=view.rootfs,
-        read_only=view.read_only,
+        # No container may put something else in a volume's place: it is mounted again when another starts.
+        read_only=(*view.read_only, f"{root}/{VOLUMES}"),
         service=base.Service(
             base.RestartPolicy(_policy(group, one), 1.0, 300.0, 60.0),
             ready=_probe(one.readiness),

@@ -283,6 +283,50 @@ async def test_without_users_of_their_own_there_is_none(local: Harness) -> None:
     assert "no user of their own" in (await local.engine.runtimes())["runc"].why_not
 
 
+@pytest.mark.parametrize("runtime", ["runc", ""])
+async def test_a_volume_that_became_a_link_is_not_followed(contained: Harness, runtime: str) -> None:
+    """A container that starts again would see the host's files."""
+    await contained.open()
+    work = await contained.engine.prepare_dir("n-1", "a.1", ("v", "v/room"))
+    await contained.engine.settle_dir("n-1", "a.1")
+    for at, swap in enumerate(
+        ("rm -r v/room; ln -s /etc v/room", "rm -r v; ln -s / v; ln -s /etc /tmp/room")
+    ):
+        first = await contained.spec("a.1", swap, runtime=runtime)
+        await contained.engine.start("n-1", replace(first, rank=2 * at))
+        assert (await contained.events.exited("a.1", 2 * at)).exit_code == 0
+        for key in ("shown_at", "writable_at"):
+            again = await contained.spec(
+                f"{key[0]}{at}.1", "ls /room", runtime=runtime, **{key: ((f"{work}/v/room", "/room"),)}
+            )
+            await contained.engine.start("n-1", again)
+            event = await contained.events.exited(again.attempt_id)
+            assert event.reason == "spawn_failed"
+            assert event.message.endswith("is a symbolic link there"), event
+
+
+async def test_a_volumes_folder_that_is_pinned_stays(contained: Harness) -> None:
+    """`controllers.containers` shows each container of a group the volumes' folder read-only."""
+    await contained.open()
+    work = await contained.engine.prepare_dir("n-1", "a.1", ("v", "v/room"))
+    await contained.engine.settle_dir("n-1", "a.1")
+    tries = ("mv v w", "mv v/room v/x", "rmdir v/room", "rm -rf v", "ln -s /etc v/new", "touch v/room/file")
+    script = "; ".join(f"{what} 2> /dev/null && echo done: {what}" for what in tries)
+    room = (f"{work}/v/room", "/room")
+    for rank, runtime in enumerate(("runc", "")):
+        spec = await contained.spec(
+            "a.1",
+            f"{script}; touch /room/own",
+            runtime=runtime,
+            read_only=(f"{work}/v",),
+            writable_at=(room,),
+        )
+        await contained.engine.start("n-1", replace(spec, rank=rank))
+        assert (await contained.events.exited("a.1", rank)).exit_code == 0
+    assert await contained.log("a.1") == ""
+    assert Path(work, "v/room/own").exists()
+
+
 async def test_shared_memory_can_be_written(contained: Harness) -> None:
     await contained.open()
     lock = "python3 -c 'from multiprocessing import Lock; Lock()'"

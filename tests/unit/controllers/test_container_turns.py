@@ -205,6 +205,7 @@ async def test_a_group_runs_by_the_runtime_that_its_tag_asks_for(world: World) -
 
     async def noted(node_id: str, task: TaskSpec) -> None:
         asked.append(task.runtime)
+        assert f"{world.engine.work_dir(node_id, task.attempt_id)}/volumes" in task.read_only
         await start(node_id, task)
 
     world.engine.start = noted

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from tidemill.domain.containers.model import EMPTY, GroupSpec, Mount
 
+VOLUMES = "volumes"  # the folder below the attempt's directory that they lie in
 KEPT_EVENTS = 20  # of a container
 ERROR, START_ERROR = "Error", "StartError"  # details of what is TERMINATED
 WAITING, RUNNING, TERMINATED = "Waiting", "Running", "Terminated"  # Azure's states of a container
@@ -72,7 +73,7 @@ def folder_of(container: str) -> str:
 
 
 def volume_folder(name: str) -> str:
-    return f"volumes/{name}"
+    return f"{VOLUMES}/{name}"
 
 
 def mounts_of(spec: GroupSpec, mounts: tuple[Mount, ...]) -> tuple[PlannedMount, ...]:
