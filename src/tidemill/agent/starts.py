@@ -55,8 +55,8 @@ class Starts:
         )
         try:
             join = self._make_group(task)
-            self._check_shown(spec)
             directory = f"{self._place.work_path}/{task.attempt}"
+            self._check_shown(spec, directory)
             if spec.get("runtime") == contained.NAME:
                 task.container = os.path.basename(task.group)
                 said = self._place.runc.put(order, task.container, directory, spec)
@@ -76,13 +76,15 @@ class Starts:
         if not task.starting:
             task.main = task.pid if task.group else _shepherd_says(task)
 
-    def _check_shown(self, spec: dict[str, Any]) -> None:
-        """What is shown elsewhere lies where the task, when it ran before, could put a link to the host's
-        files in its place. Raises spawn.Failed."""
-        root = self._place.work_path
-        for source, target in (*(spec.get("shown_at") or ()), *(spec.get("writable_at") or ())):
+    def _check_shown(self, spec: dict[str, Any], directory: str) -> None:
+        """What is mounted lies where the task, when it ran before, could put a link to the host's files.
+        Raises spawn.Failed."""
+        places = (*(spec.get("shown_at") or ()), *(spec.get("writable_at") or ()))
+        reads = (os.path.normpath(path) for path in spec.get("read_only") or ())
+        own = [path for path in reads if path.startswith(f"{directory}/") and os.path.lexists(path)]
+        for source, target in (*places, *((path, path) for path in own)):
             try:
-                refuse_links(self._place.work, os.path.relpath(source, root))
+                refuse_links(self._place.work, os.path.relpath(source, self._place.work_path))
             except (OSError, ValueError) as error:
                 raise spawn.Failed(f"{source!r} cannot be shown at {target!r}: {error}") from None
 

@@ -305,6 +305,21 @@ async def test_a_volume_that_became_a_link_is_not_followed(contained: Harness, r
             assert event.message.endswith("is a symbolic link there"), event
 
 
+@pytest.mark.parametrize("runtime", ["runc", ""])
+async def test_an_input_that_became_a_link_is_not_followed(contained: Harness, runtime: str) -> None:
+    """What is shown read-only in its own place, and is there again when it starts again."""
+    await contained.open()
+    work = await contained.engine.prepare_dir("n-1", "a.1", ("in",))
+    await contained.engine.settle_dir("n-1", "a.1")
+    first = await contained.spec("a.1", "rmdir in; ln -s /etc in", runtime=runtime)
+    await contained.engine.start("n-1", first)
+    assert (await contained.events.exited("a.1", 0)).exit_code == 0
+    again = await contained.spec("a.1", "ls in/", runtime=runtime, read_only=(f"{work}/in", f"{work}/none"))
+    await contained.engine.start("n-1", replace(again, rank=1))
+    event = await contained.events.exited("a.1", 1)
+    assert (event.reason, event.message.endswith("is a symbolic link there")) == ("spawn_failed", True), event
+
+
 async def test_a_volumes_folder_that_is_pinned_stays(contained: Harness) -> None:
     """`controllers.containers` shows each container of a group the volumes' folder read-only."""
     await contained.open()
