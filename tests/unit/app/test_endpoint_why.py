@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
@@ -111,6 +112,27 @@ async def test_what_the_gateway_says(ask):
     asleep = deployment(metrics=Traffic(held=3).as_dict(), instances=[instance("starting")])
     codes = [reason["code"] for reason in (await ask(endpoint(asleep)))["reasons"]]
     assert codes == ["InstancesMissing", "Waking"]
+
+
+async def test_a_failed_update_of_what_answered_nothing_wakes_nothing(ask):
+    error = {"code": "X", "message": "init() failed"}
+    one = deployment(state="Failed", error=error, instances=[], metrics=Traffic(held=1).as_dict())
+    assert [reason["message"] for reason in (await ask(endpoint(one)))["reasons"]] == [
+        "Deployment blue: init() failed"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("count", "scale", "answers"),
+    [(1, "Default", True), (0, "Default", False), (0, "TargetUtilization", True)],
+)
+def test_what_was_deployed_before_answers_if_it_has_instances_or_wakes(count: int, scale: str, answers: bool):
+    older: Any = SimpleNamespace(spec=SimpleNamespace(instances=count))
+    status: Any = SimpleNamespace(serving=older)
+    assert endpoint_views._serves_older(status, scale, None) is answers
+    assert endpoint_views._serves_older(status, scale, cast(Any, object())) is True
+    status.serving = None
+    assert endpoint_views._serves_older(status, scale, None) is False
 
 
 def test_a_report_is_read_as_far_as_it_is_one():

@@ -25,7 +25,8 @@ from tidemill.app.views import job_views
 from tidemill.app.views.deployment_logs import instances_of, shown
 from tidemill.app.views.serving_lineage import made_by
 from tidemill.domain.model import Event, Resource, Scope
-from tidemill.domain.serving.plan import DeploymentPlan
+from tidemill.domain.serving.model import DEFAULT_SCALE
+from tidemill.domain.serving.plan import DeploymentPlan, DeploymentStatus
 from tidemill.domain.serving.service import InstanceProgress
 from tidemill.store.api import Read, ResourceQuery
 
@@ -132,7 +133,7 @@ async def _deployment(s: Services, endpoint: Resource, row: Resource) -> dict[st
         "instances": [await _instance(s, one) for one in shown(row, instances)],
         "asleep": status.scaled == 0 and not any(_counts(one) for one in instances),
         "metrics": _metrics(s, row),
-        "serves_older": status.serving is not None,
+        "serves_older": _serves_older(status, str(spec["scaleSettings"]["scaleType"]), setting),
         "error": None
         if status.error is None
         else {"code": status.error.code, "message": status.error.message},
@@ -144,6 +145,12 @@ async def _deployment(s: Services, endpoint: Resource, row: Resource) -> dict[st
         "modified_at": iso(row.modified_at),
         "created_by": row.created_by,
     }
+
+
+def _serves_older(status: DeploymentStatus, scale: str, setting: Resource | None) -> bool:
+    """What was deployed before the last change answers: it has instances, or wakes up for a request."""
+    older = status.serving
+    return older is not None and bool(older.spec.instances or scale != DEFAULT_SCALE or setting is not None)
 
 
 def _model(plan: DeploymentPlan) -> str | None:

@@ -89,7 +89,8 @@ def _of_requests(one: Mapping[str, Any], ready: int) -> list[dict[str, Any]]:
     reasons: list[dict[str, Any]] = []
     if metrics is None:
         return reasons
-    if metrics["held"] and not _answers_nothing(one):
+    wakes = one["error"] is None or one["serves_older"]
+    if metrics["held"] and wakes and not _answers_nothing(one):
         text = f"Deployment {name} wakes up: {plural(metrics['held'], 'request')} held meanwhile."
         reasons.append(_reason(name, "Waking", text))
     if ready and metrics["in_flight"] >= ready * most:

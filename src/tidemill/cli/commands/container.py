@@ -56,7 +56,10 @@ _COLUMNS = (
 )
 @click.option("--file", "-f", "file", metavar="YAML", help="The group, in Azure's YAML or JSON.")
 @click.option("--name", "-n", help="Name of the group; else the file's.")
-@click.option("--image", help="A registry's image, oci:/PATH, oci-archive:/PATH, or host-python.")
+@click.option(
+    "--image",
+    help="A registry's image, oci:/PATH, oci-archive:/PATH, package://WORKSPACE/NAME:VERSION or host-python.",
+)
 @click.option("--command-line", metavar="TEXT", help="In place of the image's own command.")
 @click.option("--cpu", type=Number(), default=1.0, help="Cores (default 1).")
 @click.option("--memory", type=Number(), default=1.5, help="GiB (default 1.5).")
