@@ -1,13 +1,18 @@
 """Tasks in containers of runc, as the agent sees them.
 
-For each start there is a bundle, with the task's environment in it, in a small file system of root's that is
-mounted in the agent's own view alone: it is gone with the agent and what it ran, however they end. runc is
+For each start there is a bundle, with the task's environment in it, in a small file system that is mounted in
+the agent's own view alone, over a folder of root's, which nobody else can replace: it is gone with the agent
+and what it ran, however they end. runc is
 started like any other task, in the node's groups and network, but as root. It makes the container and goes
 (`run --detach`); the container's init, our own (`sandbox.init.contained`), is the agent's child then. runc's
 `delete` is not needed: what it would remove is removed here.
 
+runc mounts with root's rights, and follows links. So what the container is shown is opened here, with the
+rights of the job's user, below the node's work directory without a link at any step; runc is given mounts of
+what was opened. So a job or a server gains nothing by a link where a folder was.
+
 Where control groups are v1, runc would make groups of its own in every hierarchy, and neither count nor be
-counted as the node is. So it is started in a view in which there is one hierarchy, that of devices.
+counted as the node is. So in the view that it is started in there is one hierarchy, that of devices.
 """
 
 from __future__ import annotations
@@ -16,9 +21,12 @@ import contextlib
 import json
 import os
 import resource
+import stat
 
 from tidemill.agent import boxed
-from tidemill.sandbox import cgroups, init, linux, oci, processes, seccomp, shown
+from tidemill.agent.files import found_without_links
+from tidemill.agent.spawn import Failed
+from tidemill.sandbox import cgroups, init, linux, oci, processes, seccomp, shown, uids
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,7 +38,7 @@ if TYPE_CHECKING:
     from tidemill.sandbox.shown import Entry
 
 NAME = "runc"
-FOLDER = ".runc"  # below the node's work directory, where it is mounted
+FOLDER = uids.REGISTRY  # where the file system is mounted: the agent needs nothing that lies there
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _ROOM = "mode=0700,size=64m,nr_inodes=65536"
 _GROUPS = "/sys/fs/cgroup"  # where runc looks for them
@@ -47,12 +55,13 @@ class Runc:
         }
         self._program: str = given["program"]
         self._node: str = config["node_id"]
-        self._folder = f"{work_path}/{FOLDER}"
+        # In the agent's view: of a mount of another one no clone can be had.
+        self._work = os.open(work_path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._work_path = work_path
         self._uid = uid
         self._box = box
         self._name: str = config["group_name"]
-        self._view = -1  # a mount namespace that runc is started in; -1: the agent's own
-        self._made = False
+        self._view = -1  # a mount namespace that runc is started in, once there is one
         self._devices = ""  # the control groups that runc makes its own below
         self._unified = False
         self.why_not = given["why_not"] or self._missing(groups)
@@ -79,7 +88,8 @@ class Runc:
         self._prepare()
         bundle = self._bundle(name)
         job = self._box.job(order.cwd, directory, spec)
-        entries = [e for e in self._box.entries(job) if e[0] != shown.READ_IF_THERE or os.path.exists(e[1])]
+        os.makedirs(f"{bundle}/sources", 0o700)
+        entries = self._opened(order, f"{bundle}/sources", self._box.entries(job))
         _make_root(f"{bundle}/rootfs", entries)
         container = oci.Container(
             boxed.found(order, job.rootfs),
@@ -88,7 +98,7 @@ class Runc:
             entries,
             self._uid,
             self._node,
-            f"{self._folder}/init",
+            f"{FOLDER}/init",
             f"{name}/box" if self._unified else f"{self._name}/{name}",
             [(name, *resource.getrlimit(getattr(resource, name))) for name in _LIMITS],
         )
@@ -99,6 +109,48 @@ class Runc:
         order.uid, order.cwd, order.view = 0, "/", self._view
         order.handed[init.CONTAINED_SAID_FD] = said = boxed.high(os.memfd_create("said"))
         return said
+
+    def _opened(self, order: Order, folder: str, entries: list[Entry]) -> list[Entry]:
+        """The same, but for sources of binds: those are mounts below `folder`, which the order makes. Raises
+        Failed."""
+        made: list[Entry] = []
+        for kind, source, target in entries:
+            if kind in (shown.LINK, shown.FOLDER, shown.FRESH):
+                made.append((kind, source, target))
+                continue
+            try:
+                found = self._open(source)
+            except FileNotFoundError:
+                if kind == shown.READ_IF_THERE:
+                    continue
+                raise Failed(f"could not show {source!r}: it is not there") from None
+            except (OSError, ValueError) as error:
+                why = error.strerror if isinstance(error, OSError) else error
+                raise Failed(f"could not show {source!r}: {why}") from None
+            try:
+                place = f"{folder}/{len(order.mounts)}"
+                if stat.S_ISDIR(os.fstat(found).st_mode):
+                    os.mkdir(place)
+                else:
+                    os.close(os.open(place, os.O_CREAT | os.O_WRONLY))
+                order.mounts.append((linux.clone_mount(found, recursive=True), place))
+            finally:
+                os.close(found)
+            made.append((kind, place, target))
+        return made
+
+    def _open(self, path: str) -> int:
+        """With the rights of the job's user. The real id stays root's: nobody of that user may signal us."""
+        os.setegid(self._uid)
+        os.seteuid(self._uid)
+        try:
+            path = os.path.normpath(path)
+            if path.startswith(f"{self._work_path}/"):
+                return found_without_links(self._work, path[len(self._work_path) + 1 :])
+            return os.open(path, os.O_PATH | os.O_CLOEXEC)
+        finally:
+            os.seteuid(0)
+            os.setegid(0)
 
     def started(self, name: str) -> int:
         """The pid of a container's init, once runc has ended with 0."""
@@ -117,7 +169,7 @@ class Runc:
         """What is left of a container whose processes are gone. False: its group is still in use."""
         if self._devices and not cgroups.remove(f"{self._devices}/{name}"):
             return False
-        for path in (self._bundle(name), f"{self._folder}/state/{name}"):
+        for path in (self._bundle(name), f"{FOLDER}/state/{name}"):
             _remove(path)
         return True
 
@@ -126,11 +178,11 @@ class Runc:
         return not self._devices or cgroups.remove(self._devices)
 
     def _bundle(self, name: str) -> str:
-        return f"{self._folder}/bundles/{name}"
+        return f"{FOLDER}/bundles/{name}"
 
     def _command(self, name: str, bundle: str) -> list[str]:
         return [
-            *(self._program, "--root", f"{self._folder}/state"),
+            *(self._program, "--root", f"{FOLDER}/state"),
             *("--log", f"{bundle}/log", "--log-format", "json"),
             *("run", "--detach", "--pid-file", f"{bundle}/pid", "--bundle", bundle),
             *("--preserve-fds", "1", name),
@@ -138,18 +190,16 @@ class Runc:
 
     def _prepare(self) -> None:
         """With the first container: few nodes have any."""
-        if self._made:
+        if self._view >= 0:
             return
-        os.makedirs(self._folder, 0o700, exist_ok=True)
-        if not os.path.ismount(self._folder):
-            linux.mount("tmpfs", self._folder, "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, _ROOM)
+        os.makedirs(FOLDER, 0o700, exist_ok=True)
+        if not os.path.ismount(FOLDER):
+            linux.mount("tmpfs", FOLDER, "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, _ROOM)
         machine = os.uname().machine
-        with open(f"{self._folder}/init", "wb") as file:
+        with open(f"{FOLDER}/init", "wb") as file:
             file.write(init.contained(machine, seccomp.program(machine)))
-        os.chmod(f"{self._folder}/init", 0o555)
-        if not self._unified:
-            self._view = _view()
-        self._made = True
+        os.chmod(f"{FOLDER}/init", 0o555)
+        self._view = _view(self._unified)
 
 
 def _make_root(rootfs: str, entries: list[Entry]) -> None:
@@ -180,15 +230,15 @@ def _remove(tree: str) -> None:
         os.rmdir(tree)
 
 
-def _view() -> int:
-    """A mount namespace like ours, in which there is no hierarchy of control groups but that of devices.
-    Raises OSError."""
+def _view(unified: bool) -> int:
+    """A mount namespace like ours; where control groups are not `unified`, there is no hierarchy in it but
+    that of devices. Raises OSError."""
     ready, says = os.pipe()
     waits, ends = os.pipe()
     pid = os.fork()
     if pid == 0:
         os.close(ends)
-        _make_view(says, waits)
+        _make_view(says, waits, unified)
     try:
         os.close(says)
         os.close(waits)
@@ -202,18 +252,12 @@ def _view() -> int:
         os.waitpid(pid, 0)
 
 
-def _make_view(says: int, waits: int) -> NoReturn:
+def _make_view(says: int, waits: int, unified: bool) -> NoReturn:
     try:
-        top = cgroups.hierarchies()["devices"].top
         linux.unshare(linux.CLONE_NEWNS)
         linux.mount("none", "/", flags=linux.MS_REC | linux.MS_SLAVE)
-        directory = os.open(top, os.O_PATH)
-        devices = linux.clone_mount(directory)
-        os.close(directory)
-        linux.unmount(_GROUPS)
-        linux.mount("tmpfs", _GROUPS, "tmpfs", 0, "mode=0755,size=64k")
-        os.mkdir(top)
-        linux.move_mount(devices, top)
+        if not unified:
+            _keep_devices(cgroups.hierarchies()["devices"].top)
         os.write(says, b"ready")
         os.close(says)
         os.read(waits, 1)
@@ -221,3 +265,13 @@ def _make_view(says: int, waits: int) -> NoReturn:
         os.write(says, f"the view for runc could not be made: {error}".encode()[:1000])
     finally:
         os._exit(0)
+
+
+def _keep_devices(top: str) -> None:
+    directory = os.open(top, os.O_PATH)
+    devices = linux.clone_mount(directory)
+    os.close(directory)
+    linux.unmount(_GROUPS)
+    linux.mount("tmpfs", _GROUPS, "tmpfs", 0, "mode=0755,size=64k")
+    os.mkdir(top)
+    linux.move_mount(devices, top)

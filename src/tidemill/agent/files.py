@@ -28,9 +28,9 @@ def open_beneath(root: int, path: str, flags: int, mode: int = 0o644) -> int:
     return fd
 
 
-def refuse_links(root: int, path: str) -> None:
-    """Raises OSError or ValueError where a step of the relative `path` below the directory descriptor `root`
-    is a symbolic link, or is not there."""
+def found_without_links(root: int, path: str) -> int:
+    """An O_PATH descriptor of what the relative `path` below the directory descriptor `root` names. Raises
+    OSError or ValueError where a step of it is a symbolic link, or is not there."""
     here = os.dup(root)
     try:
         for part in path.split("/"):
@@ -39,8 +39,10 @@ def refuse_links(root: int, path: str) -> None:
             here = below
             if stat.S_ISLNK(os.fstat(here).st_mode):
                 raise ValueError(f"{part!r} is a symbolic link there")
-    finally:
+    except (OSError, ValueError):
         os.close(here)
+        raise
+    return here
 
 
 def size_beneath(root: int, path: str) -> int:

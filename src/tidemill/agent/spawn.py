@@ -29,9 +29,10 @@ STRAYED = 71  # the exit code of an agent that could not return from a start
 class Order:
     """What to start. `log` is an open O_APPEND descriptor; `uid` 0 keeps the agent's own user; `handed` are
     descriptors by the numbers (3 and up) that they are handed over as; `network` is where it is born (None:
-    where the agent is), `view` the mount namespace (-1: the agent's)."""
+    where the agent is), `view` the mount namespace (-1: the agent's), in which `mounts`, (clone of a mount,
+    path), are mounted before."""
 
-    __slots__ = ("argv", "cwd", "env", "handed", "log", "network", "uid", "view")
+    __slots__ = ("argv", "cwd", "env", "handed", "log", "mounts", "network", "uid", "view")
 
     def __init__(self, argv: list[str], env: dict[str, str], cwd: str, log: int, uid: int) -> None:
         self.argv = argv
@@ -42,6 +43,7 @@ class Order:
         self.handed: dict[int, int] = {}
         self.network: Namespace | None = None
         self.view = -1
+        self.mounts: list[tuple[int, str]] = []
 
 
 class Failed(OSError):
@@ -103,6 +105,9 @@ class Grouped:
             if order.view >= 0:
                 step = "enter its view of the files"
                 linux.setns(order.view, linux.CLONE_NEWNS)
+                for mount, path in order.mounts:
+                    step = f"mount {path}"
+                    linux.move_mount(mount, path)
             step = f"enter the directory {order.cwd!r}"
             if order.uid:
                 os.setresgid(order.uid, order.uid, 0)

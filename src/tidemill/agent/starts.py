@@ -7,7 +7,7 @@ import select
 import signal
 
 from tidemill.agent import contained, spawn
-from tidemill.agent.files import open_beneath, refuse_links
+from tidemill.agent.files import found_without_links, open_beneath
 from tidemill.agent.refused import Refused
 from tidemill.sandbox import cgroups, disk, processes
 
@@ -67,7 +67,7 @@ class Starts:
                 order.network = self._place.network.of(spec.get("network"))
             spawned = self._spawner.start(order, join) if self._spawner else spawn.shepherded(order)
         finally:
-            for fd in {log, *order.handed.values()} - {said}:
+            for fd in {log, *order.handed.values(), *(mount for mount, _ in order.mounts)} - {said}:
                 os.close(fd)
             if self._place.network is not None and order.network is not None:
                 self._place.network.done(order.network)
@@ -84,7 +84,9 @@ class Starts:
         own = [path for path in reads if path.startswith(f"{directory}/") and os.path.lexists(path)]
         for source, target in (*places, *((path, path) for path in own)):
             try:
-                refuse_links(self._place.work, os.path.relpath(source, self._place.work_path))
+                os.close(
+                    found_without_links(self._place.work, os.path.relpath(source, self._place.work_path))
+                )
             except (OSError, ValueError) as error:
                 raise spawn.Failed(f"{source!r} cannot be shown at {target!r}: {error}") from None
 

@@ -3,7 +3,7 @@ left.
 
 nodes/<node-id>/agent/ (0700)   node.json  pid (locked while the agent lives)  sock  journal  agent.log
 nodes/<node-id>/disk.img        where it can be had: the file system mounted on
-nodes/<node-id>/work/.etc/      what its jobs see as /etc; .dev/ the place of their /dev, .runc/ of containers
+nodes/<node-id>/work/.etc/      what its jobs see as /etc; .dev/ the place of their /dev
 nodes/<node-id>/work/           one directory per attempt, the job's: it stays when the node is closed, until
                                 what is in it has been collected
 Synchronous; what can take long (`kill_rest`, `remove`, `hand_over`) is meant for a thread.
@@ -23,7 +23,7 @@ import stat
 import time
 from pathlib import Path
 
-from tidemill.agent import contained, journal
+from tidemill.agent import journal
 from tidemill.sandbox import cgroups, disk, processes
 
 TYPE_CHECKING = False
@@ -137,7 +137,7 @@ class NodeDir:
         if self.work.exists():
             os.chmod(self.work, stat.S_IMODE(os.stat(self.work).st_mode) & ~stat.S_IRWXO)
         shutil.rmtree(self.agent, onerror=_make_removable)
-        for name in (".etc", ".dev", contained.FOLDER):
+        for name in (".etc", ".dev"):
             shutil.rmtree(self.work / name, ignore_errors=True)
         self.prune()
 

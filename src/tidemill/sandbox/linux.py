@@ -17,7 +17,7 @@ _MNT_DETACH = 2
 _SYS_OPEN_TREE, _SYS_MOVE_MOUNT, _SYS_MOUNT_SETATTR = 428, 429, 442
 _OPEN_TREE_CLONE, _MOVE_MOUNT_F_EMPTY_PATH, _MOUNT_ATTR_IDMAP = 1, 4, 0x00100000
 _MOUNT_ATTR_NOSUID, _MOUNT_ATTR_NODEV, _MOUNT_ATTR_NOEXEC = 2, 4, 8
-_AT_FDCWD, _AT_EMPTY_PATH = -100, 0x1000
+_AT_FDCWD, _AT_EMPTY_PATH, _AT_RECURSIVE = -100, 0x1000, 0x8000
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
@@ -91,9 +91,10 @@ def give(file: int, user: int) -> None:
     _check(what, f"chown to {user}")
 
 
-def clone_mount(directory: int) -> int:
-    """A descriptor of a mount of its own of what the descriptor stands for; it is mounted nowhere yet."""
-    flags = _OPEN_TREE_CLONE | os.O_CLOEXEC | _AT_EMPTY_PATH
+def clone_mount(directory: int, recursive: bool = False) -> int:
+    """A descriptor of a mount of its own of what the descriptor stands for, and of what is mounted below it
+    if `recursive`; it is mounted nowhere yet."""
+    flags = _OPEN_TREE_CLONE | os.O_CLOEXEC | _AT_EMPTY_PATH | (_AT_RECURSIVE if recursive else 0)
     made = _libc.syscall(_SYS_OPEN_TREE, directory, b"", ctypes.c_uint(flags))
     _check(0 if made >= 0 else -1, "open_tree")
     return made

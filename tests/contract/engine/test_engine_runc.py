@@ -8,6 +8,7 @@ import asyncio
 import os
 import shutil
 import signal
+import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import replace
@@ -25,7 +26,7 @@ from engine_support import ESCAPES, HELPED, KEY, Harness, RealClock, Stream, ali
 from tidemill.engines.base import EngineError, InvalidTask, TaskKey
 from tidemill.engines.local import LocalEngine
 from tidemill.helper import nodedir
-from tidemill.sandbox import cgroups, init, tiers
+from tidemill.sandbox import cgroups, init, tiers, uids
 
 pytestmark = [
     pytest.mark.kill,
@@ -347,3 +348,38 @@ async def test_shared_memory_can_be_written(contained: Harness) -> None:
     lock = "python3 -c 'from multiprocessing import Lock; Lock()'"
     event = await contained.run("a.1", f"stat -c %a /dev/shm; {lock}")
     assert (event.exit_code, await contained.log("a.1")) == (0, "1777\n")
+
+
+async def test_nothing_is_shown_that_its_user_could_not_reach(contained: Harness) -> None:
+    """runc mounts as root, whom no closed folder stops."""
+    with tempfile.TemporaryDirectory(prefix="tidemill-closed-", dir="/tmp") as folder:
+        closed = Path(folder, "closed")
+        (closed / "inner").mkdir(parents=True)
+        (closed / "inner" / "file").write_text("for everyone, in a folder of root's alone")
+        Path(folder).chmod(0o755)
+        closed.chmod(0o700)
+        await contained.open()
+        for at, field in enumerate(("shown_at", "writable_at")):
+            event = await contained.run(f"a.{at}", "ls /mnt", **{field: ((str(closed / "inner"), "/mnt"),)})
+            assert event.reason == "spawn_failed"
+            assert event.message == f"could not show '{closed}/inner': Permission denied"
+        closed.chmod(0o755)
+        event = await contained.run("b.1", "cat /mnt/file", shown_at=((str(closed / "inner"), "/mnt"),))
+        assert event.exit_code == 0
+
+
+async def test_what_was_mounted_for_it_goes_with_it(contained: Harness) -> None:
+    await contained.open()
+    agent = Path(f"/proc/{contained.agent_pid()}")
+    known = {os.readlink(agent / "ns/mnt"), os.readlink("/proc/self/ns/mnt")}
+    counts: list[int] = []
+    for at in range(3):
+        await contained.run(f"a.{at}", "true")
+        links = {os.readlink(fd): fd for fd in (agent / "fd").iterdir()}
+        (view,) = (fd for link, fd in links.items() if link.startswith("mnt:[") and link not in known)
+        argv = ["nsenter", f"--mount={view}", "cat", "/proc/self/mountinfo"]
+        done = await asyncio.to_thread(subprocess.run, argv, capture_output=True, timeout=10, check=True)
+        counts.append(len(done.stdout.splitlines()))
+    assert len(set(counts)) == 1, counts
+    mounts = [line.split()[4] for line in (agent / "mountinfo").read_text().splitlines()]
+    assert uids.REGISTRY in mounts, "where nobody but root can put anything"
