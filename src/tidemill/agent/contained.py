@@ -2,10 +2,10 @@
 
 For each start there is a bundle, with the task's environment in it, in a small file system that is mounted in
 the agent's own view alone, over a folder of root's, which nobody else can replace: it is gone with the agent
-and what it ran, however they end. runc is
-started like any other task, in the node's groups and network, but as root. It makes the container and goes
-(`run --detach`); the container's init, our own (`sandbox.init.contained`), is the agent's child then. runc's
-`delete` is not needed: what it would remove is removed here.
+and what it ran, however they end. runc is started like any other task, in the node's groups and network, but
+as root. It makes the container and goes (`run --detach`); the container's init, our own
+(`sandbox.init.contained`), is the agent's child then. runc's `delete` is not needed: what it would remove is
+removed here.
 
 runc mounts with root's rights, and follows links. So what the container is shown is opened here, with the
 rights of the job's user, below the node's work directory without a link at any step; runc is given mounts of

@@ -49,18 +49,16 @@ class Starts:
     def start(self, task: Task, spec: dict[str, Any], log: int) -> None:
         """Its process runs: `pid`, `main` and what belongs to them are set. `log` is closed. Raises OSError
         where nothing was started; what was made for it by then is in `task`, too."""
-        order, said = (
-            spawn.Order(spec["argv"], self._environ(task, spec), spec["cwd"], log, self._place.uid),
-            -1,
-        )
+        order = spawn.Order(spec["argv"], self._environ(task, spec), spec["cwd"], log, self._place.uid)
+        said = -1
         try:
             join = self._make_group(task)
             directory = f"{self._place.work_path}/{task.attempt}"
-            self._check_shown(spec, directory)
             if spec.get("runtime") == contained.NAME:
                 task.container = os.path.basename(task.group)
                 said = self._place.runc.put(order, task.container, directory, spec)
             elif self._place.box.made:
+                self._check_shown(spec, directory)
                 said = self._place.box.put(order, directory, spec)
             task.said = said  # closed when the task is finished
             if self._place.network is not None:
@@ -77,16 +75,15 @@ class Starts:
             task.main = task.pid if task.group else _shepherd_says(task)
 
     def _check_shown(self, spec: dict[str, Any], directory: str) -> None:
-        """What is mounted lies where the task, when it ran before, could put a link to the host's files.
-        Raises spawn.Failed."""
+        """What bubblewrap mounts lies where the task, when it ran before, could put a link to the host's
+        files (runc is given no path that could be one). Raises spawn.Failed."""
         places = (*(spec.get("shown_at") or ()), *(spec.get("writable_at") or ()))
         reads = (os.path.normpath(path) for path in spec.get("read_only") or ())
         own = [path for path in reads if path.startswith(f"{directory}/") and os.path.lexists(path)]
         for source, target in (*places, *((path, path) for path in own)):
             try:
-                os.close(
-                    found_without_links(self._place.work, os.path.relpath(source, self._place.work_path))
-                )
+                below = os.path.relpath(source, self._place.work_path)
+                os.close(found_without_links(self._place.work, below))
             except (OSError, ValueError) as error:
                 raise spawn.Failed(f"{source!r} cannot be shown at {target!r}: {error}") from None
 

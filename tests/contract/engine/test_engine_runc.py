@@ -284,6 +284,33 @@ async def test_without_users_of_their_own_there_is_none(local: Harness) -> None:
     assert "no user of their own" in (await local.engine.runtimes())["runc"].why_not
 
 
+async def test_mounts_for_one_go_with_it(contained: Harness) -> None:
+    """From the view that runc is started in, too, which lives as long as the agent."""
+    await contained.open()
+    counts = set[int]()
+    for number in range(3):
+        assert (await contained.run(f"a.{number}", "true")).exit_code == 0
+        counts.add(mounts_of_views(contained.agent_pid()))
+    assert len(counts) == 1, counts
+
+
+def mounts_of_views(agent: int) -> int:
+    """In mount namespaces, but for the host's, of which the agent holds descriptors: its own, and runc's."""
+    host, links = os.readlink("/proc/self/ns/mnt"), Path(f"/proc/{agent}/fd").iterdir()
+    found = [link for link in links if os.readlink(link).startswith("mnt:") and os.readlink(link) != host]
+    assert len(found) == 2
+    tables = [
+        subprocess.run(
+            ["nsenter", f"--mount={link}", "cat", "/proc/self/mounts"],
+            capture_output=True,
+            check=True,
+            timeout=20,
+        ).stdout
+        for link in found
+    ]
+    return sum(table.count(b"\n") for table in tables)
+
+
 @pytest.mark.parametrize("runtime", ["runc", ""])
 async def test_a_volume_that_became_a_link_is_not_followed(contained: Harness, runtime: str) -> None:
     """A container that starts again would see the host's files."""
