@@ -77,9 +77,9 @@ def _path(session: Session, name: str = "") -> str:
 
 
 def _shown(resource: dict[str, Any]) -> dict[str, Any]:
+    """With its type as the YAML spells it, in place of ARM's category."""
     from tidemill.cli.yaml.connections import type_of
 
-    """With its type as the YAML spells it, in place of ARM's category."""
     found = entity(resource)
     category = str(found.pop("category", ""))
     return {**found, "type": type_of(category)}
