@@ -11,7 +11,6 @@ from jobserver import JobServer
 WEB = """
 import http.server, os, signal, sys
 signal.signal(signal.SIGTERM, lambda *a: sys.exit(0))
-print("web is up", flush=True)
 class Answer(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         body = (os.environ.get("GREETING", "") + os.environ.get("SECRET", "")).encode()
@@ -19,7 +18,9 @@ class Answer(http.server.BaseHTTPRequestHandler):
         self.wfile.write(body)
         if self.path == "/say": print("asked to say", flush=True)
     def log_message(self, *a): pass
-http.server.HTTPServer(("127.0.0.1", 8080), Answer).serve_forever()
+server = http.server.HTTPServer(("127.0.0.1", 8080), Answer)
+print("web is up", flush=True)  # it listens
+server.serve_forever()
 """
 
 

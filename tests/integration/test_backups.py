@@ -178,6 +178,8 @@ def test_an_encrypted_one_opens_with_its_passphrase_alone(server: JobServer, bac
     words, other = tmp_path / "words", tmp_path / "other"
     words.write_text("correct horse\n")
     other.write_text("wrong horse\n")
+    with server.blobs() as store:  # its size does not depend on how far the writers came
+        store.put_bytes(server.account(), "azureml-blobstore", "large", os.urandom(3 << 20))
     file = tmp_path / "sealed"
     done = server.cli("backup", "create", "--to", str(file), "--passphrase-file", str(words))
     assert done.returncode == 0, done.stderr

@@ -48,13 +48,15 @@ def place() -> Iterator[Path]:
 
 @pytest.fixture
 def as_server(place: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], Any]], Any]:
-    """Work done by the home's server, in a process that has just given root up."""
+    """Work done by the home's server, in a process that has just given root up; its pid is kept in pids."""
     for key in [key for key in os.environ if key.startswith(("UV_", "PIP_"))]:
         monkeypatch.delenv(key)
     monkeypatch.setenv("UV_CONFIG_FILE", str(place / "uv.toml"))
 
     def dropped(work: Callable[[], Any]) -> Any:
         def become() -> Any:
+            with open(place / "pids", "a") as pids:
+                print(os.getpid(), file=pids)
             assert privileges.drop(place / "home").helped
             assert os.geteuid() != 0
             return work()
@@ -106,7 +108,10 @@ def until(look: Callable[[], Any]) -> Any:
 
 
 def nothing_is_left(place: Path) -> bool:
-    return not list((place / "home" / "envs").glob(".tmp-*")) and not cgroups.stale(GROUPS)
+    """Of this home's builds; other tests' builds run beside them."""
+    ours = set((place / "pids").read_text().split())
+    groups = [path for path in cgroups.stale(GROUPS) if path.rpartition("-")[2] in ours]
+    return not list((place / "home" / "envs").glob(".tmp-*")) and not groups
 
 
 def test_a_build_has_a_user_of_its_own(place: Path, as_server: Callable[..., Any]) -> None:
