@@ -7,9 +7,15 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from engine_support import HELPED, Harness, RealClock, fake_plan, helped_harness, local_engine
+from engine_support import DEADLINE_S, HELPED, Harness, RealClock, fake_plan, helped_harness, local_engine
 
 from tidemill.engines.fake import FakeEngine
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether an agent lives is asked for as long as a busy host makes it take."""
+    monkeypatch.setattr("tidemill.engines.local.HELD_TIMEOUT_S", DEADLINE_S)
 
 
 @pytest.fixture

@@ -24,6 +24,8 @@ from tidemill.engines.local import LocalEngine
 from tidemill.helper import nodedir
 from tidemill.sandbox import processes
 
+DEADLINE_S = 60.0  # of what takes milliseconds: a host may be busy with other tests
+
 
 class RealClock:
     def now(self) -> int:
@@ -46,7 +48,9 @@ class Stream:
             self.seen.append(event)
             self._new.set()
 
-    async def until(self, wanted: Callable[[EngineEvent], bool], timeout_s: float = 20.0) -> EngineEvent:
+    async def until(
+        self, wanted: Callable[[EngineEvent], bool], timeout_s: float = DEADLINE_S
+    ) -> EngineEvent:
         try:
             async with asyncio.timeout(timeout_s):
                 while True:
@@ -58,10 +62,10 @@ class Stream:
         except TimeoutError:
             raise AssertionError(f"not within {timeout_s} s; seen: {self.seen}") from None
 
-    async def kind(self, kind: str, node_id: str = "n-1", timeout_s: float = 20.0) -> EngineEvent:
+    async def kind(self, kind: str, node_id: str = "n-1", timeout_s: float = DEADLINE_S) -> EngineEvent:
         return await self.until(lambda e: e.kind == kind and e.node_id == node_id, timeout_s)
 
-    async def exited(self, attempt: str, rank: int = 0, timeout_s: float = 20.0) -> EngineEvent:
+    async def exited(self, attempt: str, rank: int = 0, timeout_s: float = DEADLINE_S) -> EngineEvent:
         key = TaskKey(attempt, rank)
         return await self.until(lambda e: e.kind == "task_exited" and e.task == key, timeout_s)
 
@@ -107,7 +111,10 @@ class Harness:
     def host_pids(self, attempt: str, inner: list[int], node_id: str = "n-1") -> list[int]:
         """Pids as this test sees them of processes that the job of `attempt` knows as `inner`."""
         marker = processes.marker(nodedir.home_id(self.home), node_id, f"{attempt}/0")
-        spaces = {os.readlink(f"/proc/{pid}/ns/pid") for pid in processes.marked(marker)}
+        spaces: set[str] = set()
+        for pid in processes.marked(marker):
+            with contextlib.suppress(OSError):  # it has ended since it was found
+                spaces.add(os.readlink(f"/proc/{pid}/ns/pid"))
         spaces -= {os.readlink("/proc/self/ns/pid")}
         return host_pids(inner, spaces) if spaces else inner
 
@@ -189,7 +196,7 @@ ESCAPES += "sleep 600' &) ; (env -i setsid sleep 601 & echo $! >> pids); echo $$
 
 async def pids_in(path: str, count: int) -> list[int]:
     """Waits until `count` pids were written there."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(DEADLINE_S):
         while True:
             try:
                 with open(path) as file:  # noqa: ASYNC230 - a small file of the test's own

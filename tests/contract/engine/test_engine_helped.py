@@ -32,6 +32,7 @@ sys.exit(pytest.main([*options, *sys.argv[2:]]))
 
 
 @needs_root
+@pytest.mark.timeout(600)
 def test_the_suite_in_a_process_without_root(tmp_path: Path) -> None:
     home = tmp_path / "home"
     home.mkdir(mode=0o700)
@@ -43,7 +44,7 @@ def test_the_suite_in_a_process_without_root(tmp_path: Path) -> None:
     by_root = "plain or sees_what or it_ends_with"  # these look at other users' processes
     argv = [sys.executable, "-B", "-c", _DROPPED, str(home), *suite, "-k", f"not (fake or {by_root})"]
     try:
-        done = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=240, cwd=HERE.parents[2])
+        done = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=560, cwd=HERE.parents[2])
     finally:
         helper_process.stop(home)
     assert done.returncode == 0, f"{done.stdout[-6000:]}\n{done.stderr[-2000:]}"

@@ -30,7 +30,7 @@ pytestmark = [
 
 async def said(inside: Inside, stream: int = 1) -> str:
     text = b""
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(60):
         while data := await inside.read(stream):
             text += data
     return text.decode()
@@ -38,9 +38,9 @@ async def said(inside: Inside, stream: int = 1) -> str:
 
 async def started(local: Harness, script: str, **more: object) -> None:
     """The task of KEY runs, is told to, and has said "up": a container says so before its runc has ended."""
-    await local.engine.start("n-1", await local.spec("a.1", f"{script}echo up; sleep 60", **more))
+    await local.engine.start("n-1", await local.spec("a.1", f"{script}echo up; sleep 600", **more))
     await local.events.until(lambda event: event.kind == "task_started" and event.task == KEY)
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(60):
         while "up" not in await local.log("a.1"):
             await asyncio.sleep(0.005)
 
@@ -50,7 +50,7 @@ async def ran(local: Harness, *argv: str) -> tuple[str, str, int | None]:
     try:
         inside.close_input()
         out, err = await asyncio.gather(said(inside), said(inside, 2))
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(60):
             return out, err, await inside.wait()
     finally:
         inside.close()
@@ -102,7 +102,7 @@ async def test_exit_codes_and_streams(local: Harness) -> None:
             while piece := await inside.read(1):
                 got.extend(piece)
 
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             reading = asyncio.create_task(read())
             await inside.write(data)
             inside.close_input()
@@ -120,9 +120,9 @@ async def test_a_terminal(local: Harness) -> None:
     try:
         await inside.started()
         await inside.write(b"stty size; tty; echo $TERM; stty size\n")
-        await inside.write(b"sh -c 'echo be\"\"gun; exec sleep 100'\n")
+        await inside.write(b"sh -c 'echo be\"\"gun; exec sleep 600'\n")
         text = ""
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(60):
             while "begun" not in text:
                 text += (await inside.read(1)).decode()
         inside.resize(44, 90)
@@ -133,7 +133,7 @@ async def test_a_terminal(local: Harness) -> None:
         assert "/dev/pts/0" in text
         assert "xterm-256color" in text
         assert "44 90" in text
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             assert await inside.wait() == 5
     finally:
         inside.close()
@@ -142,7 +142,7 @@ async def test_a_terminal(local: Harness) -> None:
 async def test_it_ends_with_the_task(local: Harness) -> None:
     await local.open()
     await started(local, "")
-    inside = await local.engine.enter("n-1", KEY, ["sh", "-c", "echo $$; exec sleep 100"], None)
+    inside = await local.engine.enter("n-1", KEY, ["sh", "-c", "echo $$; exec sleep 600"], None)
     try:
         inner = int(await inside.read(1))
         pids = local.host_pids("a.1", [inner])
@@ -151,7 +151,7 @@ async def test_it_ends_with_the_task(local: Harness) -> None:
         await local.engine.stop("n-1", KEY, 1, "enough")
         await local.events.exited("a.1")
         assert not any(alive(pid) for pid in pids)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await inside.wait()
     finally:
         inside.close()
@@ -162,12 +162,12 @@ async def test_it_ends_with_the_task(local: Harness) -> None:
 async def test_it_ends_with_its_client(local: Harness) -> None:
     await local.open()
     await started(local, "")
-    inside = await local.engine.enter("n-1", KEY, ["sh", "-c", "sleep 100 & echo $$ $!; wait"], None)
+    inside = await local.engine.enter("n-1", KEY, ["sh", "-c", "sleep 600 & echo $$ $!; wait"], None)
     inner = [int(word) for word in (await inside.read(1)).split()]
     pids = local.host_pids("a.1", inner)
     assert len(pids) == 2
     inside.close()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while any(alive(pid) for pid in pids):
             await asyncio.sleep(0.01)
     out, _, _ = await ran(local, "echo", "still")  # the job goes on
@@ -194,7 +194,7 @@ async def test_a_port_of_the_job(local: Harness) -> None:
     await started(local, server)
     sock = await local.engine.dial("n-1", KEY, 7777)
     loop = asyncio.get_running_loop()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await loop.sock_sendall(sock, b"hello")
         assert await loop.sock_recv(sock, 100) == b"HELLO"
     sock.close()
@@ -229,13 +229,13 @@ async def test_without_a_sandbox_it_is_the_jobs_user_in_its_folder(plain: Harnes
     await inside.started()
     await inside.write(b"sleep 300 & echo pids $$ $!.\n")
     text = ""
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(60):
         while (found := re.search(r"pids (\d+) (\d+)\.", text)) is None:
             text += (await inside.read(1)).decode()
     pids = [int(found[1]), int(found[2])]
     assert all(alive(pid) for pid in pids)
     inside.close()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while any(alive(pid) for pid in pids):
             await asyncio.sleep(0.01)
 

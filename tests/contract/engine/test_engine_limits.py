@@ -128,8 +128,8 @@ async def test_a_fork_bomb_stays_inside(local: Harness) -> None:
     await local.open(memory=256 << 20)
     bomb = "b() { b | b & }; b; sleep 1; exit 0"
     await local.engine.start("n-1", await local.spec("a.1", bomb, term_grace_s=0.2, timeout_s=2.0))
-    event = await local.events.exited("a.1", timeout_s=60)
-    assert event.reason in ("", "timeout", "oom")
+    event = await local.events.exited("a.1")
+    assert event.reason in ("", "timeout", "oom", "pids")  # which bound is met first is the host's affair
     assert (await local.run("b.1", "exit 0")).exit_code == 0
 
 

@@ -57,7 +57,7 @@ async def test_stop_ends_a_tree_that_ignores_term_within_its_grace(local: Harnes
     event = await local.events.exited("a.1")
     assert not [p for p in pids if alive(p)]  # at the very moment it is told
     assert (event.reason, event.signal) == ("stopped", 9)
-    assert 0.25 < time.monotonic() - before < 5
+    assert 0.25 < time.monotonic() - before < 10  # which a task has that says nothing of its grace
 
 
 async def test_what_escapes_is_gone_before_the_exit_is_told(local: Harness) -> None:
@@ -262,7 +262,7 @@ async def test_a_close_that_failed_half_way_can_be_asked_for_again(
 
     monkeypatch.setattr(NodeDir, "remove", remove)
     await local.engine.close_node("n-1")
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while failures or alive(pid):
             await asyncio.sleep(0.01)
         while not local.engine._nodes["n-1"].closing.done():
@@ -283,7 +283,7 @@ async def test_an_agent_whose_home_is_deleted_ends_with_all_it_runs(tmp_path) ->
     await engine.start("n-1", spec)
     (job,) = harness.host_pids("a.1", await pids_in(f"{spec.cwd}/pid", 1))
     subprocess.run(["rm", "-rf", home], stderr=subprocess.DEVNULL)  # a work disk is busy until the agent ends
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while alive(job) or alive(agent):
         assert time.monotonic() < deadline, "the agent lives on without a home"
         await asyncio.sleep(0.05)

@@ -49,7 +49,7 @@ async def test_an_exit_while_no_server_lives_is_told_to_the_next(local: Harness)
     pid = (await local.events.kind("task_started")).pid
     await local.engine.detach()
     Path(spec.cwd, "go").touch()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while alive(pid):
             await asyncio.sleep(0.005)
     await local.restart()
@@ -63,6 +63,7 @@ async def test_a_dead_agent_is_a_lost_node_and_closing_proves_its_work_gone(loca
     spec = await local.spec("a.1", ESCAPES + "; sleep 600")
     await local.engine.start("n-1", spec)
     pids = local.host_pids("a.1", await pids_in(f"{spec.cwd}/pids", 4))
+    await local.events.until(lambda e: e.kind == "task_started" and e.task == KEY)
     local.events.seen.clear()
     os.kill(local.agent_pid(), signal.SIGKILL)
     lost = await local.events.kind("node_lost")
@@ -90,7 +91,7 @@ async def test_an_agent_that_died_with_its_server_is_found_lost(local: Harness) 
     await local.engine.detach()
     os.kill(local.agent_pid(), signal.SIGKILL)
     await local.restart()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while [h.alive for h in await local.engine.held()] != [False]:
             await asyncio.sleep(0.01)
     await local.events.kind("node_lost")

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import json
 import os
+import random
 import signal
 import socket
 import sys
@@ -33,7 +34,7 @@ def own_network() -> None:
 
 GET = """
 import socket, sys
-sock = socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=20)
+sock = socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=60)
 sock.sendall(b"ping")
 print(sock.recv(64).decode())
 """
@@ -60,17 +61,24 @@ print("routes", len(open("/proc/net/route").read().splitlines()) - 1)
 """
 
 
+def lasting_port() -> int:
+    """One that the kernel gives to nobody who asks for any: it is free again for who has left it."""
+    while True:
+        port = random.randrange(20_000, 30_000)
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+
+
 class Service:
     """Answers each connection with `word` and what it was sent."""
 
-    def __init__(self, word: str, port: int = 0) -> None:
+    def __init__(self, word: str) -> None:
         self.word = word
         self.server: asyncio.Server | None = None
-        self.port = port
+        self.port = lasting_port()
 
     async def start(self) -> Service:
         self.server = await asyncio.start_server(self._answer, "127.0.0.1", self.port)
-        self.port = self.server.sockets[0].getsockname()[1]
         return self
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -160,11 +168,11 @@ async def test_two_nodes_do_not_see_each_other(net: Harness) -> None:
     await net.open()
     await net.open("n-2")
     listen = "import socket, time; s = socket.create_server(('127.0.0.1', 7000)); "
-    listen += "print('up', flush=True); time.sleep(60)"
+    listen += "print('up', flush=True); time.sleep(600)"
     await net.engine.start(
         "n-1", await net.spec("a.1", f'{os.path.realpath(sys.executable)} -I -c "{listen}"')
     )
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while await net.log("a.1") != "up\n":
             await asyncio.sleep(0.02)
     look = "import socket; print(socket.socket().connect_ex(('127.0.0.1', 7000)))"
@@ -227,7 +235,7 @@ async def test_a_job_waits_while_the_server_restarts(net: Harness, service: Serv
     await service.stop()
     job = asyncio.create_task(python(net, "a.1", GET, "localhost", service.port))
     task = await net.events.kind("task_started")
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not connected(task.pid):  # to the relay, which holds it
             await asyncio.sleep(0.005)
     service.word = "again"
@@ -244,6 +252,10 @@ async def test_a_relay_that_dies_comes_back(net: Harness, service: Service) -> N
     assert children.read_text().split() != [str(relay)]
 
 
+def status_of(pid: int) -> str:
+    return Path(f"/proc/{pid}/status").read_text()
+
+
 async def test_a_relay_goes_with_its_agent(net: Harness) -> None:
     await net.open()
     await net.open("n-2")
@@ -254,14 +266,15 @@ async def test_a_relay_goes_with_its_agent(net: Harness) -> None:
     assert len(relays) == 2
     if os.geteuid() == 0:  # neither root nor a user that jobs can be
         job = json.loads((await net.events.kind("node_ready")).handle)["uid"]
-        status = Path(f"/proc/{relays[0]}/status").read_text()
-        assert f"Uid:\t{job + 65535}\t{job + 65535}" in status
-        assert "CapEff:\t0000000000000000" in status
+        async with asyncio.timeout(60):  # the agent does not wait for it to become that user
+            while f"Uid:\t{job + 65535}\t{job + 65535}" not in status_of(relays[0]):
+                await asyncio.sleep(0.005)
+        assert "CapEff:\t0000000000000000" in status_of(relays[0])
     os.kill(net.agent_pid(), signal.SIGKILL)
     await net.engine.close_node("n-2")
     await net.events.kind("node_closed", "n-2")
     assert not alive(relays[1])
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while alive(relays[0]):
             await asyncio.sleep(0.01)
 
@@ -297,7 +310,7 @@ async def test_a_job_of_the_second_node_that_is_stopped_ends(net: Harness) -> No
 BY_PROXY = """
 import os, socket, sys
 host, port = os.environ["https_proxy"].removeprefix("http://").split(":")
-sock = socket.create_connection((host, int(port)), timeout=20)
+sock = socket.create_connection((host, int(port)), timeout=60)
 sock.sendall(f"CONNECT {sys.argv[1]}:{sys.argv[2]} HTTP/1.1\\r\\n\\r\\n".encode())
 said = sock.recv(4096).decode().splitlines()[0]
 print(said)

@@ -39,7 +39,7 @@ async def test_what_a_job_is_shown(local: Harness) -> None:
     script = "ls -A / | tr '\\n' ' '; echo; ls -A /etc; echo; pwd; ls /proc | grep -c '^[0-9]'; ls -A /proc/1"
     await local.run("a.1", script)
     top, rest = (await local.log("a.1")).split("\n", 1)
-    first = {name for name in ("tmp", "root", "home", "work") if str(local.home).startswith(f"/{name}/")}
+    first = local.home.parts[1]
     python = os.path.realpath(sys.base_prefix).split("/")[1]
     shown = {
         ".tidemill-init",
@@ -57,7 +57,7 @@ async def test_what_a_job_is_shown(local: Harness) -> None:
         "usr",
         "var",
     }
-    assert set(top.split()) <= shown | first | {python}
+    assert set(top.split()) <= shown | {first, python}
     assert "passwd" in rest
     assert "shadow" not in rest
     assert f"{local.engine.work_dir('n-1', 'a.1')}\n" in rest
@@ -87,7 +87,7 @@ async def test_term_reaches_the_job_and_its_children(local: Harness) -> None:
     script += "(trap 'echo child asked; exit' TERM; touch up; sleep 600 & wait) & child=$!; wait"
     spec = await local.spec("a.1", script)
     await local.engine.start("n-1", spec)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not Path(spec.cwd, "up").exists():
             await asyncio.sleep(0.01)
     await local.engine.stop("n-1", KEY, 1, "canceled")
@@ -100,10 +100,10 @@ async def test_a_stop_that_comes_before_the_job_is_there(local: Harness) -> None
     """bubblewrap takes milliseconds to make the sandbox; a TERM in between must not wait for the KILL."""
     await local.open()
     for i in range(12):
-        await local.engine.start("n-1", await local.spec(f"s.{i}", "sleep 600", term_grace_s=60.0))
+        await local.engine.start("n-1", await local.spec(f"s.{i}", "sleep 600", term_grace_s=600.0))
         await asyncio.sleep(i * 0.0008)
         await local.engine.stop("n-1", TaskKey(f"s.{i}", 0), 1, "canceled")
-        event = await local.events.exited(f"s.{i}", timeout_s=10)
+        event = await local.events.exited(f"s.{i}")
         assert (event.reason, event.signal) == ("stopped", signal.SIGTERM), i
 
 
@@ -131,7 +131,7 @@ async def test_a_job_goes_with_its_agent(local: Harness) -> None:
     await local.engine.start("n-1", spec)
     pids = local.host_pids("a.1", await pids_in(f"{spec.cwd}/pids", 4))
     os.kill(local.agent_pid(), signal.SIGKILL)
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while any(alive(pid) for pid in pids):  # before anybody closes the node
         assert time.monotonic() < deadline
         await asyncio.sleep(0.01)
@@ -155,7 +155,7 @@ async def test_without_control_groups_everything_is_still_proved_gone(local: Har
     trapped = "trap 'exit 3' TERM; touch up; while :; do sleep 0.05; done"
     spec = await local.spec("b.1", trapped, read_only=())
     await engine.start("n-1", spec)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not Path(spec.cwd, "up").exists():
             await asyncio.sleep(0.01)
     await engine.stop("n-1", TaskKey("b.1", 0), 1, "canceled")

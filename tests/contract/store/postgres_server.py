@@ -68,7 +68,7 @@ class Server:
             **self._account,
         )
         log.close()
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         ready = [self._binaries / "pg_isready", "-q", "-h", self._root, "-U", "tm"]
         while subprocess.run(ready, check=False).returncode != 0:
             if self._process.poll() is not None or time.monotonic() > deadline:
@@ -78,7 +78,7 @@ class Server:
     def stop(self) -> None:
         if self._process is not None:
             self._process.send_signal(signal.SIGINT)  # fast shutdown: clients are cut off
-            self._process.wait(30)
+            self._process.wait(60)
             self._process = None
 
     def new_database(self) -> str:

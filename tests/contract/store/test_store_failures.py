@@ -126,7 +126,7 @@ async def test_a_lock_held_by_another_process_is_waited_for(
         assert await sqlite_store.read(lambda r: r.count(ResourceQuery("jobs"))) == 0
     assert not writing.done()
     other.execute("COMMIT")
-    assert await asyncio.wait_for(writing, 10) == 1
+    assert await asyncio.wait_for(writing, 60) == 1
     other.close()
 
 
@@ -197,7 +197,7 @@ async def test_postgres_runs_a_conflicting_batch_again(postgres_server: Server) 
     in_closure, changed = threading.Event(), threading.Event()
 
     def other_writer() -> None:
-        in_closure.wait(20)
+        in_closure.wait(60)
         with psycopg.connect(url) as db:
             db.execute("UPDATE resources SET status = '10'")
         changed.set()
@@ -210,7 +210,7 @@ async def test_postgres_runs_a_conflicting_batch_again(postgres_server: Server) 
         assert row is not None
         runs.append(1)
         in_closure.set()
-        changed.wait(20)
+        changed.wait(60)
         return tx.update(replace(row, status=str(int(row.status) + 1).encode())).status
 
     assert await store.write(add_one) == b"11"

@@ -48,12 +48,13 @@ def test_acknowledged_rows_survive_kills(tmp_path: Path) -> None:
             [sys.executable, "-c", WRITER, str(path), here, str(turn * 10**9)], stdout=subprocess.PIPE
         )
         assert child.stdout is not None
-        told = child.stdout.readline()  # it writes
-        assert told
-        time.sleep(chance.uniform(0.0, 0.15))
+        wanted = chance.randint(1, 100)  # rows, however long the disk takes for them; then a moment more
+        told = b"".join(child.stdout.readline() for _ in range(wanted))
+        assert told.count(b"\n") == wanted
+        time.sleep(chance.uniform(0.0, 0.03))
         os.kill(child.pid, signal.SIGKILL)
         lines = (told + child.stdout.read()).split(b"\n")
-        child.wait(10)
+        child.wait(60)
         child.stdout.close()
         # The last piece may be cut off; a whole line was acknowledged.
         acknowledged |= {int(line) for line in lines[:-1]}
