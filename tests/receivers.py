@@ -75,8 +75,8 @@ class MailServer:
         return "250 OK"
 
     async def handle_DATA(self, server, session, envelope) -> str:
+        self.recipients += envelope.rcpt_tos  # before the message, which is what tests wait for
         self.messages.append(message_from_bytes(envelope.content))
-        self.recipients += envelope.rcpt_tos
         return "250 OK"
 
 
@@ -92,9 +92,9 @@ class HookReceiver:
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
-                outer.headers.append(dict(self.headers))
-                outer.posts.append(json.loads(body))
                 status = outer.answers.pop(0) if len(outer.answers) > 1 else outer.answers[0]
+                outer.headers.append(dict(self.headers))
+                outer.posts.append(json.loads(body))  # last: it is what tests wait for
                 self.send_response(status)
                 if location:
                     self.send_header("Location", location)

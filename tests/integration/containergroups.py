@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from typing import Any
+from uuid import uuid4
 
 from jobserver import JobServer
 
@@ -39,6 +40,7 @@ class Groups:
     def __init__(self, server: JobServer) -> None:
         self.server = server
         self.tags: dict[str, str] = {}  # of each group
+        self.mark = f"marked-{uuid4().hex}"  # in the argv of processes to be found
 
     @property
     def base(self) -> str:
@@ -76,7 +78,7 @@ class Groups:
         assert status == 200, answer
         return answer["content"]
 
-    def until(self, name: str, met: Callable[[dict[str, Any]], Any], seconds: float = 30.0) -> dict[str, Any]:
+    def until(self, name: str, met: Callable[[dict[str, Any]], Any], seconds: float = 60.0) -> dict[str, Any]:
         end = time.monotonic() + seconds
         while True:
             found = self.get(name)
@@ -85,11 +87,11 @@ class Groups:
             assert time.monotonic() < end, found
             time.sleep(0.02)
 
-    def until_state(self, name: str, state: str, seconds: float = 30.0) -> dict[str, Any]:
+    def until_state(self, name: str, state: str, seconds: float = 60.0) -> dict[str, Any]:
         """`state`: of the group's instanceView."""
         return self.until(name, lambda found: found["instanceView"]["state"] == state, seconds)
 
-    def until_gone(self, name: str, seconds: float = 30.0) -> None:
+    def until_gone(self, name: str, seconds: float = 60.0) -> None:
         end = time.monotonic() + seconds
         while self.call("GET", name)[0] != 404:
             assert time.monotonic() < end, self.get(name)

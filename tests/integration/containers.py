@@ -25,7 +25,7 @@ _ASK = (
     "import sys, urllib.request as r\n"
     "try:\n"
     "    print(r.urlopen(r.Request('http://127.0.0.1:5001' + sys.argv[1], sys.argv[2].encode() or None),"
-    " timeout=20).read().decode())\n"
+    " timeout=50).read().decode())\n"
     "except OSError as error:\n"
     "    sys.exit(str(error))\n"
 )
@@ -41,7 +41,7 @@ def ask(pid: int, path: str, body: str = "") -> str | None:
 def scored(pid: int, body: str, log: Callable[[], str]) -> Any:
     """What a container answers once it is ready. `log`: what it said, for a failure."""
     try:
-        until(lambda: ask(pid, "/") is not None, 30, "an answer")
+        until(lambda: ask(pid, "/") is not None, what="an answer")
     except AssertionError as error:
         raise AssertionError(f"{error}: {log()}") from None
     return json.loads(ask(pid, "/score", body) or "null")

@@ -26,7 +26,7 @@ FINAL = ("Completed", "Failed", "Canceled")
 API = "2024-04-01"
 
 
-def until(condition: Callable[[], Any], seconds: float = 15.0, what: str = "it") -> Any:
+def until(condition: Callable[[], Any], seconds: float = 60.0, what: str = "it") -> Any:
     end = time.monotonic() + seconds
     while True:
         found = condition()
@@ -80,9 +80,11 @@ class JobServer:
         self.signal(self.state["pid"], signal.SIGKILL)
 
     def signal(self, pid: int, number: int) -> None:
+        """One that ends it. Returns once it has ended, also where it is no child of this process."""
         os.kill(pid, number)
         with contextlib.suppress(ChildProcessError):
             os.waitpid(pid, 0)
+        until(lambda: not alive(pid), what=f"the end of process {pid}")
 
     def down(self) -> None:
         launch.down(self.home)
@@ -101,7 +103,7 @@ class JobServer:
                 until(lambda n=node, c=config: n.kill_rest(c, hard=True), what=f"the end of node {path.name}")
 
     def cli(
-        self, *words: str, timeout: float = 60, cwd: Path | None = None
+        self, *words: str, timeout: float = 90, cwd: Path | None = None
     ) -> subprocess.CompletedProcess[str]:
         tidemill = str(Path(sys.executable).with_name("tidemill"))
         argv = [tidemill, "--home", str(self.home), *words]
@@ -111,7 +113,7 @@ class JobServer:
 
     def connection(self) -> http.client.HTTPConnection:
         host, port = self.state["addresses"]["http"].removeprefix("http://").split(":")
-        return http.client.HTTPConnection(host, int(port), timeout=30)
+        return http.client.HTTPConnection(host, int(port), timeout=60)
 
     def token(self) -> str:
         if not self._token:
@@ -177,7 +179,7 @@ class JobServer:
     def job(self, name: str) -> dict[str, Any]:
         return self.native(f"jobs/{name}")
 
-    def wait(self, name: str, seconds: float = 30) -> dict[str, Any]:
+    def wait(self, name: str, seconds: float = 60) -> dict[str, Any]:
         """JobDetail of the job once it is final."""
         end = time.monotonic() + seconds
         while True:
@@ -187,7 +189,7 @@ class JobServer:
                 return self.job(name)
             assert left > 0, f"{name} is {found['status']}: {self.native(f'jobs/{name}/why')}"
 
-    def until_state(self, name: str, *states: str, seconds: float = 15) -> dict[str, Any]:
+    def until_state(self, name: str, *states: str, seconds: float = 60) -> dict[str, Any]:
         return until(
             lambda: (found := self.job(name))["status"] in states and found, seconds, f"{name} in {states}"
         )
@@ -197,7 +199,7 @@ class JobServer:
         return raw.decode() if isinstance(raw, bytes) else str(raw)
 
     def until_log(
-        self, name: str, text: str, seconds: float = 15, path: str = "user_logs/std_log.txt"
+        self, name: str, text: str, seconds: float = 60, path: str = "user_logs/std_log.txt"
     ) -> str:
         return until(
             lambda: (found := self.log(name, path)) and text in found and found,
@@ -249,7 +251,7 @@ class JobServer:
     # --- what is on disk and what runs
 
     def sql(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
-        with contextlib.closing(sqlite3.connect(self.home / "db" / "tidemill.db", timeout=10)) as db:
+        with contextlib.closing(sqlite3.connect(self.home / "db" / "tidemill.db", timeout=30)) as db:
             return db.execute(query, values).fetchall()
 
     def nodes(self) -> dict[str, int]:
@@ -307,7 +309,7 @@ class Follower(threading.Thread):
         self.problem = ""
 
     def run(self) -> None:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 100
         while self.end is None and time.monotonic() < deadline:
             try:
                 self._follow()
@@ -315,7 +317,7 @@ class Follower(threading.Thread):
                 self.breaks += 1
                 time.sleep(0.02)
 
-    def finished(self, seconds: float = 30) -> dict[str, Any]:
+    def finished(self, seconds: float = 60) -> dict[str, Any]:
         self.join(seconds)
         assert self.end is not None, (
             f"no end of the stream of {self._job} (last id {self.last!r}) {self.problem}"

@@ -29,7 +29,8 @@ def line(server: JobServer, token: str, path: str, **headers: str) -> Any:
     """`path` is below the workspace."""
     base = server.state["addresses"]["http"].replace("http://", "ws://")
     given = {"Authorization": f"Bearer {token}", **headers}
-    return connect(f"{base}/api/v1{server.workspace}/{path}", additional_headers=given, proxy=None)
+    where = f"{base}/api/v1{server.workspace}/{path}"
+    return connect(where, additional_headers=given, proxy=None, open_timeout=60)
 
 
 def refused(server: JobServer, token: str, path: str, **headers: str) -> tuple[int, dict[str, Any]]:

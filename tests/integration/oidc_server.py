@@ -8,7 +8,6 @@ import http.client
 import os
 import re
 import shutil
-import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,13 +35,15 @@ def install() -> None:
     PREFIX.mkdir(parents=True, exist_ok=True)
     with open(PREFIX / "install.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (PREFIX / "node_modules" / "oidc-provider").exists():
+        whole = PREFIX / f"whole-{VERSION}"  # an installation that was interrupted has its folders, too
+        if not whole.exists():
             argv = [npm, "install", "--no-audit", "--no-fund", "--prefix", str(PREFIX)]
             done = subprocess.run(
                 [*argv, f"oidc-provider@{VERSION}"], capture_output=True, text=True, timeout=300
             )
             if done.returncode:
                 raise Unavailable(f"npm could not install oidc-provider: {done.stderr[-500:]}")
+            whole.touch()
         # A module is found beside the packages that it imports.
         shutil.copy(Path(__file__).with_name("oidc_provider") / "provider.mjs", PREFIX / "provider.mjs")
 
@@ -51,19 +52,15 @@ def install() -> None:
 def running(redirect_uris: list[str]) -> Iterator[str]:
     """-> its issuer. Raises Unavailable naming what is missing."""
     install()
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port = int(sock.getsockname()[1])
-    argv = ["node", str(PREFIX / "provider.mjs"), str(port), SECRET, *redirect_uris]
+    argv = ["node", str(PREFIX / "provider.mjs"), SECRET, *redirect_uris]
     env = {**os.environ, "NODE_ENV": "test"}
     process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=env, text=True)
     try:
         assert process.stdout is not None
-        for line in process.stdout:  # ends with the process
-            if line.startswith("ready"):
-                break
-        assert process.poll() is None, "oidc-provider ended"
-        yield f"http://127.0.0.1:{port}"
+        # Its lines end with the process.
+        issuer = next((line.split()[1] for line in process.stdout if line.startswith("ready ")), None)
+        assert issuer is not None, "oidc-provider ended"
+        yield issuer
     finally:
         process.kill()
         process.wait()

@@ -71,7 +71,7 @@ class Deployments:
         status, body = self.shown(name)
         return body["properties"]["provisioningState"] if status == 200 else "gone"
 
-    def until(self, state: str, name: str = "blue", seconds: float = 40) -> None:
+    def until(self, state: str, name: str = "blue", seconds: float = 60) -> None:
         until(lambda: self.state(name) == state, seconds, f"{name} {state} (is {self.state(name)})")
 
     def error(self, name: str = "blue") -> dict[str, Any]:
@@ -101,7 +101,7 @@ class Deployments:
         body = json.dumps({"data": data})
         head = f"POST /score HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
         request = f"{head}Content-Type: application/json\r\nConnection: close\r\n\r\n{body}".encode()
-        answer = until(lambda: (said := self._ask(target, request))[0] != 503 and said, 20, "an answer")
+        answer = until(lambda: (said := self._ask(target, request))[0] != 503 and said, what="an answer")
         assert answer[0] == 200, answer
         return json.loads(answer[1])
 
@@ -135,7 +135,7 @@ class Deployments:
 
 
 @contextlib.contextmanager
-def dialed(home: Path, target: dict[str, Any], seconds: float = 20.0) -> Iterator[socket.socket]:
+def dialed(home: Path, target: dict[str, Any], seconds: float = 60.0) -> Iterator[socket.socket]:
     """A connection to an instance, by its node's agent; again while it is just starting."""
     end = time.monotonic() + seconds
     while True:
@@ -147,7 +147,7 @@ def dialed(home: Path, target: dict[str, Any], seconds: float = 20.0) -> Iterato
                 raise
             time.sleep(0.02)
     with sock:
-        sock.settimeout(20)
+        sock.settimeout(60)
         yield sock
 
 
@@ -164,7 +164,7 @@ def _dial(home: Path, target: dict[str, Any]) -> socket.socket:
     finally:
         os.close(directory)
     try:
-        sock.settimeout(5)
+        sock.settimeout(30)
         sock.connect(("127.0.0.1", target["port"]))
     except OSError:
         sock.close()

@@ -145,7 +145,7 @@ def test_losing_a_role_ends_a_stream_that_is_open(team):
     team.make("fay")
     ws = team.server.workspace
     team.cli("grant", "fay", "Reader")
-    code = "import time\nfor n in range(600): print('line', n, flush=True); time.sleep(0.1)"
+    code = "import time\nfor n in range(3000): print('line', n, flush=True); time.sleep(0.1)"
     team.server.submit("chatty", f'python3 -c "{code}"')
     connection = team.server.connection()
     try:
@@ -158,7 +158,7 @@ def test_losing_a_role_ends_a_stream_that_is_open(team):
         team.cli("revoke", "fay", "Reader")
         began = time.monotonic()
         rest = reply.read()  # until it is cut off
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < 30  # the job would go on for minutes
         assert b"event: end" not in rest
         assert team.server.job("chatty")["status"] == "Running"
     finally:
@@ -385,7 +385,7 @@ def test_what_everybody_may_ask_tells_nobody_which_workspaces_there_are(team):
 
 
 def test_questions_about_rights_are_no_writes(team):
-    newest = "/api/v1/activity?limit=1"
+    newest = "/api/v1/activity?who=ann&limit=1"
     before = team.server.call("GET", newest)[1]["value"][0]["seq"]
     body = {"action": "x/read"}
     assert team.status("ann", "POST", "/api/v1/access/explain", body) == 200

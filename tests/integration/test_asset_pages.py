@@ -295,12 +295,12 @@ def test_a_build_is_followed_while_it_goes_on(house: House) -> None:
     assert poll
     house.server.submit("fails", "true", environmentId="azureml:lost:1")
     assert house.server.wait("fails")["status"] == "Failed"
-    part = until(lambda: house.get("owner", poll[1].replace("&amp;", "&"), hx_request="true"))
+    part = house.get("owner", poll[1].replace("&amp;", "&"), hx_request="true")
     assert ">failed<" in part.html
     assert "tmnone" in part.html.partition('id="build-log"')[2]
     digest = house.server.job("fails")["environment_digest"]
     with FileLock(house.server.home / "envs" / ".locks" / digest) as held:
-        assert held.try_acquire()  # as if another process built it
+        until(held.try_acquire, what="the lock of a build that is over")  # as if another process built it
         house.server.submit("waits", "true", environmentId="azureml:lost:1")
         house.server.until_state("waits", "Preparing")
         part = house.get("owner", poll[1].replace("&amp;", "&"), hx_request="true")

@@ -59,13 +59,13 @@ class Writers:
     """Put and overwrite blobs all the time, as uploads do; each blob says its name in its bytes."""
 
     def __init__(self, server: JobServer) -> None:
-        self._server, self._stop, self.rounds = server, threading.Event(), 0
+        self._server, self._stop, self.rounds = server, threading.Event(), [0, 0]
         self._threads = [threading.Thread(target=self._write, args=(n,)) for n in range(2)]
 
     def __enter__(self) -> None:
         for thread in self._threads:
             thread.start()
-        until(lambda: self.rounds > 3, what="some writes")
+        until(lambda: min(self.rounds) > 1, what="some writes of each")
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
@@ -78,9 +78,9 @@ class Writers:
             while not self._stop.is_set():
                 for n in range(20):
                     name = f"busy/{number}/{n}"
-                    data = f"{name} {self.rounds}\n".encode() * 500
+                    data = f"{name} {self.rounds[number]}\n".encode() * 500
                     store.put_bytes(account, "azureml-blobstore", name, data)
-                self.rounds += 1
+                self.rounds[number] += 1
 
 
 def set_secret(server: JobServer) -> None:
@@ -150,7 +150,7 @@ def test_a_home_that_is_not_empty_is_refused(server: JobServer, backup: Path, tm
 
 def test_damage_is_found_before_anything_is_written(backup: Path, tmp_path: Path):
     raw = backup.read_bytes()
-    at = raw.index(b"busy/1/7 ", len(raw) // 2)  # in a blob
+    at = raw.index(b"\nbusy/1/7 ") + 1  # in a blob
     damaged = tmp_path / "damaged"
     for data, word in (
         (raw[:at] + b"BUSY" + raw[at + 4 :], "blobs/files/"),
@@ -207,13 +207,18 @@ def test_a_killed_backup_leaves_nothing_for_long(server: JobServer, tmp_path: Pa
     kept.mkdir()
     account = server.account()
     with server.blobs() as store:
-        for n in range(8):
-            store.put_bytes(account, "azureml-blobstore", f"big/{n}", os.urandom(1 << 20) * 8)
+        store.put_bytes(account, "azureml-blobstore", "endless", b"x")
+        (blob,) = store.list(account, "azureml-blobstore", "endless").blobs
+        file = store.path_of(blob)
     argv = [TIDEMILL, "--home", str(server.home), "backup", "create", "--to", str(kept)]
+    file.rename(tmp_path / "aside")
+    os.mkfifo(file)  # however fast it is, it does not get beyond this one
     process = subprocess.Popen(argv, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     until(lambda: list(kept.glob(".*.part")), what="a part of the backup")
     process.send_signal(signal.SIGKILL)
     process.wait()
+    file.unlink()
+    (tmp_path / "aside").rename(file)
     assert list(kept.glob("*.tidemill-backup")) == []
     done = server.cli("backup", "create", "--to", str(kept))
     assert done.returncode == 0, done.stderr

@@ -99,13 +99,14 @@ def test_what_was_acknowledged_survives_kills(tmp_path: Path) -> None:
     setup = BlobStore(tmp_path / "blobs", now)
     setup.ensure_container(ACCOUNT, CONTAINER)
     process, port = start_data_process(tmp_path)
+    first = _cpu_seconds(process.pid)
     sas = make_sas(key, ACCOUNT, CONTAINER, None, "rcw", now() + 3600 * 1_000_000)
     ending = threading.Event()
     writers = [Writer(number, tmp_path, port, sas, ending) for number in range(4)]
     for writer in writers:
         writer.start()
     chance = random.Random(7)
-    restarts: list[float] = []
+    waited: list[float] = []
     cpu: list[float] = []
     try:
         for _ in range(KILLS):
@@ -114,20 +115,20 @@ def test_what_was_acknowledged_survives_kills(tmp_path: Path) -> None:
             process.wait()
             began = time.monotonic()
             process, port = start_data_process(tmp_path, port)
-            restarts.append(time.monotonic() - began)
+            waited.append(time.monotonic() - began - _on_a_core_or_queued_for_one(process.pid))
             cpu.append(_cpu_seconds(process.pid))
         before = [dict(writer.known) for writer in writers]
         until(lambda: [writer.known for writer in writers] != before, what="a write after the last kill")
+        until(lambda: sum(len(writer.known) for writer in writers) > 20, what="that enough is written")
     finally:
         ending.set()
         for writer in writers:
             writer.join(30)
         stop(process)
-    assert sum(len(writer.known) for writer in writers) > 20
-    # Four writers and other tests share the cores with a start, so its wall time is judged by the best of
-    # ten; what it costs is judged each time.
-    assert min(restarts) < 1.0, restarts
-    assert max(cpu) < 0.6, cpu
+    # Four writers and other tests share the cores with a start, which makes neither it nor this test worse:
+    # it costs about what the first one did, before anything was written, and waits for nothing.
+    assert max(cpu) < 2 * first + 0.1, (first, cpu)
+    assert min(waited) < 0.5, waited
     for writer in writers:
         for name, digest in writer.known.items():
             data = setup.read_bytes(ACCOUNT, CONTAINER, name)
@@ -149,6 +150,12 @@ def test_what_was_acknowledged_survives_kills(tmp_path: Path) -> None:
 def _cpu_seconds(pid: int) -> float:
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _on_a_core_or_queued_for_one(pid: int) -> float:
+    """Seconds, of its first thread."""
+    ran, queued, _ = Path(f"/proc/{pid}/schedstat").read_text().split()
+    return (int(ran) + int(queued)) / 1e9
 
 
 def _no_file_is_lost_or_left(home: Path) -> None:

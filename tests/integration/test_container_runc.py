@@ -21,7 +21,7 @@ from tidemill.sandbox import cgroups, init
 pytestmark = [
     pytest.mark.kill,
     pytest.mark.root,
-    pytest.mark.timeout(120),
+    pytest.mark.timeout(300),
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root: runc makes containers of root's server alone"),
     pytest.mark.skipif(not init.program(os.uname().machine), reason="no init of ours for this machine"),
 ]
@@ -70,13 +70,13 @@ def test_a_group_from_its_creation_to_its_end(groups: Groups) -> None:
     del prepare["properties"]["resources"]
     prepare["properties"]["volumeMounts"] = IN_ROOM
     secure = [{"name": "GREETING", "value": "hi "}, {"name": "SECRET", "secureValue": "hush-runc"}]
-    web = python("web", WEB + "\n# marked-runc", ports=[{"port": 8080}], environmentVariables=secure)
+    web = python("web", WEB + f"\n# {groups.mark}", ports=[{"port": 8080}], environmentVariables=secure)
     side = container("side", "sh", "-c", "cat /room/word /room/uid; id -u; cat /keys/k; sleep 600")
     side["properties"]["volumeMounts"] = [*IN_ROOM, {"name": "keys", "mountPath": "/keys"}]
     volumes = [*ROOM, {"name": "keys", "secret": {"k": "a2V5Cg=="}}]
     groups.put("whole", web, side, initContainers=[prepare], volumes=volumes)
     groups.until_state("whole", "Running")
-    first = until(lambda: sandboxed._other(0, "marked-runc"), what="its process")  # pyright: ignore
+    first = until(lambda: sandboxed._other(0, groups.mark), what="its process")  # pyright: ignore
     assert parents_of(first).startswith(f"{init.PATH} ")
     until(lambda: "web is up" in groups.logs("whole", "web"))
     assert asked(groups, "whole") == b"hi hush-runc"
@@ -104,7 +104,7 @@ def test_a_group_from_its_creation_to_its_end(groups: Groups) -> None:
     assert asked(groups, "whole") == b"hi hush-runc"
     assert groups.view("whole", 1)["restartCount"] == 0
 
-    process = process_of("marked-runc")
+    process = process_of(groups.mark)
     gone(groups, "whole")
     until(lambda: not Path(f"/proc/{process}").exists(), what="its process's end")
     until(lambda: left_of(groups) == [], what="all of it to be gone")

@@ -223,8 +223,8 @@ try umount /proc
 try ls /proc/1/root/root
 echo x > /proc/sys/kernel/core_pattern && echo "core_pattern SUCCEEDED"
 for p in /proc/[0-9]*; do cat $p/cmdline 2>/dev/null | grep -a pytest && echo "pytest SUCCEEDED"; done
-printf 'CONNECT 127.0.0.1:{port} HTTP/1.1\\r\\n\\r\\n' | nc -w 3 127.0.0.1 3128
-printf 'GET http://0.0.0.0:{port}/metadata HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n' | nc -w 3 127.0.0.1 3128
+printf 'CONNECT 127.0.0.1:{port} HTTP/1.1\\r\\n\\r\\n' | nc -w 60 127.0.0.1 3128
+printf 'GET http://0.0.0.0:{port}/metadata HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n' | nc -w 60 127.0.0.1 3128
 true
 """
         found = await builds.build(
@@ -407,7 +407,7 @@ def running(words: str) -> bool:
     return False
 
 
-async def wait_for(condition: Callable[[], bool], seconds: float = 30) -> None:
+async def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end

@@ -73,7 +73,7 @@ def make(place: Path, local_index: None) -> Callable[..., EnvironmentBuilder]:
 
 
 def run_program(program: Path) -> str:
-    return subprocess.check_output([program], text=True, timeout=60)
+    return subprocess.check_output([program], text=True, timeout=120)
 
 
 def run(built: BuiltEnvironment, code: str, user: int | None = None) -> str:
@@ -81,7 +81,7 @@ def run(built: BuiltEnvironment, code: str, user: int | None = None) -> str:
         [built.python, "-I", "-c", code],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         user=user,
         cwd="/",
         check=False,
@@ -138,7 +138,7 @@ def test_ten_processes_get_one_build(place: Path, make: Callable[..., Environmen
     processes = [
         subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(4)
     ]
-    outputs = [process.communicate(timeout=60)[0] for process in processes]
+    outputs = [process.communicate(timeout=120)[0] for process in processes]
     assert [process.returncode for process in processes] == [0] * 4
     assert sum(output.count("Solving") for output in outputs) == 1
     assert make().is_built(make().key(SPEC))
@@ -243,7 +243,7 @@ async def test_the_last_one_who_cancels_stops_the_build(make: Callable[..., Envi
     builder, solving = make(), asyncio.Event()
     first = asyncio.create_task(builder.ensure(SPEC, lambda line: solving.set()))
     second = asyncio.create_task(builder.ensure(SPEC, lambda line: None))
-    await asyncio.wait_for(solving.wait(), 20)
+    await asyncio.wait_for(solving.wait(), 60)
     first.cancel()
     with pytest.raises(asyncio.CancelledError):
         await first
@@ -277,7 +277,7 @@ async def test_a_killed_server_leaves_only_what_is_swept(
     assert len(list((place / "envs").glob(".tmp-*"))) == 1
     assert builder.list() == []
     with FileLock(place / "envs" / ".locks" / builder.key(SPEC)) as held:
-        await asyncio.wait_for(held.acquire(lambda: None), 20)  # until the kernel has killed its uv
+        await asyncio.wait_for(held.acquire(lambda: None), 60)  # until the kernel has killed its uv
         assert builder.sweep() == 0, "a tree whose lock is held is being built"
     assert builder.sweep() == 1
     assert not list((place / "envs").glob(".tmp-*"))
@@ -334,7 +334,7 @@ def test_a_full_disk_is_named_and_leaves_nothing(place: Path, local_index: None)
         ["unshare", "--mount", "sh", "-c", script, code],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )
     if "mount" in answer.stderr and answer.returncode == 32:

@@ -1,8 +1,9 @@
 // A certified OpenID Connect provider on loopback, for tests. Its built-in pages take any login; the login is
-// the subject. argv: port, client secret, then redirect URIs.
+// the subject. argv: client secret, then redirect URIs. Prints "ready ISSUER" once it answers.
+import { createServer } from "node:http";
 import { Provider } from "oidc-provider";
 
-const [port, secret, ...redirectUris] = process.argv.slice(2);
+const [secret, ...redirectUris] = process.argv.slice(2);
 const people = {
   ann: { email: "ann@example.org", email_verified: true, name: "Ann Lee", groups: ["ml-team", "all"] },
   bob: { email: "bob@example.org", email_verified: false, name: "Bob", groups: [] },
@@ -10,7 +11,7 @@ const people = {
   kim: { email: "kim@example.org", email_verified: true, name: "Kim", groups: [] },
 };
 
-const provider = new Provider(`http://127.0.0.1:${port}`, {
+const options = {
   clients: [{ client_id: "tidemill", client_secret: secret, redirect_uris: redirectUris }],
   claims: { openid: ["sub"], email: ["email", "email_verified"], profile: ["name"], groups: ["groups"] },
   scopes: ["openid", "email", "profile", "groups"],
@@ -20,5 +21,10 @@ const provider = new Provider(`http://127.0.0.1:${port}`, {
   },
   cookies: { keys: ["for tests only"] },
   features: { devInteractions: { enabled: true } },
+};
+const server = createServer();
+server.listen(0, "127.0.0.1", () => {
+  const issuer = `http://127.0.0.1:${server.address().port}`;
+  server.on("request", new Provider(issuer, options).callback());
+  console.log(`ready ${issuer}`);
 });
-provider.listen(Number(port), "127.0.0.1", () => console.log("ready"));
