@@ -240,9 +240,8 @@ def _find_or_start_data(
         side.terminate(found["pid"], side.STOP_S)
     remembered = config.ports.get("data", 0)
     asked = _asked(options.data_port, remembered, DATA_PORT)
-    probe = listen(asked, "--data-port", remembered=remembered, others=config.listening.addresses)
-    data = side.Supervised(side.DATA, home, {"port": _port(probe)}, changed)
-    _close(probe)
+    sockets = listen(asked, "--data-port", remembered=remembered, others=config.listening.addresses)
+    data = side.Supervised(side.DATA, home, {"port": _port(sockets)}, changed, sockets={"port": sockets})
     data.start()
     return data
 
@@ -269,9 +268,8 @@ def _find_or_start_gateway(
     last = config.ports.get("gateway_http", 0) or _after(_port(https))
     http = listen(0, "--gateway-port", remembered=last, both=False)
     ports = {"port": _port(https), "http_port": _port(http)}
-    _close(https)
-    _close(http)
-    gateway = side.Supervised(side.GATEWAY, home, ports, changed, flags)
+    sockets = {"port": https, "http_port": http}
+    gateway = side.Supervised(side.GATEWAY, home, ports, changed, flags, sockets)
     gateway.start()
     return gateway
 

@@ -56,7 +56,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         config = read_config(Home(home))
         listening = config.listening if config is not None else Listening()
-        sockets = listen(options.port, "--data-port", others=listening.addresses)
+        sockets = side.given(options.sockets).get("port") or listen(
+            options.port, "--data-port", others=listening.addresses
+        )
     except TidemillError as error:
         print(error.message, file=sys.stderr)
         return EXIT_PORT_TAKEN
@@ -74,6 +76,7 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="tidemill.server.data_process")
     parser.add_argument("--home", type=Path, required=True)
     parser.add_argument("--port", type=int, default=8445, help="0 takes a free one")
+    parser.add_argument("--sockets", default="", help="of control: JSON, descriptors that listen there")
     parser.add_argument("--state", type=Path, help="where pid and port are written (home/data.json)")
     return parser.parse_args(argv)
 

@@ -69,8 +69,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         config = read_config(Home(home))
         listening = config.listening if config is not None else Listening()
-        https = listen(options.port, "--gateway-port", others=listening.addresses)
-        http = listen(options.http_port, "--gateway-http-port", both=False)
+        given = side.given(options.sockets)
+        https = given.get("port") or listen(options.port, "--gateway-port", others=listening.addresses)
+        http = given.get("http_port") or listen(options.http_port, "--gateway-http-port", both=False)
     except TidemillError as error:
         print(error.message, file=sys.stderr)
         return EXIT_PORT_TAKEN
@@ -89,6 +90,7 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--home", type=Path, required=True)
     parser.add_argument("--port", type=int, default=8446, help="0 takes a free one")
     parser.add_argument("--http-port", type=int, default=8447, help="of loopback only; 0 takes a free one")
+    parser.add_argument("--sockets", default="", help="of control: JSON, descriptors that listen there")
     parser.add_argument("--helped", action="store_true", help="nodes are the privileged helper's")
     return parser.parse_args(argv)
 

@@ -11,10 +11,11 @@ import logging
 import logging.handlers
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,17 @@ def log_to(path: Path, own: logging.Logger) -> None:
     own.setLevel(logging.INFO)
 
 
+def given(words: str) -> dict[str, list[socket.socket]]:
+    """The sockets that it was started with (`--sockets`), by the names of its ports; none for ""."""
+    found = {
+        name: [socket.socket(fileno=fd) for fd in fds] for name, fds in json.loads(words or "{}").items()
+    }
+    for sock in (sock for sockets in found.values() for sock in sockets):
+        sock.set_inheritable(False)
+        sock.setblocking(False)
+    return found
+
+
 # --- as control sees it
 
 
@@ -123,7 +135,8 @@ def is_held(home: Path, kind: Kind) -> bool:
 
 class Supervised:
     """One process beside control. `ports`: by their names in `kind`; `flags`: what it is started with
-    besides; `on_change(pid)` is called after each restart."""
+    besides; `on_change(pid)` is called after each restart. `sockets` listen on these ports, for its first
+    start: nobody else can have the ports meanwhile."""
 
     def __init__(
         self,
@@ -132,11 +145,13 @@ class Supervised:
         ports: Mapping[str, int],
         on_change: Callable[[int], None],
         flags: tuple[str, ...] = (),
+        sockets: Mapping[str, Sequence[socket.socket]] | None = None,
     ) -> None:
         self._kind = kind
         self._home = home
         self._on_change = on_change
         self._flags = flags
+        self._sockets = dict(sockets or {})
         self._watch: asyncio.Task[None] | None = None
         self._log = logging.getLogger(f"tidemill.{kind.name}")
         self.ports = dict(ports)
@@ -144,7 +159,12 @@ class Supervised:
 
     def start(self) -> None:
         """Spawns it; `ready` waits until it listens."""
-        self.pid = spawn(self._kind, self._home, self.ports, self._flags)
+        sockets, self._sockets = self._sockets, {}
+        try:
+            self.pid = spawn(self._kind, self._home, self.ports, self._flags, sockets)
+        finally:
+            for sock in (sock for found in sockets.values() for sock in found):
+                sock.close()
 
     async def ready(self) -> None:
         """Returns once it serves. Raises TidemillError when it ends, or after READY_S."""
@@ -185,14 +205,28 @@ class Supervised:
         await asyncio.to_thread(terminate, self.pid, STOP_S)
 
 
-def spawn(kind: Kind, home: Home, ports: Mapping[str, int], flags: tuple[str, ...] = ()) -> int:
-    """Starts one in a session of its own. -> pid."""
+def spawn(
+    kind: Kind,
+    home: Home,
+    ports: Mapping[str, int],
+    flags: tuple[str, ...],
+    sockets: Mapping[str, Sequence[socket.socket]],
+) -> int:
+    """Starts one in a session of its own, on `sockets` where there are some. -> pid."""
     with open(home.logs / kind.log, "ab") as log:
         argv = [sys.executable, "-m", kind.module, "--home", str(home.root), *flags]
         for name, flag in kind.ports.items():
             argv += [flag, str(ports[name])]
+        fds = {name: [sock.fileno() for sock in found] for name, found in sockets.items()}
+        if fds:
+            argv += ["--sockets", json.dumps(fds)]
         child = subprocess.Popen(
-            argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, close_fds=True
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            pass_fds=[fd for found in fds.values() for fd in found],
         )
     child.returncode = 0  # reaped by wait_exit or terminate, not by Popen
     return child.pid
