@@ -7,7 +7,8 @@ import os
 from pathlib import Path
 
 SAYS = "echo pid $$ $(readlink /proc/self/ns/pid)"  # what a job writes first, for `said`
-WAITS = SAYS + "; trap go=1 USR1; until [ $go ]; do sleep 0.05; done; "  # until that process gets USR1
+# Until that process gets USR1, which it takes from before it says so.
+WAITS = "trap go=1 USR1; " + SAYS + "; until [ $go ]; do sleep 0.05; done; "
 
 
 def said(log: str) -> int:

@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 from jobserver import JobServer, until
@@ -45,19 +46,22 @@ def small(tmp_path: Path) -> Iterator[JobServer]:
 def full(server: JobServer) -> Iterator[None]:
     filler = server.home.parent / "filler"
     try:
-        with open(filler, "wb", buffering=0) as file, contextlib.suppress(OSError):
-            size = 1 << 20
-            while True:
-                try:
-                    file.write(bytes(size))
-                except OSError:
-                    if size == 1:
-                        raise
-                    size = max(size // 16, 1)
-        assert shutil.disk_usage(server.home).free == 0
+        with open(filler, "wb", buffering=0) as file:
+            until(lambda: fill(file) and shutil.disk_usage(server.home).free == 0, what="a full disk")
         yield
     finally:
         filler.unlink()
+
+
+def fill(file: BinaryIO) -> bool:
+    """Writes as much as there is room for. The server beside it may take or give room meanwhile."""
+    size = 1 << 20
+    while size:
+        try:
+            file.write(bytes(size))
+        except OSError:
+            size //= 16
+    return True
 
 
 def on(server: JobServer) -> dict:

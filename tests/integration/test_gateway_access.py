@@ -5,9 +5,11 @@ from __future__ import annotations
 import base64
 import http.client
 import json
+import re
 import ssl
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -123,7 +125,11 @@ def test_limits_are_properties_of_the_endpoint(door: Door) -> None:
     status, answer = door.server.arm("PUT", "onlineEndpoints/keyed", body)
     assert status in (200, 201), answer
     key = door.server.arm("POST", "onlineEndpoints/keyed/listKeys")[1]["primaryKey"]
-    until(lambda: door.ask("keyed", key)[0] == 429, 5, "the rate's end")
+    with ThreadPoolExecutor(8) as callers:  # one after another they may be slower than the rate
+        until(
+            lambda: any(one[0] == 429 for one in callers.map(lambda _: door.ask("keyed", key), range(8))),
+            what="the rate's end",
+        )
     body["properties"]["properties"] = {"tidemill.requestsPerSecond": "often"}
     status, answer = door.server.arm("PUT", "onlineEndpoints/keyed", body)
     assert status == 400
@@ -134,8 +140,7 @@ def test_nothing_of_it_is_in_a_log_or_in_the_table(door: Door) -> None:
     keys = door.server.arm("POST", "onlineEndpoints/keyed/listKeys")[1]
     door.ask("keyed", keys["primaryKey"])
     log = door.server.home / "logs" / "gateway-access.log"
-    line = until(lambda: log.exists() and log.read_text(), 5, "the access log")
-    assert "/keyed/score 404" in line or "/keyed/score 429" in line
+    until(lambda: re.search(r"/keyed/score (404|429)", log.read_text()), what="the access log")
     for file in (log, log.with_name("gateway.log"), door.server.home / "serving" / "routes.json"):
         text = file.read_text()
         assert not any(key in text for key in (keys["primaryKey"], keys["secondaryKey"], door.server.token()))

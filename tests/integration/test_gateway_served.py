@@ -114,7 +114,7 @@ def test_who_may_not_is_told_why(called: Caller) -> None:
     )
     assert status in (200, 202), answer
     old = called.keys[1]
-    until(lambda: called.ask(1, key=old)[0] == 401, 2.0, "the end of the old key")
+    until(lambda: called.ask(1, key=old)[0] == 401, what="the end of the old key")
     called.keys = called._keys()
     assert called.ask(1, key=called.keys[1])[0] == 200
 
@@ -126,4 +126,4 @@ def test_it_goes_on_without_control_and_comes_back_itself(called: Caller) -> Non
     os.kill(gateway, signal.SIGKILL)
     called.server.start()
     assert not alive(gateway)
-    until(lambda: called.ask(1, 2)[0] == 200, 5, "an answer of the new gateway")
+    until(lambda: called.ask(1, 2)[0] == 200, what="an answer of the new gateway")

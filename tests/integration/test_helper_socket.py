@@ -15,6 +15,7 @@ import pytest
 from asserver import in_a_child, need_dropping
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from jobserver import until
 
 from tidemill.helper.door import MOST_BYTES
 from tidemill.sandbox import uids
@@ -160,7 +161,8 @@ def test_descriptors_that_nobody_asked_for(home: Path) -> None:
     before = held()
     for answer in by_user(home, send):
         assert "descriptors" in answer["refused"]
-    assert held() == before
+    # It closes its end a moment after it has answered.
+    until(lambda: all(now <= were for now, were in zip(held(), before, strict=True)), what="as few as before")
 
 
 def test_whoever_says_nothing_holds_nobody_up_for_long(home: Path) -> None:

@@ -52,11 +52,11 @@ def tried(do):
         return "refused " + type(error).__name__ + " " + str(error)[:60]
 def connect(family, to):
     with socket.socket(family) as s:
-        s.settimeout(3)
+        s.settimeout(60)
         s.connect(to)
         return "connected"
 def asked():
-    with socket.create_connection(("127.0.0.1", 3128), 5) as s:
+    with socket.create_connection(("127.0.0.1", 3128), 60) as s:
         s.sendall(b"CONNECT 127.0.0.1:{server.getsockname()[1]} HTTP/1.1\\r\\n\\r\\n")
         return s.recv(100).decode()
 def attack():
@@ -192,7 +192,7 @@ def attack():
     work.cancel()
     with pytest.raises(asyncio.CancelledError):
         await work
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while processes_with(mark):
         assert time.monotonic() < deadline, "processes of a cancelled build live on"
         await asyncio.sleep(0.05)
@@ -227,7 +227,7 @@ def attack():
         await asyncio.sleep(0.05)
     server.kill()
     await server.wait()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     builder = make()
     while processes_with(mark) or builder.sweep() == 0:
         assert time.monotonic() < deadline, "processes of a killed server's build live on"
@@ -319,6 +319,7 @@ UID = 64_004
 
 
 @pytest.mark.root
+@pytest.mark.timeout(400)
 def test_the_same_on_a_server_of_an_ordinary_user():
     """Attacks of this module, once more, by a user whom nothing but user namespaces helps."""
     if os.geteuid() != 0:
@@ -331,7 +332,7 @@ def test_the_same_on_a_server_of_an_ordinary_user():
     os.chown(folder, UID, UID)
     root = str(Path(__file__).resolve().parents[2])
     binds = [(root, False), (sys.base_prefix, False), (sys.prefix, False), (folder, True)]
-    argv = [__file__, "-q", "-p", "no:cacheprovider", "--basetemp", f"{folder}/pytest", "--timeout", "90"]
+    argv = [__file__, "-q", "-p", "no:cacheprovider", "--basetemp", f"{folder}/pytest", "--timeout", "300"]
     argv += ["-k", "finds_nothing or another_build_reads or leaves_behind or processes_are"]
     environ = {**os.environ, "HOME": folder, "PYTHONPATH": f"{root}/src", "PYTHONDONTWRITEBYTECODE": "1"}
     environ.pop("TMPDIR", None)
@@ -340,7 +341,7 @@ def test_the_same_on_a_server_of_an_ordinary_user():
             [sys.executable, "-c", AS_A_USER, str(UID), json.dumps(binds), *argv],
             capture_output=True,
             text=True,
-            timeout=110,
+            timeout=360,
             env=environ,
             cwd=root,
             check=False,

@@ -73,7 +73,8 @@ def attack():
             except OSError:
                 pass
             time.sleep(0.001)
-    time.sleep(0.2)
+    while not os.path.islink(box + "/tree"):
+        time.sleep(0.01)
     return dict(done=True)
 """,
     )

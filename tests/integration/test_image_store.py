@@ -298,7 +298,7 @@ async def test_who_cancels_last_stops_the_pull(make, layout: Layout, tmp_path: P
 
     monkeypatch.setattr(pulling, "unpack", slow)
     task = asyncio.create_task(make().ensure(parse_reference(f"oci:{layout.path}:two"), "ws", None, quiet))
-    await asyncio.wait_for(started.wait(), 20)
+    await asyncio.wait_for(started.wait(), 60)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -324,7 +324,7 @@ def killed_half_way(images: Path, image: str) -> None:
     argv = [sys.executable, "-c", KILLED, str(images), image]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        assert process.stdout.readline() == "half\n"
+        assert "half\n" in process.stdout  # and reads no further
         process.send_signal(signal.SIGKILL)
 
 

@@ -119,7 +119,7 @@ class TierServer(JobServer):
                 start_new_session=True,
             )
         os.close(write_end)
-        said = launch._read_line(read_end, 30)
+        said = launch._read_line(read_end, 60)
         os.close(read_end)
         assert said, (self.home.parent / "control.out").read_text()
         self.state = said["ready"]
@@ -237,7 +237,7 @@ def test_a_tier_blocks_what_its_report_says_and_nothing_else(tier, tmp_path: Pat
         "server_pid": server.state["pid"],
     }
     for team in ("a", "b"):
-        server.cluster(f"team-{team}", high=1)
+        server.cluster(f"team-{team}", high=1, idle="PT30M")  # its node is looked at in the end
     try:
         job(server, "victim", "victim", "team-a", target)
         _, pid, space = server.until_log("victim", "ready").split()
@@ -313,7 +313,7 @@ def test_an_end_is_told_as_it_was(tier) -> None:
 def test_somebody_who_looks_inside_is_the_job(tier) -> None:
     name, server = tier
     where = f"looked-at-{name}"
-    command = "id -u; readlink /proc/self/ns/mnt /proc/self/ns/net; echo up; sleep 60"
+    command = "id -u; readlink /proc/self/ns/mnt /proc/self/ns/net; echo up; sleep 600"
     server.cluster("visited", high=1)
     server.submit(where, command, computeId=f"{server.workspace}/computes/visited")
     said = server.until_log(where, "up").removesuffix("up\n")

@@ -47,13 +47,15 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[JobServer]:
 def job(server: JobServer) -> str:
     files = {"tensorboard/__init__.py": "", "tensorboard/main.py": STAND_IN}
     command = "mkdir -p outputs/tb; echo curves > outputs/tb/page; echo up; sleep 600"
-    return server.submit(
+    name = server.submit(
         "served",
         command,
         codeId=server.code("board", files),
         computeId=f"{server.workspace}/computes/cpu",
         services=SERVICES,
     )
+    server.until_log(name, "up")  # the board's page is there
+    return name
 
 
 def listed(server: JobServer, job: str) -> dict[str, Any]:
@@ -69,7 +71,7 @@ def settled(server: JobServer, job: str) -> dict[str, Any]:
         states = {found[name]["status"] for name in found if name != "own"}
         return found if found and "Starting" not in states else None
 
-    return until(look, 30, "the services' states")
+    return until(look, what="the services' states")
 
 
 def test_states_and_reasons(server: JobServer, job: str) -> None:
@@ -116,11 +118,11 @@ def test_it_is_reached_by_its_name(server: JobServer, job: str) -> None:
         said = process.stdout.readline()
         address = re.search(r"http://127\.0\.0\.1:\d+/", said)
         assert address, said
-        with urllib.request.urlopen(f"{address[0]}page", timeout=20) as reply:
+        with urllib.request.urlopen(f"{address[0]}page", timeout=60) as reply:
             assert reply.read() == b"curves\n"
     finally:
         process.send_signal(signal.SIGINT)
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
     assert "add jupyterlab" in server.cli("port-forward", job, "lab").stderr
     assert "no service 'none'" in server.cli("port-forward", job, "none").stderr
     assert f"tidemill ssh {job}" in server.cli("port-forward", job, "shell").stderr
@@ -130,8 +132,8 @@ def test_it_outlives_the_server_and_not_the_job(server: JobServer, job: str) -> 
     settled(server, job)
     server.kill()
     server.start()
-    found = until(lambda: listed(server, job), what="the services after a restart")
-    assert found["board"]["status"] == "Running"
+    assert until(lambda: listed(server, job), what="the services after a restart")
+    assert settled(server, job)["board"]["status"] == "Running"
     pid = "pgrep -f tensorboard.main || ls /proc | grep '^[0-9]*$' | wc -l"
     assert server.cli("ssh", job, "--", "sh", "-c", pid).returncode == 0
     server.cancel(job)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 from collections.abc import Iterator
 
 import pytest
-from jobserver import JobServer
+from jobserver import JobServer, until
 
-from pidspace import SAYS, said
+from pidspace import SAYS, WAITS, said
 
 # A rendezvous as PyTorch's: rank 0 listens at MASTER_ADDR:MASTER_PORT until everyone has said its rank.
 MEET = """
@@ -27,7 +28,7 @@ if me["RANK"] == 0:
     for peer in peers:
         peer.sendall(b"go")
 else:
-    until = time.monotonic() + 20
+    until = time.monotonic() + 60
     while True:
         try:
             peer = socket.create_connection(where)
@@ -38,6 +39,29 @@ else:
     peer.sendall(str(me["RANK"]).encode())
     assert peer.recv(2) == b"go"
     print("went")
+"""
+
+# A parameter server runs for ever: it is ended when the workers are done, which is once all four have met.
+FLOW = """
+import json, os, socket, time
+print(os.environ["TF_CONFIG"], flush=True)
+told = json.loads(os.environ["TF_CONFIG"])
+host, port = told["cluster"]["ps"][0].split(":")
+if told["task"]["type"] == "ps":
+    server = socket.create_server((host, int(port)))
+    workers = [server.accept()[0] for _ in told["cluster"]["worker"]]
+    for worker in workers:
+        worker.sendall(b"go")
+    time.sleep(600)
+until = time.monotonic() + 60
+while True:
+    try:
+        server = socket.create_connection((host, int(port)))
+        break
+    except OSError:
+        assert time.monotonic() < until
+        time.sleep(0.02)
+assert server.recv(2) == b"go"
 """
 
 
@@ -80,9 +104,8 @@ def test_pytorch_two_nodes_two_processes_each(jobs):
 
 def test_tensorflow_is_told_its_cluster(jobs):
     distribution = {"distributionType": "TensorFlow", "workerCount": 3, "parameterServerCount": 1}
-    # A parameter server runs for ever: it is ended when the workers are done.
-    command = 'echo "$TF_CONFIG"; case "$TF_CONFIG" in *\'"type": "ps"\'*) sleep 300;; *) sleep 0.5;; esac'
-    jobs.submit("flow", command, **spread(jobs, 2, distribution))
+    code = jobs.code("flow", {"flow.py": FLOW})
+    jobs.submit("flow", "python3 flow.py", codeId=code, **spread(jobs, 2, distribution))
     job = jobs.wait("flow")
     said = logs(jobs, "flow")
     assert job["status"] == "Completed", said
@@ -97,8 +120,9 @@ def test_tensorflow_is_told_its_cluster(jobs):
 
 def test_one_failing_rank_stops_the_others(jobs):
     distribution = {"distributionType": "PyTorch", "processCountPerInstance": 2}
-    command = "echo rank $RANK; [ $RANK != 2 ] || { sleep 0.3; echo broken >&2; exit 7; }; sleep 300"
-    jobs.submit("breaks", command, **spread(jobs, 2, distribution))
+    code = jobs.code("breaks", {"meet.py": MEET})  # all of them run when one breaks
+    command = "python3 meet.py; [ $RANK != 2 ] || { echo broken >&2; exit 7; }; sleep 300"
+    jobs.submit("breaks", command, codeId=code, **spread(jobs, 2, distribution))
     job = jobs.wait("breaks")
     assert (job["status"], job["exit_code"]) == ("Failed", 7)
     assert "Rank 2" in job["error"]["message"]
@@ -114,12 +138,12 @@ def test_two_nodes_without_a_distribution_run_the_command_on_each(jobs):
 
 
 def test_a_gang_waits_until_it_fits_whole(jobs):
-    jobs.submit("single", "sleep 1.5", **spread(jobs, 1))
-    jobs.until_state("single", "Running")
+    jobs.submit("single", WAITS + "exit 0", **spread(jobs, 1))
+    pid = said(jobs.until_log("single", "\n"))
     jobs.submit("gang", "echo on", **spread(jobs, 2))
-    why = jobs.native("jobs/gang/why")["sentence"]
-    assert "2 nodes" in why
+    until(lambda: "2 nodes" in jobs.native("jobs/gang/why")["sentence"], what="that it waits for 2 nodes")
     assert jobs.job("gang")["attempts_list"] == []
+    os.kill(pid, signal.SIGUSR1)
     assert jobs.wait("gang")["status"] == "Completed"
 
 
@@ -136,7 +160,7 @@ def test_cancel_ends_every_rank(jobs):
 def test_mpi(jobs):
     distribution = {"distributionType": "Mpi", "processCountPerInstance": 2}
     jobs.submit("mpi", "echo rank $OMPI_COMM_WORLD_RANK", **spread(jobs, 1, distribution))
-    job = jobs.wait("mpi", 60)
+    job = jobs.wait("mpi")
     if shutil.which("mpirun"):
         assert job["status"] == "Completed", jobs.log("mpi")
         assert sorted(jobs.log("mpi").splitlines()) == ["rank 0", "rank 1"]

@@ -12,6 +12,7 @@ from imagemaker import PASSWORD, PYTHON_ENV, USER, Layer, Layout, busybox, need,
 from jobserver import JobServer
 from wheelmaker import wheel
 
+pytestmark = pytest.mark.timeout(300)
 MODEL = "azureml://datastores/workspaceblobstore/paths/out/model"
 
 
@@ -60,7 +61,7 @@ def messages(job: dict[str, Any]) -> str:
 
 
 def run(
-    jobs: JobServer, name: str, command: str, env: str, seconds: float = 60, **more: Any
+    jobs: JobServer, name: str, command: str, env: str, seconds: float = 120, **more: Any
 ) -> dict[str, Any]:
     jobs.submit(name, command, environmentId=env, **more)
     return jobs.wait(name, seconds)
@@ -142,7 +143,7 @@ def test_from_a_registry_with_a_connection(jobs: JobServer, layout: Layout, tmp_
         for index in range(3):
             jobs.submit(f"private-many-{index}", "cat /etc/os-release", environmentId=env)
         for index in range(3):
-            job = jobs.wait(f"private-many-{index}", 60)
+            job = jobs.wait(f"private-many-{index}", 120)
             assert job["status"] == "Completed", job["error"]
             assert "ID=tiny" in jobs.log(job["name"])
         missing = run(jobs, "private-2", "true", environment(jobs, "typo", image=f"{address}/team/tiny:2"))

@@ -14,6 +14,8 @@ from jobserver import JobServer
 
 CONDA = "name: x\ndependencies:\n  - python\n  - pip\n  - pip:\n    - six==1.16.0\n"
 
+pytestmark = pytest.mark.timeout(300)
+
 
 def wheel(directory: Path, name: str, version: str, code: str) -> Path:
     info = f"{name}-{version}.dist-info"
@@ -63,7 +65,7 @@ def code(jobs: JobServer, tmp_path_factory: pytest.TempPathFactory) -> str:
 def run(jobs: JobServer, name: str, command: str, code: str, **more: str) -> list[str]:
     environment = f"{jobs.workspace}/environments/six/versions/1"
     jobs.submit(name, command, **{"codeId": code, "environmentId": environment, **more})
-    job = jobs.wait(name, 120)
+    job = jobs.wait(name, 250)
     log = jobs.log(name)
     assert job["status"] == "Completed", log
     return log.splitlines()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -85,7 +84,7 @@ def test_at_once_ends_them_here_and_in_the_data_process(server: JobServer) -> No
         context = ssl.create_default_context(cafile=variables["SSL_CERT_FILE"])
         try:
             with urllib.request.urlopen(
-                urllib.request.Request(url, headers=headers), timeout=10, context=context
+                urllib.request.Request(url, headers=headers), timeout=60, context=context
             ) as got:
                 return got.status
         except urllib.error.HTTPError as error:
@@ -98,9 +97,7 @@ def test_at_once_ends_them_here_and_in_the_data_process(server: JobServer) -> No
     assert server.call("GET", "/api/v1/status")[0] == 401
     server._token = ""
     assert blob(server.token()) == 200
-    end = time.monotonic() + 10
-    until(lambda: blob(old) == 401 or time.monotonic() > end, what="the refusal of the old token")
-    assert blob(old) == 401
+    until(lambda: blob(old) == 401, what="the refusal of the old token")
 
 
 def test_storage_keys_roll_like_key1_and_key2(server: JobServer) -> None:

@@ -73,8 +73,8 @@ def get(
     context = ssl.create_default_context(cafile=None if home is None else str(home / "tls" / "ca.pem"))
     if home is None:
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    raw = socket.create_connection((at, port), timeout=10)
-    connection = http.client.HTTPConnection(at, port, timeout=10)
+    raw = socket.create_connection((at, port), timeout=60)
+    connection = http.client.HTTPConnection(at, port, timeout=60)
     connection.sock = context.wrap_socket(raw, server_hostname=host or "localhost")
     try:
         connection.request("GET", path, headers={"Host": f"{host or at}:{port}"})

@@ -88,7 +88,7 @@ def test_deployments_end_with_it_and_are_known_afterwards(docker: Docker, tmp_pa
     running = docker.state("ep.blue")["Pid"]
     assert alive(running)
     os.kill(docker.pid, signal.SIGKILL)
-    until(lambda: not alive(running), 15, "the end of the deployment")
+    until(lambda: not alive(running), what="the end of the deployment")
     assert docker.cli("up").returncode == 0
     assert docker.state("ep.blue")["Status"] == "exited"
     assert docker.ask("POST", "/containers/ep.blue/start")[0] == 204

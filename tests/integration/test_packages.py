@@ -126,7 +126,7 @@ def test_serve_answers_the_same(place: Place) -> None:
     process = subprocess.Popen(words, cwd=place.work, stderr=subprocess.DEVNULL)
 
     try:
-        assert until(lambda: answer(port), 30, "an answer") == ANSWER
+        assert until(lambda: answer(port), what="an answer") == ANSWER
     finally:
         process.send_signal(signal.SIGINT)
         process.wait(30)
@@ -281,7 +281,7 @@ def test_a_container_group_runs_it(place: Place, first: dict[str, Any]) -> None:
         done = place.server.cli(*words, timeout=60, cwd=place.work)
         return done.stdout if done.returncode == 0 else ""
 
-    said = until(asked, 40, "an answer of the group")
+    said = until(asked, 90, "an answer of the group")
     assert json.loads(said.strip()[2:-1]) == ANSWER
     told = place.cli("package", "delete", "--name", "first", "--version", "1", "--yes", fails=True)
     assert "in use by container group 'packed'" in told
@@ -391,10 +391,10 @@ def test_a_package_that_is_deleted_while_it_is_made_is_gone(place: Place, first:
     assert status == 202
     until(lambda: list(making.glob("make-*/layout/blobs/sha256/.layer-*")), 60, "a layer half written")
     place.cli("package", "delete", "--name", "gone", "--version", "1", "--yes")
-    until(lambda: not list(making.iterdir()), 20, "the end of what was being made")
+    until(lambda: not list(making.iterdir()), what="the end of what was being made")
     assert place.state("gone") == ""
     kept = len(json.loads(place.cli("package", "list", "-o", "json")))
-    until(lambda: place.containers() == kept, 20, "no container but those of packages")
+    until(lambda: place.containers() == kept, what="no container but those of packages")
 
 
 def test_made_anew_it_is_the_same_bytes(place: Place, first: dict[str, Any]) -> None:

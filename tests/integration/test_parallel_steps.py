@@ -79,7 +79,7 @@ def submit(server: JobServer, name: str, body: dict[str, Any]) -> str:
     }
     status, answer = server.arm("PUT", f"jobs/{name}", {"properties": asked})
     assert status == 201, answer
-    children = until(lambda: server.native(f"jobs?parent={name}&limit=9")["value"], 20)
+    children = until(lambda: server.native(f"jobs?parent={name}&limit=9")["value"])
     return str(children[0]["name"])
 
 
@@ -95,7 +95,7 @@ EXPECTED = [f"i{number:02} v{number}" for number in range(FILES)]
 def test_batches_on_two_nodes(server: JobServer) -> None:
     body = step(server, resources={"instance_count": 2}, max_concurrency_per_instance=2)
     name = submit(server, "two", body)
-    server.wait("two", 60)
+    server.wait("two", 90)
     job = server.job(name)
     assert job["status"] == "Completed", job["error"]["message"]
     assert rows(server, job) == EXPECTED
@@ -129,20 +129,20 @@ def finished(server: JobServer, name: str, least: int, most: int = FILES // 2 - 
         now = server.job(name)["parallel"]
         return now["finished"] if now and now["finished"] >= least else 0
 
-    found = until(enough, 30, f"{least} batches")
+    found = until(enough, what=f"{least} batches")
     assert found <= most, "it was too fast to be killed in the middle"
     return found
 
 
 def test_the_server_is_killed_and_nothing_is_done_twice(server: JobServer) -> None:
-    body = step(server, "--pause 0.2", max_concurrency_per_instance=2)
+    body = step(server, "--pause 0.3", max_concurrency_per_instance=2)
     name = submit(server, "serverless-for-a-while", body)
     before = finished(server, name, 3)
     server.kill()
     time.sleep(0.5)  # batches go on meanwhile; what they made waits for the server
     server.start()
     assert server.job(name)["parallel"]["finished"] >= before
-    server.wait("serverless-for-a-while", 60)
+    server.wait("serverless-for-a-while", 90)
     job = server.job(name)
     assert job["status"] == "Completed", job["error"]["message"]
     assert rows(server, job) == EXPECTED
@@ -155,7 +155,7 @@ def agent_of(server: JobServer, name: str, index: int) -> int:
 
 
 def test_a_node_beside_is_lost_and_the_others_do_its_batches(server: JobServer) -> None:
-    arguments = "--pause 0.2 --made ${{outputs.made}}"
+    arguments = "--pause 0.3 --made ${{outputs.made}}"
     name = submit(server, "beside", step(server, arguments, resources={"instance_count": 2}))
     finished(server, name, 4)
     os.kill(agent_of(server, name, 1), signal.SIGKILL)
@@ -169,7 +169,7 @@ def test_a_node_beside_is_lost_and_the_others_do_its_batches(server: JobServer) 
 
 
 def test_the_first_node_is_lost_and_what_is_finished_stays(server: JobServer) -> None:
-    arguments = "--pause 0.25 --made ${{outputs.made}}"
+    arguments = "--pause 0.3 --made ${{outputs.made}}"
     name = submit(server, "first", step(server, arguments, resources={"instance_count": 2}))
     done = finished(server, name, 5)
     os.kill(agent_of(server, name, 0), signal.SIGKILL)
@@ -205,7 +205,7 @@ def test_a_failed_batch_names_its_items_and_the_fix(server: JobServer) -> None:
 def test_failures_that_are_allowed(server: JobServer) -> None:
     body = step(server, "--bad i05", mini_batch_error_threshold=1, retry_settings={"max_retries": 0})
     name = submit(server, "allowed", body)
-    server.wait("allowed", 60)
+    server.wait("allowed", 90)
     job = server.job(name)
     assert job["status"] == "Completed", job["error"]["message"]
     assert rows(server, job) == [row for row in EXPECTED if row[:3] not in ("i04", "i05")]
@@ -222,7 +222,7 @@ def test_a_slow_batch_is_ended_and_holds_up_nobody(server: JobServer) -> None:
         retry_settings={"max_retries": 0, "timeout": 1},
     )
     name = submit(server, "slow", body)
-    server.wait("slow", 60)
+    server.wait("slow", 90)
     job = server.job(name)
     assert job["status"] == "Failed"
     assert "retry_settings.timeout, 1 s" in job["error"]["message"]

@@ -13,21 +13,24 @@ from typing import Any
 import pytest
 from jobserver import FINAL, JobServer, until
 
-pytestmark = [pytest.mark.kill, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.kill, pytest.mark.timeout(400)]
 
 SEED = int(os.environ.get("TIDEMILL_KILL_SEED", "1"))
 CHAIN = 11  # and the sweep
 TRIALS = 3
 KILLS = 10
-# Each step writes down that it ran, where nothing but another run could write it again.
+# Each step writes down that it ran, where nothing but another run could write it again. The last one waits
+# until there were as many kills as there should be.
 RUN = """
 import pathlib, sys, time
 number, given, made = sys.argv[1], [a for a in sys.argv[2:-1] if a], pathlib.Path(sys.argv[-1])
 time.sleep(1)
+while number == LAST and not pathlib.Path("go").exists():
+    time.sleep(0.05)
 sums = [int((pathlib.Path(folder) / "sum").read_text()) for folder in given]
 (made / "sum").write_text(str(sum(sums) + int(number)))
 print("step", number, "ran once")
-"""
+""".replace("LAST", repr(str(CHAIN - 1)))
 MEASURE = """
 import json, os, pathlib, sys, time
 from urllib.request import Request, urlopen
@@ -115,22 +118,30 @@ def children(server: JobServer, name: str) -> dict[str, dict[str, Any]]:
     return {job["step"]: job for job in server.native(f"jobs?parent={name}&limit=100")["value"]}
 
 
+def let_go(server: JobServer) -> bool:
+    """Once the last step runs, or something has ended the pipeline."""
+    last = children(server, "killed").get(f"s{CHAIN - 1}")
+    if last is None:
+        return server.job("killed")["status"] in FINAL
+    [(uid,)] = server.sql("SELECT uid FROM resources WHERE type_key = 'jobs' AND name = ?", last["name"])
+    places = list(server.home.glob(f"nodes/*/work/{uid}.*/code"))
+    for place in places:
+        (place / "go").touch()
+    return bool(places)
+
+
 def test_twelve_steps_and_ten_kills(server: JobServer) -> None:
     chosen = random.Random(SEED)
     asked = body(server)
     status, answer = server.arm("PUT", "jobs/killed", asked)
     assert status == 201, answer
-    kills = 0
-    while kills < KILLS:
+    for _ in range(KILLS):
         time.sleep(chosen.random() * 0.3)
         server.kill()
-        kills += 1
         server.start()
-        if server.job("killed")["status"] in FINAL:
-            break
+    until(lambda: let_go(server), 90, "the last step")
     job = server.wait("killed", 90)
     assert job["status"] == "Completed", job["timeline"]
-    assert kills == KILLS, "it was too fast to be killed so often"
     found = children(server, "killed")
     assert sorted(found) == sorted([*(f"s{n}" for n in range(CHAIN)), "tune"])
     codes = [entry["code"] for entry in job["timeline"]]
@@ -154,7 +165,7 @@ def test_reuse_stays_what_it_was_whenever_the_server_is_killed(server: JobServer
     assert status == 201, answer
     server.kill()
     server.start()
-    job = server.wait("again", 60)
+    job = server.wait("again", 120)
     assert job["status"] == "Completed"
     steps = {step["name"]: step["jobs"][0] for step in job["steps"]}
     before = {step: child["name"] for step, child in children(server, "killed").items()}

@@ -60,7 +60,7 @@ def test_the_owner_sees_everybody(house: House) -> None:
     assert page.status == 200
     assert re.search(r"Owner at subscription", page.text)
     people = page.text.partition("People, groups and programs")[2]
-    assert re.search(r"vision group – ann \d+ s ago", people)
+    assert re.search(r"vision group – ann \d+ (s|min) ago", people)
     assert re.search(r"ann user vision –", people)
     assert "Subscription Who Kind Role" in page.text
     assert "Workspace main Who Kind Role" in page.text
@@ -289,7 +289,7 @@ def busy(house: House) -> Iterator[House]:
     house.cli("quota", "set", "--user", "*", "--jobs", "5")
     compute = f"{server.workspace}/computes/cpu"
     server.submit(
-        "first", "sleep 300", computeId=compute, limits={"jobLimitsType": "Command", "timeout": "PT1H"}
+        "first", "sleep 3600", computeId=compute, limits={"jobLimitsType": "Command", "timeout": "PT1H"}
     )
     server.until_state("first", "Running")
     server.submit("second", "true", computeId=compute)
@@ -326,7 +326,7 @@ def test_quotas_are_equations_with_holders_and_their_release(busy: House) -> Non
     page = busy.get("owner", "quotas?job=second")
     asked, _, limits = page.text.partition("Limits and shares")
     assert "does not fit 1 used + 1 asked = 2, limit 1 node Holds Job" in asked
-    assert re.search(r"1 node first \S+ cpu-\w+ \d.*? ago in 59 min .*?its timeout, at the latest", asked), (
+    assert re.search(r"1 node first \S+ cpu-\w+ \d.*? ago in 5\d min .*?its timeout, at the latest", asked), (
         asked
     )
     assert re.search(r"Compute cpu 1 of 1 node: none left Holds .*? 1 node first", limits), limits

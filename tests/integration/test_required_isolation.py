@@ -63,7 +63,8 @@ def test_a_server_that_does_not_get_ready_is_ended_with_its_helper(
 
     def too_late(*_: object) -> None:
         helper = home / "helper" / "lock"
-        until(lambda: launch.holder(home / "lock") and (os.geteuid() or helper.read_bytes()), what="its lock")
+        until(lambda: launch.holder(home / "lock") and (os.geteuid() or helper.exists()), what="its lock")
+        until(lambda: os.geteuid() or helper.read_bytes(), what="the pids of its helper")
 
     monkeypatch.setattr(launch, "_read_line", too_late)
     with pytest.raises(TidemillError, match="The server did not start"):

@@ -48,6 +48,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[JobServer]:
     made.start()
     made.submit("lives", "echo lives; sleep 600")
     made.until_log("lives", "lives")
+    made.until_state("lives", "Running")  # from here on nothing of it changes
     yield made
     made.end()
 

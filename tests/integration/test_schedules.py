@@ -38,18 +38,22 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[JobServer]:
 
 
 def create(server: JobServer, folder: Path, name: str, seconds: float) -> str:
-    """By the command: a schedule whose first time is so many seconds from now -> the name of its job."""
+    """By the command: a schedule whose first time is so many seconds from now -> the name of its job; ""
+    where the command took longer than that."""
     start = soon(seconds)
     path = folder / f"{name}.yml"
     path.write_text(SCHEDULE.format(name=name, start=f"{start:%Y-%m-%dT%H:%M:%S}"))
     done = server.cli("schedule", "create", "-f", str(path), "-o", "json")
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["next_at"] == f"{start:%Y-%m-%dT%H:%M:%S}.000000Z"
+    next_at = json.loads(done.stdout)["next_at"]
+    if next_at == f"{start + timedelta(hours=1):%Y-%m-%dT%H:%M:%S}.000000Z":
+        return ""
+    assert next_at == f"{start:%Y-%m-%dT%H:%M:%S}.000000Z"
     return f"{name}-{start:%Y%m%dT%H%M%SZ}"
 
 
 def put(server: JobServer, name: str, seconds: float) -> tuple[str, datetime]:
-    """By the API, which takes no time -> (the name of its job, when)."""
+    """By the API, which takes less than a second -> (the name of its job, when)."""
     start = soon(seconds)
     trigger = {"triggerType": "Recurrence", "frequency": "Hour", "startTime": f"{start:%Y-%m-%d %H:%M:%S}"}
     action = {
@@ -63,6 +67,7 @@ def put(server: JobServer, name: str, seconds: float) -> tuple[str, datetime]:
 
 
 def soon(seconds: float) -> datetime:
+    """At least so many seconds from now."""
     return (datetime.now(UTC) + timedelta(seconds=seconds + 1)).replace(microsecond=0)
 
 
@@ -72,25 +77,28 @@ def jobs_of(server: JobServer, name: str) -> list[str]:
 
 
 def test_a_schedule_of_a_file_runs_on_time(server: JobServer, tmp_path: Path):
-    job = create(server, tmp_path, "timely", 8)
-    until(lambda: jobs_of(server, "timely") == [job], 20, "its job")
+    tries = ((f"timely{seconds}", seconds) for seconds in (4, 10, 40))
+    name, job = next(
+        (name, job) for name, seconds in tries if (job := create(server, tmp_path, name, seconds))
+    )
+    until(lambda: jobs_of(server, name) == [job], what="its job")
     found = server.wait(job)
     assert found["status"] == "Completed"
     assert "it is time" in server.log(job)
     assert "Scheduled" in [entry["code"] for entry in found["timeline"]]
-    shown = server.native("schedules/timely")
+    shown = server.native(f"schedules/{name}")
     assert (shown["last_job"], shown["last_error"]) == (job, None)
     assert [entry["code"] for entry in shown["timeline"]] == ["Created", "JobSubmitted"]
     who = server.call("GET", f"/api/v1{server.workspace}/activity?what=jobs/write")[1]["value"]
-    assert any("Schedule timely submitted it in the name of" in (entry["reason"] or "") for entry in who)
+    assert any(f"Schedule {name} submitted it in the name of" in (entry["reason"] or "") for entry in who)
 
 
 def test_a_killed_server_runs_what_it_missed_once(server: JobServer):
     job, due = put(server, "missed", 2)
     server.kill()
-    until(lambda: datetime.now(UTC) > due, 20, "its time")
+    until(lambda: datetime.now(UTC) > due, what="its time")
     server.start()
-    until(lambda: jobs_of(server, "missed") == [job], 20, "its job")
+    until(lambda: jobs_of(server, "missed") == [job], what="its job")
     server.kill()
     server.start()
     assert server.wait(job)["status"] == "Completed"
@@ -102,14 +110,14 @@ def test_a_killed_server_runs_what_it_missed_once(server: JobServer):
 def test_kills_around_the_time_make_one_job(server: JobServer):
     names: list[str] = []
     for number in range(5):
-        job, due = put(server, f"kill{number}", 0)
+        job, due = put(server, f"kill{number}", 1)
         names.append(job)
         moment = due + timedelta(milliseconds=3 * number)  # the commit comes within these
-        until(lambda at=moment: datetime.now(UTC) > at, 20, "its time")
+        until(lambda at=moment: datetime.now(UTC) > at, what="its time")
         server.kill()
         server.start()
     for number, job in enumerate(names):
-        until(lambda n=number, j=job: jobs_of(server, f"kill{n}") == [j], 20, f"the job of kill{number}")
+        until(lambda n=number, j=job: jobs_of(server, f"kill{n}") == [j], what=f"the job of kill{number}")
         found = server.wait(job)
         assert found["status"] == "Completed", found["timeline"]
         codes = [entry["code"] for entry in server.native(f"schedules/kill{number}")["timeline"]]

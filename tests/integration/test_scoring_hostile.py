@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import random
 import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from jobserver import until
 from scoringserver import Scoring, scoring
 
 SCRIPT = "import os\ndef init(): pass\ndef run(raw): return [len(raw), os.getpid()]\n"
@@ -29,7 +29,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scoring]:
 
 def talk(server: Scoring, *pieces: bytes, half_close: bool = False) -> bytes:
     """-> everything that is answered, to the end of the connection."""
-    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as sock:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as sock:
         with contextlib.suppress(ConnectionError):
             for piece in pieces:
                 sock.sendall(piece)
@@ -100,7 +100,7 @@ def test_a_chunked_body_is_taken(server: Scoring) -> None:
 
 def test_a_client_that_waits_for_100_continue_is_told_to_go_on(server: Scoring) -> None:
     head = b"POST /score HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n"
-    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as sock:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as sock:
         sock.sendall(head)
         assert sock.recv(1000) == b"HTTP/1.1 100 Continue\r\n\r\n"
         sock.sendall(b"{}")
@@ -121,7 +121,7 @@ def test_http_1_0_is_answered_and_closed(server: Scoring) -> None:
 def test_clients_that_hang_up_anywhere_leave_nothing(server: Scoring) -> None:
     whole = b"POST /score HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}"
     for cut in range(1, len(whole)):
-        with socket.create_connection(("127.0.0.1", server.port), timeout=10) as sock:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=60) as sock:
             sock.sendall(whole[:cut])
     assert server.score(b"{}").status == 200
 
@@ -154,13 +154,13 @@ def test_random_bytes(server: Scoring) -> None:
 
 
 def test_many_idle_connections_do_not_hinder_others(server: Scoring) -> None:
-    idle = [socket.create_connection(("127.0.0.1", server.port), timeout=10) for _ in range(300)]
+    idle = [socket.create_connection(("127.0.0.1", server.port), timeout=60) for _ in range(300)]
     try:
         for number, sock in enumerate(idle):
             if number % 2:
                 sock.sendall(b"POST /sc")
         assert server.score(b"{}").status == 200
-        assert server.ask("GET", "/", timeout=2).status == 200
+        assert server.ask("GET", "/").status == 200
     finally:
         for sock in idle:
             sock.close()
@@ -174,5 +174,9 @@ def test_descriptors_are_given_back(server: Scoring) -> None:
         server.score(b"{}")
         talk(server, b"nonsense\r\n\r\n")
     server.score(b"{}")
-    after = len(list(supervisor.iterdir())), len(list(worker.iterdir()))
-    assert max(after[0] - before[0], after[1] - before[1]) <= 5, os.listdir(supervisor)
+
+    def held() -> int:
+        after = len(list(supervisor.iterdir())), len(list(worker.iterdir()))
+        return max(after[0] - before[0], after[1] - before[1])
+
+    until(lambda: held() <= 5, what="an end of the connections that were closed")

@@ -181,8 +181,9 @@ def test_swagger_is_azure_s(tmp_path: Path) -> None:
 
 
 ASYNC = """
-import asyncio, json, time
+import asyncio, json
 
+here = 0
 def init(): pass
 
 async def run(raw_data, request_headers):
@@ -191,8 +192,11 @@ async def run(raw_data, request_headers):
         raise ValueError("asynchronous words")
     if "stream" in data:
         return parts(data["stream"])
-    if "block" in data:
-        time.sleep(data["block"])
+    if "meet" in data:
+        global here
+        here += 1
+        while here < data["meet"]:
+            await asyncio.sleep(0.01)
     await asyncio.sleep(data.get("s", 0))
     return {"got": data, "agent": request_headers.get("User-Agent")}
 
@@ -205,31 +209,34 @@ async def parts(count):
 
 @pytest.fixture(scope="module")
 def asynchronous(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scoring]:
-    with scoring(tmp_path_factory.mktemp("async"), ASYNC, SCORING_TIMEOUT_MS="3000") as server:
+    with scoring(tmp_path_factory.mktemp("async"), ASYNC) as server:
         yield server
 
 
 def test_async_requests_run_at_once(asynchronous: Scoring) -> None:
+    """None is answered before all ten are there."""
     replies: list[Any] = []
     callers = [
-        threading.Thread(target=lambda: replies.append(asynchronous.score({"s": 0.4}))) for _ in range(10)
+        threading.Thread(target=lambda: replies.append(asynchronous.score({"meet": 10}))) for _ in range(10)
     ]
-    started = time.monotonic()
     for caller in callers:
         caller.start()
     for caller in callers:
-        caller.join(20)
+        caller.join(60)
     assert [reply.status for reply in replies] == [200] * 10
-    assert time.monotonic() - started < 3  # one after another: 4 s
 
 
-def test_async_headers_failures_streams_and_timeouts(asynchronous: Scoring) -> None:
+def test_async_headers_failures_and_streams(asynchronous: Scoring) -> None:
     assert asynchronous.score({}, headers={"User-Agent": "me"}).json["agent"] == "me"
     assert asynchronous.score({"fail": 1}).status == 500
     assert "ValueError: asynchronous words" in asynchronous.log
     assert asynchronous.score({"stream": 3}).body == b"data: 0\n\ndata: 1\n\ndata: 2\n\n"
-    late = asynchronous.score({"s": 60})
-    assert (late.status, late.json["message"]) == (500, "Scoring timeout after 3000 ms")
+
+
+def test_an_async_run_that_takes_too_long_is_stopped(tmp_path: Path) -> None:
+    with scoring(tmp_path, ASYNC, SCORING_TIMEOUT_MS="300") as server:
+        late = server.score({"s": 60})
+        assert (late.status, late.json["message"]) == (500, "Scoring timeout after 300 ms")
 
 
 def test_a_stream_arrives_piece_by_piece(asynchronous: Scoring) -> None:
@@ -267,14 +274,14 @@ def ask_all(server: Scoring, numbers: list[int]) -> dict[int, Any]:
     gate = threading.Barrier(len(numbers))
 
     def ask(number: int) -> None:
-        gate.wait(20)
+        gate.wait(60)
         replies[number] = server.score({"n": number})
 
     callers = [threading.Thread(target=ask, args=(number,)) for number in numbers]
     for caller in callers:
         caller.start()
     for caller in callers:
-        caller.join(30)
+        caller.join(60)
     return replies
 
 
@@ -287,21 +294,23 @@ def test_run_batch_gets_those_that_wait_and_each_gets_its_own(tmp_path: Path) ->
 
 
 def test_a_bad_one_of_a_batch_fails_alone(tmp_path: Path) -> None:
-    with scoring(tmp_path, BATCH, TIDEMILL_SERVING_BATCH_WAIT_MS="200") as server:
+    batches = {"TIDEMILL_SERVING_BATCH_SIZE": "4", "TIDEMILL_SERVING_BATCH_WAIT_MS": "30000"}  # all of them
+    with scoring(tmp_path, BATCH, **batches) as server:
         replies = ask_all(server, [1, 2, 7, 8])
         assert {number: reply.status for number, reply in replies.items()} == {1: 200, 2: 200, 7: 500, 8: 200}
         assert replies[1].json["of"] == 4
-        replies = ask_all(server, [1, -2, 3])
-        assert {number: reply.status for number, reply in replies.items()} == {1: 200, -2: 500, 3: 200}
+        replies = ask_all(server, [1, -2, 3, 4])
+        statuses = {number: reply.status for number, reply in replies.items()}
+        assert statuses == {1: 200, -2: 500, 3: 200, 4: 200}
         assert "ValueError: negative: -2" in server.log
-        assert "a batch of 3 requests failed (RuntimeError: one of them is negative)" in server.log
+        assert "a batch of 4 requests failed (RuntimeError: one of them is negative)" in server.log
 
 
 def test_a_wait_is_a_bound(tmp_path: Path) -> None:
     with scoring(tmp_path, BATCH, TIDEMILL_SERVING_BATCH_WAIT_MS="300") as server:
         started = time.monotonic()
         assert server.score({"n": 1}).json["of"] == 1
-        assert 0.25 < time.monotonic() - started < 5
+        assert 0.25 < time.monotonic() - started < 25
 
 
 def test_run_batch_that_does_not_fit_run_is_refused(tmp_path: Path) -> None:

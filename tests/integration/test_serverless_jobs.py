@@ -29,7 +29,7 @@ def left(server: JobServer) -> tuple[int, int, list[str]]:
 
 
 def nothing_left(server: JobServer) -> None:
-    until(lambda: left(server) == (0, 0, []), 15, "the end of every node")
+    until(lambda: left(server) == (0, 0, []), what="the end of every node")
 
 
 def test_it_runs_on_a_node_of_its_own_which_goes_with_it(alone):
@@ -135,7 +135,7 @@ def test_a_look_at_what_a_failed_job_left(alone, tmp_path):
 
 
 def test_its_time_passes_while_the_server_is_down(alone):
-    alone.submit("late-look", "exit 1", computeId=None, properties={"tidemill.keep_on_failure": "2s"})
+    alone.submit("late-look", "exit 1", computeId=None, properties={"tidemill.keep_on_failure": "6s"})
     alone.wait("late-look")
     assert kept(alone, "late-look") is not None
     alone.kill()

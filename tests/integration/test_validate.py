@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from accessclient import ask, token_for
-from jobserver import JobServer
+from jobserver import JobServer, until
 
 JOB = """\
 type: command
@@ -58,7 +58,7 @@ inputs:
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[JobServer]:
     made = JobServer(tmp_path_factory.mktemp("validate"))
     made.start()
-    made.cluster("cpu", "Standard_DS3_v2")
+    made.cluster("cpu", "Standard_DS3_v2", idle="PT1S")
     yield made
     made.end()
 
@@ -102,6 +102,8 @@ def test_a_job(server: JobServer, folder: Path):
     done = server.cli("job", "create", "-f", "job.yml", "-n", "real", cwd=folder)
     assert done.returncode == 0, done.stderr
     server.cancel("real")
+    server.wait("real")
+    until(lambda: not server.native("computes/cpu")["nodes_list"], what="the end of its nodes")
     code, out, err = check(server, folder, "job.yml", JOB + "name: real\n")
     assert code == 0, err
     assert "is there already as it is written" in out
