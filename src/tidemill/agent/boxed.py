@@ -134,8 +134,9 @@ def terminate(pids: list[int], outer: int, number: int = signal.SIGTERM) -> None
     down without asking it; its init ignores signals, so a job that is not there yet goes with `outer`, which
     gets `number`."""
     inside = [pid for pid in pids if pid != outer]
+    not_there_yet = all(processes.is_init(pid) for pid in inside)  # before it is asked: it may end at once
     processes.kill(inside, signal.SIGTERM)
-    if all(processes.is_init(pid) for pid in inside):
+    if not_there_yet:
         processes.kill([outer], number)
 
 
