@@ -23,11 +23,22 @@ instance_type: Standard_DS1_v2
 """
 
 
+SCORE = """
+def init():
+    print("up and well")
+
+def run(data):
+    if "fails" in data:
+        raise KeyError("fails")
+    return data
+"""
+
+
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("files")
     (folder / "src").mkdir()
-    (folder / "src/score.py").write_text("def init(): print('up and well')\ndef run(data): return data\n")
+    (folder / "src/score.py").write_text(SCORE)
     (folder / "model.pkl").write_text("x")
     (folder / "blue.yml").write_text(DEPLOYMENT)
     return folder
@@ -107,6 +118,9 @@ def test_blue_comes_up_and_a_failing_update_leaves_it(run: Any, endpoint: str, f
         run("endpoint", "create", "-n", "digits", "--auth-mode", mode)
         assert json.loads(run(*asked)) == '{"a": 1}'
     assert "429" not in run("endpoint", "watch", "-n", "digits", "--once")
+    told = run("endpoint", "invoke", "-n", "digits", "--data", '{"fails": 1}', code=1)
+    assert "tidemill deployment logs --endpoint-name digits --name blue" in told
+    assert "KeyError: 'fails'" in run("deployment", "logs", "-e", "digits", "-n", "blue")
     (files / "src/score.py").write_text(
         "def init(): raise RuntimeError('no such model')\ndef run(data): pass\n"
     )

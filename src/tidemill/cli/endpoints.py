@@ -27,6 +27,7 @@ DEPLOYMENTS_API = "2023-04-01-preview"
 MODELS_API = "2023-08-01-preview"
 DEPLOYMENT_HEADER = "azureml-model-deployment"
 _CONTAINERS = {"inference-server": "InferenceServer", "storage-initializer": "StorageInitializer"}
+_MODEL_ERROR = 424
 _FINAL = ("Succeeded", "Failed")
 _LOOK_S = 0.3
 
@@ -212,3 +213,10 @@ def problem_of(answer: Answer) -> str:
         return str(error.get("message") or error)
     except (ValueError, AttributeError):
         return answer.body.decode("utf-8", "replace").strip()[:500] or f"status {answer.status}"
+
+
+def where_told(endpoint: str, answer: Answer) -> str:
+    """Of an error of the model's own, a line that says where its traceback is; else ""."""
+    if answer.status != _MODEL_ERROR or not answer.deployment:
+        return ""
+    return f"\nWhy: tidemill deployment logs --endpoint-name {endpoint} --name {answer.deployment}"

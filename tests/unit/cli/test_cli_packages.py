@@ -43,3 +43,19 @@ def test_no_packages_of_a_model_are_not_no_packages(home: Path, fake: Fake, caps
         assert run("package", "list", *words) == 0
         said = capsys.readouterr()
         assert told in said.out + said.err
+
+
+def test_layers_of_a_package_stand_a_line_each(home: Path, fake: Fake, capsys: Any) -> None:
+    layers = [
+        {"digest": f"sha256:{letter * 64}", "size": size, "about": about}
+        for letter, size, about in (("a", 12 << 20, "Python 3.11"), ("b", 700, "the model"))
+    ]
+    found = {"name": "p", "version": "1", "size": 13 << 20, "layers": layers, "timeline": [], "error": None}
+    fake.on("GET", f"{NATIVE}/packages/p/versions/1", found)
+    assert run("package", "show", "-n", "p", "-v", "1") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2].split() == ["size", "13.0", "MiB"]
+    assert lines[3].split() == ["layers", "a" * 12, "12.0", "MiB", "Python", "3.11"]
+    assert lines[4].split() == ["b" * 12, "700", "B", "the", "model"]
+    assert run("package", "show", "-n", "p", "-v", "1", "--query", "layers[0].digest") == 0
+    assert "sha256:" in capsys.readouterr().out

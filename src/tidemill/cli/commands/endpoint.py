@@ -204,7 +204,8 @@ def invoke(
         worst = failed[-1]
         count = f" ({len(failed)} of {repeat} requests)" if repeat > 1 else ""
         code = f"Http{worst.status}"
-        raise CliError(f"{worst.status}: {endpoints.problem_of(worst)}{count}", FAILED, code)
+        told = endpoints.where_told(name, worst)
+        raise CliError(f"{worst.status}: {endpoints.problem_of(worst)}{count}{told}", FAILED, code)
     click.echo(last.body.decode("utf-8", "replace"))
     session.note(latency([answer.seconds for answer in answers], last.deployment))
     return 0

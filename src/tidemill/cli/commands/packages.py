@@ -12,7 +12,7 @@ from tidemill.cli.commands.assets import model as model
 from tidemill.cli.commands.compute import confirm
 from tidemill.cli.errors import USAGE, CliError
 from tidemill.cli.framework import command, group, pairs
-from tidemill.cli.output import Column, key, print_item, print_list
+from tidemill.cli.output import Column, key, plain, print_item, print_list
 from tidemill.cli.session import Session
 
 _FORMATS = ("oci", "docker-archive", "wheelhouse")  # of cli.packages, which is imported when it is used
@@ -150,6 +150,17 @@ def _print(session: Session, name: str, version: str) -> None:
     from tidemill.cli import packages
 
     found: dict[str, Any] = session.client.get(packages.path_of(session, name, version))
-    if session.output == "table":
-        found = {field: value for field, value in found.items() if field not in ("timeline", "error", "tags")}
-    print_item(session, found)
+    print_item(session, found, _facts(found))
+
+
+def _facts(found: dict[str, Any]) -> list[tuple[str, str]]:
+    """The layers of an image stand a line each."""
+    layers = [
+        f"{layer['digest'].removeprefix('sha256:')[:12]}  {text.size(layer['size']):>10}  {layer['about']}"
+        for layer in found["layers"]
+    ]
+    shown = {**found, "layers": "\n".join(layers), "size": text.size(found["size"])}
+    hidden = ("timeline", "error", "tags")
+    return [
+        (name, plain(value)) for name, value in shown.items() if name not in hidden and plain(value) != "-"
+    ]

@@ -316,7 +316,8 @@ def _scale(raw: Mapping[str, Any]) -> ScaleSettings:
     high = integer(raw.get("maxInstances"), max(1, low), f"{where}.maxInstances", 1, MAX_INSTANCES)
     if low > high:
         raise InvalidRequest(
-            f"minInstances {low} is more than maxInstances {high}: lower the first or raise the second.",
+            f"The least number of instances, {low}, is more than the greatest, {high}: "
+            "lower the first or raise the second.",
             target=f"{where}.minInstances",
         )
     return ScaleSettings(

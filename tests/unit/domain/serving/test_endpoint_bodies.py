@@ -102,7 +102,7 @@ def test_settings_and_probes():
         (
             {"scaleSettings": {"scaleType": "TargetUtilization", "minInstances": 3, "maxInstances": 2}},
             "scaleSettings.minInstances",
-            "more than maxInstances 2",
+            "more than the greatest, 2",
         ),
         ({"scaleSettings": {"parkInstance": "later"}}, "scaleSettings.parkInstance", "Use true, false"),
         ({"modelMountPath": "var/models"}, "modelMountPath", "absolute path"),
