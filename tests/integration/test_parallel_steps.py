@@ -169,7 +169,7 @@ def test_a_node_beside_is_lost_and_the_others_do_its_batches(server: JobServer) 
 
 
 def test_the_first_node_is_lost_and_what_is_finished_stays(server: JobServer) -> None:
-    arguments = "--pause 0.3 --made ${{outputs.made}}"
+    arguments = "--pause 0.35 --made ${{outputs.made}}"
     name = submit(server, "first", step(server, arguments, resources={"instance_count": 2}))
     done = finished(server, name, 5)
     os.kill(agent_of(server, name, 0), signal.SIGKILL)
