@@ -15,7 +15,7 @@ import pytest
 from jobserver import JobServer, until
 from signedpages import Pages
 
-pytestmark = [pytest.mark.kill, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.kill
 
 EXAMPLE = Path(__file__).parents[2] / "examples/batch-reviews"
 MOODS = "chair.txt,-3,unhappy\nlamp.txt,3,happy\nmirror.txt,2,happy\nrug.txt,-1,unhappy\ntable.txt,1,happy\n"

@@ -252,7 +252,7 @@ def _fill(file: io.FileIO) -> None:
 
 
 def _put(tls: ssl.SSLContext, port: int, sas: str, name: str, data: bytes) -> tuple[int, bytes]:
-    connection = http.client.HTTPSConnection("localhost", port, timeout=20, context=tls)
+    connection = http.client.HTTPSConnection("localhost", port, timeout=60, context=tls)
     path = f"/{ACCOUNT}.blob.core.windows.net/{CONTAINER}/{name}?{sas}"
     connection.request("PUT", path, data, {"x-ms-blob-type": "BlockBlob"})
     answer = connection.getresponse()

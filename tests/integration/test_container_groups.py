@@ -20,7 +20,7 @@ from jobserver import JobServer, until
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
-pytestmark = [pytest.mark.kill, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.kill
 
 ROOT = Path(__file__).resolve().parents[2]
 ROOM = [{"name": "room", "emptyDir": {}}]

@@ -21,7 +21,6 @@ from tidemill.sandbox import cgroups, init
 pytestmark = [
     pytest.mark.kill,
     pytest.mark.root,
-    pytest.mark.timeout(300),
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root: runc makes containers of root's server alone"),
     pytest.mark.skipif(not init.program(os.uname().machine), reason="no init of ours for this machine"),
 ]

@@ -12,7 +12,7 @@ from imagemaker import Layer, Layout, busybox, need
 from jobserver import JobServer
 from servedeployments import Deployments, dialed
 
-pytestmark = [pytest.mark.kill, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.kill
 
 PORT = 8501
 MOUNTED = "/var/azureml-app/azureml-models/adder/1"

@@ -15,7 +15,7 @@ from servedeployments import SCORE, Deployments
 from tidemill.helper.nodedir import home_id
 from tidemill.sandbox import processes
 
-pytestmark = [pytest.mark.kill, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.kill
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from servedeployments import Deployments
 from test_deployments_served import kill_instance, until_back
 from test_gateway_served import Caller
 
-pytestmark = [pytest.mark.kill, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.kill
 
 
 @pytest.fixture(scope="module")

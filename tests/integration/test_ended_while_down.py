@@ -11,7 +11,7 @@ from jobserver import JobServer, until
 from tidemill.helper.nodedir import home_id
 from tidemill.sandbox import processes
 
-pytestmark = [pytest.mark.kill, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.kill
 
 
 def test_neither_duration_nor_ledger_waits_for_the_server(tmp_path):

@@ -29,7 +29,6 @@ from tidemill.domain.serving.routes import FILE, FOLDER, SOCKET, Backend, Table
 log = logging.getLogger("tidemill.routing")
 
 AGAIN_S = 1.0
-SETTLE_S = 2.0  # that who changed an endpoint waits for it
 PATIENCE_S = 10.0  # for a gateway that does not say what it serves
 MAX_LINE = 1 << 20
 
@@ -97,9 +96,9 @@ class Routing:
 
     async def settled(self) -> None:
         """Returns once the gateway serves by all that was committed before this was called, or says nothing
-        for SETTLE_S."""
+        for PATIENCE_S."""
         with suppress(TimeoutError):
-            async with asyncio.timeout(SETTLE_S):
+            async with asyncio.timeout(PATIENCE_S):
                 while self._dirty.is_set() or self._writing or not self._acknowledged:
                     await self._moved.wait()
 

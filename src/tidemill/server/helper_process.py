@@ -18,7 +18,7 @@ from tidemill.helper import main as helper
 from tidemill.server import seen
 from tidemill.server.folders import opened
 
-_READY_S, _STOP_S = 15.0, 5.0
+_READY_S, _STOP_S = 30.0, 5.0
 
 
 def start(home: Path, user: int) -> None:

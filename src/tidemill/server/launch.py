@@ -25,7 +25,7 @@ from tidemill.server.lock import holder
 if TYPE_CHECKING:
     from tidemill.engines.base import Runtime
 
-READY_S = 30.0
+READY_S = 90.0
 STOP_S = 15.0
 FORMATS = ("sh", "powershell", "json")
 

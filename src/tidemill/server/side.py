@@ -25,7 +25,7 @@ from tidemill.domain.listening import Listening
 from tidemill.identity.ca import Pair
 from tidemill.server.home import Home
 
-READY_S = 15.0
+READY_S = 30.0
 STOP_S = 5.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 5.0
 _LOG_BYTES = 10 << 20
