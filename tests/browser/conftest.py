@@ -39,6 +39,6 @@ def browser() -> Iterator[Any]:
             "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1 , EXCLUDE localhost",
         ]
         arguments += [f"--disable-{name}" for name in quiet]
-        browser = playwright.chromium.launch(executable_path=chromium, args=arguments)
+        browser = playwright.chromium.launch(executable_path=chromium, args=arguments, timeout=120_000)
         yield browser
         browser.close()

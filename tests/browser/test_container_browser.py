@@ -16,7 +16,7 @@ CODE = "import time; print('it runs', flush=True); time.sleep(1000)"
 
 def tidemill(server: Any, *args: str) -> str:
     argv = [sys.executable, "-m", "tidemill.cli.main", "--home", str(server.home), *args]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -28,7 +28,7 @@ def page(browser: Any, server: Any) -> Iterator[Any]:
     tidemill(server, "container", "create", "--name", "front", *given)
     context = browser.new_context(viewport={"width": 1100, "height": 900})
     page = context.new_page()
-    page.set_default_timeout(20_000)
+    page.set_default_timeout(60_000)
     problems: list[str] = []
     page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
     page.on("pageerror", lambda error: problems.append(str(error)))

@@ -25,7 +25,7 @@ instance_count: 0
 
 def tidemill(server: Any, folder: Path, *args: str) -> str:
     argv = [sys.executable, "-m", "tidemill.cli.main", "--home", str(server.home), *args]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, cwd=folder)
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=280, cwd=folder)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -48,7 +48,7 @@ def folder(server: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def page(browser: Any, server: Any, folder: Path) -> Iterator[Any]:
     context = browser.new_context(viewport={"width": 1100, "height": 900})
     page = context.new_page()
-    page.set_default_timeout(20_000)
+    page.set_default_timeout(60_000)
     problems: list[str] = []
     page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
     page.on("pageerror", lambda error: problems.append(str(error)))
@@ -60,7 +60,6 @@ def page(browser: Any, server: Any, folder: Path) -> Iterator[Any]:
     assert problems == []
 
 
-@pytest.mark.timeout(120)
 def test_traffic_is_shared_out_with_sliders(page: Any) -> None:
     one, two = (page.locator(f"input[name='traffic.{name}']") for name in ("one", "two"))
     one.fill("70")

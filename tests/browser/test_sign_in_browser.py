@@ -29,7 +29,7 @@ def user(server: Any) -> str:
         (("set-password", "ann", "--password-stdin"), PASSWORD + "\n"),
     ):
         argv = [sys.executable, "-m", "tidemill.cli.main", "--home", str(server.home), "access", *words]
-        done = subprocess.run(argv, input=stdin, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(argv, input=stdin, capture_output=True, text=True, timeout=280)
         assert done.returncode == 0, done.stderr
     return "ann"
 
@@ -38,7 +38,7 @@ def user(server: Any) -> str:
 def page(browser: Any) -> Iterator[Any]:
     context = browser.new_context(viewport={"width": 400, "height": 800})
     page = context.new_page()
-    page.set_default_timeout(20_000)
+    page.set_default_timeout(60_000)
     yield page
     context.close()
 
@@ -58,7 +58,8 @@ def program() -> Iterator[tuple[str, list[str]]]:
         def log_message(self, *_: Any) -> None:
             pass
 
-    waiting = http.server.HTTPServer(("127.0.0.1", 0), Handler)
+    # A browser opens connections before it has a request for them: none of those keeps the next waiting.
+    waiting = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=waiting.serve_forever, daemon=True)
     thread.start()
     yield f"http://127.0.0.1:{waiting.server_port}/done", got
@@ -104,7 +105,7 @@ def test_password_page_program_and_out(
         "redirect_uri": target,
         "code_verifier": VERIFIER,
     }
-    with urlopen(base + "/adfs/oauth2/token", urlencode(form).encode(), timeout=20) as reply:
+    with urlopen(base + "/adfs/oauth2/token", urlencode(form).encode(), timeout=60) as reply:
         assert json.load(reply)["token_type"] == "Bearer"
     page.goto(base + "/ui")
     page.get_by_text("ann", exact=True).wait_for()

@@ -6,8 +6,8 @@ import asyncio
 import base64
 import fcntl
 import os
+import re
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -34,7 +34,7 @@ AZURITE_VERSION = "3.35.0"
 ACCOUNT = "tmtest01"
 OTHER = "tmtest02"
 SCOPE = Scope("s", "g", "Main")
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 
 
 class Unavailable(Exception):
@@ -161,23 +161,26 @@ def azurite(home: Path) -> Iterator[Backend]:
     binary = install_azurite()
     make_home(home)
     key = base64.b64encode(os.urandom(64)).decode()
-    port = free_port()
     argv = [
         str(binary),
-        *("--blobHost", "127.0.0.1", "--blobPort", str(port), "--location", str(home / "azurite")),
+        *("--blobHost", "127.0.0.1", "--blobPort", "0", "--location", str(home / "azurite")),
         *("--cert", str(home / "tls" / "server.pem"), "--key", str(home / "tls" / "server.key")),
         *("--disableProductStyleUrl", "--skipApiVersionCheck", "--silent", "--disableTelemetry"),
     ]
     accounts = f"{ACCOUNT}.blob.core.windows.net:{key};{OTHER}.blob.core.windows.net:{key}"
     (home / "azurite").mkdir(exist_ok=True)
-    process = subprocess.Popen(
-        argv,
-        env={**os.environ, "AZURITE_ACCOUNTS": accounts},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    said = home / "azurite.log"
+    with said.open("wb") as log:
+        process = subprocess.Popen(
+            argv, env={**os.environ, "AZURITE_ACCOUNTS": accounts}, stdout=log, stderr=subprocess.DEVNULL
+        )
+
+    def listening() -> int | None:
+        found = re.search(r"successfully listens on .*:(\d+)\n", said.read_text())
+        return int(found[1]) if found else None
+
     try:
-        wait_for(lambda: port if accepts(port) else None, process)
+        port = wait_for(listening, process)
         yield Backend("azurite", port, key, str(home / "tls" / "ca.pem"), process.pid)
     finally:
         stop(process)
@@ -195,20 +198,8 @@ def install_azurite() -> Path:
         if not binary.exists():
             argv = [npm, "install", "--no-audit", "--no-fund", "--prefix", str(AZURITE)]
             done = subprocess.run(
-                [*argv, f"azurite@{AZURITE_VERSION}"], capture_output=True, text=True, timeout=300
+                [*argv, f"azurite@{AZURITE_VERSION}"], capture_output=True, text=True, timeout=570
             )
             if done.returncode or not binary.exists():
                 raise Unavailable(f"npm could not install Azurite: {done.stderr[-500:]}")
     return binary
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
-
-
-def accepts(port: int) -> bool:
-    with socket.socket() as sock:
-        sock.settimeout(0.5)
-        return sock.connect_ex(("127.0.0.1", port)) == 0

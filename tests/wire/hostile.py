@@ -150,7 +150,7 @@ class RawClient:
     """Keeps one connection; a request line is sent exactly as given."""
 
     def __init__(
-        self, port: int, headers: Mapping[str, str], *, tls: Any = None, timeout: float = 20.0
+        self, port: int, headers: Mapping[str, str], *, tls: Any = None, timeout: float = 60.0
     ) -> None:
         self._port, self._tls, self._timeout = port, tls, timeout
         self._headers = headers

@@ -30,7 +30,7 @@ def token_of(server: Any) -> str:
     """The owner's."""
     url = f"{server.env['IDENTITY_ENDPOINT']}?resource=https://ml.azure.localhost&api-version=2019-08-01"
     asked = urllib.request.Request(url, headers={"X-IDENTITY-HEADER": server.env["IDENTITY_HEADER"]})
-    with urllib.request.urlopen(asked, timeout=10) as answer:
+    with urllib.request.urlopen(asked, timeout=60) as answer:
         return json.loads(answer.read())["access_token"]
 
 
@@ -45,7 +45,7 @@ def surroundings(server: Any, client: str) -> dict[str, str]:
     }
 
 
-def run_client(client: str, code: str, variables: dict[str, str], timeout: float = 240) -> dict[str, Any]:
+def run_client(client: str, code: str, variables: dict[str, str], timeout: float = 570) -> dict[str, Any]:
     """-> what the program printed as JSON after RESULT."""
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW", "AZURE", "PYTHON"))}
     own = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
@@ -67,7 +67,7 @@ def call(url: str, token: str, body: Any = None, method: str | None = None) -> t
     headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
     asked = urllib.request.Request(url, data, headers, method=method)
     try:
-        with urllib.request.urlopen(asked, timeout=10) as answer:
+        with urllib.request.urlopen(asked, timeout=60) as answer:
             return answer.status, json.loads(answer.read() or b"null")
     except urllib.error.HTTPError as error:
         return error.code, json.loads(error.read())

@@ -59,6 +59,8 @@ from tidemill.identity.storage_keys import StorageKeys
 from tidemill.identity.tokens import TokenIssuer
 from tidemill.store.api import Tx
 
+pytestmark = pytest.mark.timeout(600)  # the first to need Azurite installs it
+
 
 def home_issuer(home: Path) -> TokenIssuer:
     """What the home's control process issues tokens with."""
@@ -122,7 +124,7 @@ class Person:
 
 def ask(backend: Backend, path: str, token: str, method: str = "GET") -> tuple[int, bytes]:
     connection = http.client.HTTPSConnection(
-        "localhost", backend.port, timeout=10, context=ssl.create_default_context(cafile=backend.ca)
+        "localhost", backend.port, timeout=60, context=ssl.create_default_context(cafile=backend.ca)
     )
     connection.request(method, path, headers={"Authorization": f"Bearer {token}"} if token else {})
     answer = connection.getresponse()

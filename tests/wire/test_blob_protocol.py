@@ -41,6 +41,8 @@ from blob_client import (  # noqa: F401
     service,
 )
 
+pytestmark = pytest.mark.timeout(600)  # the first to need Azurite installs it
+
 
 class TestBytes:
     @pytest.mark.parametrize("size", [0, 1, 70_000, 2 * MIB, 5 * MIB + 17])

@@ -14,7 +14,7 @@ import pytest
 @pytest.fixture(scope="module")
 def token(server) -> str:
     endpoint = urlsplit(server.env["IDENTITY_ENDPOINT"])
-    connection = http.client.HTTPConnection(endpoint.netloc, timeout=20)
+    connection = http.client.HTTPConnection(endpoint.netloc, timeout=60)
     query = "api-version=2019-08-01&resource=https://management.azure.com/"
     connection.request(
         "GET", f"{endpoint.path}?{query}", headers={"X-IDENTITY-HEADER": server.env["IDENTITY_HEADER"]}
@@ -23,7 +23,7 @@ def token(server) -> str:
 
 
 def call(server, token: str, method: str, path: str, body: Any = None) -> tuple[int, Any]:
-    connection = http.client.HTTPConnection(urlsplit(server.state["addresses"]["http"]).netloc, timeout=20)
+    connection = http.client.HTTPConnection(urlsplit(server.state["addresses"]["http"]).netloc, timeout=60)
     raw = None if body is None else json.dumps(body)
     connection.request(method, path, raw, {"Authorization": f"Bearer {token}"})
     reply = connection.getresponse()
@@ -34,7 +34,7 @@ def call(server, token: str, method: str, path: str, body: Any = None) -> tuple[
 def blob(server, method: str, address: str, body: bytes | None = None) -> tuple[int, bytes]:
     parts = urlsplit(address)
     context = ssl.create_default_context(cafile=server.env["REQUESTS_CA_BUNDLE"])
-    connection = http.client.HTTPSConnection(parts.netloc, timeout=20, context=context)
+    connection = http.client.HTTPSConnection(parts.netloc, timeout=60, context=context)
     connection.request(method, f"{parts.path}?{parts.query}", body, {"x-ms-blob-type": "BlockBlob"})
     reply = connection.getresponse()
     return reply.status, reply.read()

@@ -14,7 +14,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "integration"))
 from accessclient import token_for
 
-pytestmark = pytest.mark.sdk
+pytestmark = [pytest.mark.sdk, pytest.mark.timeout(600)]
 
 HEAD = """
 import json, os, sys, time, uuid
@@ -152,7 +152,7 @@ print("RESULT" + json.dumps(out))
 def run(python: str, script: str, env: dict[str, str], cwd: Path) -> dict[str, Any]:
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("AZURE", "PYTHON"))}
     done = subprocess.run(
-        [python, "-c", script], env={**clean, **env}, capture_output=True, text=True, timeout=110, cwd=cwd
+        [python, "-c", script], env={**clean, **env}, capture_output=True, text=True, timeout=570, cwd=cwd
     )
     line = next((line for line in done.stdout.splitlines() if line.startswith("RESULT")), None)
     assert line is not None, done.stdout + done.stderr
@@ -165,7 +165,7 @@ def cli(server: Any, *words: str) -> Any:
         [tidemill, "--home", str(server.home), *words, "-o", "json"],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=280,
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout) if done.stdout.strip() else None

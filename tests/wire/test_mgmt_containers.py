@@ -19,7 +19,7 @@ from jobserver import JobServer
 
 from tidemill.server import launch
 
-pytestmark = [pytest.mark.sdk, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.sdk, pytest.mark.timeout(600)]
 
 FLOW = """
 import json, os, ssl, sys, time
@@ -50,8 +50,10 @@ web = Container(
     ports=[ContainerPort(port=8080)], resources=resources(),
     environment_variables=[EnvironmentVariable(name="GREETING", value="hello "),
                            EnvironmentVariable(name="SECRET", secure_value="hush-7")],
-    readiness_probe=ContainerProbe(http_get=ContainerHttpGet(path="/", port=8080), period_seconds=1),
-    liveness_probe=ContainerProbe(http_get=ContainerHttpGet(path="/", port=8080), initial_delay_seconds=30))
+    readiness_probe=ContainerProbe(http_get=ContainerHttpGet(path="/", port=8080), period_seconds=1,
+                                   timeout_seconds=60),
+    liveness_probe=ContainerProbe(http_get=ContainerHttpGet(path="/", port=8080), initial_delay_seconds=30,
+                                  timeout_seconds=60))
 asks = Container(
     name="asks", image=os.environ["TEST_IMAGE"], resources=resources(),
     command=["/bin/sh", "-c", "cat /keys/token; until wget -qO /out/a http://127.0.0.1:8080/ 2>/dev/null;"
@@ -65,7 +67,7 @@ group = ContainerGroup(
 began = time.monotonic()
 made = groups.begin_create_or_update(RG, "front", group, polling_interval=1).result()
 out["made"] = [made.provisioning_state, made.name, made.type, time.monotonic() - began]
-until = time.monotonic() + 30
+until = time.monotonic() + 120
 while True:
     seen = groups.get(RG, "front")
     views = [one.instance_view for one in seen.containers]
@@ -89,7 +91,7 @@ out["tags"] = groups.update(RG, "front", Resource(location="westeurope", tags={"
 import websocket  # what `az container exec` uses
 def talk(given):
     context = ssl.create_default_context(cafile=os.environ["REQUESTS_CA_BUNDLE"])
-    return websocket.create_connection(given.web_socket_uri, sslopt={"context": context}, timeout=20)
+    return websocket.create_connection(given.web_socket_uri, sslopt={"context": context}, timeout=120)
 
 size = ContainerExecRequestTerminalSize(rows=30, cols=90)
 asked = ContainerExecRequest(command="/bin/sh", terminal_size=size)
@@ -175,7 +177,7 @@ def flow(
         need("runc")
     env = {**os.environ, **launch.variables(container_server.home)}
     env |= {"TEST_WEB": WEB, "TEST_IMAGE": f"oci:{layout.path}:box", "TEST_TAGS": json.dumps(request.param)}
-    done = subprocess.run([sdk_python, "-c", FLOW], env=env, capture_output=True, text=True, timeout=150)
+    done = subprocess.run([sdk_python, "-c", FLOW], env=env, capture_output=True, text=True, timeout=570)
     assert done.returncode == 0, done.stderr
     return {"asked": request.param, **json.loads(done.stdout.splitlines()[-1])}
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -143,7 +143,7 @@ def mlflow_python() -> str:
 def token(server) -> str:
     url = f"{server.env['IDENTITY_ENDPOINT']}?resource=https://ml.azure.localhost&api-version=2019-08-01"
     asked = urllib.request.Request(url, headers={"X-IDENTITY-HEADER": server.env["IDENTITY_HEADER"]})
-    with urllib.request.urlopen(asked, timeout=10) as answer:
+    with urllib.request.urlopen(asked, timeout=60) as answer:
         return json.loads(answer.read())["access_token"]
 
 
@@ -164,7 +164,7 @@ def run_client(python: str, code: str, uri: str, token: str) -> subprocess.Compl
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW", "AZURE", "PYTHON"))}
     own = {"MLFLOW_TRACKING_URI": uri, "MLFLOW_TRACKING_TOKEN": token, "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
     return subprocess.run(
-        [python, "-c", code], env={**clean, **own}, capture_output=True, text=True, timeout=120, cwd="/"
+        [python, "-c", code], env={**clean, **own}, capture_output=True, text=True, timeout=570, cwd="/"
     )
 
 
@@ -172,7 +172,7 @@ def call(url: str, token: str, body: dict[str, Any] | None = None) -> tuple[int,
     data = None if body is None else json.dumps(body).encode()
     asked = urllib.request.Request(url, data, {"Authorization": f"Bearer {token}"})
     try:
-        with urllib.request.urlopen(asked, timeout=10) as answer:
+        with urllib.request.urlopen(asked, timeout=60) as answer:
             return answer.status, json.loads(answer.read())
     except urllib.error.HTTPError as error:
         return error.code, json.loads(error.read())
@@ -241,8 +241,8 @@ def test_an_artifact_is_no_page_of_ours(tracking, token):
     url = f"{tracking}/api/2.0/mlflow-artifacts/artifacts/{where}/a.html"
     headers = {"Authorization": f"Bearer {token}", "Content-Type": "text/html"}
     put = urllib.request.Request(url, b"<script>1</script>", headers, method="PUT")
-    urllib.request.urlopen(put, timeout=10).close()
-    with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=10) as answer:
+    urllib.request.urlopen(put, timeout=60).close()
+    with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=60) as answer:
         assert answer.read() == b"<script>1</script>"
         assert answer.headers["Content-Disposition"].startswith("attachment")
         assert answer.headers["X-Content-Type-Options"] == "nosniff"
@@ -251,12 +251,12 @@ def test_an_artifact_is_no_page_of_ours(tracking, token):
 def test_the_address_that_the_client_prints_leads_to_the_portal(tracking, server):
     where = server.state["workspace"]
     portal = f"/ui/{where['subscription']}/{where['group']}/{where['name']}"
-    with urllib.request.urlopen(f"{tracking}/", timeout=10) as forward:  # reads what is behind the '#'
+    with urllib.request.urlopen(f"{tracking}/", timeout=60) as forward:  # reads what is behind the '#'
         assert forward.url == f"{server.state['addresses']['http']}{portal}/mlflow"
         assert f"{portal}/jobs" in forward.read().decode()
     for page in ("jobs", "runs/anything", "experiments/0"):  # where it goes on to: nobody is signed in
         with pytest.raises(urllib.error.HTTPError) as shown:
-            urllib.request.urlopen(f"{server.state['addresses']['http']}{portal}/{page}", timeout=10)
+            urllib.request.urlopen(f"{server.state['addresses']['http']}{portal}/{page}", timeout=60)
         assert shown.value.code == 401
 
 
@@ -314,7 +314,7 @@ def job(server, tracking, token, tmp_path_factory) -> dict[str, Any]:
     tidemill = [str(ROOT / ".venv" / "bin" / "tidemill"), "--home", str(server.home)]
 
     def run(*words: str) -> str:
-        done = subprocess.run([*tidemill, *words], capture_output=True, text=True, timeout=240, cwd=folder)
+        done = subprocess.run([*tidemill, *words], capture_output=True, text=True, timeout=570, cwd=folder)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 

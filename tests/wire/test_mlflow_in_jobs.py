@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from mlflow_clients import ROOT
 
-pytestmark = [pytest.mark.timeout(400), pytest.mark.slow]
+pytestmark = [pytest.mark.timeout(600), pytest.mark.slow]
 
 TRAIN = """
 import os, mlflow
@@ -50,7 +50,7 @@ def test_a_job_logs_and_registers_a_model(server, model: str, tmp_path: Path) ->
     tidemill = [str(ROOT / ".venv" / "bin" / "tidemill"), "--home", str(server.home)]
 
     def run(*words: str) -> str:
-        done = subprocess.run([*tidemill, *words], capture_output=True, text=True, timeout=300, cwd=tmp_path)
+        done = subprocess.run([*tidemill, *words], capture_output=True, text=True, timeout=570, cwd=tmp_path)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 

@@ -192,7 +192,7 @@ def test_a_model_of_arm_is_loaded_by_every_client(server, flow, client, token, t
     tidemill = [str(ROOT / ".venv" / "bin" / "tidemill"), "--home", str(server.home)]
 
     def run(*words: str) -> str:
-        done = subprocess.run([*tidemill, *words], capture_output=True, text=True, timeout=120, cwd=folder)
+        done = subprocess.run([*tidemill, *words], capture_output=True, text=True, timeout=570, cwd=folder)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 

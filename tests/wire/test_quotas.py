@@ -71,7 +71,7 @@ def test_the_sdk_lists_the_host_s_usage_and_the_workspace_s(client, location, se
         env={**clean, **server.env},
         capture_output=True,
         text=True,
-        timeout=90,
+        timeout=280,
     )
     line = next((line for line in done.stdout.splitlines() if line.startswith("RESULT")), None)
     assert line is not None, done.stdout + done.stderr

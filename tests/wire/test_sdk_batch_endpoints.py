@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-pytestmark = [pytest.mark.sdk, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.sdk, pytest.mark.timeout(600)]
 
 # As in azureml-examples, cli/endpoints/batch/deploy-models/mnist-classifier, with a model that adds.
 SCRIPT = """
@@ -57,7 +57,7 @@ pathlib.Path("data").mkdir()
 for number in range(COUNT):
     pathlib.Path(f"data/n{number}.txt").write_text(str(number))
 
-def ended(job, timeout=60):
+def ended(job, timeout=300):
     deadline = time.monotonic() + timeout
     while (now := ml.jobs.get(job.name)).status not in ("Completed", "Failed", "Canceled"):
         assert time.monotonic() < deadline, (job.name, now.status)
@@ -189,7 +189,7 @@ def flows(server: Any, sdk_python: str, tmp_path_factory: pytest.TempPathFactory
         cwd=tmp_path_factory.mktemp("flows"),
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=570,
         check=False,
     )
     line = next((line for line in done.stdout.splitlines() if line.startswith("RESULT")), None)

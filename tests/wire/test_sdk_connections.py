@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-pytestmark = pytest.mark.sdk
+pytestmark = [pytest.mark.sdk, pytest.mark.timeout(600)]
 
 FLOWS = """
 import json, os
@@ -67,7 +67,7 @@ print("RESULT" + json.dumps(out))
 def flows(server, sdk_python) -> dict:
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("AZURE", "PYTHON"))}
     done = subprocess.run(
-        [sdk_python, "-c", FLOWS], env={**clean, **server.env}, capture_output=True, text=True, timeout=90
+        [sdk_python, "-c", FLOWS], env={**clean, **server.env}, capture_output=True, text=True, timeout=570
     )
     line = next((line for line in done.stdout.splitlines() if line.startswith("RESULT")), None)
     assert line is not None, done.stdout + done.stderr

@@ -13,7 +13,7 @@ from urllib.parse import urlencode
 
 import pytest
 
-pytestmark = pytest.mark.sdk
+pytestmark = [pytest.mark.sdk, pytest.mark.timeout(600)]
 TIDEMILL = str(Path(sys.executable).with_name("tidemill"))
 PASSWORD = "correct horse battery"
 
@@ -74,7 +74,7 @@ print("RESULT" + json.dumps(out))
 
 def cli(server: Any, *words: str, stdin: str = "") -> str:
     argv = [TIDEMILL, "--home", str(server.home), *words]
-    done = subprocess.run(argv, input=stdin, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(argv, input=stdin, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -113,7 +113,7 @@ def test_programs_by_secret_and_certificate(server: Any, sdk_python: str, tmp_pa
         "other": str(tmp_path / "another.pem"),
     }
     process = start(sdk_python, PROGRAMS, server)
-    found = result(*process.communicate(json.dumps(given), timeout=90))
+    found = result(*process.communicate(json.dumps(given), timeout=570))
     assert (found["secret"], found["certificate"], found["chain"]) == ("main", "main", "main")
     assert found["resources"] == [True] * 3
     assert "client secret is wrong" in found["wrong"]
@@ -137,7 +137,7 @@ def test_people_by_password_and_device_code(server: Any, sdk_python: str) -> Non
         if line.startswith("CODE "):
             allow(server, line.split()[1])
     found = result(said, process.stderr.read() if process.stderr else "")
-    process.wait(30)
+    process.wait(60)
     assert found["password"] == "main"
     assert found["device"] == "main"
     assert "The user name or the password is wrong" in found["wrong"]
@@ -148,8 +148,8 @@ def allow(server: Any, code: str) -> None:
     base = server.state["addresses"]["http"]
     link = json.loads(cli(server, "portal", "--no-browser", "-o", "json"))["url"]
     opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
-    opener.open(link, timeout=20).close()
+    opener.open(link, timeout=60).close()
     form = urlencode({"user_code": code, "answer": "allow"}).encode()
     request = urllib.request.Request(base + "/ui/device", form, {"Origin": base})
-    with opener.open(request, timeout=20) as reply:
+    with opener.open(request, timeout=60) as reply:
         assert b"It is signed in" in reply.read()

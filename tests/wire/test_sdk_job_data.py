@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-pytestmark = pytest.mark.sdk
+pytestmark = [pytest.mark.sdk, pytest.mark.timeout(600)]
 
 FLOWS = """
 import json, os, pathlib, sys
@@ -92,7 +92,7 @@ def flows(server, sdk_python, tmp_path_factory) -> tuple[dict, str]:
         env={**clean, **server.env},
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=570,
     )
     line = next((line for line in done.stdout.splitlines() if line.startswith("RESULT")), None)
     assert line is not None, done.stdout + done.stderr

@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-pytestmark = [pytest.mark.sdk, pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.sdk, pytest.mark.slow, pytest.mark.timeout(600)]
 
 SETUP = """
 import io, json, os, pathlib, sys, threading, time
@@ -78,9 +78,19 @@ def run(text, client=ml, **more):
     return client.jobs.create_or_update(job(text, **more))
 
 def until(name, *states):
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while ml.jobs.get(name).status not in states:
         assert time.monotonic() < deadline, ml.jobs.get(name).status
+        time.sleep(0.1)
+
+def said(name, word):  # the line of its log that begins with it, once it is there
+    deadline = time.monotonic() + 300
+    while True:
+        files = ml.jobs._runs_operations.get_run_details(name).log_files
+        lines = [line for url in files.values() for line in requests.get(url, timeout=60).text.splitlines()]
+        if found := [line for line in lines if line.startswith(word)]:
+            return found[0]
+        assert time.monotonic() < deadline, (word, lines)
         time.sleep(0.1)
 
 base = os.environ["ARM_CLOUD_METADATA_URL"].split("/metadata")[0]
@@ -89,7 +99,7 @@ def told_services(name):  # those that the job's time line has a word on
     token = DefaultAzureCredential().get_token(base + "/.default").token
     workspace = ("/subscriptions/{}/resourceGroups/{}/providers/Microsoft.MachineLearningServices/workspaces/"
                  .format(*SCOPE) + MAIN)
-    answer = requests.get(f"{base}/api/v1{workspace}/jobs/{name}", timeout=30,
+    answer = requests.get(f"{base}/api/v1{workspace}/jobs/{name}", timeout=60,
                           headers={"Authorization": f"Bearer {token}"})
     return {one["message"].split()[1] for one in answer.json()["timeline"]
             if one["code"] in ("ServiceRunning", "ServiceNotRunning")}
@@ -120,9 +130,9 @@ out["failed_later"] = streams(slow.name)[0]
 out["services"] = ml.jobs.show_services(slow.name) or {}
 
 # Services beside a job: as they are while it runs, and as they were asked for
-served = run("sleep 60", services={"lab": JupyterLabJobService(nodes="all"), "sh": SshJobService(),
+served = run("sleep 600", services={"lab": JupyterLabJobService(nodes="all"), "sh": SshJobService(),
                                    "board": TensorBoardJobService(port=6010, log_dir="tb")})
-end = time.monotonic() + 60
+end = time.monotonic() + 300
 while time.monotonic() < end:
     found = ml.jobs.show_services(served.name) or {}
     if found and "Starting" not in {one.status for one in found.values()}:
@@ -133,7 +143,7 @@ out["served"] = {name: [one.type, one.port, one.status, one.error, one.endpoint]
 asked = ml.jobs.get(served.name).services
 out["asked"] = {name: [asked[name].type, asked[name].port, asked[name].nodes]
                 for name in ("lab", "sh", "board")}
-end = time.monotonic() + 60
+end = time.monotonic() + 300
 while time.monotonic() < end and not {"lab", "sh", "board"} <= told_services(served.name):
     time.sleep(0.1)
 ml.jobs.begin_cancel(served.name)
@@ -144,7 +154,7 @@ parts = run("for n in 1 2 3; do printf begin; sleep 0.7; echo ' end '$n; done; p
 out["parts"] = streams(parts.name)[0]
 
 # What was done otherwise than asked is said at the end
-late = run("sleep 60", timeout=1)
+late = run("sleep 600", timeout=1)
 out["late"] = [streams(late.name)[0], ml.jobs.get(late.name).status]
 
 # Where there is no cluster: this host
@@ -176,8 +186,9 @@ out["reads"] = [made.path.endswith(f"/paths/by/{inline.name}/u.txt"), "\\n2\\n" 
 
 # Cancel, also of one that ignores TERM; a download has to wait for the end
 stubborn = run("trap '' TERM; echo up; while :; do sleep 0.2; done", compute="cpu")
-waiting = run("sleep 60", compute="cpu")
+waiting = run("sleep 600", compute="cpu")
 until(stubborn.name, "Running")
+said(stubborn.name, "up")  # it ignores TERM from now on
 try:
     ml.jobs.download(stubborn.name)
 except JobException as error:
@@ -287,16 +298,8 @@ head, claims, mark = DefaultAzureCredential().get_token(base + "/.default").toke
 forged = ".".join((head, claims, ("B" if mark[0] == "A" else "A") + mark[1:]))
 out["tokens"] = [error_of(lambda: MLClient(Token(text), *SCOPE, MAIN).jobs.get("both"))[:2]
                  for text in ("x.y.z", forged)]
-holder = run("echo TOKEN $AZUREML_RUN_TOKEN; sleep 300")
-def token_in_log():
-    files = ml.jobs._runs_operations.get_run_details(holder.name).log_files
-    lines = [requests.get(url, timeout=10).text for url in files.values()]
-    return next((line.split()[1] for text in lines for line in text.splitlines() if "TOKEN" in line), "")
-deadline = time.monotonic() + 30
-while not (text := token_in_log()):
-    assert time.monotonic() < deadline, "the job showed no token"
-    time.sleep(0.1)
-own = Token(text)
+holder = run("echo TOKEN $AZUREML_RUN_TOKEN; sleep 600")
+own = Token(said(holder.name, "TOKEN").split()[1])
 out["own_token"] = MLClient(own, *SCOPE, MAIN).jobs.get("both").name
 out["foreign_token"] = error_of(lambda: MLClient(own, *SCOPE, "two").jobs.get("both"))[:2]
 ml.jobs.begin_cancel(holder.name).result()
@@ -313,7 +316,7 @@ def run_flows(script: str, server, python: str, folder) -> dict:
         env={**clean, **server.env},
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=570,
     )
     line = next((line for line in done.stdout.splitlines() if line.startswith("RESULT")), None)
     assert line is not None, done.stdout + done.stderr

@@ -11,7 +11,7 @@ import pytest
 
 from hostcan import need, no_network
 
-pytestmark = [pytest.mark.sdk, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.sdk, pytest.mark.timeout(600)]
 
 FLOWS = """
 import json, os, pathlib
@@ -86,7 +86,7 @@ def flows(server: Any, sdk_python: str, tmp_path_factory: pytest.TempPathFactory
         cwd=tmp_path_factory.mktemp("flows"),
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=570,
         check=False,
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-4000:]

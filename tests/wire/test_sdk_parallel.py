@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.sdk, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.sdk, pytest.mark.slow, pytest.mark.timeout(600)]
 
 # As in azureml-examples, cli/jobs/parallel/3a_mnist_batch_identification, with an environment of its own.
 STEP = """
@@ -96,7 +96,7 @@ tmp = pathlib.Path(sys.argv[1])
 os.chdir(tmp)
 out = {}
 
-def ended(job, timeout=90):
+def ended(job, timeout=300):
     deadline = time.monotonic() + timeout
     while (now := ml.jobs.get(job.name)).status not in ("Completed", "Failed", "Canceled"):
         assert time.monotonic() < deadline, (job.name, now.status)
@@ -238,7 +238,7 @@ def found(server, sdk_python, folder) -> dict:
         env={**clean, **server.env},
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=570,
     )
     line = next((line for line in done.stdout.splitlines() if line.startswith("RESULT")), None)
     assert line is not None, done.stdout + done.stderr
@@ -282,7 +282,7 @@ def test_the_command_line_takes_the_same_file(server, folder, found):
             env={**os.environ, **server.env, "TIDEMILL_HOME": str(server.home)},
             capture_output=True,
             text=True,
-            timeout=100,
+            timeout=570,
         )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout

@@ -9,7 +9,7 @@ import subprocess
 
 import pytest
 
-pytestmark = pytest.mark.sdk
+pytestmark = [pytest.mark.sdk, pytest.mark.timeout(600)]
 
 FLOWS = """
 import json, os
@@ -77,12 +77,12 @@ def flows(server, sdk_python, tmp_path_factory) -> dict:
 
     token_url = f"{server.env['IDENTITY_ENDPOINT']}?resource=https://management.azure.com/"
     ask = urllib.request.Request(token_url, headers={"X-IDENTITY-HEADER": server.env["IDENTITY_HEADER"]})
-    token = json.loads(urllib.request.urlopen(ask, timeout=30).read())["access_token"]
+    token = json.loads(urllib.request.urlopen(ask, timeout=60).read())["access_token"]
     environment = f"{server.workspace_id}/environments/plain/versions/1"
     url = f"{server.state['addresses']['http']}{environment}?api-version=2024-10-01"
     body = json.dumps({"properties": {"image": "python:3.11"}}).encode()
     headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
-    urllib.request.urlopen(urllib.request.Request(url, body, headers, method="PUT"), timeout=30).close()
+    urllib.request.urlopen(urllib.request.Request(url, body, headers, method="PUT"), timeout=60).close()
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("AZURE", "PYTHON"))}
     extra = {
         "TM_HTTPS": server.state["addresses"]["https"],
@@ -94,7 +94,7 @@ def flows(server, sdk_python, tmp_path_factory) -> dict:
         env={**clean, **server.env, **extra},
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=570,
     )
     line = next((line for line in done.stdout.splitlines() if line.startswith("RESULT")), None)
     assert line is not None, done.stdout + done.stderr

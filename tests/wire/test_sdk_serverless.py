@@ -9,7 +9,7 @@ import subprocess
 
 import pytest
 
-pytestmark = [pytest.mark.sdk, pytest.mark.timeout(200)]
+pytestmark = [pytest.mark.sdk, pytest.mark.timeout(600)]
 
 SCRIPT = """
 import json, os, pathlib, sys
@@ -108,7 +108,7 @@ def found(server, sdk_python, tmp_path_factory) -> dict:
         env={**clean, **server.env},
         capture_output=True,
         text=True,
-        timeout=180,
+        timeout=570,
     )
     line = next((line for line in done.stdout.splitlines() if line.startswith("RESULT")), None)
     assert line is not None, done.stdout + done.stderr
@@ -139,7 +139,7 @@ def test_a_property_keeps_the_nodes_of_a_failed_job(found, server):
         kept = "SELECT count(*) FROM intervals WHERE ended_at IS NULL AND id LIKE '%:kept'"
         assert db.execute(kept).fetchone() == (1,)
     assert state == "Failed"
-    assert left == pytest.approx(20 * 60e6, abs=5e6)
+    assert 20 * 60e6 <= left < 21 * 60e6  # from when it was heard of
 
 
 def test_trials_and_steps_have_nodes_of_their_own(found, server):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.sdk, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.sdk, pytest.mark.slow, pytest.mark.timeout(600)]
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "sweep-digits"
 
@@ -140,7 +140,7 @@ def found(server, sdk_python, folder) -> dict:
         env={**clean, **server.env},
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=570,
     )
     line = next((line for line in done.stdout.splitlines() if line.startswith("RESULT")), None)
     assert line is not None, done.stdout + done.stderr
@@ -186,7 +186,7 @@ def test_a_components_sweep_runs_its_command(found):
 
 def tidemill(server, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     argv = [sys.executable, "-m", "tidemill.cli.main", "--home", str(server.home), *words]
-    return subprocess.run(argv, capture_output=True, text=True, timeout=120, cwd=folder)
+    return subprocess.run(argv, capture_output=True, text=True, timeout=570, cwd=folder)
 
 
 @pytest.mark.parametrize("trial", ["./train.yml", "azureml:train_digits:1"])

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.sdk
+pytestmark = [pytest.mark.sdk, pytest.mark.timeout(600)]
 
 FLOWS = """
 import json, os, sys
@@ -66,7 +66,7 @@ print("RESULT" + json.dumps(out))
 def run(python: str, script: str, env: dict[str, str]) -> dict:
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("AZURE", "PYTHON"))}
     done = subprocess.run(
-        [python, "-c", script], env={**clean, **env}, capture_output=True, text=True, timeout=90
+        [python, "-c", script], env={**clean, **env}, capture_output=True, text=True, timeout=570
     )
     line = next((line for line in done.stdout.splitlines() if line.startswith("RESULT")), None)
     assert line is not None, done.stdout + done.stderr

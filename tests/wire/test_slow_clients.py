@@ -21,7 +21,7 @@ from tidemill.server import guard
 from tidemill.server.guard import GuardedProtocol
 from tidemill.server.listener import Listener, configure
 
-WAIT_S = 10.0
+WAIT_S = 60.0
 OK = b"HTTP/1.1 200 OK"
 GET = b"GET /x HTTP/1.1\r\nhost: localhost\r\n\r\n"
 
@@ -74,10 +74,20 @@ class Place:
         return peer
 
     async def works(self) -> None:
+        """Tried again where this process stood still for so long that the server took us for a slow one."""
+        async with asyncio.timeout(WAIT_S):
+            while not (line := await self.asked()).startswith(OK):
+                assert line == b""
+
+    async def asked(self) -> bytes:
         peer = await self.connect()
         peer.send(GET)
-        assert (await asyncio.wait_for(peer.reader.readline(), WAIT_S)).startswith(OK)
-        peer.writer.close()
+        try:
+            return await peer.reader.readline()
+        except ConnectionError:
+            return b""
+        finally:
+            peer.writer.close()
 
 
 @pytest.fixture
@@ -114,8 +124,8 @@ async def test_headers_that_do_not_end_in_time(place: Place, pieces: list[bytes]
 
 async def test_a_websocket_that_is_silent_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its own pings watch over it: the time for headers is not its time."""
-    monkeypatch.setattr(GuardedProtocol, "head_s", 0.2)
-    monkeypatch.setattr(GuardedProtocol, "body_s", 0.2)
+    monkeypatch.setattr(GuardedProtocol, "head_s", 0.5)
+    monkeypatch.setattr(GuardedProtocol, "body_s", 0.5)
 
     async def echo(scope: Any, receive: Any, send: Any) -> None:
         await receive()
@@ -128,7 +138,7 @@ async def test_a_websocket_that_is_silent_is_left_alone(monkeypatch: pytest.Monk
     await listener.start([bound])
     try:
         async with connect(f"ws://127.0.0.1:{bound.getsockname()[1]}/", proxy=None) as line:
-            await asyncio.sleep(1.0)  # five times what a silent client would have
+            await asyncio.sleep(1.0)  # twice what a silent client would have
             await line.send("still here")
             assert await asyncio.wait_for(line.recv(), WAIT_S) == "still here"
     finally:
@@ -151,7 +161,10 @@ async def test_a_body_that_trickles(place: Place, start: bytes) -> None:
     await place.works()
 
 
-async def test_a_body_that_is_fast_enough_is_taken_however_long_it_lasts(place: Place) -> None:
+async def test_a_body_that_is_fast_enough_is_taken_however_long_it_lasts(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(GuardedProtocol, "head_s", WAIT_S)
     peer = await place.connect()
     size = 1_000
     peer.send(b"PUT /x HTTP/1.1\r\nhost: localhost\r\ncontent-length: 20000\r\n\r\n")
@@ -202,7 +215,10 @@ async def test_garbage_after_a_request_is_not_taken_for_one(place: Place) -> Non
     await place.works()
 
 
-async def test_pipelined_requests_are_answered_in_order(place: Place) -> None:
+async def test_pipelined_requests_are_answered_in_order(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(GuardedProtocol, "head_s", WAIT_S)
     peer = await place.connect()
     for size in (1, 22, 333):
         peer.send(b"PUT /x HTTP/1.1\r\nhost: l\r\ncontent-length: %d\r\n\r\n" % size + b"x" * size)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.sdk, pytest.mark.slow, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.sdk, pytest.mark.slow, pytest.mark.timeout(900)]
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "train-digits" / "submit_sdk.py"
 EXAMPLES = Path(__file__).resolve().parents[3] / "shared/data/azureml_examples"
@@ -74,7 +74,7 @@ def run(server, python: str, *arguments: str) -> str:
         env={**clean, **server.env},
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=440,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
