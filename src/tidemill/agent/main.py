@@ -45,7 +45,7 @@ def main(node_dir: str) -> None:
     directory = os.open(os.path.join(node_dir, "agent"), os.O_RDONLY | os.O_DIRECTORY)
     mounts = os.open("/proc/self/ns/mnt", os.O_RDONLY)
     try:
-        server, lock = _prepare(os.path.abspath(node_dir), directory)
+        server = _prepare(os.path.abspath(node_dir), directory)
     except Exception as error:
         os.write(1, f"{type(error).__name__}: {error}\n".encode())
         raise
@@ -53,15 +53,14 @@ def main(node_dir: str) -> None:
     server.serve()
     if server.homeless:
         _unmount(mounts, os.path.abspath(node_dir))
-    os.close(lock)
 
 
-def _prepare(node_dir: str, directory: int) -> tuple[AgentServer, int]:
+def _prepare(node_dir: str, directory: int) -> AgentServer:
     os.umask(0o077)
     os.chdir("/")
     for number in (signal.SIGHUP, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
-    lock = _take_lock(directory)
+    _take_lock(directory)
     config = _read_config(directory)
     tried = _try_groups(config)
     way_out = _way_out(config)
@@ -91,7 +90,7 @@ def _prepare(node_dir: str, directory: int) -> tuple[AgentServer, int]:
     node_id, memory = config["node_id"], config["memory"]
     place = Place(node_id, marker, work, work_path, groups, uid, memory, box, runc, network)
     cpus = cpuset.CpuSet(config["group_name"], groups.kill) if "cpu" in groups.paths else None
-    return AgentServer(listener, place, journal, hello, float(config.get("look_s", 30.0)), cpus), lock
+    return AgentServer(listener, place, journal, hello, float(config.get("look_s", 30.0)), cpus)
 
 
 def _work_disk(config: dict[str, Any], image: str, work_path: str) -> dict[str, Any]:
@@ -262,8 +261,9 @@ def _fork_away() -> None:
         os._exit(0)
 
 
-def _take_lock(directory: int) -> int:
-    """The node's lock, held while this process lives; its pid is inside."""
+def _take_lock(directory: int) -> None:
+    """The node's lock, held while this process lives; its pid is inside. It is never let go of: the kernel
+    does that after all else of a process, so whoever finds the lock free finds nothing of this one."""
     fd = os.open("pid", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600, dir_fd=directory)
     for left in range(20, -1, -1):
         try:
@@ -275,7 +275,6 @@ def _take_lock(directory: int) -> int:
             time.sleep(0.01)  # an engine may just be looking whether the lock is free
     os.ftruncate(fd, 0)
     os.write(fd, str(os.getpid()).encode())
-    return fd
 
 
 def _read_config(directory: int) -> dict[str, Any]:

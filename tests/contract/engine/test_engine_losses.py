@@ -5,8 +5,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,9 @@ from engine_support import (
 )
 
 from tidemill.engines.base import Unreachable
+from tidemill.helper import nodedir
+from tidemill.helper.nodedir import NodeDir
+from tidemill.sandbox import processes
 
 pytestmark = [needs_bash, pytest.mark.kill]
 
@@ -99,6 +104,19 @@ async def test_an_agent_that_died_with_its_server_is_found_lost(local: Harness) 
     await local.events.kind("node_closed")
     assert not [p for p in pids if alive(p)]
     assert not [g for g in groups_of(ready) if os.path.exists(g)]
+
+
+async def test_an_agent_that_lets_go_of_its_node_is_gone(local: Harness) -> None:
+    """Or the node could not be removed at once: its helper removes none that still has processes."""
+    await local.open()
+    node = NodeDir("n-1", local.home / "nodes" / "n-1")
+    link = local.engine._nodes["n-1"].link
+    with contextlib.suppress(Unreachable):  # what else is written to it meanwhile may cut its answer off
+        await link.call("shutdown", wait_s=60.0)
+    deadline = time.monotonic() + 60
+    while node.agent_pid() is not None:
+        assert time.monotonic() < deadline
+    assert processes.marked(processes.marker(nodedir.home_id(local.home), "n-1", "")) == []
 
 
 async def test_an_agent_that_hangs_is_closed_all_the_same(
