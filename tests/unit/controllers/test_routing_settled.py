@@ -86,7 +86,7 @@ async def test_without_a_gateway_nobody_waits(made):
 
 async def test_a_silent_gateway_holds_nobody_up_for_long(made, monkeypatch):
     router, rows, folder = made
-    monkeypatch.setattr(routing, "SETTLE_S", 0.05)
+    monkeypatch.setattr(routing, "PATIENCE_S", 0.05)
     line = await gateway(folder)
     await until(lambda: router.connected)
     rows.endpoints = (Endpoint("s/g/w/e", "uid", "Key"),)
