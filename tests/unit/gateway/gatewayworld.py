@@ -37,18 +37,26 @@ class Backing:
         self.serve: Serve | None = None
         self.server: asyncio.Server | None = None
         self.port = 0
+        self._kept: socket.socket | None = None
         self._writers: set[asyncio.StreamWriter] = set()
 
-    async def start(self, port: int = 0) -> None:
-        self.server = await asyncio.start_server(self._serve, "127.0.0.1", port)
+    async def start(self) -> None:
+        """Again on its port, where it had one."""
+        self.server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        if self._kept is not None:
+            self._kept.close()
         self.port = self.server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
-        """As if it were killed: the port is closed, and so are its connections."""
+        """As if it were killed: nobody listens on the port, which nobody else gets, and its connections are
+        closed."""
         if self.server is not None:
             self.server.close()
         for writer in list(self._writers):
             writer.transport.abort()
+        self._kept = socket.socket()
+        self._kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._kept.bind(("127.0.0.1", self.port))
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
@@ -108,7 +116,7 @@ class World:
         more = {name: changes.pop(name) for name in of_endpoint & changes.keys()}
         deployments = tuple(
             replace(
-                Backend(name, name, timeout_s=5.0, max_concurrent=100, instances=(self.target(name),)),
+                Backend(name, name, timeout_s=60.0, max_concurrent=100, instances=(self.target(name),)),
                 **changes,
             )
             for name in self.backings
@@ -170,7 +178,7 @@ class Line:
 
     async def answer(self, method: str = "POST") -> Answered:
         interim: list[int] = []
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while True:
                 head = (await self.reader.readuntil(b"\r\n\r\n")).decode()
                 first, *lines = head.strip().split("\r\n")
@@ -195,7 +203,7 @@ class Line:
 
     async def ended(self) -> bytes:
         """What comes until the gateway closes it."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             try:
                 return await self.reader.read()
             except ConnectionError:
@@ -243,7 +251,7 @@ async def world(*names: str) -> AsyncIterator[World]:
             await backing.stop()
 
 
-async def until(condition: Callable[[], Any], seconds: float = 5.0) -> Any:
+async def until(condition: Callable[[], Any], seconds: float = 60.0) -> Any:
     async with asyncio.timeout(seconds):
         while not (found := condition()):  # noqa: ASYNC110
             await asyncio.sleep(0.002)

@@ -59,20 +59,21 @@ async def test_a_body_over_the_endpoints_limit() -> None:
 async def test_an_endpoints_rate() -> None:
     async with world() as w:
         w.route(rate=5.0)
+        w.gateway.now = lambda: 1000.0  # no time passes, however long the answers take
         answers = [await w.ask() for _ in range(8)]
-        statuses = [one.status for one in answers]
-        assert statuses[:5] == [200] * 5
-        assert 429 in statuses[5:]
-        refused = next(one for one in answers if one.status == 429)
-        assert refused.headers["retry-after"] == "1"
+        assert [one.status for one in answers] == [200] * 5 + [429] * 3
+        assert answers[5].headers["retry-after"] == "1"
         w.route(rate=5.0)  # a new table is no new allowance
         assert (await w.ask()).status == 429
+        w.gateway.now = lambda: 1000.2
+        assert (await w.ask()).status == 200
 
 
 async def test_a_rate_ends_no_connection() -> None:
     """Also not of a caller that sends the same head again."""
     async with world() as w:
         w.route(rate=2.0)
+        w.gateway.now = lambda: 1000.0
         line = await w.open()
         for status in (200, 200, 429, 429):
             line.send(b"", method="GET")
@@ -87,7 +88,6 @@ async def test_slow_heads_bodies_and_idle_connections(monkeypatch: pytest.Monkey
     monkeypatch.setattr(gateway, "LOOK_S", 0.02)
     monkeypatch.setattr(client, "HEAD_S", 0.2)
     monkeypatch.setattr(client, "BODY_S", 0.2)
-    monkeypatch.setattr(client, "IDLE_S", 0.4)
     async with world() as w:
         head, body, idle = [await w.open() for _ in range(3)]
         body.raw(HEAD + b"Content-Length: 100\r\n\r\nxx")
@@ -101,6 +101,7 @@ async def test_slow_heads_bodies_and_idle_connections(monkeypatch: pytest.Monkey
         assert (await body.answer()).status == 408
         assert (await head.answer()).status == 408
         trickling.cancel()
+        monkeypatch.setattr(client, "IDLE_S", 0.2)
         assert await idle.ended() == b""
         assert not w.backings["blue"].heads  # no instance was kept busy by them
 
@@ -109,8 +110,7 @@ async def test_a_caller_that_reads_nothing_is_cut_off(monkeypatch: pytest.Monkey
     monkeypatch.setattr(gateway, "LOOK_S", 0.02)
     monkeypatch.setattr(client, "STUCK_S", 0.3)
     async with world() as w:
-        w.route(timeout_s=30.0)
-        size = 64 << 20
+        size = 256 << 20  # much more than the kernel keeps between the three
         sent = 0
 
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -265,13 +265,15 @@ async def test_websockets_pass() -> None:
 
     async with world() as w:
         w.backings["blue"].serve = serve
-        w.route(timeout_s=0.2)
         line = await w.open()
         line.raw(HEAD.replace(b"POST", b"GET") + b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
         answer = await line.answer()
         assert (answer.status, answer.headers["upgrade"], answer.headers["a"]) == (101, "websocket", "b")
         assert await line.reader.readexactly(2) == b"hi"
-        await asyncio.sleep(0.4)  # the request's time is over, the tunnel's is not
+        later = asyncio.get_running_loop().time() + 3600
+        w.gateway.dispatcher._now = lambda: later  # the request's time is over, the tunnel's is not
+        w.news.clear()
+        await until(lambda: len(w.news) > 2)
         line.raw(b"ping")
         assert await line.reader.readexactly(4) == b"PING"
         line.close()
@@ -325,5 +327,5 @@ async def test_what_control_is_told() -> None:
         assert (await asked).status == 200
         told = w.gateway.report()["deployments"]["blue"]
         assert (told["requests"], told["errors"], told["in_flight"]) == (1, 0, 0)
-        assert 25 <= told["p50_ms"] <= 2000
+        assert 25 <= told["p50_ms"] <= 60_000
         assert told["p50_ms"] <= told["p99_ms"]

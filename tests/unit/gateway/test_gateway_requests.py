@@ -294,7 +294,7 @@ async def test_the_stop_waits_for_what_is_under_way() -> None:
         asked = asyncio.create_task(w.ask())
         idle = await w.open()
         await until(lambda: blue.heads)
-        stopping = asyncio.create_task(w.gateway.drain(5))
+        stopping = asyncio.create_task(w.gateway.drain(60))
         assert await idle.ended() == b""
         blue.gate.set()
         answer = await asked
