@@ -56,7 +56,7 @@ class Running:
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (self.names[host], port))]
 
     def ask(self, request: bytes) -> bytes:
-        with socket.create_connection(self.address, timeout=20) as sock:
+        with socket.create_connection(self.address, timeout=60) as sock:
             sock.sendall(request)
             parts = [sock.recv(65536)]
             while parts[-1]:
@@ -68,7 +68,7 @@ class Running:
 
     def close(self) -> None:
         self.control.close()
-        self.thread.join(10)
+        self.thread.join(60)
         assert not self.thread.is_alive()
 
 
@@ -138,11 +138,12 @@ def test_this_hosts_own_address_is_known() -> None:
 
 
 def test_what_cannot_be_reached_or_resolved_says_so(running: Running) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as gone:
-        port = gone.getsockname()[1]
     running.close()
-    again = Running(f"127.0.0.1:{port} listed.example")
-    assert "Connection refused" in again.status(connect("127.0.0.1", port))
+    with socket.socket() as silent:  # nobody listens there, and nobody else gets the port
+        silent.bind(("127.0.0.1", 0))
+        port = silent.getsockname()[1]
+        again = Running(f"127.0.0.1:{port} listed.example")
+        assert "Connection refused" in again.status(connect("127.0.0.1", port))
     assert "could not be resolved" in again.status(connect("listed.example", 443))
     again.close()
 
@@ -165,7 +166,8 @@ def test_what_is_no_request_is_answered(running: Running, request_bytes: bytes, 
 
 
 def test_a_client_that_says_nothing_is_given_up(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    usual = proxies.HEAD_S
     monkeypatch.setattr(proxies, "HEAD_S", 0.1)
     before = time.monotonic()
     assert " 408 " in running.status(b"CONNECT ")
-    assert time.monotonic() - before < 5
+    assert time.monotonic() - before < usual

@@ -34,7 +34,7 @@ def start_in_a_fork(home: str, join: str, program: str, cwd: Path) -> tuple[int,
             os._exit(2)
     os.close(writer)
     handle = os.pidfd_open(pid)
-    assert select.select([handle], [], [], 20)[0]
+    assert select.select([handle], [], [], 60)[0]
     os.close(handle)
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     with os.fdopen(reader) as said:

@@ -94,9 +94,13 @@ def test_a_tree_deeper_than_a_path_may_be_long(tree: Path) -> None:
     root = opened(tree)
     before = len(os.listdir("/proc/self/fd"))
     owners.take(root, BUILD, SERVER)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before  # of others some may be collected meanwhile
     assert os.fstat(here).st_uid == SERVER
-    assert owners.size(root) >= 3000 * 512
+    folders = owners.size(root)  # on some file systems they take nothing
+    with open(os.open("file", os.O_WRONLY | os.O_CREAT, dir_fd=here), "wb") as file:
+        file.write(os.urandom(64 << 10))
+        os.fsync(file.fileno())
+    assert owners.size(root) >= folders + (64 << 10)
     os.close(root)
     os.close(here)
     subprocess.run(["rm", "-rf", str(tree)], check=True)
@@ -124,7 +128,9 @@ def test_a_folder_that_is_moved_meanwhile_ends_the_walk(tree: Path) -> None:
 
 
 def test_size_counts_what_lies_on_disk(tree: Path) -> None:
-    (tree / "work/big").write_bytes(b"x" * (1 << 20))
+    with open(tree / "work/big", "wb") as file:
+        file.write(os.urandom(1 << 20))
+        os.fsync(file.fileno())
     with open(tree / "work/sparse", "wb") as file:
         file.truncate(1 << 30)
     root = opened(tree)
