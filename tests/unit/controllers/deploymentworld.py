@@ -76,7 +76,7 @@ async def deploy(w: World, name: str = "blue", count: int = 1, plan: str = "", *
     return (await online_deployments.put(w.services, OWNER, SCOPE, "ep1", name, body))[0]
 
 
-async def until(w: World, condition: Callable[[], bool], what: str = "", timeout_s: float = 20.0) -> None:
+async def until(w: World, condition: Callable[[], bool], what: str = "", timeout_s: float = 60.0) -> None:
     """Longer than elsewhere: some of it is asked once a second, on a machine that may be busy."""
     await w.until(condition, what, timeout_s)
 

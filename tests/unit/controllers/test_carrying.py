@@ -45,7 +45,7 @@ def made(looks: Looks, now: int = 0) -> Carrying:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while not condition():  # noqa: ASYNC110 - of what tells nobody
             await asyncio.sleep(0)
 

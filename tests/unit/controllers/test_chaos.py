@@ -18,8 +18,6 @@ from tidemill.domain.model import AttemptState, Interval, JobState, NodeState, O
 from tidemill.engines.base import Unreachable
 from tidemill.engines.fake import Plan
 
-pytestmark = pytest.mark.timeout(60)
-
 
 class Watched:
     """Of the engine: which tasks of a job were alive at once."""
@@ -142,7 +140,7 @@ async def test_every_job_ends_once_and_the_bill_adds_up(world: World, seed: int)
         finish_some(world, rng, 1.0)
         return all(JobState(world.row(name).state).final for name in submitted)
 
-    await world.until(over, "every job has ended", timeout_s=25)
+    await world.until(over, "every job has ended")
     assert watched.overlaps == []
     for name in submitted:
         attempts = world.attempts(name)
@@ -156,7 +154,7 @@ async def test_every_job_ends_once_and_the_bill_adds_up(world: World, seed: int)
         await computes.delete(world.services, OWNER, SCOPE, name)
     world.clock.ahead += 600 * SECOND
     world.running.pool._wake.set()  # type: ignore[union-attr]
-    await world.until(lambda: not world.nodes(), "every node is closed", timeout_s=10)
+    await world.until(lambda: not world.nodes(), "every node is closed")
     assert not world.intervals(open_only=True)
     assert not [n for n in world.engine.nodes.values() if n.alive]
     check_ledger(world)

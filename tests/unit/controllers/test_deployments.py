@@ -26,7 +26,6 @@ from tidemill.environments.built import BuiltEnvironment
 from tidemill.environments.spec import EnvironmentSpec
 from tidemill.store.api import ResourceQuery
 
-pytestmark = pytest.mark.timeout(60)
 w = deploymentworld.w
 
 

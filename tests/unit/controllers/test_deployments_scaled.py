@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import Any
 
 import deploymentworld
-import pytest
 from deploymentworld import deploy, jobs_of, live, report, routed, row_of, settled, state_of, to_zero, until
 from world import OWNER, SCOPE, World
 
@@ -14,7 +13,6 @@ from tidemill.app.serving import autoscale_settings, endpoints
 from tidemill.engines.fake import Plan
 from tidemill.store.api import ResourceQuery
 
-pytestmark = pytest.mark.timeout(60)
 w = deploymentworld.w
 
 

@@ -15,7 +15,6 @@ from tidemill.domain.errors import InvalidRequest
 from tidemill.domain.jobspec import read_command_job
 from tidemill.domain.model import JobState
 
-pytestmark = pytest.mark.timeout(30)
 NAMES = ["../x", "..", ".", "/etc", "a/b", "", "a\0b", "-a", "x" * 300]
 
 

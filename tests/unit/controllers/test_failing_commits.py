@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import pytest
 from world import FOREVER, OWNER, SCOPE, SECOND, World
 
 from tidemill.app.computes import computes
 from tidemill.app.rows.codec import job_status
 from tidemill.domain.model import JobState, Outcome
 from tidemill.engines.base import TaskKey
-
-pytestmark = pytest.mark.timeout(20)
-
 
 # --- commits that fail
 

@@ -12,8 +12,6 @@ from tidemill.domain.errors import Conflict
 from tidemill.domain.model import Key, NodeState, Resource
 from tidemill.store.api import AlreadyExists
 
-pytestmark = pytest.mark.timeout(20)
-
 WANTED = implicit_computes.Wanted(
     "digits.blue", "deployment 'digits/blue'", "Standard_DS1_v2", 2, 1, tags={"team": "vision"}
 )

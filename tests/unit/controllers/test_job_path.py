@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 
-import pytest
 from world import FOREVER, OWNER, SCOPE, SECOND, World
 
 from tidemill.app.jobs import endings
@@ -12,8 +11,6 @@ from tidemill.app.rows.codec import job_status
 from tidemill.controllers import staging
 from tidemill.domain.model import JobState, Outcome
 from tidemill.engines.base import NoCapacity, TaskKey, Unreachable
-
-pytestmark = pytest.mark.timeout(20)
 
 
 async def test_a_job_runs_and_its_ledger_closes(world: World):
@@ -55,19 +52,20 @@ async def test_a_cancel_during_collection_is_a_cancel_with_its_own_words(world: 
     await world.submit("a", "cpu")
     await world.until(lambda: world.row("a").state == JobState.RUNNING)
     (attempt,) = world.attempts("a")
-    gate = asyncio.Event()
+    gate, asked = asyncio.Event(), asyncio.Event()
     original = staging.collect
 
     async def collect(*given, **more):
         gate.set()
-        await asyncio.sleep(0.05)
+        await asked.wait()
         return await original(*given, **more)
 
     staging.collect = collect
     try:
         world.engine.finish(attempt.nodes[0], TaskKey(attempt.id, 0))
-        await asyncio.wait_for(gate.wait(), 5)
+        await asyncio.wait_for(gate.wait(), 60)
         await endings.cancel(world.services, OWNER, SCOPE, "a")
+        asked.set()
         row = await world.ended("a")
     finally:
         staging.collect = original

@@ -13,7 +13,6 @@ from tidemill.domain.errors import Forbidden, Unauthenticated
 from tidemill.domain.model import Caller, JobState, Scope
 from tidemill.engines.base import TaskKey
 
-pytestmark = pytest.mark.timeout(20)
 _JOBS = "Microsoft.MachineLearningServices/workspaces/jobs"
 
 

@@ -18,7 +18,6 @@ from tidemill.domain.principals import PrincipalKind
 from tidemill.domain.roles import RoleAssignment
 from tidemill.engines.base import EngineError
 
-pytestmark = pytest.mark.timeout(20)
 OPERATOR = "e503ece1-11d0-4e8e-8e2c-7a6c3bf38815"
 
 

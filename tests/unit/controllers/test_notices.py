@@ -13,11 +13,10 @@ from tidemill.app.jobs import endings, families, jobs, kept_nodes, notices
 from tidemill.app.people import secretstore
 from tidemill.app.rows.asset_rows import COMPONENTS
 from tidemill.app.rows.codec import decode_object
+from tidemill.controllers import due
 from tidemill.domain.errors import InvalidRequest, NotFound
 from tidemill.domain.model import JobState, Resource
 from tidemill.engines.fake import Plan
-
-pytestmark = pytest.mark.timeout(30)
 
 
 def hooked(url: str, **more: Any) -> dict[str, Any]:
@@ -94,6 +93,7 @@ async def test_what_does_not_get_through_is_tried_again_and_told_once(world: Wor
         await world.submit("a", "cpu", **hooked(receiver.url))
         await until_said(world, "a", "NotificationDelayed: Webhook chat was not sent: 127.0.0.1 answers 503.")
         for count, pause in ((2, 10), (3, 30)):
+            await world.until(lambda n=count: failures(world) == n - 1, "the failure is noted")
             world.clock.ahead += (pause + 1) * SECOND
             world.running.notices.changed()
             await world.until(lambda n=count: len(receiver.posts) == n, "the next try")
@@ -134,6 +134,7 @@ async def test_a_kill_loses_nothing(world: World, when: str, monkeypatch: pytest
         raise RuntimeError("killed here")
 
     with HookReceiver() as receiver:
+        monkeypatch.setattr(due, "AGAIN_S", 3600)  # not again before the restart
         monkeypatch.setattr(notice_sending, "_settle" if when == "during" else "_send", never)
         await world.submit("a", "cpu", **hooked(receiver.url))
         await world.ended("a")

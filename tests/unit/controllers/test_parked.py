@@ -27,7 +27,6 @@ from tidemill.app.serving import online_deployments
 from tidemill.domain.model import JobState, NodeState, Resource
 from tidemill.engines.base import TaskKey, Unreachable
 
-pytestmark = pytest.mark.timeout(60)
 w = deploymentworld.w
 
 

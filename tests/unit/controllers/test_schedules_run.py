@@ -20,7 +20,6 @@ from tidemill.domain.roles import RoleAssignment
 from tidemill.domain.schedules import MOST_FAILURES
 from tidemill.store.api import ResourceQuery
 
-pytestmark = pytest.mark.timeout(30)
 MINUTE, HOUR, DAY = 60 * 1_000_000, 3600 * 1_000_000, 86_400 * 1_000_000
 DATA_SCIENTIST = "f6c7c914-8db3-469d-8ca1-694a8f32e121"
 COMPUTE_OPERATOR = "e503ece1-11d0-4e8e-8e2c-7a6c3bf38815"

@@ -19,8 +19,6 @@ from tidemill.domain.model import JobState, NodeState, Vector
 from tidemill.engines.base import HostCapacity
 from tidemill.store.api import ResourceQuery
 
-pytestmark = pytest.mark.timeout(20)
-
 
 def plan_of(world: World, name: str):
     return job_status(world.row(name).status).plan

@@ -162,11 +162,12 @@ async def test_a_cancel_ends_all_trials(world: World) -> None:
 
 
 async def test_its_time_limit_ends_it(world: World) -> None:
-    await sweep(world, limits={"maxTotalTrials": 4, "maxConcurrentTrials": 2, "timeout": "PT30S"})
+    await sweep(world, limits={"maxTotalTrials": 4, "maxConcurrentTrials": 2, "timeout": "PT10M"})
     await done(world, 0, 0.7)
-    await running(world, 2)
-    world.clock.ahead += 31_000_000
-    await done(world, 1, 0.1)  # something changes: it is looked at
+    await running(world, 1, 2)
+    await report(world, 1, 0.1)
+    world.clock.ahead += 601_000_000
+    finish(world, 1)  # something changes: it is looked at
     ended = await world.ended("s")
     assert ended.state == JobState.COMPLETED
     assert trials(world)[2].state == JobState.CANCELED

@@ -39,7 +39,7 @@ from tidemill.store.tracking import TrackingStore
 
 SCOPE = Scope("11111111-1111-1111-1111-111111111111", "tidemill", "main")
 OWNER = Caller("o", "owner", "User")
-WAIT_S = 5.0
+WAIT_S = 60.0
 SECOND = 1_000_000
 FOREVER = Plan(after=None)
 
