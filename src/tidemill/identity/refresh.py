@@ -13,7 +13,7 @@ import re
 
 from tidemill.domain.signin import Session
 
-_FORM = re.compile(r"tmr_([0-9a-f]{32})_(\d{1,9})_([0-9a-f]{64})")
+_FORM = re.compile(r"tmr_([0-9a-f]{32})_([0-9]{1,9})_([0-9a-f]{64})")
 
 
 def make(key: bytes, session: Session) -> str:
