@@ -61,7 +61,7 @@ async def test_everything_is_sealed_anew_and_old_keys_are_forgotten(home, scope,
     assert home.secrets.current in message
     forgotten = asyncio.Event()
     home.secrets.on_take(forgotten.set)
-    await asyncio.wait_for(forgotten.wait(), 10)
+    await asyncio.wait_for(forgotten.wait(), 60)
     await resealer.stop()
     assert set(await key_ids(home)) == {home.secrets.current} != {old}
     directory = keys.secrets_directory(home)

@@ -48,7 +48,7 @@ def read(python: str, root: Path, table: dict[str, Any], **settings: Any) -> Any
         [python, "-c", READ, str(PACKAGE), str(root / "spec.json")],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=110,
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
@@ -103,6 +103,6 @@ def test_lines_of_json(tmp_path, pandas):
 def test_parquet_is_cut_by_its_row_groups(tmp_path, pandas):
     (tmp_path / "in").mkdir()
     script = "import sys, pandas as p; p.DataFrame({'n': range(4)}).to_parquet(sys.argv[1], row_group_size=2)"
-    subprocess.run([pandas, "-c", script, str(tmp_path / "in" / "a.parquet")], check=True, timeout=60)
+    subprocess.run([pandas, "-c", script, str(tmp_path / "in" / "a.parquet")], check=True, timeout=110)
     parquet = {"paths": [{"file": "./a.parquet"}], "transformations": [{"read_parquet": {}}]}
     assert read(pandas, tmp_path, parquet, size=1)[0] == [[["n"], [[0], [1]]], [["n"], [[2], [3]]]]

@@ -158,7 +158,7 @@ store.close()
 def test_two_processes_write_at_once(store: BlobStore) -> None:
     argv = [sys.executable, "-c", _SECOND_PROCESS, str(store.root)]
     running = [subprocess.Popen([*argv, number]) for number in "12"]
-    assert [process.wait(60) for process in running] == [0, 0]
+    assert [process.wait(110) for process in running] == [0, 0]
     assert len(names(store)) == 201
     assert store.read_bytes(*PLACE, "shared") in (b"1", b"2")
     assert files(store) == 201

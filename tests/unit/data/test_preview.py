@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tidemill.app.views import data_preview
 from tidemill.app.views.data_preview import parquet
 from tidemill.data import plain_yaml, preview
 from tidemill.data.preview import MOST_CELL, MOST_COLUMNS, MOST_ROWS, Nothing, Picture, Rows, Text
@@ -105,7 +106,10 @@ def python() -> str:
     return found
 
 
-def test_parquet_is_read_in_a_process_of_its_own(tmp_path: Path, python: str) -> None:
+def test_parquet_is_read_in_a_process_of_its_own(
+    tmp_path: Path, python: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(data_preview, "PARQUET_S", 60.0)
     path = tmp_path / "x.parquet"
     make = (
         "import sys, pyarrow as p, pyarrow.parquet as q; "

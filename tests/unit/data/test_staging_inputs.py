@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -182,5 +183,8 @@ def test_a_file_is_whole_or_absent(tmp_path, site):
 
 
 def test_an_unreachable_site_is_named(tmp_path):
-    with pytest.raises(InvalidRequest, match=r"http://127.0.0.1:9/x could not be read"):
-        download("http://127.0.0.1:9/x", tmp_path / "f", wait=lambda seconds: None)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))  # and nobody listens
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/x"
+        with pytest.raises(InvalidRequest, match=f"{url} could not be read"):
+            download(url, tmp_path / "f", wait=lambda seconds: None)

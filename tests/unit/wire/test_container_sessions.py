@@ -63,7 +63,7 @@ async def test_what_is_typed_in_vain_hides_no_end(
     digest = hashlib.sha256(b"open").digest()
     line: Any = Line(cast(Any, None), cast(Any, None), cast(Any, None), "web", "a", (), (24, 80), digest, 0)
     talk, target = Talk(["open", "x", "y"]), cast(Any, type("Target", (), {"node_id": "n", "task": None}))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         why = await container_groups._hold(cast(Any, talk), line, target)  # pyright: ignore[reportPrivateUsage]
     assert why == told
     assert talk.closed
