@@ -10,6 +10,7 @@ from tidemill.app.containers import container_groups
 from tidemill.app.rows.container_rows import newest_run
 from tidemill.app.views import container_views
 from tidemill.domain.model import JobState
+from tidemill.domain.serving.model import Provisioning
 from tidemill.engines.base import InvalidTask, TaskSpec
 from tidemill.engines.fake import Plan
 
@@ -17,8 +18,11 @@ world = grouped
 
 
 def ended(world: World) -> bool:
-    run = newest_run(world.read(), world.read().get(KEY))
-    return run is not None and JobState(run.state).final
+    """Its run, and the group knows."""
+    row = world.read().get(KEY)
+    run = newest_run(world.read(), row)
+    changing = row.state in (Provisioning.CREATING, Provisioning.UPDATING)
+    return run is not None and JobState(run.state).final and not changing
 
 
 async def test_a_container_that_its_node_refuses_fails_the_group(world: World) -> None:
