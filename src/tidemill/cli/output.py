@@ -8,7 +8,7 @@ import shutil
 import sys
 import time
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,20 +81,20 @@ def print_item(session: Session, item: Any, facts: Sequence[tuple[str, str]] | N
     if session.given.query is not None:
         _print_picked(session, item)
     elif session.output == "table":
-        pairs = facts
-        if pairs is None:  # all there is, without what is empty
-            pairs = [
-                (k, uri(v) if isinstance(v, str) else plain(v))
-                for k, v in (item or {}).items()
-                if plain(v) != "-"
-            ]
-        for line in fact_lines(pairs):
+        for line in fact_lines(facts_of(item) if facts is None else facts):
             click.echo(line)
     elif session.output == "tsv":
         values = [value for value in (item or {}).values() if not isinstance(value, (dict, list))]
         click.echo("\t".join(_raw(value) for value in values))
     else:
         print_value(session, item)
+
+
+def facts_of(item: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+    """All there is, without what is empty."""
+    return [
+        (k, uri(v) if isinstance(v, str) else plain(v)) for k, v in (item or {}).items() if plain(v) != "-"
+    ]
 
 
 def _print_picked(session: Session, value: Any) -> None:

@@ -12,7 +12,7 @@ from tidemill.cli.commands.assets import model as model
 from tidemill.cli.commands.compute import confirm
 from tidemill.cli.errors import USAGE, CliError
 from tidemill.cli.framework import command, group, pairs
-from tidemill.cli.output import Column, key, plain, print_item, print_list
+from tidemill.cli.output import Column, facts_of, key, print_item, print_list
 from tidemill.cli.session import Session
 
 _FORMATS = ("oci", "docker-archive", "wheelhouse")  # of cli.packages, which is imported when it is used
@@ -22,6 +22,7 @@ _version = click.option("--version", "-v", required=True, help="Its version.")
 _format = click.option(
     "--format", "form", type=click.Choice(_FORMATS), default="oci", help="What it is (default oci)."
 )
+_UNTOLD = ("timeline", "error", "tags")  # of one package, in a table
 _COLUMNS = (
     Column("name", key("name"), wide=True),
     Column("version", key("version")),
@@ -160,7 +161,4 @@ def _facts(found: dict[str, Any]) -> list[tuple[str, str]]:
         for layer in found["layers"]
     ]
     shown = {**found, "layers": "\n".join(layers), "size": text.size(found["size"])}
-    hidden = ("timeline", "error", "tags")
-    return [
-        (name, plain(value)) for name, value in shown.items() if name not in hidden and plain(value) != "-"
-    ]
+    return facts_of({name: value for name, value in shown.items() if name not in _UNTOLD})

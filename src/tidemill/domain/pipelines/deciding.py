@@ -321,8 +321,7 @@ class _Deciding:
             return Finish(JobState.CANCELED, "Canceled", "Canceled.", outputs)
         if not failed and not stopped and not blocked:
             done = len(by_place.get(At.DONE, []))
-            all_of = f"All {plural(done, 'step')}" if done > 1 else "The step"
-            return Finish(JobState.COMPLETED, "Completed", f"{all_of} completed.", outputs)
+            return Finish(JobState.COMPLETED, "Completed", f"{plural(done, 'step')} completed.", outputs)
         parts = [f"{plural(len(failed), 'step')} failed: {join_words(failed)}"] if failed else []
         parts += [f"{plural(len(stopped), 'step')} canceled: {join_words(stopped)}"] if stopped else []
         parts += [f"{plural(len(blocked), 'step')} not started: {join_words(blocked)}"] if blocked else []
