@@ -5,16 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
 import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from tidemill.environments import process
 from tidemill.environments.shared import LogLine
 from tidemill.helper import builds
 
-_LONGEST_LINE = 1 << 20
 _END_S = 120.0
 
 
@@ -30,7 +29,7 @@ async def run(helper: BuildHelper, order: Mapping[str, Any], log: LogLine) -> tu
     with socket.socket(fileno=link) as end:
         end.setblocking(False)
         try:
-            lines = await _listen(heard, log)
+            lines = await process.listen(heard, log)
             return _told(await _word(end)), "\n".join(lines)
         except BaseException:
             end.shutdown(socket.SHUT_WR)
@@ -58,20 +57,3 @@ def _told(word: bytes) -> dict[str, Any]:
     if "failed" in answer:
         raise OSError(f"the build could not be carried out: {answer['failed']}")
     return answer
-
-
-async def _listen(heard: int, log: LogLine) -> list[str]:
-    reader = asyncio.StreamReader(limit=_LONGEST_LINE)
-    pipe = os.fdopen(heard, "rb", buffering=0)
-    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
-        lambda: asyncio.StreamReaderProtocol(reader), pipe
-    )
-    lines: list[str] = []
-    try:
-        async for raw in reader:
-            line = raw.decode("utf-8", "replace").rstrip()
-            lines.append(line)
-            log(line)
-    finally:
-        transport.close()
-    return lines

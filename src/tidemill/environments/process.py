@@ -22,6 +22,7 @@ _LAUNCHER = (
     "os.getppid() == int(sys.argv[1]) or os._exit(137)\n"
     "os.execv(sys.argv[2], sys.argv[2:])"
 )
+_LONGEST_LINE = 1 << 20
 _NOT_INHERITED = (
     "VIRTUAL_ENV", "CONDA_PREFIX", "PYTHONPATH", "PYTHONHOME", "PYTHONDONTWRITEBYTECODE", "UV_PYTHON",
     "UV_PROJECT", "UV_WORKING_DIRECTORY", "UV_CONSTRAINT", "UV_OVERRIDE", "UV_LINK_MODE",
@@ -69,27 +70,50 @@ async def run(
     """Exit code and everything the program at `argv[0]` said; each line also goes to `log` when it comes.
 
     `held`: descriptors (locks) that it keeps open, so that a lock lasts until its last process is gone.
-    Cancelled: the whole process group is killed and reaped before CancelledError leaves.
+    Cancelled: the whole process group is killed and reaped before CancelledError leaves. Raises ValueError
+    for a line of more than 1 MiB.
     """
-    process = await _start(argv, env, cwd, held, asyncio.subprocess.STDOUT)
+    heard, says = os.pipe()
+    try:
+        process = await _start(argv, env, cwd, held, says, asyncio.subprocess.STDOUT)
+    except BaseException:
+        os.close(heard)
+        raise
+    finally:
+        os.close(says)
     assert process.stdin is not None
-    assert process.stdout is not None
-    lines: list[str] = []
     try:
         process.stdin.write(stdin)
         process.stdin.close()
-        async for raw in process.stdout:
-            line = raw.decode("utf-8", "replace").rstrip()
-            lines.append(line)
-            log(line)
+        lines = await listen(heard, log)
         return await process.wait(), "\n".join(lines)
     finally:
         await _end(process)
 
 
+async def listen(heard: int, log: LogLine) -> list[str]:
+    """The lines that are written into the pipe `heard`, until nobody can write there any more; each also goes
+    to `log` when it comes. The pipe is closed afterwards, whoever still writes there. Raises ValueError for a
+    line of more than 1 MiB."""
+    reader = asyncio.StreamReader(limit=_LONGEST_LINE)
+    pipe = os.fdopen(heard, "rb", buffering=0)
+    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), pipe
+    )
+    lines: list[str] = []
+    try:
+        async for raw in reader:
+            line = raw.decode("utf-8", "replace").rstrip()
+            lines.append(line)
+            log(line)
+    finally:
+        transport.close()
+    return lines
+
+
 async def capture(argv: Sequence[str], *, env: Mapping[str, str], cwd: Path) -> tuple[int, bytes, str]:
     """Exit code, standard output as it is, standard error. Cancelled: as `run`."""
-    process = await _start(argv, env, cwd, (), asyncio.subprocess.PIPE)
+    process = await _start(argv, env, cwd, (), asyncio.subprocess.PIPE, asyncio.subprocess.PIPE)
     try:
         output, errors = await process.communicate(b"")
         return process.returncode or 0, output, errors.decode("utf-8", "replace")
@@ -98,16 +122,17 @@ async def capture(argv: Sequence[str], *, env: Mapping[str, str], cwd: Path) -> 
 
 
 async def _start(
-    argv: Sequence[str], env: Mapping[str, str], cwd: Path, held: Sequence[int], stderr: int
+    argv: Sequence[str], env: Mapping[str, str], cwd: Path, held: Sequence[int], stdout: int, stderr: int
 ) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
         sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid()), *argv,
-        env=env, cwd=cwd, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
-        stderr=stderr, start_new_session=True, pass_fds=tuple(held), limit=1 << 20,
+        env=env, cwd=cwd, stdin=asyncio.subprocess.PIPE, stdout=stdout, stderr=stderr,
+        start_new_session=True, pass_fds=tuple(held),
     )  # fmt: skip
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    await process.wait()
+    # Not wait(): it waits for the ends of pipes, and a pipe that nobody reads has none.
+    await process.communicate()

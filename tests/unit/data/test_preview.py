@@ -127,6 +127,13 @@ def test_parquet_is_read_in_a_process_of_its_own(
     )
 
 
+def test_rows_without_an_end_are_not_waited_for(tmp_path: Path) -> None:
+    flood = tmp_path / "python"
+    flood.write_text("#!/bin/sh\nexec dd if=/dev/zero bs=1M\n")
+    flood.chmod(0o755)
+    assert isinstance(_parquet(flood, str(flood)), Nothing)
+
+
 def _parquet(path: Path, python: str) -> preview.Preview:
     descriptor = os.open(path, os.O_RDONLY)
     try:

@@ -280,7 +280,7 @@ async def parquet(descriptor: int, python: str) -> Preview:
     finally:
         with suppress(ProcessLookupError):
             process.kill()
-        await process.wait()
+        await process.communicate()  # not wait(), which waits for a pipe's end that nobody reads up to
     try:
         found = json.loads(answer)
     except ValueError:
