@@ -10,6 +10,7 @@ import pytest
 
 from tidemill.serving.gateway import access_log
 from tidemill.serving.gateway.access_log import MOST_LINES, AccessLog
+from tidemill.serving.gateway.http1 import Request
 
 
 def write(log: AccessLog, count: int, start: int = 0) -> None:
@@ -58,6 +59,16 @@ def test_nobody_waits_for_a_slow_disk(tmp_path: Path):
         text = file.read()
     closing.join(60)
     assert peers(text) == [f"peer{n}" for n in range(count)]
+
+
+def test_a_line_is_bounded(tmp_path: Path):
+    path = tmp_path / "access.log"
+    log = AccessLog(path)
+    head = b"%b /%b?secret HTTP/1.1\r\nHost: here\r\n\r\n" % (b"M" * 20_000, b"p" * 20_000)
+    log.denied(b"peer", Request(head), 404)
+    log.close()
+    _, *words = path.read_text().split()
+    assert words == ["peer", "M" * 32, "/" + "p" * 1023, "404", "0", "0", "-", "-"]
 
 
 def test_none_is_kept():

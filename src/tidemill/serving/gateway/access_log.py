@@ -38,7 +38,7 @@ class AccessLog:
         if self._file is None:
             return
         self._lines.append(
-            b"%b%b %b %d %d %d.%03d %b %b\n"
+            b"%b%b %b %d %d %d.%03d %b %.256b\n"
             % (
                 self._stamp,
                 exchange.caller.peer,

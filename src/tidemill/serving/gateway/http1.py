@@ -105,9 +105,10 @@ class Request:
 
     @property
     def logged(self) -> bytes:
-        """Method and target, without the query, which may hold what is nobody's business."""
+        """Method and target without the query, which may hold what is nobody's business; bounded, as many
+        wait for the disk."""
         if not self._logged:
-            self._logged = self.method + b" " + self.target.partition(b"?")[0]
+            self._logged = b"%.32b %.1024b" % (self.method, self.target.partition(b"?")[0])
         return self._logged
 
     def likeness(self, block: bytes) -> Likeness:
