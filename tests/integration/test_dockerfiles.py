@@ -178,7 +178,7 @@ async def test_an_image_by_its_digest_and_by_an_argument(builds: Builds, base: s
         ("FROM {base}:1\nCOPY ../../secrets/signing.pem /\n", 2, ["no such file"]),
         ("FROM {base}:1\nADD link/etc/hostname /got\n", 2, ["no such file"]),
         ("FROM {base}:1\nRUN busybox yes\n", 2, ["prints more than a log may hold"]),
-        ("FROM {base}:1\nRUN busybox tr '\\000' x < /dev/zero\n", 2, ["a line of more than 1 MiB"]),
+        ("FROM {base}:1\nRUN busybox tr '\\000' x < /dev/zero\n", 2, ["prints more than a log may hold"]),
         ("RUN true\nFROM {base}:1\n", 1, ["RUN stands before the first FROM"]),
     ],
 )

@@ -152,6 +152,22 @@ def attack():
     assert (await builder.ensure(EnvironmentSpec(pip=("tmgood==1.0",)), lambda _: None)).lock_text
 
 
+async def test_a_long_line_hides_no_failure(place: Path, make: Callable[..., EnvironmentBuilder]):
+    attack = """
+def attack():
+    sys.stdout.write("x" * (3 << 20))
+    sys.stdout.flush()
+    raise SystemExit("no compiler")
+"""
+    source(place / "wheels", "tmlong", attack)
+    log: list[str] = []
+    with pytest.raises(InvalidRequest, match=r"tmlong==1\.0 has no wheel .* could not be built") as caught:
+        await make().ensure(EnvironmentSpec(pip=("tmlong",)), log.append)
+    assert "no compiler" in caught.value.message
+    assert len(caught.value.message) < 8000
+    assert sum(line.count("x") for line in log) > 3 << 20
+
+
 async def test_what_it_leaves_behind_is_killed(place: Path, make: Callable[..., EnvironmentBuilder]):
     mark = f"left-{os.getpid()}"
     source(

@@ -132,7 +132,8 @@ class Installation:
 
     async def _run_uv(self, arguments: list[str], log: LogLine) -> tuple[int, str]:
         argv = [self._box.uv(), *arguments, "--no-python-downloads"]
-        return await self._box.run(argv, log, self._held.descriptors)
+        code, output = await self._box.run(argv, log, self._held.descriptors)
+        return code, lock.readable(output)
 
     def _check(self, code: int, output: str, doing: str) -> None:
         if code != 0:

@@ -10,8 +10,10 @@ from tidemill.domain.errors import InvalidRequest, OutOfSpace, TidemillError
 from tidemill.environments.conda import known_names
 from tidemill.environments.requirement import Place, Requirement, normal_name
 
+# What a package prints while it is built is read by these, too: none goes over the same text again and again.
 _MISSING = re.compile(
-    r"([A-Za-z0-9][\w.\-]*)(?:\[[^\]]*\])? was not found in the (?:package registry|provided)"
+    r"(?<![\w.\-])([A-Za-z0-9][\w.\-]*+)(?:\[[^\]\n]{0,200}\])?"
+    r" was not found in the (?:package registry|provided)"
 )
 _NO_VERSION = re.compile(r"there (?:is|are) no versions? of ([A-Za-z0-9][\w.\-]*)")
 _PARSE = re.compile(
@@ -23,11 +25,17 @@ _UNREACHABLE = (
 )  # fmt: skip
 _BUILD = re.compile(r"Failed to (?:download and )?build `?(?P<what>[^`\n]+)`?")
 _DISABLED = ("no usable wheels", "building from source is disabled", "source distributions is disabled")
-_NO_WHEEL = re.compile(r"([A-Za-z0-9][\w.\-]*(?:==[\w.+!]+)?) has no usable wheels")
+_NO_WHEEL = re.compile(r"(?<![\w.\-])([A-Za-z0-9][\w.\-]*+(?:==[\w.+!]++)?) has no usable wheels")
 _ADDRESS = re.compile(r"@\s*\S+://")
 _WHEEL = re.compile(r"\.whl(?:$|[\s#?;])")
 _FRAME = re.compile(r"^[\s│╰─▶×]*(?:cause:|error:)?\s*")
-TAIL_LINES = 15
+FIRST_LINES, LAST_LINES, LINE = (
+    300,
+    100,
+    4000,
+)  # of what a failed run said, and of a line of it, that are read
+TAIL_LINES, TAIL_LINE = 15, 400
+EXPLANATION = 8000
 NO_PIP = (
     "The environment has no pip: the package index it comes from offers none. Jobs can install nothing in it."
 )
@@ -53,6 +61,14 @@ def lacks_pip(output: str, requirements: Sequence[Requirement]) -> bool:
     return any(sign in output for sign in _UNREACHABLE) and ("/pip/" in output or not requirements)
 
 
+def readable(output: str) -> str:
+    """What is read of all that uv said: it repeats what a package prints while it is built, however much."""
+    lines = [line[:LINE] for line in output.splitlines() if line.strip()]
+    if len(lines) > FIRST_LINES + LAST_LINES:
+        lines = lines[:FIRST_LINES] + lines[-LAST_LINES:]
+    return "\n".join(lines)
+
+
 def must_build(requirements: Sequence[Requirement], options: Sequence[str]) -> bool:
     """Whether something is to be built whatever the index offers."""
     sources = [r.text for r in requirements if (_ADDRESS.search(r.text) or not r.name)]
@@ -71,7 +87,7 @@ def without_wheel(output: str) -> str:
 
 
 def failure(output: str, requirements: Sequence[Requirement], doing: str = "solve") -> TidemillError:
-    """The error for a failed uv run. `output` is all that uv said."""
+    """The error for a failed uv run. `output`: what is `readable` of what uv said."""
     if "No space left on device" in output or "os error 28" in output:
         return out_of_space()
     explanation = _sentence(output)
@@ -94,7 +110,7 @@ def failure(output: str, requirements: Sequence[Requirement], doing: str = "solv
     what = f"uv could not {doing} it"
     if built:
         what = f"{built['what']} has no wheel for this Python and could not be built from source"
-    tail = "\n".join(output.strip().splitlines()[-TAIL_LINES:])
+    tail = "\n".join(line[:TAIL_LINE] for line in output.strip().splitlines()[-TAIL_LINES:])
     return _error("EnvironmentBuildFailed", f"{what}. The end of its output:\n{tail}")
 
 
@@ -149,4 +165,4 @@ def _sentence(output: str) -> str:
     )
     kept = [_FRAME.sub("", line).strip() for line in lines[start:]]
     text = " ".join(line for line in kept if line and not line.startswith(("warning:", "hint:")))
-    return re.sub(r"^No solution found when resolving dependencies:?\s*", "", text)
+    return re.sub(r"^No solution found when resolving dependencies:?\s*", "", text)[:EXPLANATION]

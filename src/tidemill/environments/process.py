@@ -70,8 +70,7 @@ async def run(
     """Exit code and everything the program at `argv[0]` said; each line also goes to `log` when it comes.
 
     `held`: descriptors (locks) that it keeps open, so that a lock lasts until its last process is gone.
-    Cancelled: the whole process group is killed and reaped before CancelledError leaves. Raises ValueError
-    for a line of more than 1 MiB.
+    Cancelled: the whole process group is killed and reaped before CancelledError leaves.
     """
     heard, says = os.pipe()
     try:
@@ -93,8 +92,8 @@ async def run(
 
 async def listen(heard: int, log: LogLine) -> list[str]:
     """The lines that are written into the pipe `heard`, until nobody can write there any more; each also goes
-    to `log` when it comes. The pipe is closed afterwards, whoever still writes there. Raises ValueError for a
-    line of more than 1 MiB."""
+    to `log` when it comes. One of more than 1 MiB comes in pieces. The pipe is closed afterwards, whoever
+    still writes there."""
     reader = asyncio.StreamReader(limit=_LONGEST_LINE)
     pipe = os.fdopen(heard, "rb", buffering=0)
     transport, _ = await asyncio.get_running_loop().connect_read_pipe(
@@ -102,13 +101,23 @@ async def listen(heard: int, log: LogLine) -> list[str]:
     )
     lines: list[str] = []
     try:
-        async for raw in reader:
+        while raw := await _piece(reader):
             line = raw.decode("utf-8", "replace").rstrip()
             lines.append(line)
             log(line)
     finally:
         transport.close()
     return lines
+
+
+async def _piece(reader: asyncio.StreamReader) -> bytes:
+    """A line, or the part of a long one that is there; nothing at the end."""
+    try:
+        return await reader.readuntil(b"\n")
+    except asyncio.IncompleteReadError as error:
+        return error.partial
+    except asyncio.LimitOverrunError as error:
+        return await reader.readexactly(error.consumed)
 
 
 async def capture(argv: Sequence[str], *, env: Mapping[str, str], cwd: Path) -> tuple[int, bytes, str]:

@@ -17,9 +17,6 @@ OTHER = "setsid sh -c 'echo $$; exec {}' & wait"
 FLOOD = OTHER.format("dd if=/dev/zero bs=1M count=64 2>/dev/null")
 
 
-def quiet(_: str) -> None: ...
-
-
 async def test_what_a_tool_says_and_how_it_ends(tmp_path: Path):
     said: list[str] = []
     argv = ["/bin/sh", "-c", "read word; echo $word; echo so >&2; exit 3"]
@@ -30,15 +27,26 @@ async def test_what_a_tool_says_and_how_it_ends(tmp_path: Path):
     assert await capture(argv, env={}, cwd=tmp_path) == (4, b"one\n", "two\n")
 
 
-async def test_a_line_without_an_end(tmp_path: Path):
-    async with asyncio.timeout(BOUND_S):
-        with pytest.raises(ValueError, match="limit"):
-            await run(["/bin/sh", "-c", FLOOD], env={}, cwd=tmp_path, log=quiet)
+async def test_a_long_line_comes_in_pieces(tmp_path: Path):
+    said: list[str] = []
+    code = "head -c 3500000 /dev/zero | tr '\\0' x; echo; echo two; printf three"
+    code, output = await run(["/bin/sh", "-c", code], env={}, cwd=tmp_path, log=said.append)
+    assert (code, output.split("\n")) == (0, said)
+    *pieces, two, three = said
+    assert "".join(pieces) == "x" * 3_500_000
+    assert max(map(len, pieces)) <= 2 << 20
+    assert (two, three) == ("two", "three")
 
 
-async def test_a_log_that_takes_no_more(tmp_path: Path):
-    def full(_: str) -> None:
-        raise RuntimeError("full")
+@pytest.mark.parametrize("most", [1, 3])
+async def test_a_log_that_takes_no_more(tmp_path: Path, most: int):
+    """A line without an end fills it, too."""
+    heard: list[str] = []
+
+    def full(piece: str) -> None:
+        heard.append(piece)
+        if len(heard) == most:
+            raise RuntimeError("full")
 
     async with asyncio.timeout(BOUND_S):
         with pytest.raises(RuntimeError, match="full"):

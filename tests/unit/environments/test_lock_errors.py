@@ -7,7 +7,7 @@ import pytest
 
 from tidemill.domain.errors import OutOfSpace
 from tidemill.environments.conda import parse_conda
-from tidemill.environments.lock import failure
+from tidemill.environments.lock import failure, lacks_pip, readable, without_wheel
 
 CONDA = parse_conda(
     "dependencies:\n  - python=3.11\n  - requests=2.32.3\n  - pip:\n    - idna==2.0\n    - scikit-lern==99\n    - six==99\n"
@@ -110,3 +110,28 @@ def test_a_failed_source_build_shows_the_end_of_its_output():
     )
     assert error.message.endswith("fatal: no foo.h")
     assert error.message.count("noise") < 20
+
+
+@pytest.mark.parametrize(
+    "printed",
+    ["x", "a[", "x.", "1-", "\n", " \n", "Couldn't parse requirement", "Couldn't parse requirement\n\n"],
+)
+def test_what_a_package_prints_is_read_once(printed: str):
+    """Eight million characters of it would take days where each place is read to the end again."""
+    said = "error: Failed to build `bad==1.0`\n  cause: The build backend returned an error\n"
+    output = readable(said + printed * (8_000_000 // len(printed)) + "\nRuntimeError: no compiler\n")
+    error = failure(output, CONDA.requirements)
+    assert len(error.message) < 20_000
+    assert not lacks_pip(output, ())
+    assert without_wheel(output) == "A package has no wheel for this Python,"
+    if "parse" not in printed:
+        assert error.code == "EnvironmentBuildFailed"
+        assert error.message.startswith(
+            "bad==1.0 has no wheel for this Python and could not be built from source."
+        )
+        assert error.message.endswith("\nRuntimeError: no compiler")
+
+
+def test_what_is_read_has_its_beginning_and_its_end():
+    lines = [f"line {number}" for number in range(2000)]
+    assert readable("\n\n".join(lines)).split("\n") == lines[:300] + lines[-100:]

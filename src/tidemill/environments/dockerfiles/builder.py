@@ -273,10 +273,7 @@ async def _run_buildah(made: DockerBox, plan: _Plan, held: FileLock, say: LogLin
 
     build = made.buildah("build", *_BUILD, *made.policy())
     build += ["-f", str(made.context / plan.order.dockerfile), str(made.context)]
-    try:
-        code, output = await made.run(build, follow, held.descriptors)
-    except ValueError:  # asyncio's, of a line without an end
-        raise at.refusal("it prints a line of more than 1 MiB") from None
+    code, output = await made.run(build, follow, held.descriptors)
     if code != 0:
         raise at.problem(output)
     push = made.buildah("push", "--quiet", *made.policy(), BUILT, f"oci:{made.folder}/out/image:built")
